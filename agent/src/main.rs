@@ -1,0 +1,2 @@
+//! `daemonlet`: the node agent and its node-local command line.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The log keeper's protocol and its client side.

@@ -1,0 +1,2 @@
+//! `daemonlet-logkeeper`.
+fn main() {}
