@@ -1,1 +1,9 @@
 //! The agent: the program `daemonlet`.
+//!
+//! A manifest flows one way: `sources` read snapshots, `desired` merges them, one `worker` per workload observes,
+//! plans (in the `pod` crate), executes and publishes. Read [`seams`] first: what the workers act through.
+
+pub mod disk;
+pub mod records;
+pub mod runtime;
+pub mod seams;
