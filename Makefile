@@ -1,11 +1,10 @@
 # The few words that anyone needs. CI calls the same ones.
 # `make` alone prints them.
 
-SEEDS ?= 1000
 CONTAINERD ?=
 export CONTAINERD
 
-.PHONY: help run stop test check bench machine sim
+.PHONY: help run stop test check machine
 
 help:
 	@echo 'make run              build, start a containerd of its own and the agent with manifests/, show the daemons (root)'
@@ -13,9 +12,7 @@ help:
 	@echo 'make stop             undo everything that make run made (root)'
 	@echo 'make test             every test, with the time each suite took (root)'
 	@echo 'make check            format, lints, documentation, licences'
-	@echo 'make bench            measure against ctr run -d, side by side (root)'
 	@echo 'make machine          boot a Debian machine with the units and test it there (root)'
-	@echo 'make sim SEEDS=n      the agent over a faulty fake runtime, from n seeds'
 
 run:
 	@scripts/run.sh
@@ -29,14 +26,7 @@ test:
 check:
 	@scripts/check.sh
 
-bench:
-	@scripts/setup.sh test
-	@scripts/bench.sh
-
 machine:
 	@scripts/setup.sh test machine
 	@cargo build --workspace
 	@scripts/machine.sh
-
-sim:
-	@scripts/sim.sh $(SEEDS)

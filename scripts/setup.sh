@@ -1,9 +1,9 @@
 #!/bin/sh
 # Installs the Debian packages that this project's commands need, and only those that are missing.
 # Usage: setup.sh [build|run|test|machine]...   (default: run). Debian 12 and 13. Never removes or upgrades a package.
-set -eu
 # The lists below are words that are meant to be split.
 # shellcheck disable=SC2086
+set -eu
 
 # What each command needs. libc and a C compiler come with Rust's own set-up but are named, because linking needs them.
 BUILD_PACKAGES="protobuf-compiler gcc libc6-dev"
