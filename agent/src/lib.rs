@@ -3,5 +3,7 @@
 //! A manifest flows one way: `sources` read snapshots, `desired` merges them, one `worker` per workload observes,
 //! plans (in the `pod` crate), executes and publishes. Read [`seams`] first: what the workers act through.
 
+pub mod disk;
+pub mod records;
 pub mod runtime;
 pub mod seams;
