@@ -7,5 +7,7 @@ pub mod board;
 pub mod config;
 pub mod events;
 pub mod metrics;
+pub mod disk;
+pub mod records;
 pub mod runtime;
 pub mod seams;
