@@ -5,9 +5,9 @@
 
 pub mod board;
 pub mod config;
+pub mod disk;
 pub mod events;
 pub mod metrics;
-pub mod disk;
 pub mod records;
 pub mod runtime;
 pub mod seams;
