@@ -1,1 +1,15 @@
-//! What a pod is.
+//! What a pod is, what a DaemonSet wants of a node, and what to do next.
+//!
+//! Pure: no runtime, no files, no sockets, no clock and no randomness of its own. Bytes, observations, times and
+//! random letters are handed in; values come out. Read [`name`], [`spec`], [`desired`], [`record`], [`observed`] for
+//! the nouns, then [`plan`] for the one decision that everything else serves.
+
+pub mod desired;
+pub mod lifecycle;
+pub mod manifest;
+pub mod name;
+pub mod observed;
+pub mod plan;
+pub mod record;
+pub mod spec;
+pub mod time;

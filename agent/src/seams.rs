@@ -1,0 +1,223 @@
+//! The seams between decisions and the machine: what a simulation replaces. Few verbs, plain data in and out.
+//!
+//! The workers act only through these traits. The real ones live in `runtime::containerd` (Runtime), `sandbox`
+//! (Sandboxes), `logs` (LogPipes), `records` over [`Files`], and [`SystemClock`]; the fakes stand beside them.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pod::name::{RunKey, Uid, WorkloadKey};
+use pod::observed::{ObservedContainer, SandboxState};
+use pod::plan::Signal;
+use pod::record::Record;
+use pod::spec::{Container, PodTemplate};
+use pod::time::{Moment, Now};
+
+/// A step that did not succeed: a reason in the status and a back-off, never the end of the loop.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct StepError {
+    /// Kubernetes' reason: CreateContainerError, RunContainerError, CreatePodSandboxError, ErrImagePull …
+    pub reason: &'static str,
+    /// What, where, why and what to do next, in one sentence or two; the whole chain of causes is in it.
+    pub message: String,
+    /// The other side cannot be reached at present (containerd down): no back-off grows, a wake follows when it is back.
+    pub unavailable: bool,
+}
+
+impl StepError {
+    pub fn new(reason: &'static str, message: impl Into<String>) -> StepError {
+        StepError { reason, message: message.into(), unavailable: false }
+    }
+}
+
+/// What the runtime must know to create one run of one container. Everything is decided; nothing is looked up.
+#[derive(Debug, Clone)]
+pub struct CreateRun<'a> {
+    pub run: RunKey,
+    pub workload: &'a WorkloadKey,
+    pub record: &'a Record,
+    pub template: &'a PodTemplate,
+    pub container: &'a Container,
+    /// Where the pod's surroundings are.
+    pub sandbox: &'a Sandbox,
+    /// Paths of the FIFOs that the log keeper has open.
+    pub stdout: PathBuf,
+    pub stderr: PathBuf,
+}
+
+/// A pod's surroundings on this node, as made by [`Sandboxes::set_up`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Sandbox {
+    /// Namespace files to join, by OCI name (`network`, `ipc`, `uts`); a namespace that is not here is the host's.
+    pub namespaces: BTreeMap<String, PathBuf>,
+    /// The pod's cgroup in the form that `linux.cgroupsPath` of a container takes; see [`Sandbox::cgroups_path`].
+    pub cgroup: CgroupParent,
+    /// Bind mounts that every container gets unless it mounts the place itself: container path to host path
+    /// (/etc/hosts, /etc/hostname, /etc/resolv.conf, /dev/shm).
+    pub files: BTreeMap<String, PathBuf>,
+    /// Volumes by name, as checked and made on the host.
+    pub volumes: BTreeMap<String, PathBuf>,
+    pub hostname: String,
+    pub host_ips: Vec<IpAddr>,
+    /// Empty until connected.
+    pub pod_ips: Vec<IpAddr>,
+}
+
+/// The cgroup under which a pod's containers lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CgroupParent {
+    /// Absolute in the hierarchy: `/daemonlet/burstable/pod<uid>`.
+    Cgroupfs(String),
+    /// A slice: `daemonlet-burstable-pod<uid with _>.slice`.
+    Systemd(String),
+}
+
+impl Default for CgroupParent {
+    fn default() -> Self {
+        CgroupParent::Cgroupfs("/daemonlet".into())
+    }
+}
+
+impl CgroupParent {
+    /// OCI `linux.cgroupsPath` for the container with this id (runc's forms of the two drivers).
+    pub fn cgroups_path(&self, container_id: &str) -> String {
+        match self {
+            CgroupParent::Cgroupfs(parent) => format!("{parent}/{container_id}"),
+            CgroupParent::Systemd(slice) => format!("{slice}:daemonlet:{container_id}"),
+        }
+    }
+}
+
+/// Why a worker should look again. Carries no data: what is so is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wake {
+    /// Something happened to this container.
+    Container(String),
+    /// An image came or went.
+    Images,
+    /// Events may have been lost (the stream broke, containerd came back): everybody looks.
+    All,
+}
+
+/// The container runtime.
+pub trait Runtime: Send + Sync + 'static {
+    /// Our containers, of one workload or of all.
+    fn observe(
+        &self,
+        workload: Option<&WorkloadKey>,
+    ) -> impl Future<Output = Result<Vec<ObservedContainer>, StepError>> + Send;
+    /// Makes the image ready: found in the content store under its canonical name, for this platform, unpacked.
+    /// Idempotent and quick when it is. Err: `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`, with what is
+    /// offered instead.
+    fn prepare_image(&self, container: &Container) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// Snapshot, container and task, not started. Idempotent: what an interrupted try left is completed or replaced.
+    fn create(&self, run: &CreateRun<'_>) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// Starts a created task; the pid. Ok when it already runs.
+    fn start(&self, id: &str) -> impl Future<Output = Result<u32, StepError>> + Send;
+    /// Sends the signal to the container's first process (Stop) or all (Kill). Ok when it is gone.
+    fn signal(&self, id: &str, signal: Signal) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// Deletes task, container and snapshot, killing what still runs. Ok when nothing is there.
+    fn delete(&self, id: &str) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// The next wake. Waits; never ends while the runtime lives. Lost events become [`Wake::All`].
+    fn wake(&self) -> impl Future<Output = Wake> + Send;
+    /// Name and version for `version`, `get node` and /readyz. Err when it cannot be reached.
+    fn version(&self) -> impl Future<Output = Result<String, StepError>> + Send;
+}
+
+/// Pods' surroundings on the node: namespaces, network, cgroups, volumes, files.
+pub trait Sandboxes: Send + Sync + 'static {
+    /// What stands of this pod's sandbox.
+    fn inspect(&self, uid: &Uid, template: &PodTemplate) -> impl Future<Output = SandboxState> + Send;
+    /// Makes everything but the network connection. Idempotent over what an interrupted try left.
+    fn set_up(&self, record: &Record, template: &PodTemplate) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// CNI ADD into the pod's namespace, addresses recorded before this returns, /etc/hosts completed.
+    fn connect(
+        &self,
+        record: &Record,
+        template: &PodTemplate,
+    ) -> impl Future<Output = Result<Vec<IpAddr>, StepError>> + Send;
+    /// Where everything is, for [`CreateRun`].
+    fn describe(
+        &self,
+        record: &Record,
+        template: &PodTemplate,
+    ) -> impl Future<Output = Result<Sandbox, StepError>> + Send;
+    /// Gives everything back; Ok when nothing is there. Works without the template: the record may be unreadable.
+    fn tear_down(&self, uid: &Uid) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// Uids of all sandboxes of which anything is left on this node, for finding orphans.
+    fn list(&self) -> impl Future<Output = Result<Vec<Uid>, StepError>> + Send;
+}
+
+/// The log keeper, as the worker sees it.
+pub trait LogPipes: Send + Sync + 'static {
+    /// FIFOs of this run, open for reading in the keeper.
+    fn open(&self, record: &Record, run: &RunKey)
+    -> impl Future<Output = Result<(PathBuf, PathBuf), StepError>> + Send;
+    /// The run is over: drain, forget. Ok when it was not open.
+    fn close(&self, id: &str) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// The pod is gone: its log directory and links go too.
+    fn forget(&self, record: &Record) -> impl Future<Output = Result<(), StepError>> + Send;
+}
+
+/// The state directory's disk: primitives, so that a fault layer can lose whatever was not synced. Small files only.
+pub trait Files: Send + Sync + 'static {
+    /// The whole file; one of more than `limit` bytes is `FileTooLarge`.
+    fn read(&self, path: &Path, limit: u64) -> impl Future<Output = io::Result<Vec<u8>>> + Send;
+    /// Creates or truncates. Not durable before [`Files::sync`]. Mode 0600.
+    fn write(&self, path: &Path, content: Vec<u8>) -> impl Future<Output = io::Result<()>> + Send;
+    /// The file's content is durable afterwards; its name is not.
+    fn sync(&self, path: &Path) -> impl Future<Output = io::Result<()>> + Send;
+    fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>> + Send;
+    fn remove(&self, path: &Path) -> impl Future<Output = io::Result<()>> + Send;
+    /// Names made, moved and removed in the directory are durable afterwards.
+    fn sync_dir(&self, dir: &Path) -> impl Future<Output = io::Result<()>> + Send;
+    /// File names in a directory, sorted; an absent directory is made (0700).
+    fn list(&self, dir: &Path) -> impl Future<Output = io::Result<Vec<String>>> + Send;
+}
+
+/// Both clocks, and waiting on one of them.
+pub trait Clock: Send + Sync + 'static {
+    fn now(&self) -> Now;
+    /// Until then on the boot clock.
+    fn sleep_until(&self, moment: Moment) -> impl Future<Output = ()> + Send;
+}
+
+/// The machine's clocks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+/// Everything the workers act through, under one name, so that one type parameter carries it.
+pub trait Machine: Send + Sync + 'static {
+    type Runtime: Runtime;
+    type Sandboxes: Sandboxes;
+    type Logs: LogPipes;
+    type Files: Files;
+    type Clock: Clock;
+    fn runtime(&self) -> &Self::Runtime;
+    fn sandboxes(&self) -> &Self::Sandboxes;
+    fn logs(&self) -> &Self::Logs;
+    fn files(&self) -> &Self::Files;
+    fn clock(&self) -> &Self::Clock;
+    /// Sixteen bytes for a uid and letters for a name.
+    fn random(&self) -> [u8; 16];
+    /// The present boot (/proc/sys/kernel/random/boot_id).
+    fn boot_id(&self) -> &str;
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Now {
+        let boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+            .map(|t| Duration::from(t).as_millis())
+            .expect("CLOCK_BOOTTIME exists on every kernel that containerd runs on");
+        Now { boot: Moment(u64::try_from(boot).unwrap_or(u64::MAX)), wall: jiff::Timestamp::now() }
+    }
+
+    async fn sleep_until(&self, moment: Moment) {
+        tokio::time::sleep(moment.since(self.now().boot)).await;
+    }
+}

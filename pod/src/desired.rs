@@ -1,0 +1,85 @@
+//! What is wanted of this node: the values that flow from sources through `merge` to the workers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::WorkloadKey;
+use crate::spec::{PodTemplate, Taint};
+
+/// Where a document came from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Origin {
+    pub source: Source,
+    /// The file's path as the user knows it (static source).
+    pub file: String,
+    /// The line on which the document starts, from 1.
+    pub line: u32,
+}
+
+/// Ordered by precedence: static beats control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    Static,
+    Control,
+}
+
+/// A pod that this node is to run for a workload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DesiredPod {
+    pub workload: WorkloadKey,
+    pub template: PodTemplate,
+    /// Equal revisions are the same running thing (`digest`): lower-case letters and digits, at most 10 of them.
+    pub revision: String,
+    pub update: UpdateStrategy,
+    pub origin: Origin,
+    /// The document as received, as JSON: what the record keeps.
+    pub document: serde_json::Value,
+}
+
+/// `spec.updateStrategy` of a DaemonSet; a Pod document always rolls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpdateStrategy {
+    RollingUpdate,
+    OnDelete,
+}
+
+/// What the merge of all sources says of one workload.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wanted {
+    /// Run this.
+    Run(Box<DesiredPod>),
+    /// Keep what its records say: its document is unreadable or refused at present, its source has not been heard
+    /// from, or its newest wish cannot be taken.
+    Hold { reason: String },
+    /// No source wants it and all have been heard: end it.
+    Gone,
+}
+
+/// The merged desired set. A workload that is not listed is [`Wanted::Gone`] where `complete`, else held.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DesiredSet {
+    pub workloads: BTreeMap<WorkloadKey, Wanted>,
+    /// Every configured source has been heard from, or its checkpoint read.
+    pub complete: bool,
+}
+
+impl DesiredSet {
+    /// What this set says of `key`.
+    pub fn wanted(&self, key: &WorkloadKey) -> Wanted {
+        match self.workloads.get(key) {
+            Some(wanted) => wanted.clone(),
+            None if self.complete => Wanted::Gone,
+            None => Wanted::Hold { reason: "a source of manifests has not been heard from yet".into() },
+        }
+    }
+}
+
+/// What placement looks at: the node's name, labels and taints (`unschedulable` is deliberately absent).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Node {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub taints: Vec<Taint>,
+}

@@ -1,0 +1,58 @@
+//! What the runtime and the node say exists: plain data, no policy.
+
+use std::net::IpAddr;
+
+use crate::name::{RunKey, WorkloadKey};
+
+/// A container that containerd knows and that carries our labels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ObservedContainer {
+    pub id: String,
+    pub workload: WorkloadKey,
+    pub run: RunKey,
+    /// The image's digest as `<name>@sha256:…`, for `imageID`.
+    pub image_id: String,
+    pub state: ContainerState,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum ContainerState {
+    /// A record without a task: creation was interrupted, or the run ended while containerd was down and forgot.
+    NoTask,
+    /// Waits for its start.
+    Created,
+    Running {
+        pid: u32,
+    },
+    Exited {
+        exit_code: u32,
+        /// A process of its cgroup was killed for want of memory.
+        oom: bool,
+        finished_at: jiff::Timestamp,
+    },
+}
+
+/// The pod's own surroundings: namespaces, cgroup, network, directories.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum SandboxState {
+    /// Nothing is there.
+    #[default]
+    Absent,
+    /// Something is there but not all of it (after a reboot or an interrupted set-up): tear down before use.
+    Broken { reason: String },
+    /// Namespaces, cgroup and files stand; the network is not connected yet (never with hostNetwork).
+    Made,
+    /// Complete. The first address is `podIP`; with hostNetwork the node's.
+    Connected { ips: Vec<IpAddr> },
+}
+
+/// What is known of a container's image.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ImageState {
+    /// Not looked at yet.
+    Unknown,
+    /// Present and unpacked.
+    Ready,
+    /// It cannot be had at present: reason as in Kubernetes (ErrImagePull, ErrImageNeverPull, InvalidImageName …).
+    Missing { reason: String, message: String },
+}

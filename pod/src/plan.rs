@@ -1,0 +1,201 @@
+//! `plan(desired, observed, memory, now)`: the one decision. Values in, steps out; no side effects.
+//!
+//! Driven by the worker, after every wake and after every step that ended. All steps of one answer may run at the
+//! same time; the worker never runs the same step twice at once and passes what is still in flight. A plan of a
+//! converged pod is empty.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::desired::Wanted;
+use crate::name::Uid;
+use crate::observed::{ImageState, ObservedContainer, SandboxState};
+use crate::record::{Record, Termination};
+use crate::spec::PodTemplate;
+use crate::time::{Moment, Now};
+
+/// Everything that is known of one workload at one moment.
+#[derive(Debug, Clone)]
+pub struct View<'a> {
+    pub wanted: &'a Wanted,
+    /// Oldest first. At most two live ones: the pod and its successor.
+    pub pods: &'a [PodView],
+    pub failures: &'a BTreeMap<StepKey, Failure>,
+    pub in_flight: &'a BTreeSet<StepKey>,
+    /// Signals that this process has delivered. In memory only: a daemon gets one SIGTERM, not one a wake.
+    pub delivered: &'a BTreeSet<StepKey>,
+    pub now: Now,
+    /// The present boot (/proc/sys/kernel/random/boot_id).
+    pub boot_id: &'a str,
+}
+
+/// One pod of the workload.
+#[derive(Debug, Clone)]
+pub struct PodView {
+    pub record: Record,
+    pub template: PodTemplate,
+    pub sandbox: SandboxState,
+    pub containers: Vec<ObservedContainer>,
+    /// By container name.
+    pub images: BTreeMap<String, ImageState>,
+}
+
+/// A step that failed and waits for its next try. In memory only.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    pub count: u32,
+    pub not_before: Moment,
+    /// Kubernetes' reason (CreateContainerError, CreatePodSandboxError, ErrImagePull …).
+    pub reason: String,
+    pub message: String,
+}
+
+/// One thing to do. The executor has no policy: it does exactly this.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Write a record for the wanted pod: a new uid (and, for a DaemonSet, a new name).
+    Admit,
+    /// Write these changed records (restart memory, lifecycle). Always safe, always first.
+    Remember {
+        uid: Uid,
+        change: Change,
+    },
+    /// Look for the container's image and unpack it.
+    PrepareImage {
+        uid: Uid,
+        container: String,
+    },
+    /// Namespaces, cgroup, directories, files.
+    SetUp {
+        uid: Uid,
+    },
+    /// Give the pod's network namespace its addresses (CNI ADD).
+    Connect {
+        uid: Uid,
+    },
+    /// Snapshot, log pipes, container, task: everything but the start.
+    Create {
+        uid: Uid,
+        container: String,
+        attempt: u32,
+    },
+    Start {
+        uid: Uid,
+        container: String,
+        attempt: u32,
+    },
+    Signal {
+        uid: Uid,
+        container: String,
+        attempt: u32,
+        signal: Signal,
+    },
+    /// Task, container, snapshot and log pipes of a run that does not run.
+    Delete {
+        uid: Uid,
+        container: String,
+        attempt: u32,
+    },
+    /// CNI DEL, namespaces, cgroup, directories; also of a half-made sandbox.
+    TearDown {
+        uid: Uid,
+    },
+    /// Remove the record and the pod's logs: the last trace.
+    Forget {
+        uid: Uid,
+    },
+}
+
+/// What a [`Step::Remember`] writes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// A run was started, or is seen running and is not yet known to have been started.
+    Started { container: String, attempt: u32 },
+    /// A run ended; restart memory moves on with it. `not_before` is None for a restart at once.
+    Ended { container: String, termination: Termination, failures: u32, not_before: Option<Moment> },
+    /// Termination begins, or its deadline shrinks.
+    Terminating { deadline: Moment, reason: String },
+    /// All containers ended and none is to run again.
+    Finished,
+    /// Labels, annotations or the update strategy changed, the running thing did not: same uid, new document.
+    Document { document: serde_json::Value, origin: crate::desired::Origin },
+    /// Another boot: moments are void, back-off starts anew.
+    NewBoot,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Signal {
+    /// The image's STOPSIGNAL, else SIGTERM.
+    Stop,
+    Kill,
+}
+
+/// The identity of a step: what may not run twice at once, and what a failure is remembered under.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StepKey {
+    Admit,
+    Remember(Uid),
+    PrepareImage(Uid, String),
+    SetUp(Uid),
+    Connect(Uid),
+    Run(Uid, String, u32, RunStep),
+    TearDown(Uid),
+    Forget(Uid),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RunStep {
+    Create,
+    Start,
+    SignalStop,
+    SignalKill,
+    Delete,
+}
+
+impl Step {
+    pub fn key(&self) -> StepKey {
+        match self {
+            Step::Admit => StepKey::Admit,
+            Step::Remember { uid, .. } => StepKey::Remember(uid.clone()),
+            Step::PrepareImage { uid, container } => StepKey::PrepareImage(uid.clone(), container.clone()),
+            Step::SetUp { uid } => StepKey::SetUp(uid.clone()),
+            Step::Connect { uid } => StepKey::Connect(uid.clone()),
+            Step::Create { uid, container, attempt } => run_key(uid, container, *attempt, RunStep::Create),
+            Step::Start { uid, container, attempt } => run_key(uid, container, *attempt, RunStep::Start),
+            Step::Signal { uid, container, attempt, signal } => {
+                let step = match signal {
+                    Signal::Stop => RunStep::SignalStop,
+                    Signal::Kill => RunStep::SignalKill,
+                };
+                run_key(uid, container, *attempt, step)
+            }
+            Step::Delete { uid, container, attempt } => run_key(uid, container, *attempt, RunStep::Delete),
+            Step::TearDown { uid } => StepKey::TearDown(uid.clone()),
+            Step::Forget { uid } => StepKey::Forget(uid.clone()),
+        }
+    }
+}
+
+fn run_key(uid: &Uid, container: &str, attempt: u32, step: RunStep) -> StepKey {
+    StepKey::Run(uid.clone(), container.to_owned(), attempt, step)
+}
+
+/// What to do now, when to look again at the latest, and what is being waited for.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    /// Look again then, even if nothing wakes us.
+    pub wake_at: Option<Moment>,
+    /// For `why` and the status: in the order of importance.
+    pub waiting_for: Vec<Waiting>,
+}
+
+/// Something that a pod waits for, in words for people.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Waiting {
+    pub uid: Option<Uid>,
+    pub container: Option<String>,
+    /// Kubernetes' reason where one exists (CrashLoopBackOff, ImagePullBackOff, ContainerCreating …).
+    pub reason: String,
+    pub message: String,
+    pub until: Option<Moment>,
+}

@@ -1,0 +1,269 @@
+//! The part of a pod that we run, as our own types. Made only by `manifest`, which has already refused what is not
+//! here; read by everything below. Pod-level defaults (security context) are resolved into each container.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A pod as a document or a DaemonSet's template asks for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PodTemplate {
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub spec: PodSpec,
+}
+
+/// `spec` of v1 Pod, as far as it is honoured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PodSpec {
+    /// In the document's order, which is the start order. At least one.
+    pub containers: Vec<Container>,
+    pub volumes: Vec<Volume>,
+    pub restart_policy: RestartPolicy,
+    /// `terminationGracePeriodSeconds`; default 30 s.
+    pub termination_grace: Duration,
+    pub host_network: bool,
+    pub host_pid: bool,
+    pub host_ipc: bool,
+    /// `priority`, or the value of a well-known `priorityClassName`; 0 otherwise.
+    pub priority: i32,
+    pub priority_class: Option<String>,
+    pub placement: Placement,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartPolicy {
+    Always,
+    OnFailure,
+    Never,
+}
+
+/// Which nodes the pod may run on.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Placement {
+    /// `nodeName`: only this node, when set.
+    pub node_name: Option<String>,
+    pub node_selector: BTreeMap<String, String>,
+    /// `affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution`: None when absent; any term may match.
+    pub required_terms: Option<Vec<NodeSelectorTerm>>,
+    pub tolerations: Vec<Toleration>,
+}
+
+/// All requirements of a term must hold; a term with none matches nothing (Kubernetes).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NodeSelectorTerm {
+    /// `matchExpressions`: over labels.
+    pub labels: Vec<Requirement>,
+    /// `matchFields`: only `metadata.name` exists.
+    pub fields: Vec<Requirement>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Requirement {
+    pub key: String,
+    pub operator: Operator,
+    pub values: Vec<String>,
+}
+
+/// v1 NodeSelectorOperator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operator {
+    In,
+    NotIn,
+    Exists,
+    DoesNotExist,
+    Gt,
+    Lt,
+}
+
+/// v1 Toleration.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Toleration {
+    /// None with `exists`: tolerates every key.
+    pub key: Option<String>,
+    /// `operator: Exists`; otherwise Equal.
+    pub exists: bool,
+    pub value: String,
+    /// None: every effect.
+    pub effect: Option<TaintEffect>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TaintEffect {
+    NoSchedule,
+    PreferNoSchedule,
+    NoExecute,
+}
+
+/// v1 Taint of the node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Taint {
+    pub key: String,
+    pub value: String,
+    pub effect: TaintEffect,
+}
+
+/// v1 Container, as far as it is honoured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Container {
+    pub name: String,
+    /// As written. `image_reference` in the runtime makes it canonical.
+    pub image: String,
+    pub pull_policy: PullPolicy,
+    /// Replaces the image's entrypoint when not empty; `$(VAR)` not yet expanded.
+    pub command: Vec<String>,
+    /// Replaces the image's cmd when not empty; `$(VAR)` not yet expanded.
+    pub args: Vec<String>,
+    pub working_dir: Option<String>,
+    pub env: Vec<EnvVar>,
+    pub resources: Resources,
+    pub mounts: Vec<VolumeMount>,
+    /// Effective: the container's own fields over the pod's.
+    pub security: Security,
+    /// `ports[]`, for show and for named ports; nothing is opened by them.
+    pub ports: Vec<ContainerPort>,
+    pub stdin: bool,
+    pub tty: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct EnvVar {
+    pub name: String,
+    pub value: EnvValue,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum EnvValue {
+    /// `value`, with `$(VAR)` not yet expanded.
+    Literal(String),
+    /// `valueFrom.fieldRef`.
+    Field(PodField),
+    /// `valueFrom.resourceFieldRef`.
+    Resource { container: String, resource: ContainerResource, divisor: Quantity },
+}
+
+/// The fields that `fieldRef` may name in an environment variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodField {
+    Name,
+    Namespace,
+    Uid,
+    Label(String),
+    Annotation(String),
+    NodeName,
+    ServiceAccountName,
+    HostIp,
+    HostIps,
+    PodIp,
+    PodIps,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerResource {
+    LimitsCpu,
+    LimitsMemory,
+    LimitsEphemeralStorage,
+    RequestsCpu,
+    RequestsMemory,
+    RequestsEphemeralStorage,
+}
+
+/// A Kubernetes quantity in thousandths of its base unit (`100m` is 100, `200Mi` is 209,715,200,000). Saturating.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Quantity {
+    pub milli: i128,
+}
+
+/// `resources`, with Kubernetes' defaulting done: a limit without request is also the request.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Resources {
+    /// Thousandths of a processor.
+    pub cpu_request_milli: Option<u64>,
+    pub cpu_limit_milli: Option<u64>,
+    /// Bytes.
+    pub memory_request: Option<u64>,
+    pub memory_limit: Option<u64>,
+    /// As written, for the status: canonical `resources` of the document.
+    pub limits: BTreeMap<String, String>,
+    pub requests: BTreeMap<String, String>,
+}
+
+/// The effective securityContext of a container.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Security {
+    pub privileged: bool,
+    /// None: what the image says, else 0.
+    pub run_as_user: Option<u32>,
+    pub run_as_group: Option<u32>,
+    pub run_as_non_root: bool,
+    pub read_only_root: bool,
+    /// None: allowed (no_new_privs stays off), as in Kubernetes.
+    pub allow_privilege_escalation: Option<bool>,
+    /// Names without `CAP_`, upper case; `ALL` possible.
+    pub capabilities_add: Vec<String>,
+    pub capabilities_drop: Vec<String>,
+    pub supplemental_groups: Vec<u32>,
+    pub seccomp: Option<Seccomp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seccomp {
+    RuntimeDefault,
+    Unconfined,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerPort {
+    pub name: Option<String>,
+    pub port: u16,
+    pub protocol: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct VolumeMount {
+    /// A volume's name: always one of the pod's.
+    pub volume: String,
+    pub mount_path: String,
+    pub read_only: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Volume {
+    pub name: String,
+    pub source: VolumeSource,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum VolumeSource {
+    HostPath { path: String, kind: HostPathKind },
+}
+
+/// `hostPath.type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPathKind {
+    /// `""`: no check; a directory is made where nothing is.
+    Unset,
+    DirectoryOrCreate,
+    Directory,
+    FileOrCreate,
+    File,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+/// The annotation that keeps a created successor waiting beside each running container.
+pub const STANDBY_ANNOTATION: &str = "daemonlet.dev/standby";
+
+impl PodTemplate {
+    /// Whether a created successor is to stand by ([`STANDBY_ANNOTATION`]).
+    pub fn standby(&self) -> bool {
+        self.annotations.get(STANDBY_ANNOTATION).is_some_and(|v| v == "true")
+    }
+}
