@@ -5,6 +5,7 @@
 //! the nouns, then [`plan`] for the one decision that everything else serves.
 
 pub mod desired;
+pub mod fields;
 pub mod manifest;
 pub mod name;
 pub mod observed;
