@@ -6,6 +6,7 @@
 
 pub mod desired;
 pub mod fields;
+pub mod lifecycle;
 pub mod manifest;
 pub mod name;
 pub mod observed;
