@@ -5,6 +5,7 @@
 //! the nouns, then [`plan`] for the one decision that everything else serves.
 
 pub mod desired;
+pub mod digest;
 pub mod lifecycle;
 pub mod manifest;
 pub mod name;
@@ -13,3 +14,6 @@ pub mod plan;
 pub mod record;
 pub mod spec;
 pub mod time;
+
+#[cfg(test)]
+mod sample;
