@@ -4,6 +4,7 @@
 //! random letters are handed in; values come out. Read [`name`], [`spec`], [`desired`], [`record`], [`observed`] for
 //! the nouns, then [`plan`] for the one decision that everything else serves.
 
+pub mod backoff;
 pub mod desired;
 pub mod digest;
 pub mod lifecycle;
