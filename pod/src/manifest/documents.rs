@@ -10,6 +10,7 @@ use super::{
     yaml,
 };
 use crate::desired::{DesiredPod, Origin, Source, UpdateStrategy};
+use crate::digest;
 use crate::fields::Place;
 use crate::name::{WorkloadKey, WorkloadKind};
 
@@ -276,7 +277,7 @@ fn workload(at: &At<'_>, key: WorkloadKey, reading: &Reading<'_>, findings: &mut
         WorkloadKind::Pod => (pod::template(at, findings)?, UpdateStrategy::RollingUpdate),
         WorkloadKind::DaemonSet => daemonset::read(at, findings)?,
     };
-    let revision = super::revision(key.kind, &template);
+    let revision = digest::revision(key.kind, &template);
     let mut document = at.node.to_json();
     if let Some(map) = document.as_object_mut() {
         // An item of a PodList or DaemonSetList may leave these out; a record stands alone.

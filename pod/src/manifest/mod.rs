@@ -28,7 +28,6 @@ use std::fmt;
 
 use crate::desired::{DesiredPod, Origin};
 use crate::name::{WorkloadKey, WorkloadKind};
-use crate::spec::PodTemplate;
 
 /// A larger file is not read: the kubelet's limit.
 pub const MAX_FILE_BYTES: usize = 10 * 1024 * 1024;
@@ -196,15 +195,4 @@ fn line_of(bytes: &[u8], at: usize) -> u32 {
 
 fn whole(file: &str, line: u32, reason: impl Into<String>) -> Rejection {
     Rejection { file: file.to_owned(), line, path: String::new(), reason: reason.into() }
-}
-
-/// The revision of a template: equal ones are the same running thing. Labels and annotations of a Pod document may
-/// change without a new pod; any change of a DaemonSet's template is a new revision.
-fn revision(kind: WorkloadKind, template: &PodTemplate) -> String {
-    use sha2::Digest as _;
-    let text = match kind {
-        WorkloadKind::Pod => format!("{:?}", template.spec),
-        WorkloadKind::DaemonSet => format!("{template:?}"),
-    };
-    sha2::Sha256::digest(text).iter().take(5).map(|b| format!("{b:02x}")).collect()
 }
