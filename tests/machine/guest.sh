@@ -48,7 +48,8 @@ eventually() {
 finish() {
     if [ -n "${failed:-}" ]; then
         echo "note --- what the units wrote"
-        journalctl --no-pager -q -n 80 -u daemonlet -u daemonlet-logkeeper -u containerd | sed 's/^/note /'
+        journalctl --no-pager -q -n 60 -u daemonlet -u daemonlet-logkeeper | sed 's/^/note /'
+        journalctl --no-pager -q -n 15 -u containerd | cut -c 1-300 | sed 's/^/note /'
         daemonlet why 2>&1 | sed 's/^/note /'
     fi
     echo "done"
@@ -185,12 +186,15 @@ first_boot() {
     check containerds_restart_spares_the_agent is MainPID "$(property daemonlet MainPID)" "$agent"
     check containerds_restart_spares_every_container alive "$before"
     eventually pods_run_after_containerds_restart running 2
-    # Masked, because the agent's unit wants containerd and so would start it.
-    check containerd_stops systemctl mask --runtime --now containerd
+    # Masked afterwards, because the agent's unit wants containerd and so would start it; not before, because a masked unit is stopped
+    # without its own KillMode=process, and the shims with it.
+    check containerd_stops systemctl stop containerd
+    systemctl mask --runtime containerd
     check containerds_stop_spares_the_agent is MainPID "$(property daemonlet MainPID)" "$agent"
     check ready_does_not_wait_for_containerd timeout 60 systemctl restart daemonlet
-    check containerd_starts systemctl unmask --runtime containerd
-    systemctl start containerd
+    check containerds_absence_spares_every_container alive "$before"
+    systemctl unmask --runtime containerd
+    check containerd_starts systemctl start containerd
     eventually pods_run_after_containerds_stop running 2
 
     pod_names >"$memory/pods"
