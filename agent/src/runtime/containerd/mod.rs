@@ -2,3 +2,4 @@
 
 pub mod client;
 pub mod image_facts;
+pub mod images;

@@ -59,12 +59,14 @@ pub enum Source {
 /// Reads the archive's documents and decides. `fallback` is the repository name for an archive that gives only a tag:
 /// its file name without the ending.
 pub fn plan(tarball: &Tarball, node: &Platform, fallback: &str) -> Result<Bundle, ArchiveError> {
-    let mut planner = Planner { tarball, node, bundle: Bundle::default(), offered: BTreeSet::new(), documents: 0, bytes: 0 };
+    let mut planner =
+        Planner { tarball, node, bundle: Bundle::default(), offered: BTreeSet::new(), documents: 0, bytes: 0 };
     let (index, docker) = (tarball.entry("index.json"), tarball.entry("manifest.json"));
     match (index, docker) {
         (None, None) => {
             return Err(ArchiveError::Refused(
-                "it is no image archive: neither index.json (OCI layout) nor manifest.json (docker save) is in it".into(),
+                "it is no image archive: neither index.json (OCI layout) nor manifest.json (docker save) is in it"
+                    .into(),
             ));
         }
         (Some(index), docker) => {
@@ -135,7 +137,12 @@ impl Planner<'_> {
     }
 
     /// Goes from a descriptor to this node's manifest. None when nothing in it suits, noted in `offered`.
-    fn choose(&mut self, descriptor: &Descriptor, wanted_by: &str, depth: usize) -> Result<Option<Chosen>, ArchiveError> {
+    fn choose(
+        &mut self,
+        descriptor: &Descriptor,
+        wanted_by: &str,
+        depth: usize,
+    ) -> Result<Option<Chosen>, ArchiveError> {
         if depth >= MAX_INDEX_DEPTH {
             return Err(ArchiveError::TooMany { what: "indexes in indexes", limit: MAX_INDEX_DEPTH as u64 });
         }
@@ -314,10 +321,10 @@ impl Planner<'_> {
     /// The entry of a blob in a layout, checked to have the size that the descriptor announces.
     fn blob_entry(&self, descriptor: &Descriptor, wanted_by: &str) -> Result<Entry, ArchiveError> {
         let name = format!("blobs/{}/{}", descriptor.digest.algorithm(), descriptor.digest.hex());
-        let entry = self.tarball.entry(&name).ok_or_else(|| ArchiveError::Missing {
-            entry: name.clone(),
-            wanted_by: wanted_by.to_owned(),
-        })?;
+        let entry = self
+            .tarball
+            .entry(&name)
+            .ok_or_else(|| ArchiveError::Missing { entry: name.clone(), wanted_by: wanted_by.to_owned() })?;
         if entry.size != descriptor.size {
             return Err(ArchiveError::WrongSize { entry: name, expected: descriptor.size, actual: entry.size });
         }
@@ -337,6 +344,10 @@ impl Planner<'_> {
         self.documents += 1;
         if self.documents > MAX_DOCUMENTS {
             return Err(ArchiveError::TooMany { what: "documents", limit: MAX_DOCUMENTS as u64 });
+        }
+        self.bytes = self.bytes.saturating_add(usize::try_from(entry.size).unwrap_or(usize::MAX));
+        if self.bytes > MAX_DOCUMENT_BYTES {
+            return Err(ArchiveError::TooMany { what: "bytes of documents", limit: MAX_DOCUMENT_BYTES as u64 });
         }
         self.tarball.document(entry)
     }
@@ -369,7 +380,9 @@ pub fn kind_of(document: &ManifestOrIndex) -> Kind<'_> {
     match (&document.manifests, &document.config, &document.layers) {
         (Some(manifests), None, None) if index_type => Kind::Index(manifests),
         (None, Some(config), layers) if manifest_type => Kind::Manifest(config, layers.as_deref().unwrap_or_default()),
-        _ if document.fs_layers.is_some() => Kind::Neither("it is a manifest of schema 1, which is not read any more".into()),
+        _ if document.fs_layers.is_some() => {
+            Kind::Neither("it is a manifest of schema 1, which is not read any more".into())
+        }
         _ => Kind::Neither(format!(
             "it is neither an image index nor an image manifest, or says both (mediaType {:?})",
             document.media_type

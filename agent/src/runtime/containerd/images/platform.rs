@@ -53,7 +53,8 @@ impl Platform {
     /// One spelling for each platform; the variant that an architecture has anyway is written out.
     fn normal(mut self) -> Platform {
         self.os.make_ascii_lowercase();
-        let (architecture, variant) = match self.architecture.to_ascii_lowercase().as_str() {
+        let written = self.architecture.to_ascii_lowercase();
+        let (architecture, variant) = match written.as_str() {
             "x86_64" | "x86-64" | "amd64" => ("amd64", if self.variant.is_empty() { "v1" } else { &self.variant }),
             "aarch64" | "arm64" => ("arm64", if self.variant.is_empty() { "v8" } else { &self.variant }),
             "armhf" => ("arm", "v7"),
@@ -110,7 +111,10 @@ mod tests {
     #[test]
     fn an_image_suits_its_own_architecture_and_no_newer_variant() {
         assert_eq!(rank(("linux", "amd64", ""), ("linux", "x86_64", "v3")), Some(10));
-        assert!(rank(("linux", "amd64", "v3"), ("linux", "amd64", "v3")) > rank(("linux", "amd64", ""), ("linux", "amd64", "v3")));
+        assert!(
+            rank(("linux", "amd64", "v3"), ("linux", "amd64", "v3"))
+                > rank(("linux", "amd64", ""), ("linux", "amd64", "v3"))
+        );
         assert_eq!(rank(("linux", "amd64", "v4"), ("linux", "amd64", "v3")), None);
         assert_eq!(rank(("linux", "arm64", ""), ("linux", "aarch64", "")), Some(80));
         assert_eq!(rank(("linux", "arm64", "v8"), ("linux", "arm64", "")), Some(80));

@@ -237,12 +237,12 @@ mod tests {
 
     #[test]
     fn a_digest_names_the_record_and_the_tag_beside_it_does_not() {
-        check(&format!("busybox@{D}"), &format!("docker.io/library/busybox@{D}"), &format!("docker.io/library/busybox@{D}"));
         check(
-            &format!("h:1/r:t@{D}"),
-            &format!("h:1/r:t@{D}"),
-            &format!("h:1/r@{D}"),
+            &format!("busybox@{D}"),
+            &format!("docker.io/library/busybox@{D}"),
+            &format!("docker.io/library/busybox@{D}"),
         );
+        check(&format!("h:1/r:t@{D}"), &format!("h:1/r:t@{D}"), &format!("h:1/r@{D}"));
     }
 
     #[test]

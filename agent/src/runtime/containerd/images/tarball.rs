@@ -7,12 +7,13 @@
 //!
 //! Headers are walked here and parsed by the `tar` crate: its own iterator holds long names of any length in memory.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::documents::MAX_DOCUMENT;
 
@@ -34,6 +35,8 @@ const MAX_KEPT: usize = 1 << 20;
 const MAX_KEPT_ONE: u64 = 128 << 10;
 /// Links that lead to links.
 const MAX_LINKS: usize = 8;
+/// Passes over a compressed archive: index and blobs take two, documents too large to be kept one each.
+const MAX_PASSES: u32 = 16;
 const BLOCK: u64 = 512;
 
 /// Why an archive's content is not taken. The archive's own name is added by whoever shows it.
@@ -100,6 +103,7 @@ pub struct Tarball {
     compression: Compression,
     found: BTreeMap<String, Found>,
     kept: BTreeMap<String, Vec<u8>>,
+    passes: Cell<u32>,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -125,8 +129,14 @@ impl Tarball {
             _ if have == 0 => return Err(ArchiveError::NotTar("it is empty".into())),
             _ => Compression::Plain,
         };
-        let mut tarball =
-            Tarball { file, compression, found: BTreeMap::new(), kept: BTreeMap::new(), cancelled };
+        let mut tarball = Tarball {
+            file,
+            compression,
+            found: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            passes: Cell::new(0),
+            cancelled,
+        };
         tarball.index()?;
         Ok(tarball)
     }
@@ -184,6 +194,13 @@ impl Tarball {
     }
 
     fn stream(&self) -> Result<Stream<'_>, ArchiveError> {
+        self.passes.set(self.passes.get() + 1);
+        if self.compression != Compression::Plain && self.passes.get() > MAX_PASSES {
+            return Err(ArchiveError::TooMany {
+                what: "large documents in a compressed archive",
+                limit: MAX_PASSES.into(),
+            });
+        }
         (&self.file).seek(SeekFrom::Start(0)).map_err(ArchiveError::Io)?;
         let source = BufReader::with_capacity(64 << 10, &self.file);
         let reader = match self.compression {
@@ -348,7 +365,11 @@ impl Walk {
                 return Err(if at == 0 {
                     ArchiveError::NotTar("it is shorter than one header".into())
                 } else {
-                    ArchiveError::Truncated { entry: format!("header at byte {at}"), expected: BLOCK, actual: have as u64 }
+                    ArchiveError::Truncated {
+                        entry: format!("header at byte {at}"),
+                        expected: BLOCK,
+                        actual: have as u64,
+                    }
                 });
             }
             let header = tar::Header::from_byte_slice(&block);
@@ -387,9 +408,8 @@ impl Walk {
                 _ => None,
             };
             // Links and directories have no data, whatever their headers say; other kinds may have and are skipped.
-            let no_data = header.entry_type().is_symlink()
-                || header.entry_type().is_hard_link()
-                || header.entry_type().is_dir();
+            let no_data =
+                header.entry_type().is_symlink() || header.entry_type().is_hard_link() || header.entry_type().is_dir();
             return Ok(Some(Member { name, size: if no_data { 0 } else { size }, kind }));
         }
     }
@@ -509,6 +529,3 @@ fn read_up_to(reader: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
     }
     Ok(have)
 }
-
-#[cfg(test)]
-mod tests;
