@@ -20,7 +20,7 @@ struct Node {
 impl Node {
     fn start() -> Option<Node> {
         let containerd = Containerd::start()?;
-        let images = Images::new(Client::new(&containerd.socket(), NAMESPACE).unwrap());
+        let images = Images::new(Client::new(&containerd.socket(), NAMESPACE).unwrap(), "overlayfs");
         Some(Node { containerd, images })
     }
 

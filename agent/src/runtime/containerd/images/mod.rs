@@ -30,10 +30,6 @@ use self::tarball::ArchiveError;
 use self::unpack::Unpacking;
 use super::client::{Client, is_unavailable};
 
-/// The snapshotter of every image and container: containerd's default, and the only one that its Debian package needs
-/// nothing else for.
-pub const SNAPSHOTTER: &str = "overlayfs";
-
 /// The images of one containerd namespace. Cheap to clone.
 #[derive(Clone)]
 pub struct Images {
@@ -42,6 +38,8 @@ pub struct Images {
 
 struct Shared {
     client: Client,
+    /// containerd's name of it: `overlayfs`.
+    snapshotter: String,
     platform: Platform,
     cache: Cache,
     unpacking: Unpacking,
@@ -104,14 +102,15 @@ impl ImageError {
 
 impl Images {
     /// Does not call containerd yet.
-    pub fn new(client: Client) -> Images {
-        Images::for_platform(client, Platform::of_this_node())
+    pub fn new(client: Client, snapshotter: &str) -> Images {
+        Images::for_platform(client, snapshotter, Platform::of_this_node())
     }
 
     /// For tests: as if on a machine of this platform.
-    pub fn for_platform(client: Client, platform: Platform) -> Images {
+    pub fn for_platform(client: Client, snapshotter: &str, platform: Platform) -> Images {
         let shared = Shared {
             client,
+            snapshotter: snapshotter.to_owned(),
             platform,
             cache: Cache::default(),
             unpacking: Unpacking::default(),

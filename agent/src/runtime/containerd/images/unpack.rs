@@ -19,7 +19,7 @@ use super::digest::Digest;
 use super::documents::Descriptor;
 use super::resolve::Resolved;
 use super::store::{self, Lease, to_i64};
-use super::{ImageError, Images, SNAPSHOTTER};
+use super::{ImageError, Images};
 use crate::runtime::containerd::client::{QUICK, SLOW, bounded, found};
 
 /// Applying one layer: 10 GB at 10 MB/s, and then something is wrong with the disk.
@@ -76,7 +76,8 @@ impl Images {
             parent = Some(chain);
         }
         let Some(chain) = parent else { return Ok(()) };
-        let label = BTreeMap::from([(format!("containerd.io/gc.ref.snapshot.{SNAPSHOTTER}"), chain.to_string())]);
+        let label =
+            BTreeMap::from([(format!("containerd.io/gc.ref.snapshot.{}", self.shared.snapshotter), chain.to_string())]);
         store::label(self.client(), &resolved.config_digest, &label)
             .await
             .map_err(ImageError::containerd(format!("labelling the configuration of {image}")))
@@ -85,7 +86,7 @@ impl Images {
     async fn unpack_layer(&self, image: &str, lease: &Lease, layer: &Layer<'_>) -> Result<(), ImageError> {
         let doing = |what: &str| format!("{what} layer {} of {image}", layer.layer.digest);
         // First held, then looked at: the other way round it could be collected in between.
-        let held = store::hold_snapshot(self.client(), lease, SNAPSHOTTER, layer.chain).await;
+        let held = store::hold_snapshot(self.client(), lease, &self.shared.snapshotter, layer.chain).await;
         held.map_err(ImageError::containerd(doing("holding")))?;
         if self.snapshot_exists(layer.chain).await.map_err(ImageError::containerd(doing("looking for")))? {
             return Ok(());
@@ -100,7 +101,7 @@ impl Images {
         };
         let made = self.apply_and_commit(image, lease, &key, layer, mounts).await;
         if made.is_err() {
-            let request = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key };
+            let request = RemoveSnapshotRequest { snapshotter: self.shared.snapshotter.clone(), key };
             // The lease's end collects it otherwise.
             let _ = bounded(QUICK, self.client().snapshots().remove(self.client().request(request))).await;
         }
@@ -143,7 +144,7 @@ impl Images {
             return Err(ImageError::Refused { image: image.to_owned(), reason });
         }
         let commit = CommitSnapshotRequest {
-            snapshotter: SNAPSHOTTER.into(),
+            snapshotter: self.shared.snapshotter.clone(),
             name: layer.chain.to_string(),
             key: key.to_owned(),
             labels: layer.labels(),
@@ -156,7 +157,7 @@ impl Images {
 
     async fn prepare_snapshot(&self, lease: &Lease, key: &str, layer: &Layer<'_>) -> Result<Vec<Mount>, Status> {
         let request = PrepareSnapshotRequest {
-            snapshotter: SNAPSHOTTER.into(),
+            snapshotter: self.shared.snapshotter.clone(),
             key: key.to_owned(),
             parent: layer.parent.map(Digest::to_string).unwrap_or_default(),
             labels: layer.labels(),
@@ -165,7 +166,7 @@ impl Images {
     }
 
     async fn snapshot_exists(&self, chain: &Digest) -> Result<bool, Status> {
-        let request = StatSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: chain.to_string() };
+        let request = StatSnapshotRequest { snapshotter: self.shared.snapshotter.clone(), key: chain.to_string() };
         Ok(found(bounded(QUICK, self.client().snapshots().stat(self.client().request(request))).await)?.is_some())
     }
 }
