@@ -44,7 +44,7 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Headers of a request.
 const HEADERS_MAX: usize = 64;
 /// Until the next request's head is complete: also how long a connection may idle.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 /// A loopback connection's whole life; scrapers and probes come again.
 const LOOPBACK_TIME_MAX: Duration = Duration::from_secs(300);
 /// After a failed accept (no descriptors left), so that it is not a busy loop.

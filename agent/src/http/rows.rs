@@ -1,8 +1,10 @@
 //! What can be listed and watched over the socket: each thing as JSON under a key that stays while it lives.
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::board::Board;
+use crate::events::Seen;
 use crate::status;
 use crate::status::node::Machine;
 
@@ -62,11 +64,7 @@ pub fn rows(board: &Board, machine: &Machine, kind: Kind) -> Vec<(String, Value)
             .iter()
             .map(|image| (format!("{}\0{}", image.file, image.names.join(",")), json!(image)))
             .collect(),
-        Kind::Events => board
-            .events()
-            .into_iter()
-            .map(|seen| (format!("{:?}\0{}\0{}", seen.about, seen.reason, seen.message), json!(seen)))
-            .collect(),
+        Kind::Events => board.events().iter().map(event).collect(),
         Kind::Node => vec![(String::new(), status::node::node(board, machine))],
         Kind::Why => status::why::answers(board)
             .into_iter()
@@ -74,4 +72,29 @@ pub fn rows(board: &Board, machine: &Machine, kind: Kind) -> Vec<(String, Value)
             .map(|(at, answer)| (format!("{at:06}"), json!(answer)))
             .collect(),
     }
+}
+
+/// v1 Event.
+fn event(seen: &Seen) -> (String, Value) {
+    let Seen { severity, reason, about, message, first, last, count } = seen;
+    let key = format!("{about:?}\0{reason}\0{message}");
+    let hash: String = Sha256::digest(&key).iter().take(8).map(|b| format!("{b:02x}")).collect();
+    let mut object = json!({"kind": about.kind, "namespace": about.namespace, "name": about.name, "uid": about.uid});
+    if let Some(container) = &about.container {
+        object["fieldPath"] = format!("spec.containers{{{container}}}").into();
+    }
+    let event = json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": format!("{}.{hash}", about.name), "namespace": about.namespace},
+        "involvedObject": object,
+        "type": severity,
+        "reason": reason,
+        "message": message,
+        "count": count,
+        "firstTimestamp": status::time(*first),
+        "lastTimestamp": status::time(*last),
+        "source": {"component": "daemonlet"},
+    });
+    (key, event)
 }

@@ -9,6 +9,8 @@ mod phase;
 pub mod why;
 
 #[cfg(test)]
+pub mod sample;
+#[cfg(test)]
 mod tests;
 
 use pod::name::WorkloadKind;

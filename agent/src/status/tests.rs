@@ -1,104 +1,14 @@
-use std::collections::BTreeMap;
-
-use pod::desired::{Origin, Source, UpdateStrategy};
-use pod::name::{RunKey, Uid, WorkloadKey};
-use pod::observed::{ContainerState, ObservedContainer};
+use pod::observed::ContainerState;
 use pod::plan::Waiting;
-use pod::record::{ContainerMemory, Record, Termination};
-use pod::spec::{Container, Placement, PodSpec, PodTemplate, PullPolicy, Resources, RestartPolicy, Security};
-use pod::time::{Moment, Now};
+use pod::record::ContainerMemory;
+use pod::spec::RestartPolicy;
+use pod::time::Moment;
 
+use super::sample::{at, ended, published, run, view, waits};
 use super::*;
-use crate::board::WantedSummary;
-
-fn at(second: i64) -> jiff::Timestamp {
-    jiff::Timestamp::from_second(second).unwrap()
-}
-
-/// A DaemonSet's pod with one container `c`, admitted at 100 s.
-fn view() -> PodView {
-    let container = Container {
-        name: "c".into(),
-        image: "img:1".into(),
-        pull_policy: PullPolicy::IfNotPresent,
-        command: vec![],
-        args: vec![],
-        working_dir: None,
-        env: vec![],
-        resources: Resources::default(),
-        mounts: vec![],
-        security: Security::default(),
-        ports: vec![],
-        stdin: false,
-        tty: false,
-    };
-    let spec = PodSpec {
-        containers: vec![container],
-        volumes: vec![],
-        restart_policy: RestartPolicy::Always,
-        termination_grace: std::time::Duration::from_secs(30),
-        host_network: true,
-        host_pid: false,
-        host_ipc: false,
-        priority: 0,
-        priority_class: None,
-        placement: Placement::default(),
-    };
-    let workload = WorkloadKey { namespace: "kube-system".into(), kind: WorkloadKind::DaemonSet, name: "ds".into() };
-    let record = Record {
-        uid: Uid("u1".into()),
-        workload,
-        name: "ds-abcde".into(),
-        revision: "rev1".into(),
-        origin: Origin { source: Source::Static, file: "/m/ds.yaml".into(), line: 1 },
-        document: json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "img:1"}]}}}}),
-        admitted_at: at(100),
-        generation: 1,
-        boot_id: "b".into(),
-        lifecycle: Lifecycle::Running,
-        containers: BTreeMap::new(),
-    };
-    let labels = [("name".to_owned(), "ds".to_owned())].into();
-    PodView {
-        record,
-        template: PodTemplate { labels, annotations: BTreeMap::new(), spec },
-        sandbox: SandboxState::Connected { ips: vec!["10.0.0.5".parse().unwrap()] },
-        containers: vec![],
-        images: BTreeMap::new(),
-    }
-}
-
-fn run(attempt: u32, state: ContainerState) -> ObservedContainer {
-    let run = RunKey { uid: Uid("u1".into()), container: "c".into(), attempt };
-    ObservedContainer {
-        id: run.container_id(),
-        workload: view().record.workload,
-        run,
-        image_id: "img@sha256:0".into(),
-        state,
-    }
-}
-
-fn ended(attempt: u32, exit_code: u32) -> Termination {
-    Termination {
-        attempt,
-        container_id: "id".into(),
-        exit_code,
-        reason: "Error".into(),
-        message: String::new(),
-        started_at: Some(at(110)),
-        finished_at: at(120),
-    }
-}
 
 fn shown(view: PodView, waiting: Vec<Waiting>) -> Value {
-    let published = Published {
-        wanted: WantedSummary::Run { revision: "rev1".into(), update: UpdateStrategy::RollingUpdate },
-        pods: vec![view.clone()],
-        waiting,
-        failures: BTreeMap::new(),
-        now: Now { boot: Moment(50_000), wall: at(200) },
-    };
+    let published = published(view.clone(), waiting);
     let node = NodeFacts { name: "n1".into(), addresses: vec!["10.0.0.5".parse().unwrap()], ..NodeFacts::default() };
     pod(&published, &view, &node)
 }
@@ -140,13 +50,7 @@ fn a_container_in_back_off_waits_and_remembers_its_end() {
     let mut view = view();
     let memory = ContainerMemory { started_attempt: Some(2), last: Some(ended(2, 3)), ..Default::default() };
     view.record.containers.insert("c".into(), memory);
-    let wait = Waiting {
-        uid: Some(Uid("u1".into())),
-        container: Some("c".into()),
-        reason: "CrashLoopBackOff".into(),
-        message: "back-off 40s".into(),
-        until: Some(Moment(60_000)),
-    };
+    let wait = waits(&view.record.uid);
     let pod = shown(view, vec![wait]);
     let status = &pod["status"]["containerStatuses"][0];
     assert_eq!(status["state"]["waiting"], json!({"reason": "CrashLoopBackOff", "message": "back-off 40s"}));
