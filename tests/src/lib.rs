@@ -3,8 +3,10 @@
 //! never by its crates, so that a wrong idea inside the agent cannot repeat itself in its tests.
 
 pub mod audit;
+pub mod bench;
 pub mod client;
 pub mod image;
+pub mod manifest;
 pub mod node;
 pub mod process;
 pub mod stand_in;

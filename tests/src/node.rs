@@ -21,7 +21,7 @@ use crate::client::{self, Answer, Output, Pod};
 use crate::image::{self, Image};
 use crate::process::{self, Process};
 use crate::stand_in;
-use crate::wait::{PATIENCE, wait_for, wait_within};
+use crate::wait::{PATIENCE, pause, wait_for, wait_within};
 
 /// The agent's loopback listener, the contract's default; each node has a loopback of its own.
 pub const LISTEN: &str = "127.0.0.1:10348";
@@ -41,7 +41,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 
 pub struct TestNode {
     dir: tempfile::TempDir,
-    /// Name of the network namespace, the containerd namespace and the cgroup root: unique on the machine.
+    /// Name of the network namespace and the containerd namespace, and with underscores the cgroup root: unique on the machine.
     id: String,
     pub cgroup_root: String,
     containerd: Option<Child>,
@@ -153,7 +153,15 @@ impl TestNode {
         let dir = tempfile::Builder::new().prefix("dlt-").tempdir().expect("a temporary directory can be made");
         let containerd_program =
             std::env::var_os("DAEMONLET_TEST_CONTAINERD").map_or_else(|| PathBuf::from("containerd"), PathBuf::from);
-        let node = Self { cgroup_root: id.clone(), id, dir, containerd: None, agent: None, flags, containerd_program };
+        let node = Self {
+            cgroup_root: id.replace('-', "_"),
+            id,
+            dir,
+            containerd: None,
+            agent: None,
+            flags,
+            containerd_program,
+        };
         for made in [node.manifest_dir(), node.image_dir(), node.cni_dir(), node.dir().join("containerd")] {
             fs::create_dir_all(made).expect("a directory can be made in an own directory");
         }
@@ -598,7 +606,7 @@ impl TestNode {
             for process in &rest {
                 process.signal(Signal::SIGKILL);
             }
-            std::thread::sleep(Duration::from_millis(5));
+            pause(Duration::from_millis(5));
             rest = self.shims();
             rest.extend(self.keeper());
             rest.extend(self.contained());
@@ -646,7 +654,7 @@ impl TestNode {
             let end = std::time::Instant::now() + CLEAN_UP;
             // The kernel lets go of a cgroup a moment after its last process.
             while fs::remove_dir(&cgroup).is_err() && cgroup.exists() && std::time::Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(5));
+                pause(Duration::from_millis(5));
             }
         }
     }
