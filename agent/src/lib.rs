@@ -4,4 +4,5 @@
 //! plans (in the `pod` crate), executes and publishes. Read [`seams`] first: what the workers act through.
 
 pub mod runtime;
+pub mod sandbox;
 pub mod seams;
