@@ -164,18 +164,20 @@ pub trait LogPipes: Send + Sync + 'static {
     fn forget(&self, record: &Record) -> impl Future<Output = Result<(), StepError>> + Send;
 }
 
-/// The state directory: the few verbs that records, checkpoints and configuration need. Blocking, small files only.
+/// The state directory's disk: primitives, so that a fault layer can lose whatever was not synced. Small files only.
 pub trait Files: Send + Sync + 'static {
-    /// The whole file, at most `limit` bytes (more is `FileTooLarge`).
-    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
-    /// Written beside, synced, renamed, directory synced: afterwards the old or the new content is there, never less.
-    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()>;
-    /// Renames within a directory, durably.
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Ok when it was not there; durable.
-    fn remove(&self, path: &Path) -> io::Result<()>;
-    /// File names in a directory, sorted; an absent directory is made.
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// The whole file; one of more than `limit` bytes is `FileTooLarge`.
+    fn read(&self, path: &Path, limit: u64) -> impl Future<Output = io::Result<Vec<u8>>> + Send;
+    /// Creates or truncates. Not durable before [`Files::sync`]. Mode 0600.
+    fn write(&self, path: &Path, content: Vec<u8>) -> impl Future<Output = io::Result<()>> + Send;
+    /// The file's content is durable afterwards; its name is not.
+    fn sync(&self, path: &Path) -> impl Future<Output = io::Result<()>> + Send;
+    fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>> + Send;
+    fn remove(&self, path: &Path) -> impl Future<Output = io::Result<()>> + Send;
+    /// Names made, moved and removed in the directory are durable afterwards.
+    fn sync_dir(&self, dir: &Path) -> impl Future<Output = io::Result<()>> + Send;
+    /// File names in a directory, sorted; an absent directory is made (0700).
+    fn list(&self, dir: &Path) -> impl Future<Output = io::Result<Vec<String>>> + Send;
 }
 
 /// Both clocks, and waiting on one of them.
@@ -188,6 +190,24 @@ pub trait Clock: Send + Sync + 'static {
 /// The machine's clocks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
+
+/// Everything the workers act through, under one name, so that one type parameter carries it.
+pub trait Machine: Send + Sync + 'static {
+    type Runtime: Runtime;
+    type Sandboxes: Sandboxes;
+    type Logs: LogPipes;
+    type Files: Files;
+    type Clock: Clock;
+    fn runtime(&self) -> &Self::Runtime;
+    fn sandboxes(&self) -> &Self::Sandboxes;
+    fn logs(&self) -> &Self::Logs;
+    fn files(&self) -> &Self::Files;
+    fn clock(&self) -> &Self::Clock;
+    /// Sixteen bytes for a uid and letters for a name.
+    fn random(&self) -> [u8; 16];
+    /// The present boot (/proc/sys/kernel/random/boot_id).
+    fn boot_id(&self) -> &str;
+}
 
 impl Clock for SystemClock {
     fn now(&self) -> Now {

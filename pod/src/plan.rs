@@ -4,6 +4,17 @@
 //! same time; the worker never runs the same step twice at once and passes what is still in flight. A plan of a
 //! converged pod is empty.
 
+mod conflict;
+mod draft;
+mod ending;
+mod orphans;
+mod pod;
+mod roles;
+mod run;
+mod sandbox;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::Wanted;
@@ -13,6 +24,28 @@ use crate::record::{Record, Termination};
 use crate::spec::PodTemplate;
 use crate::time::{Moment, Now};
 
+pub use orphans::{Orphans, orphans};
+
+/// What to do now for one workload.
+///
+/// First the roles: which pod is *the* pod, which its successor, which is to end. Then each pod by itself: what it is
+/// converged to follows from its role alone. Whatever is in flight, in the way of something in flight, or waits after
+/// a failure is left out and named in `waiting_for`.
+pub fn plan(view: &View<'_>) -> Plan {
+    let mut draft = draft::Draft::new(view);
+    let roles = roles::decide(view);
+    for wait in roles.waiting {
+        draft.wait(wait);
+    }
+    if roles.admit {
+        draft.step(Step::Admit);
+    }
+    for (index, goal) in roles.goals.into_iter().enumerate() {
+        pod::converge(&mut draft, view, index, goal);
+    }
+    draft.finish()
+}
+
 /// Everything that is known of one workload at one moment.
 #[derive(Debug, Clone)]
 pub struct View<'a> {
@@ -21,6 +54,8 @@ pub struct View<'a> {
     pub pods: &'a [PodView],
     pub failures: &'a BTreeMap<StepKey, Failure>,
     pub in_flight: &'a BTreeSet<StepKey>,
+    /// Signals that this process has delivered. In memory only: a daemon gets one SIGTERM, not one a wake.
+    pub delivered: &'a BTreeSet<StepKey>,
     pub now: Now,
     /// The present boot (/proc/sys/kernel/random/boot_id).
     pub boot_id: &'a str,
@@ -106,6 +141,8 @@ pub enum Step {
 /// What a [`Step::Remember`] writes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
+    /// A run was started, or is seen running and is not yet known to have been started.
+    Started { container: String, attempt: u32 },
     /// A run ended; restart memory moves on with it. `not_before` is None for a restart at once.
     Ended { container: String, termination: Termination, failures: u32, not_before: Option<Moment> },
     /// Termination begins, or its deadline shrinks.

@@ -1,0 +1,230 @@
+//! Every admitted pod has its record on disk before its first container. Driven by the workers, one writer a record;
+//! knows nothing of what a record means.
+//!
+//! `<state>/records/<uid>` holds the newest generation, `<uid>.old` the one before. A record is written beside,
+//! synced, the newest moved to `.old`, the new one renamed into place, the directory synced: at every instant one
+//! whole generation stands. A line at the top carries format and checksum; a generation that does not match its
+//! checksum is passed over for the older one, and where neither is whole the file is set aside and said so.
+
+use std::path::{Path, PathBuf};
+
+use pod::name::Uid;
+use pod::record::Record;
+use sha2::{Digest, Sha256};
+
+use crate::seams::Files;
+
+/// The first word of a record: a format that later versions go on reading.
+const FORMAT: &str = "daemonlet-record-1";
+
+/// A record is a document (at most 10 MiB as a manifest, and as JSON no larger) and a little memory.
+const RECORD_LIMIT: u64 = 16 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("cannot write the record {}: check the disk of the state directory", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot remove the record {}", path.display())]
+    Remove {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot list the records in {}: the state directory must exist and be writable", path.display())]
+    List {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The records of one node.
+#[derive(Debug, Clone)]
+pub struct Records {
+    dir: PathBuf,
+}
+
+/// What a start finds.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    pub records: Vec<Record>,
+    /// Records of which no generation is whole: set aside as `<uid>.damaged`, with why.
+    pub damaged: Vec<(Uid, String)>,
+}
+
+impl Records {
+    pub fn new(state_dir: &Path) -> Records {
+        Records { dir: state_dir.join("records") }
+    }
+
+    /// Makes this generation of the record durable.
+    pub async fn save(&self, files: &impl Files, record: &Record) -> Result<(), RecordError> {
+        let path = self.path(&record.uid);
+        self.replace(files, &path, encode(record)).await.map_err(|source| RecordError::Write { path, source })
+    }
+
+    async fn replace(&self, files: &impl Files, path: &Path, content: Vec<u8>) -> std::io::Result<()> {
+        let beside = path.with_extension("new");
+        files.write(&beside, content).await?;
+        files.sync(&beside).await?;
+        match files.rename(path, &path.with_extension("old")).await {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        files.rename(&beside, path).await?;
+        files.sync_dir(&self.dir).await
+    }
+
+    /// Removes all generations. Ok when there is none.
+    pub async fn remove(&self, files: &impl Files, uid: &Uid) -> Result<(), RecordError> {
+        let path = self.path(uid);
+        let removed = async {
+            // The older generation first: a crash in between must not bring an outlived one back.
+            for path in [path.with_extension("new"), path.with_extension("old"), path.clone()] {
+                match files.remove(&path).await {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+                    _ => {}
+                }
+            }
+            files.sync_dir(&self.dir).await
+        };
+        removed.await.map_err(|source| RecordError::Remove { path, source })
+    }
+
+    /// All records, from the newest whole generation of each.
+    pub async fn load(&self, files: &impl Files) -> Result<Loaded, RecordError> {
+        let names =
+            files.list(&self.dir).await.map_err(|source| RecordError::List { path: self.dir.clone(), source })?;
+        let mut uids: Vec<Uid> = names
+            .iter()
+            .map(|n| n.strip_suffix(".old").unwrap_or(n))
+            .filter(|n| !n.contains('.'))
+            .map(|n| Uid(n.to_owned()))
+            .collect();
+        uids.dedup();
+        let mut loaded = Loaded::default();
+        for uid in uids {
+            match self.load_one(files, &uid).await {
+                Ok(record) => loaded.records.push(record),
+                Err(why) => {
+                    let path = self.path(&uid);
+                    // Kept for a person to look at; a failure here changes nothing that matters.
+                    let _ = files.rename(&path, &path.with_extension("damaged")).await;
+                    loaded.damaged.push((uid, why));
+                }
+            }
+        }
+        Ok(loaded)
+    }
+
+    async fn load_one(&self, files: &impl Files, uid: &Uid) -> Result<Record, String> {
+        let path = self.path(uid);
+        let mut why = Vec::new();
+        for path in [path.clone(), path.with_extension("old")] {
+            let decoded = match files.read(&path, RECORD_LIMIT).await {
+                Ok(content) => decode(&content),
+                Err(e) => Err(e.to_string()),
+            };
+            match decoded {
+                Ok(record) if record.uid == *uid => return Ok(record),
+                Ok(record) => why.push(format!("{}: holds the record of {}", path.display(), record.uid)),
+                Err(e) => why.push(format!("{}: {e}", path.display())),
+            }
+        }
+        Err(why.join("; "))
+    }
+
+    fn path(&self, uid: &Uid) -> PathBuf {
+        self.dir.join(&uid.0)
+    }
+}
+
+fn encode(record: &Record) -> Vec<u8> {
+    let body = serde_json::to_vec(record).expect("a record has string keys only");
+    let mut content = format!("{FORMAT} {}\n", checksum(&body)).into_bytes();
+    content.extend(body);
+    content
+}
+
+fn decode(content: &[u8]) -> Result<Record, String> {
+    let end = content.iter().position(|b| *b == b'\n').ok_or("cut short")?;
+    let head = std::str::from_utf8(&content[..end]).map_err(|_| "not a record")?;
+    let body = &content[end + 1..];
+    match head.split_once(' ') {
+        Some((FORMAT, sum)) if sum == checksum(body) => {
+            serde_json::from_slice(body).map_err(|e| format!("not a record: {e}"))
+        }
+        Some((FORMAT, _)) => Err("its checksum does not match: damaged".into()),
+        _ => Err(format!("unknown format {head:?}: written by a newer version?")),
+    }
+}
+
+fn checksum(body: &[u8]) -> String {
+    Sha256::digest(body).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use pod::desired::{Origin, Source};
+    use pod::name::{WorkloadKey, WorkloadKind};
+    use pod::record::Lifecycle;
+
+    use super::*;
+    use crate::disk::Disk;
+
+    fn record(generation: u64) -> Record {
+        Record {
+            uid: Uid("0a1b".into()),
+            workload: WorkloadKey { namespace: "ns".into(), kind: WorkloadKind::Pod, name: "a".into() },
+            name: "a-node".into(),
+            revision: "r".into(),
+            origin: Origin { source: Source::Static, file: "a.yaml".into(), line: 1 },
+            document: serde_json::json!({"kind": "Pod"}),
+            admitted_at: jiff::Timestamp::UNIX_EPOCH,
+            generation,
+            boot_id: "b".into(),
+            lifecycle: Lifecycle::Running,
+            containers: BTreeMap::new(),
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn damaged_newest_generation_falls_back_to_the_older() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::new(dir.path());
+        records.load(&Disk).await.unwrap();
+        records.save(&Disk, &record(1)).await.unwrap();
+        records.save(&Disk, &record(2)).await.unwrap();
+        assert_eq!(records.load(&Disk).await.unwrap().records, [record(2)]);
+
+        let path = dir.path().join("records/0a1b");
+        let mut content = std::fs::read(&path).unwrap();
+        let last = content.len() - 3;
+        content[last] ^= 1;
+        std::fs::write(&path, &content).unwrap();
+        assert_eq!(records.load(&Disk).await.unwrap().records, [record(1)]);
+
+        std::fs::write(dir.path().join("records/0a1b.old"), &content[..20]).unwrap();
+        let loaded = records.load(&Disk).await.unwrap();
+        assert!(loaded.records.is_empty());
+        assert!(loaded.damaged[0].1.contains("checksum"), "{:?}", loaded.damaged);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn removed_record_leaves_no_generation() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::new(dir.path());
+        records.load(&Disk).await.unwrap();
+        records.save(&Disk, &record(1)).await.unwrap();
+        records.save(&Disk, &record(2)).await.unwrap();
+        records.remove(&Disk, &Uid("0a1b".into())).await.unwrap();
+        records.remove(&Disk, &Uid("0a1b".into())).await.unwrap();
+        assert_eq!(std::fs::read_dir(dir.path().join("records")).unwrap().count(), 0);
+    }
+}
