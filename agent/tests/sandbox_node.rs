@@ -118,8 +118,8 @@ fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce(std::sync::Arc<Node>) -> 
             assert_eq!(node.reserved(), [""; 0], "addresses are left");
             node.open().close_down().await.unwrap();
         });
-        assert_eq!(node.mounts(), [PathBuf::new(); 0], "mounts are left");
-        assert_eq!(node.cgroups(), [PathBuf::new(); 0], "cgroups are left");
+        assert_eq!(node.mounts(), Vec::<PathBuf>::new(), "mounts are left");
+        assert_eq!(node.cgroups(), Vec::<PathBuf>::new(), "cgroups are left");
         let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
         assert!(!links.contains("veth") && !links.contains("daemonlet0"), "{links}");
     };

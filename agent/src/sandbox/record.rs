@@ -124,7 +124,7 @@ mod tests {
         assert!(matches!(read(dir.path(), &uid).unwrap(), Found::Nothing));
         write(dir.path(), &record()).unwrap();
         assert!(matches!(read(dir.path(), &uid).unwrap(), Found::Record(r) if *r == record()));
-        assert_eq!(list(dir.path()).unwrap(), [uid.clone()]);
+        assert_eq!(list(dir.path()).unwrap(), std::slice::from_ref(&uid));
         fs::write(path(dir.path(), &uid), "").unwrap();
         assert!(matches!(read(dir.path(), &uid).unwrap(), Found::Unreadable));
         remove(dir.path(), &uid).unwrap();
