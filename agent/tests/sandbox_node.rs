@@ -272,9 +272,11 @@ fn what_a_pod_writes_to_its_files_is_limited() {
         let (sandboxes, record, template) = (node.open(), pod("greedy"), template());
         sandboxes.set_up(&record, &template).await.unwrap();
         let files = sandboxes.describe(&record, &template).await.unwrap().files;
-        assert!(fs::write(&files["/etc/hosts"], vec![b'x'; 8 << 20]).is_err());
-        assert!(fs::metadata(&files["/etc/hosts"]).unwrap().len() <= 1 << 20);
-        assert!(fs::write(files["/dev/shm"].join("big"), vec![b'x'; 65 << 20]).is_err());
+        for place in [files["/etc/hosts"].clone(), files["/dev/shm"].join("big")] {
+            assert!(fs::write(&place, vec![b'x'; 70 << 20]).is_err());
+            assert!(fs::metadata(&place).unwrap().len() <= 65 << 20);
+            fs::OpenOptions::new().write(true).open(&place).unwrap().set_len(0).unwrap();
+        }
         assert_eq!(fs::metadata(&files["/dev/shm"]).unwrap().permissions().mode() & 0o7777, 0o1777);
         // The node's own later writes still go through.
         sandboxes.connect(&record, &template).await.unwrap();
@@ -461,7 +463,7 @@ fn an_interrupted_set_up_is_broken_and_is_completed_or_removed() {
         let hurts: [&dyn Fn(); 3] = [
             &|| fs::remove_file(dir.join("made")).unwrap(),
             &|| umount2(&dir.join("ns/uts"), MntFlags::MNT_DETACH).unwrap(),
-            &|| umount2(&dir.join("shm"), MntFlags::MNT_DETACH).unwrap(),
+            &|| fs::remove_dir(dir.join("shm")).unwrap(),
         ];
         for hurt in hurts {
             hurt();
@@ -476,7 +478,8 @@ fn an_interrupted_set_up_is_broken_and_is_completed_or_removed() {
         sandboxes.set_up(&record, &template).await.unwrap();
         assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Made);
         assert_eq!(node.reserved(), [""; 0]);
-        umount2(&dir.join("etc"), MntFlags::MNT_DETACH).unwrap();
+        umount2(&dir, MntFlags::MNT_DETACH).unwrap();
+        assert!(matches!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Broken { .. }));
         sandboxes.tear_down(&record.uid).await.unwrap();
     });
 }
