@@ -229,7 +229,7 @@ impl TestNode {
             "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\noom_score = 0\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \
              \"io.containerd.snapshotter.v1.btrfs\", \"io.containerd.snapshotter.v1.zfs\", \"io.containerd.snapshotter.v1.aufs\", \
              \"io.containerd.snapshotter.v1.devmapper\", \"io.containerd.tracing.processor.v1.otlp\", \"io.containerd.internal.v1.tracing\"]\n\
-             [grpc]\n  address = \"{0}/c.sock\"\n[plugins.\"io.containerd.internal.v1.opt\"]\n  path = \"{0}/opt\"\n",
+             [debug]\n  level = \"warn\"\n[grpc]\n  address = \"{0}/c.sock\"\n[plugins.\"io.containerd.internal.v1.opt\"]\n  path = \"{0}/opt\"\n",
             dir.display()
         );
         fs::write(dir.join("config.toml"), config).expect("a file can be written in an own directory");
