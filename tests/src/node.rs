@@ -155,7 +155,7 @@ impl TestNode {
         let containerd_bin = std::env::var_os("DAEMONLET_TEST_CONTAINERD_BIN").map(PathBuf::from);
         let node =
             Self { cgroup_root: id.replace('-', "_"), id, dir, containerd: None, agent: None, flags, containerd_bin };
-        for made in [node.manifest_dir(), node.image_dir(), node.cni_dir(), node.dir().join("containerd")] {
+        for made in [node.manifest_dir(), node.image_dir(), node.dir().join("containerd")] {
             fs::create_dir_all(made).expect("a directory can be made in an own directory");
         }
         node.ip(&["netns", "add", &node.id]);
@@ -199,10 +199,6 @@ impl TestNode {
 
     pub fn log_dir(&self) -> PathBuf {
         self.dir().join("log")
-    }
-
-    fn cni_dir(&self) -> PathBuf {
-        self.dir().join("cni")
     }
 
     pub fn containerd_socket(&self) -> PathBuf {
@@ -266,7 +262,6 @@ impl TestNode {
             ("--containerd", dir(self.containerd_socket())),
             ("--containerd-namespace", self.id.clone()),
             ("--cgroup-root", self.cgroup_root.clone()),
-            ("--cni-conf-dir", dir(self.cni_dir())),
             ("--pod-cidr", "198.18.0.0/16".to_owned()),
             ("--listen", LISTEN.to_owned()),
         ] {
