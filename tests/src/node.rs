@@ -21,7 +21,7 @@ use crate::client::{self, Answer, Output, Pod};
 use crate::image::{self, Image};
 use crate::process::{self, Process};
 use crate::stand_in;
-use crate::wait::{PATIENCE, wait_for, wait_within};
+use crate::wait::{PATIENCE, pause, wait_for, wait_within};
 
 /// The agent's loopback listener, the contract's default; each node has a loopback of its own.
 pub const LISTEN: &str = "127.0.0.1:10348";
@@ -47,7 +47,8 @@ pub struct TestNode {
     containerd: Option<Child>,
     agent: Option<Child>,
     flags: Vec<String>,
-    containerd_program: PathBuf,
+    /// Where another containerd than the machine's lies, with its shim and `ctr`.
+    containerd_bin: Option<PathBuf>,
 }
 
 /// What a node is to have before its agent starts.
@@ -151,17 +152,9 @@ impl TestNode {
         );
         let id = format!("dlt-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::Builder::new().prefix("dlt-").tempdir().expect("a temporary directory can be made");
-        let containerd_program =
-            std::env::var_os("DAEMONLET_TEST_CONTAINERD").map_or_else(|| PathBuf::from("containerd"), PathBuf::from);
-        let node = Self {
-            cgroup_root: id.replace('-', "_"),
-            id,
-            dir,
-            containerd: None,
-            agent: None,
-            flags,
-            containerd_program,
-        };
+        let containerd_bin = std::env::var_os("DAEMONLET_TEST_CONTAINERD_BIN").map(PathBuf::from);
+        let node =
+            Self { cgroup_root: id.replace('-', "_"), id, dir, containerd: None, agent: None, flags, containerd_bin };
         for made in [node.manifest_dir(), node.image_dir(), node.cni_dir(), node.dir().join("containerd")] {
             fs::create_dir_all(made).expect("a directory can be made in an own directory");
         }
@@ -221,6 +214,10 @@ impl TestNode {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.id)).arg("--").arg(program);
+        if let Some(bin) = &self.containerd_bin {
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{path}", bin.display()));
+        }
         command
     }
 
@@ -236,7 +233,7 @@ impl TestNode {
             dir.display()
         );
         fs::write(dir.join("config.toml"), config).expect("a file can be written in an own directory");
-        let mut command = self.command(&self.containerd_program);
+        let mut command = self.command("containerd");
         command.arg("-c").arg(dir.join("config.toml"));
         self.containerd = Some(self.spawn(&mut command, "containerd.log"));
         wait_for("containerd answers", || match self.ctr(&["version"]) {
@@ -606,7 +603,7 @@ impl TestNode {
             for process in &rest {
                 process.signal(Signal::SIGKILL);
             }
-            std::thread::sleep(Duration::from_millis(5));
+            pause(Duration::from_millis(5));
             rest = self.shims();
             rest.extend(self.keeper());
             rest.extend(self.contained());
@@ -654,7 +651,7 @@ impl TestNode {
             let end = std::time::Instant::now() + CLEAN_UP;
             // The kernel lets go of a cgroup a moment after its last process.
             while fs::remove_dir(&cgroup).is_err() && cgroup.exists() && std::time::Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(5));
+                pause(Duration::from_millis(5));
             }
         }
     }
