@@ -10,6 +10,8 @@ mod delete;
 mod describe;
 mod find;
 mod get;
+mod log_file;
+mod logs;
 mod pod_row;
 mod table;
 mod why;
@@ -50,6 +52,8 @@ pub enum Word {
     /// Show everything that is known of one thing
     #[command(subcommand)]
     Describe(Describe),
+    /// Print a container's log
+    Logs(logs::LogsArgs),
     /// End something; what is still wanted is started anew
     #[command(subcommand)]
     Delete(Delete),
@@ -163,6 +167,7 @@ fn speak(client: &Client, word: Word, out: &mut impl io::Write) -> Result<(), Fa
         Word::Agent(_) => Err(Failure::Usage("the agent is started by main".into())),
         Word::Get(args) => get::run(client, &args, out),
         Word::Describe(Describe::Pod(named)) => describe::pod(client, &named, out),
+        Word::Logs(args) => logs::run(client, &args, out),
         Word::Delete(Delete::Pod(named)) => delete::pod(client, &named, out),
         Word::Why(args) => why::run(client, &args, out),
         Word::Check(args) => check::run(&args, out),
