@@ -8,6 +8,7 @@ mod check;
 mod client;
 mod delete;
 mod describe;
+mod doctor;
 mod find;
 mod get;
 mod log_file;
@@ -59,6 +60,8 @@ pub enum Word {
     Delete(Delete),
     /// Say what a daemon waits for
     Why(why::WhyArgs),
+    /// Look for what on this node would keep daemons from running
+    Doctor(doctor::DoctorArgs),
     /// Judge manifest files as the agent would, without an agent
     Check(check::CheckArgs),
     /// Print the version
@@ -170,6 +173,7 @@ fn speak(client: &Client, word: Word, out: &mut impl io::Write) -> Result<(), Fa
         Word::Logs(args) => logs::run(client, &args, out),
         Word::Delete(Delete::Pod(named)) => delete::pod(client, &named, out),
         Word::Why(args) => why::run(client, &args, out),
+        Word::Doctor(args) => doctor::run(client, &args, out),
         Word::Check(args) => check::run(&args, out),
         Word::Version => Ok(writeln!(out, "daemonlet {}", env!("CARGO_PKG_VERSION"))?),
         Word::Completion { shell } => {

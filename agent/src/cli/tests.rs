@@ -267,3 +267,21 @@ fn following_loses_no_line_across_rotations_and_ends_with_the_container() {
     let numbers: Vec<u32> = out.lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!(numbers, (0..2000).collect::<Vec<_>>());
 }
+
+#[test]
+fn doctor_answers_with_and_without_an_agent() {
+    let served = served();
+    let (code, out, _) = say(&served, &["doctor"]);
+    assert!(code <= 1);
+    for name in ["privileges", "kernel", "cgroups", "containerd", "runc", "log keeper", "agent", "log directory shared"]
+    {
+        assert!(out.lines().any(|line| line.contains(name)), "{name} is not in\n{out}");
+    }
+    let (_, json, _) = say(&served, &["doctor", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["lines"].as_array().unwrap().iter().all(|line| line["name"].is_string() && line["found"].is_string()));
+    let mut out = Vec::new();
+    let failure =
+        speak(&Client::new("/nonexistent/x.sock".into()), Cli::parse_from(["daemonlet", "doctor"]).word, &mut out);
+    assert_eq!(failure.unwrap_err().code(), 1, "an agent that does not answer is a failing line, not exit code 3");
+}
