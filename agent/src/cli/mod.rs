@@ -47,7 +47,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Word {
     /// Run the agent
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// Show pods, manifest files, images, events or the node
     Get(get::GetArgs),
     /// Show everything that is known of one thing

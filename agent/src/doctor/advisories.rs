@@ -102,7 +102,7 @@ pub const CONTAINERD: [Advisory; 2] = [
 ];
 
 /// The advisories of the list that this version does not close.
-pub fn open<'a>(version: Version, list: &'a [Advisory]) -> Vec<&'a Advisory> {
+pub fn open(version: Version, list: &[Advisory]) -> Vec<&Advisory> {
     list.iter().filter(|advisory| !is_fixed(version, advisory.fixed)).collect()
 }
 
