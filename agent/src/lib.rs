@@ -14,4 +14,5 @@ pub mod metrics;
 pub mod records;
 pub mod runtime;
 pub mod seams;
+pub mod sources;
 pub mod status;
