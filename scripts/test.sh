@@ -46,10 +46,15 @@ fi
 suite build cargo build --quiet --workspace --all-targets
 [ -z "$failed" ] || { echo "test: the build failed" >&2; exit 1; }
 
-for package in pod keeper daemonlet; do
-    suite "$package" unit "$package"
+# Each crate's unit tests and each of its integration tests is a suite; the simulation is one of the agent's, with its own fixed seeds.
+for dir in pod keeper agent; do
+    package=$(sed -n 's/^name = "\(.*\)"/\1/p' "$dir/Cargo.toml" | head -n 1)
+    suite "$dir" unit "$package" --lib --bins
+    for file in "$dir"/tests/*.rs; do
+        [ ! -f "$file" ] || suite "$dir-$(basename "$file" .rs)" unit "$package" --test "$(basename "$file" .rs)"
+    done
 done
-suite harness-units unit tests --lib --bins
+suite tests unit tests --lib --bins
 # Everything under tests/tests is a suite, so that a new one cannot be forgotten here.
 for file in tests/tests/*.rs; do
     suite "$(basename "$file" .rs)" black_box "$(basename "$file" .rs)"
@@ -61,9 +66,6 @@ for bin in $(scripts/containerds.sh); do
         suite "$name-$version" env DAEMONLET_TEST_CONTAINERD_BIN="$bin" "$0" --one "$name"
     done
 done
-if [ -x scripts/sim.sh ]; then
-    suite sim scripts/sim.sh "${SEEDS:-100}"
-fi
 suite machine scripts/machine.sh --short
 
 printf '\n%s%-36s %5d s\n' "$summary" "all suites" $(($(date +%s) - began_all))

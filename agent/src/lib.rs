@@ -13,6 +13,7 @@ pub mod http;
 pub mod metrics;
 pub mod records;
 pub mod runtime;
+pub mod sandbox;
 pub mod seams;
 pub mod sources;
 pub mod status;
