@@ -8,7 +8,7 @@ use agent::seams::{Runtime as _, Wake};
 use nix::sys::signal::{Signal as Posix, kill};
 use nix::unistd::Pid;
 use pod::observed::ContainerState;
-use support::{TestContainerd, TestPod, exit_code, state, woken};
+use support::pods::{TestContainerd, TestPod, exit_code, state, woken};
 
 #[tokio::test]
 async fn containers_outlive_containerd_and_everybody_is_woken_when_it_is_back() {
@@ -46,7 +46,7 @@ async fn it_opens_while_containerd_is_down_and_works_when_it_comes() {
     woken(&runtime, "containerd's coming", |it| *it == Wake::All).await;
     runtime.version().await.expect("answers");
     let pod = TestPod::new(&node, "a", "exit 4");
-    assert_eq!(pod.run(0, 0).to_end(&runtime).await.0, 4);
+    assert_eq!(pod.run(0, 0).finish(&runtime).await.0, 4);
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn a_task_that_containerd_forgot_is_no_task_unless_its_exit_was_heard() {
     woken(&heard, "the subscription", |it| *it == Wake::All).await;
     let pod = TestPod::new(&node, "a", "exit 5");
     let mut run = pod.run(0, 0);
-    assert_eq!(run.to_end(&heard).await.0, 5);
+    assert_eq!(run.finish(&heard).await.0, 5);
     let id = run.id();
     woken(&heard, "the exit", |it| *it == Wake::Container(id.clone())).await;
 
@@ -112,7 +112,7 @@ async fn images_that_come_and_go_wake() {
     let node = TestContainerd::start();
     let runtime = node.open();
     woken(&runtime, "the subscription", |it| *it == Wake::All).await;
-    assert!(node.ctr(&["images", "tag", support::IMAGE, "docker.io/library/other:1"]).0);
+    assert!(node.ctr(&["images", "tag", support::pods::IMAGE, "docker.io/library/other:1"]).0);
     woken(&runtime, "the image", |it| *it == Wake::Images).await;
     assert!(node.ctr(&["images", "rm", "docker.io/library/other:1"]).0);
     woken(&runtime, "its removal", |it| *it == Wake::Images).await;
@@ -131,7 +131,7 @@ async fn what_happens_elsewhere_in_containerd_wakes_nobody() {
     };
     let archive = node.path().join("image.tar");
     assert!(ctr(&["images", "import", archive.to_str().expect("text")]));
-    assert!(ctr(&["images", "rm", support::IMAGE]));
+    assert!(ctr(&["images", "rm", support::pods::IMAGE]));
     let wait = tokio::time::timeout(Duration::from_millis(300), runtime.wake());
     assert_eq!(wait.await.ok(), None);
 }

@@ -5,7 +5,7 @@ mod support;
 use agent::seams::{Runtime as _, Wake};
 use pod::observed::ContainerState;
 use pod::plan::Signal;
-use support::{TestContainerd, TestPod, exit_code, state, woken};
+use support::pods::{TestContainerd, TestPod, exit_code, state, woken};
 
 #[tokio::test]
 async fn a_run_starts_ends_and_is_observed_with_its_code() {

@@ -4,7 +4,7 @@ mod support;
 
 use agent::seams::Runtime as _;
 use pod::spec::{EnvValue, EnvVar, Seccomp};
-use support::{TestContainerd, TestPod};
+use support::pods::{TestContainerd, TestPod};
 use tests::image::{Image, Tarball};
 
 /// Runs the script to its end; everything that it printed.
@@ -13,7 +13,7 @@ async fn said(node: &TestContainerd, script: &str, change: impl FnOnce(&mut Test
     let mut pod = TestPod::new(node, "a", script);
     change(&mut pod);
     let mut run = pod.run(0, 0);
-    let (_, output) = run.to_end(&runtime).await;
+    let (_, output) = run.finish(&runtime).await;
     runtime.delete(&run.id()).await.expect("deleted");
     output
 }
@@ -164,7 +164,7 @@ async fn the_images_user_is_found_by_name_and_hostile_ones_are_refused() {
     pod.main().image = "wraps:1".into();
     let error = runtime.create(&pod.run(0, 0).create).await.expect_err("wraps to root");
     assert!(error.message.contains("4294967296"), "{error}");
-    pod.main().image = support::IMAGE.into();
+    pod.main().image = support::pods::IMAGE.into();
     pod.main().security.run_as_non_root = true;
     let error = runtime.create(&pod.run(0, 0).create).await.expect_err("is root");
     assert_eq!(error.reason, "CreateContainerConfigError");

@@ -407,6 +407,9 @@ impl Container {
 
     fn opened(&mut self, opened: Opened) {
         self.record.log = opened.file.identity();
+        if opened.refused > 0 {
+            crate::say(&format!("container {}: something foreign at {} was moved aside", self.id, self.target.log));
+        }
         self.record.refused = self.record.refused.saturating_add(opened.refused);
         self.log = Some(opened.file);
     }
@@ -423,11 +426,15 @@ impl Container {
             (None, Some(healed)) if now.mono < healed + CALM => now.mono,
             (None, _) => now.mono + BLOCK_MAX,
         };
+        if self.failing.is_none() {
+            crate::say(&format!("container {}: {} cannot be written: {error}", self.id, self.target.log));
+        }
         self.failing = Some(Failing { sheds_at, next_try: now.mono + RETRY, why: error.to_string() });
     }
 
     fn healthy(&mut self, now: Now) {
         if self.failing.take().is_some() {
+            crate::say(&format!("container {}: {} can be written again", self.id, self.target.log));
             self.healed = Some(now.mono);
         }
     }
@@ -630,3 +637,6 @@ fn open_pipe(path: &Path, room: usize) -> io::Result<(File, usize)> {
     }
     Ok((pipe, size.saturating_sub(PIPE_MIN)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,7 +84,7 @@ impl Serve {
             // Without a target the agent is still making it, and will ask.
             let made = self.run_dir.join(protocol::STREAMS).join(id).join(protocol::TARGET).exists();
             if made && let Err(error) = self.open(id, now) {
-                eprintln!("container {id}: not taken up: {error}");
+                crate::say(&format!("container {id}: not taken up: {error}"));
             }
         }
         self.check_budget(now);
