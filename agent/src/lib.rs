@@ -13,5 +13,6 @@ pub mod http;
 pub mod metrics;
 pub mod records;
 pub mod runtime;
+pub mod sandbox;
 pub mod seams;
 pub mod status;

@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// leave room for more to be taken.
 const SHED_KEEP: u64 = FRAGMENT_MAX as u64;
 /// Bytes read from each pipe at `close`: the largest pipe. A writer that lives on is not followed for ever.
-const CLOSE_MAX: u64 = PIPE_MAX as u64 + IN_MAX as u64;
+pub const CLOSE_MAX: u64 = PIPE_MAX as u64 + IN_MAX as u64;
 /// The most that one pipe gets; the kernel's own default bound for those without privilege.
 const PIPE_MAX: usize = 1024 * 1024;
 /// Linux gives every pipe this much.
@@ -215,6 +215,11 @@ impl Container {
                 self.fail(&error, now);
             }
         }
+    }
+
+    /// Bytes of the container's that are in its log, or known not to come there: what all its turns came to.
+    pub fn settled(&self) -> u64 {
+        self.record.bytes.saturating_add(self.record.lost)
     }
 
     /// Writes what is left in the pipes, bounded, and removes the container's directory. The record tells what was lost.
