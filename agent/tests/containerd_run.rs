@@ -106,9 +106,10 @@ async fn an_interrupted_create_is_healed() {
         runtime.create(&run.create).await.expect("created again");
         assert_eq!(state(&runtime, &run.create.run).await, Some(ContainerState::Created));
         // Creating what is complete changes nothing.
-        let before = node.ctr(&["tasks", "list"]);
+        let tasks = || node.rows(&["tasks", "list"]).into_iter().collect::<std::collections::BTreeSet<_>>();
+        let before = tasks();
         runtime.create(&run.create).await.expect("is there");
-        assert_eq!(node.ctr(&["tasks", "list"]), before);
+        assert_eq!(tasks(), before);
         runtime.start(&id).await.expect("started");
         assert_eq!(exit_code(&runtime, &run.create.run).await, 3);
     }
