@@ -15,4 +15,5 @@ pub mod records;
 pub mod runtime;
 pub mod sandbox;
 pub mod seams;
+pub mod sources;
 pub mod status;
