@@ -8,6 +8,7 @@ pub mod board;
 pub mod cli;
 pub mod config;
 pub mod disk;
+pub mod doctor;
 pub mod events;
 pub mod http;
 pub mod metrics;
