@@ -5,6 +5,8 @@
 //! the nouns, then [`plan`] for the one decision that everything else serves.
 
 pub mod desired;
+pub mod lifecycle;
+pub mod manifest;
 pub mod name;
 pub mod observed;
 pub mod plan;

@@ -21,6 +21,8 @@ pub struct View<'a> {
     pub pods: &'a [PodView],
     pub failures: &'a BTreeMap<StepKey, Failure>,
     pub in_flight: &'a BTreeSet<StepKey>,
+    /// Signals that this process has delivered. In memory only: a daemon gets one SIGTERM, not one a wake.
+    pub delivered: &'a BTreeSet<StepKey>,
     pub now: Now,
     /// The present boot (/proc/sys/kernel/random/boot_id).
     pub boot_id: &'a str,
@@ -106,6 +108,8 @@ pub enum Step {
 /// What a [`Step::Remember`] writes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
+    /// A run was started, or is seen running and is not yet known to have been started.
+    Started { container: String, attempt: u32 },
     /// A run ended; restart memory moves on with it. `not_before` is None for a restart at once.
     Ended { container: String, termination: Termination, failures: u32, not_before: Option<Moment> },
     /// Termination begins, or its deadline shrinks.

@@ -1,1 +1,11 @@
-//! Tools of the black-box tests.
+//! Tools of the black-box tests: images made on the spot, a node in a network namespace of its own, a client of the agent,
+//! and the search for whatever a node left behind. They know the project by its contract only (flags, paths, output),
+//! never by its crates, so that a wrong idea inside the agent cannot repeat itself in its tests.
+
+pub mod audit;
+pub mod client;
+pub mod image;
+pub mod node;
+pub mod process;
+pub mod stand_in;
+pub mod wait;

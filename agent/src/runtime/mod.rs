@@ -1,1 +1,3 @@
 //! Container runtimes behind [`crate::seams::Runtime`].
+
+pub mod containerd;

@@ -1,0 +1,32 @@
+# The few words that anyone needs. CI calls the same ones.
+# `make` alone prints them.
+
+CONTAINERD ?=
+export CONTAINERD
+
+.PHONY: help run stop test check machine
+
+help:
+	@echo 'make run              build, start a containerd of its own and the agent with manifests/, show the daemons (root)'
+	@echo '                      CONTAINERD=/path/to.sock uses a containerd that runs already'
+	@echo 'make stop             undo everything that make run made (root)'
+	@echo 'make test             every test, with the time each suite took (root)'
+	@echo 'make check            format, lints, documentation, licences'
+	@echo 'make machine          boot a Debian machine with the units and test it there (root)'
+
+run:
+	@scripts/run.sh
+
+stop:
+	@scripts/stop.sh
+
+test:
+	@scripts/test.sh
+
+check:
+	@scripts/check.sh
+
+machine:
+	@scripts/setup.sh test machine
+	@cargo build --workspace
+	@scripts/machine.sh

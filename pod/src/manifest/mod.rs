@@ -1,0 +1,143 @@
+//! Bytes of a manifest file to desired pods, or to every reason why not: with file, line and field path.
+//!
+//! Driven by the sources (a file, the control endpoint's snapshot) and by whoever reads a record back
+//! ([`parse_recorded`]: the same path). The Kubernetes types end here: what comes out is [`DesiredPod`]. It must not
+//! know where files lie, what else exists, or what runs.
+
+use std::fmt;
+
+use crate::desired::{DesiredPod, Origin};
+use crate::name::{WorkloadKey, WorkloadKind};
+
+/// What parsing needs to know of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Context {
+    /// A static pod's name is `<name>-<node>`.
+    pub node_name: String,
+}
+
+/// Everything that one file says. A file without documents (only comments) has neither documents nor `whole`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Parsed {
+    /// The file as it was named to [`parse`].
+    pub file: String,
+    /// In the file's order; the items of a `List` stand one by one.
+    pub documents: Vec<DocumentOutcome>,
+    /// What is wrong with the file as a whole: empty, binary, too large, or broken from this line on. The documents
+    /// before that line are in `documents` and count.
+    pub whole: Option<Rejection>,
+}
+
+impl Parsed {
+    /// All rejections, in the order of the file's lines.
+    pub fn rejections(&self) -> impl Iterator<Item = &Rejection> {
+        let of_documents = self.documents.iter().filter_map(|d| d.result.as_ref().err()).flatten();
+        of_documents.chain(self.whole.iter())
+    }
+
+    /// Every document was taken and nothing is wrong with the file.
+    pub fn is_accepted(&self) -> bool {
+        self.rejections().next().is_none()
+    }
+}
+
+/// One document (or one item of a list) and what became of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DocumentOutcome {
+    /// The line on which it starts, from 1.
+    pub line: u32,
+    /// Known as soon as kind and name can be read, also of a document that is refused: its last good version is held.
+    pub identity: Option<Identity>,
+    pub result: Result<Document, Vec<Rejection>>,
+    /// Fields that are accepted and do nothing here.
+    pub no_effect: Vec<NoEffect>,
+}
+
+/// Which object a document describes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity {
+    pub kind: String,
+    /// `default` where the document names none; empty for kinds that have no namespace.
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Identity {
+    /// The workload this is, for a Pod or DaemonSet.
+    pub fn workload(&self) -> Option<WorkloadKey> {
+        let kind = match self.kind.as_str() {
+            "Pod" => WorkloadKind::Pod,
+            "DaemonSet" => WorkloadKind::DaemonSet,
+            _ => return None,
+        };
+        Some(WorkloadKey { namespace: self.namespace.clone(), kind, name: self.name.clone() })
+    }
+}
+
+impl fmt::Display for Identity {
+    /// `Kind namespace/name`, or `Kind name` for kinds without namespace.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+/// A document that was taken.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Document {
+    /// A Pod or a DaemonSet: `workload.kind` says which.
+    Workload(Box<DesiredPod>),
+    /// A kind that is accepted so that whole bundles can be dropped in, and that does nothing here.
+    Accepted { kind: String, reason: String },
+}
+
+/// A reason why a document or a file is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}: {}{reason}", Prefix(.path))]
+pub struct Rejection {
+    pub file: String,
+    /// From 1.
+    pub line: u32,
+    /// `spec.containers[0].image`; empty where no field is to blame.
+    pub path: String,
+    /// What is wrong and what to do, as the end of a sentence.
+    pub reason: String,
+}
+
+/// A path and its colon, or nothing.
+struct Prefix<'a>(&'a str);
+
+impl fmt::Display for Prefix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, "{}: ", self.0) }
+    }
+}
+
+/// A field that is accepted and does nothing here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoEffect {
+    pub line: u32,
+    pub path: String,
+    pub reason: String,
+}
+
+/// Reads a file. Every document is judged by itself: one that is refused stops no other.
+pub fn parse(file: &str, _bytes: &[u8], _context: &Context) -> Parsed {
+    Parsed { file: file.to_owned(), ..Parsed::default() }
+}
+
+/// Reads a record's document back into what it was admitted as.
+///
+/// The same path as [`parse`], but it forgives: a field that this version refuses or does not know is passed over,
+/// because the pod was accepted once. Only a document that cannot be run at all is refused.
+pub fn parse_recorded(
+    _document: &serde_json::Value,
+    origin: &Origin,
+    _context: &Context,
+) -> Result<DesiredPod, Vec<Rejection>> {
+    let reason = "this version cannot read records yet".to_owned();
+    Err(vec![Rejection { file: origin.file.clone(), line: origin.line, path: String::new(), reason }])
+}

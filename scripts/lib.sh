@@ -1,0 +1,73 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# Shared by run.sh and stop.sh: where `make run` keeps things, and how its processes are told from everybody else's. Sourced with the
+# project's top directory as working directory.
+
+top=$PWD
+run=$top/.run
+
+# Own names, so that a daemonlet that runs as a service on the same machine is never touched: the containerd namespace, under which all
+# containerd instances of a machine share runc's state, and the cgroup root.
+namespace=daemonlet-run
+cgroup_root=daemonlet_run
+
+# A socket's path holds at most 107 bytes, and containerd adds ".ttrpc" to its own.
+if [ ${#run} -gt 80 ]; then
+    sockets=/run/daemonlet-run-$(printf '%s' "$run" | cksum | cut -d ' ' -f 1)
+else
+    sockets=$run/s
+fi
+
+die() {
+    echo "$0: $*" >&2
+    exit 1
+}
+
+need_root() {
+    [ "$(id -u)" = 0 ] || die "root is needed to start containers. Try: sudo -E make $1"
+}
+
+# The start time of a living process, field 22 of proc_pid_stat(5): with the id it names a process for ever. Nothing for a zombie.
+start_time() {
+    sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | awk '$1 != "Z" { print $20 }'
+}
+
+# record NAME PID: remembers a process that we started.
+record() {
+    mkdir -p "$run/pids"
+    echo "$2 $(start_time "$2")" >"$run/pids/$1"
+}
+
+# recorded NAME: its id, if that very process still lives.
+recorded() {
+    [ -s "$run/pids/$1" ] || return 1
+    read -r pid start <"$run/pids/$1"
+    [ -n "$start" ] && [ "$(start_time "$pid")" = "$start" ] && echo "$pid"
+}
+
+# end_process PID SECONDS: SIGTERM, then SIGKILL after so many seconds; returns when it is gone.
+end_process() {
+    began=$(start_time "$1")
+    [ -n "$began" ] || return 0
+    kill -TERM "$1" 2>/dev/null || true
+    tries=$(($2 * 20))
+    while [ "$(start_time "$1")" = "$began" ]; do
+        [ "$tries" -gt 0 ] || kill -KILL "$1" 2>/dev/null || true
+        [ "$tries" -gt -200 ] || die "process $1 does not end even after SIGKILL"
+        tries=$((tries - 1))
+        sleep 0.05
+    done
+}
+
+# Ids of processes with this text in an argument: for those that containerd and the agent started in our name and with our own paths.
+with_argument() {
+    for dir in /proc/[0-9]*; do
+        [ "${dir#/proc/}" = "$$" ] && continue
+        if tr '\0' '\n' <"$dir/cmdline" 2>/dev/null | grep -qxF -e "$1"; then
+            echo "${dir#/proc/}"
+        fi
+    done
+}
+
+ctr_run() {
+    timeout 20 ctr --address "$containerd_socket" --namespace "$namespace" "$@"
+}

@@ -1,0 +1,103 @@
+#!/bin/sh
+# `make run`: from a fresh Debian machine with Rust to running daemons. Sets up, builds, starts a containerd of its own (unless
+# CONTAINERD names the socket of one that runs) and the agent with manifests/, shows a table until every daemon is ready, and stays.
+# Ctrl-C ends the table, not the daemons; `make stop` undoes everything.
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+need_root run
+
+# An image is unpacked and two pods start within a second or two; a cold disk may take much longer.
+READY_SECONDS=180
+
+show() {
+    "$top/target/release/daemonlet" --run-dir "$sockets" "$@"
+}
+
+scripts/setup.sh run
+echo "run: building (the first time takes some minutes)"
+cargo build --release --quiet --workspace
+
+if agent=$(recorded agent); then
+    # shellcheck source=/dev/null
+    . "$run/env"
+    echo "run: the agent runs already (process $agent)"
+else
+    mkdir -p "$run/images" "$run/empty" "$sockets"
+    if [ -n "${CONTAINERD:-}" ]; then
+        [ -S "$CONTAINERD" ] || die "CONTAINERD=$CONTAINERD is not a socket"
+        containerd_socket=$CONTAINERD
+    else
+        containerd_socket=$sockets/containerd.sock
+    fi
+    echo "containerd_socket='$containerd_socket'" >"$run/env"
+    ln -sfn "$top/manifests" "$run/manifests"
+
+    if [ -z "${CONTAINERD:-}" ] && ! recorded containerd >/dev/null; then
+        mkdir -p "$run/containerd"
+        cat >"$run/containerd/config.toml" <<CONFIG
+version = 2
+root = "$run/containerd/root"
+state = "$run/containerd/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = "$containerd_socket"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "$run/containerd/opt"
+CONFIG
+        setsid containerd -c "$run/containerd/config.toml" >>"$run/containerd.log" 2>&1 </dev/null &
+        record containerd $!
+    fi
+    tries=0
+    until ctr_run version >/dev/null 2>&1; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 200 ] || { tail -n 20 "$run/containerd.log" >&2; die "containerd does not answer on $containerd_socket"; }
+        sleep 0.1
+    done
+
+    target/release/stand-in-image "$run/images"
+    setsid target/release/daemonlet agent --run-dir "$sockets" --state-dir "$run/state" --log-dir "$run/log" \
+        --manifest-dir "$run/manifests" --image-dir "$run/images" \
+        --containerd "$containerd_socket" --containerd-namespace "$namespace" --cgroup-root "$cgroup_root" \
+        >>"$run/agent.log" 2>&1 </dev/null &
+    record agent $!
+fi
+
+# The table is drawn again every half second, over itself where it goes to a terminal, until every pod shows all its containers ready.
+began=$(date +%s)
+drawn=0
+before=
+while :; do
+    recorded agent >/dev/null || { tail -n 30 "$run/agent.log" >&2; die "the agent ended; its log is $run/agent.log"; }
+    table=$(show get pods 2>&1) && answered=yes || answered=no
+    if [ "$table" != "$before" ]; then
+        [ -t 1 ] && [ "$drawn" -gt 0 ] && printf '\033[%dA\033[J' "$drawn"
+        printf '%s\n' "$table"
+        drawn=$(printf '%s\n' "$table" | wc -l)
+        before=$table
+    fi
+    # NAMESPACE NAME READY STATUS RESTARTS AGE; READY is x/y.
+    if [ "$answered" = yes ] && printf '%s\n' "$table" | awk '
+        NR > 1 { pods++; split($3, n, "/"); if (n[1] != n[2] || $4 != "Running") waits++ }
+        END { exit !(pods > 0 && !waits) }'; then
+        break
+    fi
+    if [ $(($(date +%s) - began)) -gt "$READY_SECONDS" ]; then
+        show why >&2 || true
+        die "not every daemon is running after $READY_SECONDS s; see above, and $run/agent.log"
+    fi
+    sleep 0.5
+done
+
+cat <<TEXT
+
+Every daemon is running. In another terminal:
+  target/release/daemonlet --run-dir $sockets get pods       (describe pod, logs, why, doctor, …)
+  put a manifest into $top/manifests and see its pod start; kill anything and see it come back
+  make stop                                                  ends and removes everything
+Ctrl-C ends this display only.
+TEXT
+while recorded agent >/dev/null; do
+    sleep 1
+done
+echo "run: the agent has ended (make stop, or see $run/agent.log)"

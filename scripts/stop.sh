@@ -1,0 +1,143 @@
+#!/bin/sh
+# `make stop`: undoes what `make run` made: pods, processes, mounts, namespaces, cgroups, the bridge and its rules, and all state.
+# May be called at any time and as often as one likes, also when parts have died.
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+need_root stop
+
+# How long the agent may take to end all pods in order once their processes were killed; what is left then is removed by hand.
+ORDERLY_SECONDS=20
+
+if [ ! -d "$run" ] && [ ! -d "$sockets" ]; then
+    echo "stop: nothing is running"
+    exit 0
+fi
+containerd_socket=$sockets/containerd.sock
+if [ -s "$run/env" ]; then
+    # shellcheck source=/dev/null
+    . "$run/env"
+fi
+
+containers() {
+    ctr_run containers ls -q 2>/dev/null || true
+}
+
+kill_tasks() {
+    for task in $(ctr_run tasks ls -q 2>/dev/null || true); do
+        ctr_run tasks kill -s SIGKILL "$task" 2>/dev/null || true
+    done
+}
+
+# In order: the agent sees an empty manifest directory and ends its pods, addresses and namespaces included. Nobody waits for their grace
+# periods, because whoever says stop means it.
+if recorded agent >/dev/null && [ -L "$run/manifests" ]; then
+    echo "stop: ending the pods"
+    mkdir -p "$run/empty"
+    ln -sfn "$run/empty" "$run/manifests.new"
+    mv -T "$run/manifests.new" "$run/manifests"
+    tries=$((ORDERLY_SECONDS * 5))
+    while [ -n "$(containers)" ] && [ "$tries" -gt 0 ] && recorded agent >/dev/null; do
+        # A few looks pass first: a pod that is killed before the agent knows that it is unwanted would only be started again.
+        [ "$tries" -gt $((ORDERLY_SECONDS * 5 - 5)) ] || kill_tasks
+        tries=$((tries - 1))
+        sleep 0.2
+    done
+fi
+
+echo "stop: ending the agent and the log keeper"
+if pid=$(recorded agent); then
+    end_process "$pid" 5
+fi
+for pid in $(with_argument "$sockets"); do
+    case $(readlink "/proc/$pid/exe" 2>/dev/null) in
+    */daemonlet-logkeeper* | */daemonlet*) end_process "$pid" 2 ;;
+    esac
+done
+
+# By hand: whatever the agent did not get to.
+kill_tasks
+for container in $(containers); do
+    ctr_run tasks rm -f "$container" >/dev/null 2>&1 || true
+    ctr_run containers rm "$container" >/dev/null 2>&1 || true
+done
+if [ "$containerd_socket" != "$sockets/containerd.sock" ] && [ -S "$containerd_socket" ]; then
+    # A containerd that others use as well gets its namespace emptied.
+    for image in $(ctr_run images ls -q 2>/dev/null || true); do
+        ctr_run images rm "$image" >/dev/null 2>&1 || true
+    done
+    for lease in $(ctr_run leases ls -q 2>/dev/null || true); do
+        ctr_run leases rm "$lease" >/dev/null 2>&1 || true
+    done
+    # Snapshots go children first; each round removes those without children.
+    for _ in 1 2 3 4 5 6 7 8; do
+        for snapshot in $(ctr_run snapshots ls 2>/dev/null | awk 'NR > 1 { print $1 }'); do
+            ctr_run snapshots rm "$snapshot" >/dev/null 2>&1 || true
+        done
+    done
+    for blob in $(ctr_run content ls -q 2>/dev/null || true); do
+        ctr_run content rm "$blob" >/dev/null 2>&1 || true
+    done
+    ctr_run namespaces rm "$namespace" >/dev/null 2>&1 || true
+fi
+
+# Which directories are our cgroups: cgroupfs has the root itself, the systemd driver slices with its name.
+cgroups() {
+    find /sys/fs/cgroup -depth -type d \( -path "*/$cgroup_root" -o -path "*/$cgroup_root/*" -o -path "*/$cgroup_root.slice*" \) 2>/dev/null || true
+}
+
+for cgroup in $(cgroups); do
+    while read -r pid; do
+        kill -KILL "$pid" 2>/dev/null || true
+    done <"$cgroup/cgroup.procs" 2>/dev/null || true
+done
+
+if [ "$containerd_socket" = "$sockets/containerd.sock" ]; then
+    echo "stop: ending containerd"
+    shims=$(with_argument "$containerd_socket")
+    addresses=$(cat "$run"/containerd/state/io.containerd.runtime.v2.task/"$namespace"/*/address 2>/dev/null || true)
+    if pid=$(recorded containerd); then
+        end_process "$pid" 5
+    fi
+    for pid in $shims; do
+        end_process "$pid" 1
+    done
+    for address in $addresses; do
+        rm -f "${address#unix://}"
+    done
+    rm -rf "/run/containerd/runc/$namespace"
+fi
+
+# The last mount first.
+awk '{ print $5 }' /proc/self/mountinfo | grep -F -e "$run/" -e "$sockets/" | tac | while read -r point; do
+    umount -l "$point" 2>/dev/null || true
+done
+
+for cgroup in $(cgroups); do
+    tries=50
+    while [ -d "$cgroup" ] && ! rmdir "$cgroup" 2>/dev/null && [ "$tries" -gt 0 ]; do
+        tries=$((tries - 1))
+        sleep 0.1
+    done
+done
+
+# The pods' bridge, and rules of the network plugins that bear our network's name. Both are named in the configuration that the agent
+# keeps with its state.
+for conflist in $(find "$run/state" -name '*.conflist' 2>/dev/null || true); do
+    network=$(tr -d '\n' <"$conflist" | sed -n 's/^[^[]*"name": *"\([^"]*\)".*/\1/p')
+    bridge=$(tr -d '\n' <"$conflist" | sed -n 's/.*"bridge": *"\([^"]*\)".*/\1/p')
+    if [ -n "$network" ]; then
+        for tables in iptables ip6tables; do
+            "$tables" -w 5 -t nat -S 2>/dev/null | grep -F "name: \\\"$network\\\"" | sed 's/^-A/-D/' | while read -r rule; do
+                echo "$rule" | xargs "$tables" -w 5 -t nat 2>/dev/null || true
+            done
+        done
+    fi
+    if [ -n "$bridge" ] && [ -d "/sys/class/net/$bridge/brif" ] && [ -z "$(ls "/sys/class/net/$bridge/brif")" ]; then
+        ip link del "$bridge" 2>/dev/null || true
+    fi
+done
+
+rm -rf "$run"
+[ "$sockets" = "$run/s" ] || rm -rf "$sockets"
+echo "stop: nothing of make run is left"
