@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use pod::desired::{DesiredPod, Wanted};
+use pod::lifecycle::deadline;
 use pod::manifest::{Context, parse_recorded};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
@@ -94,8 +95,10 @@ pub struct Worker<M: Machine> {
     nudge: Arc<Nudge>,
     /// Oldest first.
     pods: Vec<PodView>,
-    /// Uids whose record in memory is newer than the one on disk.
-    unsaved: BTreeSet<Uid>,
+    /// Pods that a person wants ended and whose records do not say so yet.
+    wishes: Vec<(Uid, oneshot::Sender<Result<(), String>>)>,
+    /// Signals that were delivered: a daemon gets one SIGTERM, not one a wake.
+    delivered: BTreeSet<StepKey>,
     /// Containers of this workload that no record speaks of.
     strays: Vec<ObservedContainer>,
     failures: BTreeMap<StepKey, Failure>,
@@ -104,7 +107,6 @@ pub struct Worker<M: Machine> {
     /// None: the runtime has to be asked.
     looked: Option<Result<(), StepError>>,
     look_again: Option<Moment>,
-    replies: Vec<(Uid, oneshot::Sender<Result<(), String>>)>,
 }
 
 impl<M: Machine> Worker<M> {
@@ -125,14 +127,14 @@ impl<M: Machine> Worker<M> {
             requests,
             nudge,
             pods: Vec::new(),
-            unsaved: BTreeSet::new(),
+            wishes: Vec::new(),
+            delivered: BTreeSet::new(),
             strays: Vec::new(),
             failures: BTreeMap::new(),
             in_flight: BTreeSet::new(),
             jobs: JoinSet::new(),
             looked: None,
             look_again: None,
-            replies: Vec::new(),
         };
         for record in records {
             match parse_recorded(&record.document, &record.origin, &worker.shared.context) {
@@ -271,6 +273,7 @@ impl<M: Machine> Worker<M> {
             pods: &self.pods,
             failures: &self.failures,
             in_flight: &self.in_flight,
+            delivered: &self.delivered,
             now,
             boot_id: self.shared.machine.boot_id(),
         })
@@ -286,19 +289,7 @@ impl<M: Machine> Worker<M> {
                 self.spawn(key, job);
             }
         }
-        for uid in std::mem::take(&mut self.unsaved) {
-            let key = StepKey::Remember(uid.clone());
-            match self.view(&uid) {
-                Some(_) if self.in_flight.contains(&key) || self.is_waiting(&key, now) => {
-                    self.unsaved.insert(uid);
-                }
-                Some(view) => {
-                    let record = Box::new(view.record.clone());
-                    self.spawn(key, Job::Save { record });
-                }
-                None => {}
-            }
-        }
+        self.grant_wishes(now);
         if matches!(self.looked, Some(Ok(()))) {
             for stray in std::mem::take(&mut self.strays) {
                 let run = stray.run;
@@ -309,6 +300,31 @@ impl<M: Machine> Worker<M> {
                     self.spawn(key, Job::Delete { run });
                 }
             }
+        }
+    }
+
+    /// Begins the end of pods that a person wants ended, and answers those whose end is on record.
+    fn grant_wishes(&mut self, now: Now) {
+        for (uid, reply) in std::mem::take(&mut self.wishes) {
+            let Some(view) = self.view(&uid) else {
+                let _ = reply.send(Err(format!("the pod with uid {uid} is gone already")));
+                continue;
+            };
+            if matches!(view.record.lifecycle, Lifecycle::Terminating { .. }) {
+                let _ = reply.send(Ok(()));
+                continue;
+            }
+            let change =
+                Change::Terminating { deadline: deadline(&view.template, now.boot), reason: "Deleted".into() };
+            let step = Step::Remember { uid: uid.clone(), change };
+            let key = step.key();
+            if !self.in_flight.contains(&key)
+                && !self.is_waiting(&key, now)
+                && let Some(job) = self.job(step, now)
+            {
+                self.spawn(key, job);
+            }
+            self.wishes.push((uid, reply));
         }
     }
 
@@ -340,11 +356,9 @@ impl<M: Machine> Worker<M> {
             }
             Step::Remember { uid, change } => {
                 let boot_id = self.shared.machine.boot_id().to_owned();
-                self.unsaved.remove(&uid);
-                let view = self.view(&uid)?;
-                let mut record = view.record.clone();
+                let mut record = self.view(&uid)?.record.clone();
                 self.tell_change(&record, &change, now);
-                apply(&mut record, change, now, &boot_id);
+                record.remember(change, now, &boot_id);
                 Some(Job::Save { record: Box::new(record) })
             }
             Step::PrepareImage { uid, container } => {
@@ -400,13 +414,13 @@ impl<M: Machine> Worker<M> {
         match result {
             Ok(outcome) => {
                 self.failures.remove(&key);
-                self.succeed(outcome, now);
+                self.succeed(outcome);
             }
             Err(error) => self.fail(key, error, now),
         }
     }
 
-    fn succeed(&mut self, outcome: Outcome, now: Now) {
+    fn succeed(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Admitted { wanted, record } => {
                 tracing::info!(workload = %self.key, pod = record.name, uid = %record.uid, revision = record.revision,
@@ -414,26 +428,15 @@ impl<M: Machine> Worker<M> {
                 self.pods.push(new_view(*record, *wanted));
             }
             Outcome::Saved { record } => {
-                for (uid, reply) in std::mem::take(&mut self.replies) {
-                    if uid == record.uid {
-                        let _ = reply.send(Ok(()));
-                    } else {
-                        self.replies.push((uid, reply));
-                    }
-                }
+                let reread = self.view(&record.uid).filter(|v| v.record.document != record.document).map(|_| {
+                    // Labels or annotations changed: what runs is the same, its status is not.
+                    parse_recorded(&record.document, &record.origin, &self.shared.context)
+                });
                 if let Some(view) = self.view_mut(&record.uid) {
-                    if view.record.origin != record.origin || view.record.document != record.document {
-                        // Labels or annotations: the running thing is the same, its status is not.
-                        if let Ok(desired) =
-                            parse_recorded(&record.document, &record.origin, &Context::clone(&self.shared.context))
-                            && let Some(view) = self.view_mut(&record.uid)
-                        {
-                            view.template = desired.template;
-                        }
+                    if let Some(Ok(desired)) = reread {
+                        view.template = desired.template;
                     }
-                    if let Some(view) = self.view_mut(&record.uid) {
-                        view.record = *record;
-                    }
+                    view.record = *record;
                 }
             }
             Outcome::ImageReady { uid, container } => {
@@ -472,10 +475,14 @@ impl<M: Machine> Worker<M> {
                     }
                 }
             }
-            Outcome::Started { run, pid } => self.started(run, pid, now),
-            Outcome::Signalled { .. } => {}
+            Outcome::Started { run, pid } => self.started(&run, pid),
+            Outcome::Signalled { run, signal } => {
+                let step = Step::Signal { uid: run.uid, container: run.container, attempt: run.attempt, signal };
+                self.delivered.insert(step.key());
+            }
             Outcome::Deleted { run } => {
                 self.shared.directory.disown(&run.container_id());
+                self.delivered.retain(|key| !matches!(key, StepKey::Run(u, c, a, _) if (u, c, *a) == (&run.uid, &run.container, run.attempt)));
                 if let Some(view) = self.view_mut(&run.uid) {
                     view.containers.retain(|c| c.run != run);
                 }
@@ -494,17 +501,12 @@ impl<M: Machine> Worker<M> {
         }
     }
 
-    fn started(&mut self, run: RunKey, pid: u32, now: Now) {
+    fn started(&mut self, run: &RunKey, pid: u32) {
         self.tell(&run.uid, Some(&run.container), Severity::Normal, "Started", "Started container");
         tracing::info!(workload = %self.key, container = run.container, attempt = run.attempt, pid, "container started");
-        self.unsaved.insert(run.uid.clone());
-        let Some(view) = self.view_mut(&run.uid) else { return };
-        let memory = view.record.containers.entry(run.container.clone()).or_default();
-        memory.started_attempt = Some(run.attempt);
-        memory.started_at = Some(now.wall);
-        memory.started_moment = Some(now.boot);
         // What was seen meanwhile is newer: a run that has ended already stays ended.
-        if let Some(known) = view.containers.iter_mut().find(|c| c.run == run)
+        if let Some(view) = self.view_mut(&run.uid)
+            && let Some(known) = view.containers.iter_mut().find(|c| c.run == *run)
             && known.state == ContainerState::Created
         {
             known.state = ContainerState::Running { pid };
@@ -549,22 +551,7 @@ impl<M: Machine> Worker<M> {
 
     fn request(&mut self, request: Request) {
         match request {
-            Request::Delete { uid, reply } => {
-                let now = self.shared.machine.clock().now();
-                let Some(view) = self.view_mut(&uid) else {
-                    let _ = reply.send(Err(format!("the pod with uid {uid} is gone already")));
-                    return;
-                };
-                if let Lifecycle::Terminating { .. } = view.record.lifecycle {
-                    let _ = reply.send(Ok(()));
-                    return;
-                }
-                let deadline = now.boot.after(view.template.spec.termination_grace.max(Duration::from_secs(1)));
-                let reason = "Deleted".to_owned();
-                view.record.lifecycle = Lifecycle::Terminating { since: now.wall, deadline, reason };
-                self.unsaved.insert(uid.clone());
-                self.replies.push((uid, reply));
-            }
+            Request::Delete { uid, reply } => self.wishes.push((uid, reply)),
         }
     }
 
@@ -637,44 +624,6 @@ fn new_view(record: Record, desired: DesiredPod) -> PodView {
 
 fn admitted(view: &PodView) -> Admitted {
     Admitted { record: view.record.clone(), template: view.template.clone() }
-}
-
-/// What a change makes of a record.
-fn apply(record: &mut Record, change: Change, now: Now, boot_id: &str) {
-    match change {
-        Change::Ended { container, termination, failures, not_before } => {
-            let memory = record.containers.entry(container).or_default();
-            memory.last = Some(termination);
-            memory.failures = failures;
-            memory.not_before = not_before;
-        }
-        Change::Terminating { deadline, reason } => match &mut record.lifecycle {
-            Lifecycle::Terminating { deadline: before, .. } => *before = deadline.min(*before),
-            Lifecycle::Running | Lifecycle::Finished => {
-                record.lifecycle = Lifecycle::Terminating { since: now.wall, deadline, reason };
-            }
-        },
-        Change::Finished => {
-            if record.lifecycle == Lifecycle::Running {
-                record.lifecycle = Lifecycle::Finished;
-            }
-        }
-        Change::Document { document, origin } => {
-            record.document = document;
-            record.origin = origin;
-        }
-        Change::NewBoot => {
-            record.boot_id = boot_id.to_owned();
-            for memory in record.containers.values_mut() {
-                memory.not_before = None;
-                memory.failures = 0;
-                memory.started_moment = None;
-            }
-            if let Lifecycle::Terminating { deadline, .. } = &mut record.lifecycle {
-                *deadline = now.boot;
-            }
-        }
-    }
 }
 
 /// `<name>-<node>` for a Pod document, `<name>-<5 letters>` for a DaemonSet's pod. A DaemonSet's long name is cut so

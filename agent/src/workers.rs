@@ -1,0 +1,277 @@
+//! All workers: one for every workload that is wanted, recorded or running. Hands out what is wanted, routes wakes,
+//! finds what nobody owns. Decides nothing about pods.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pod::desired::{DesiredSet, Origin, Wanted};
+use pod::name::{Uid, WorkloadKey};
+use pod::record::Record;
+use pod::time::Moment;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{Id, JoinSet};
+
+use crate::board::{Check, Command};
+use crate::seams::{Clock, Machine, Runtime, Sandboxes, Wake};
+use crate::worker::{Nudge, REQUESTS_MAX, Request, Shared, Worker};
+
+/// How often everybody looks even though nothing woke them: the safety net under the event streams.
+const FULL_LOOK: Duration = Duration::from_secs(300);
+
+/// How soon an unanswered look for strays is tried again while the runtime is away.
+const SWEEP_RETRY: Duration = Duration::from_secs(10);
+
+/// Which worker a container belongs to, and which uids are spoken for. Shared by all workers.
+#[derive(Debug, Default)]
+pub struct Directory {
+    state: Mutex<DirectoryState>,
+}
+
+#[derive(Debug, Default)]
+struct DirectoryState {
+    containers: HashMap<String, WorkloadKey>,
+    uids: BTreeMap<Uid, (WorkloadKey, Origin)>,
+}
+
+impl Directory {
+    /// The container's events go to this workload's worker.
+    pub fn own(&self, id: &str, key: &WorkloadKey) {
+        self.state().containers.insert(id.to_owned(), key.clone());
+    }
+
+    pub fn disown(&self, id: &str) {
+        self.state().containers.remove(id);
+    }
+
+    fn owner(&self, id: &str) -> Option<WorkloadKey> {
+        self.state().containers.get(id).cloned()
+    }
+
+    /// The uid has, or is about to have, a record.
+    pub fn claim(&self, uid: &Uid, key: &WorkloadKey, origin: &Origin) {
+        self.state().uids.insert(uid.clone(), (key.clone(), origin.clone()));
+    }
+
+    pub fn unclaim(&self, uid: &Uid) {
+        self.state().uids.remove(uid);
+    }
+
+    fn is_claimed(&self, uid: &Uid) -> bool {
+        self.state().uids.contains_key(uid)
+    }
+
+    /// The workloads that have records, with where the newest of them came from: what the merge must not forget.
+    pub fn recorded(&self) -> BTreeMap<WorkloadKey, Origin> {
+        self.state().uids.values().cloned().collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, DirectoryState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See the top of the file.
+pub struct Workers<M: Machine> {
+    shared: Arc<Shared<M>>,
+    desired: watch::Receiver<DesiredSet>,
+    commands: mpsc::Receiver<Command>,
+    workers: BTreeMap<WorkloadKey, Seat>,
+    tasks: JoinSet<()>,
+    by_task: HashMap<Id, WorkloadKey>,
+}
+
+/// A worker as its owner sees it.
+struct Seat {
+    wanted: watch::Sender<Wanted>,
+    requests: mpsc::Sender<Request>,
+    nudge: Arc<Nudge>,
+}
+
+impl<M: Machine> Workers<M> {
+    pub fn new(
+        shared: Arc<Shared<M>>,
+        desired: watch::Receiver<DesiredSet>,
+        commands: mpsc::Receiver<Command>,
+    ) -> Workers<M> {
+        let (workers, tasks, by_task) = (BTreeMap::new(), JoinSet::new(), HashMap::new());
+        Workers { shared, desired, commands, workers, tasks, by_task }
+    }
+
+    /// Runs until the agent stops: then the workers finish what is in flight and this returns.
+    pub async fn run(mut self, records: Vec<Record>, mut beat: impl FnMut()) {
+        let mut by_key: BTreeMap<WorkloadKey, Vec<Record>> = BTreeMap::new();
+        for record in records {
+            self.shared.directory.claim(&record.uid, &record.workload, &record.origin);
+            by_key.entry(record.workload.clone()).or_default().push(record);
+        }
+        for (key, records) in by_key {
+            self.seat(key, records);
+        }
+        self.distribute();
+        let mut stopping = self.shared.stopping.clone();
+        let mut next_sweep = self.shared.machine.clock().now().boot;
+        loop {
+            beat();
+            let shared = self.shared.clone();
+            // Every arm may be dropped half-way: watches and channels keep what they hold, a wake that is dropped while
+            // it waits has told nobody anything, and the timer is an absolute moment.
+            tokio::select! {
+                biased;
+                () = stopped(&mut stopping) => break,
+                Some(joined) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => match joined {
+                    Ok((id, ())) => self.ended(id),
+                    Err(e) => panic!("a worker panicked: {e}"),
+                },
+                changed = self.desired.changed() => match changed {
+                    Ok(()) => self.distribute(),
+                    Err(_) => break,
+                },
+                wake = shared.machine.runtime().wake() => {
+                    if self.wake(wake) {
+                        next_sweep = self.shared.machine.clock().now().boot;
+                    }
+                }
+                Some(command) = self.commands.recv() => self.command(command),
+                () = shared.machine.clock().sleep_until(next_sweep) => next_sweep = self.sweep().await,
+            }
+        }
+        while let Some(joined) = self.tasks.join_next().await {
+            joined.expect("a worker that panicked is our own bug");
+        }
+    }
+
+    fn seat(&mut self, key: WorkloadKey, records: Vec<Record>) {
+        let wanted = self.desired.borrow().wanted(&key);
+        let (wanted, wanted_receiver) = watch::channel(wanted);
+        let (requests, requests_receiver) = mpsc::channel(REQUESTS_MAX);
+        let nudge = Arc::new(Nudge::default());
+        let worker = Worker::new(
+            key.clone(),
+            self.shared.clone(),
+            wanted_receiver,
+            requests_receiver,
+            nudge.clone(),
+            records,
+        );
+        let task = self.tasks.spawn(worker.run());
+        self.by_task.insert(task.id(), key.clone());
+        self.workers.insert(key, Seat { wanted, requests, nudge });
+    }
+
+    fn ended(&mut self, id: Id) {
+        if let Some(key) = self.by_task.remove(&id) {
+            self.workers.remove(&key);
+            // It may have been wanted again in the very moment in which it ended.
+            if matches!(self.desired.borrow_and_update().wanted(&key), Wanted::Run(_)) {
+                self.seat(key, Vec::new());
+            }
+        }
+    }
+
+    /// Tells every worker what is wanted of it now, and seats those that are missing.
+    fn distribute(&mut self) {
+        let set = self.desired.borrow_and_update().clone();
+        for (key, seat) in &self.workers {
+            let wanted = set.wanted(key);
+            seat.wanted.send_if_modified(|known| {
+                let changed = *known != wanted;
+                *known = wanted;
+                changed
+            });
+        }
+        let missing: Vec<_> = set
+            .workloads
+            .iter()
+            .filter(|(key, wanted)| matches!(wanted, Wanted::Run(_)) && !self.workers.contains_key(key))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in missing {
+            self.seat(key, Vec::new());
+        }
+    }
+
+    /// True when strays are to be looked for.
+    fn wake(&mut self, wake: Wake) -> bool {
+        match wake {
+            Wake::Container(id) => {
+                if let Some(seat) = self.shared.directory.owner(&id).and_then(|key| self.workers.get(&key)) {
+                    seat.nudge.look();
+                }
+                false
+            }
+            Wake::Images => {
+                self.workers.values().for_each(|seat| seat.nudge.images());
+                false
+            }
+            Wake::All => {
+                self.workers.values().for_each(|seat| seat.nudge.all());
+                true
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        let Command::DeletePod { workload, uid, reply } = command;
+        match self.workers.get(&workload) {
+            Some(seat) => {
+                if let Err(refused) = seat.requests.try_send(Request::Delete { uid, reply }) {
+                    let Request::Delete { reply, .. } = refused.into_inner();
+                    answer(reply, "its worker has too many requests waiting: try again in a moment");
+                }
+            }
+            None => answer(reply, "the pod is gone already"),
+        }
+    }
+
+    /// The slow full look: everybody looks, and what carries our labels but nobody's name is found. When to do it next.
+    async fn sweep(&mut self) -> Moment {
+        let machine = &self.shared.machine;
+        // Sandboxes first: one that is listed and then claimed is in the directory when the claims are read.
+        let sandboxes = machine.sandboxes().list().await;
+        let containers = machine.runtime().observe(None).await;
+        let version = machine.runtime().version().await;
+        self.shared.board.set_check(Check::Containerd, version.as_ref().map(|_| ()).map_err(|e| e.message.clone()));
+        if let Ok(version) = version {
+            self.shared.board.set_node(|node| node.runtime_version = Some(version));
+        }
+        let Ok(containers) = containers else {
+            return machine.clock().now().boot.after(SWEEP_RETRY);
+        };
+        let mut with_containers = BTreeSet::new();
+        let mut unseated = BTreeSet::new();
+        for container in containers {
+            self.shared.directory.own(&container.id, &container.workload);
+            if !self.workers.contains_key(&container.workload) {
+                unseated.insert(container.workload);
+            }
+            with_containers.insert(container.run.uid);
+        }
+        // A worker without records removes its strays and ends.
+        for key in unseated {
+            self.seat(key, Vec::new());
+        }
+        for uid in sandboxes.unwrap_or_default() {
+            if with_containers.contains(&uid) || self.shared.directory.is_claimed(&uid) {
+                continue;
+            }
+            match self.shared.machine.sandboxes().tear_down(&uid).await {
+                Ok(()) => tracing::warn!(%uid, "a sandbox without a record was given back"),
+                Err(e) => tracing::warn!(%uid, reason = e.reason, message = e.message, "cannot give a sandbox back"),
+            }
+        }
+        self.workers.values().for_each(|seat| seat.nudge.look());
+        self.shared.machine.clock().now().boot.after(FULL_LOOK)
+    }
+}
+
+fn answer(reply: oneshot::Sender<Result<(), String>>, sentence: &str) {
+    // Who asked may have gone away.
+    let _ = reply.send(Err(sentence.to_owned()));
+}
+
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    if stopping.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
