@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use pod::desired::{DesiredSet, Origin, Wanted};
 use pod::name::{Uid, WorkloadKey};
+use pod::observed::ObservedContainer;
 use pod::record::Record;
-use pod::time::Moment;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinSet};
 
@@ -79,6 +79,15 @@ pub struct Workers<M: Machine> {
     workers: BTreeMap<WorkloadKey, Seat>,
     tasks: JoinSet<()>,
     by_task: HashMap<Id, WorkloadKey>,
+    /// The look for strays under way: beside the loop, because the runtime may take its time to answer. At most one.
+    sweep: JoinSet<Option<Found>>,
+}
+
+/// What a look for strays found: None of it is in the directory.
+struct Found {
+    containers: Vec<ObservedContainer>,
+    /// Uids of sandboxes without containers.
+    sandboxes: Vec<Uid>,
 }
 
 /// A worker as its owner sees it.
@@ -95,7 +104,7 @@ impl<M: Machine> Workers<M> {
         commands: mpsc::Receiver<Command>,
     ) -> Workers<M> {
         let (workers, tasks, by_task) = (BTreeMap::new(), JoinSet::new(), HashMap::new());
-        Workers { shared, desired, commands, workers, tasks, by_task }
+        Workers { shared, desired, commands, workers, tasks, by_task, sweep: JoinSet::new() }
     }
 
     /// Runs until the agent stops: then the workers finish what is in flight and this returns.
@@ -123,6 +132,12 @@ impl<M: Machine> Workers<M> {
                     Ok((id, ())) => self.ended(id),
                     Err(e) => panic!("a worker panicked: {e}"),
                 },
+                Some(found) = self.sweep.join_next(), if !self.sweep.is_empty() => {
+                    let found = found.expect("a look that panicked is our own bug");
+                    let again = if found.is_some() { FULL_LOOK } else { SWEEP_RETRY };
+                    next_sweep = self.shared.machine.clock().now().boot.after(again);
+                    self.adopt(found);
+                }
                 changed = self.desired.changed() => match changed {
                     Ok(()) => self.distribute(),
                     Err(_) => break,
@@ -133,7 +148,9 @@ impl<M: Machine> Workers<M> {
                     }
                 }
                 Some(command) = self.commands.recv() => self.command(command),
-                () = shared.machine.clock().sleep_until(next_sweep) => next_sweep = self.sweep().await,
+                () = shared.machine.clock().sleep_until(next_sweep), if self.sweep.is_empty() => {
+                    self.sweep.spawn(look_for_strays(self.shared.clone()));
+                }
             }
         }
         while let Some(joined) = self.tasks.join_next().await {
@@ -224,45 +241,41 @@ impl<M: Machine> Workers<M> {
         }
     }
 
-    /// The slow full look: everybody looks, and what carries our labels but nobody's name is found. When to do it next.
-    async fn sweep(&mut self) -> Moment {
-        let machine = &self.shared.machine;
-        // Sandboxes first: one that is listed and then claimed is in the directory when the claims are read.
-        let sandboxes = machine.sandboxes().list().await;
-        let containers = machine.runtime().observe(None).await;
-        let version = machine.runtime().version().await;
-        self.shared.board.set_check(Check::Containerd, version.as_ref().map(|_| ()).map_err(|e| e.message.clone()));
-        if let Ok(version) = version {
-            self.shared.board.set_node(|node| node.runtime_version = Some(version));
-        }
-        let Ok(containers) = containers else {
-            return machine.clock().now().boot.after(SWEEP_RETRY);
-        };
-        let mut with_containers = BTreeSet::new();
-        let mut unseated = BTreeSet::new();
-        for container in containers {
+    /// Everybody looks; a workload without a worker gets one, which removes its strays and ends.
+    fn adopt(&mut self, found: Option<Found>) {
+        let Some(found) = found else { return };
+        for container in found.containers {
             self.shared.directory.own(&container.id, &container.workload);
             if !self.workers.contains_key(&container.workload) {
-                unseated.insert(container.workload);
+                self.seat(container.workload, Vec::new());
             }
-            with_containers.insert(container.run.uid);
         }
-        // A worker without records removes its strays and ends.
-        for key in unseated {
-            self.seat(key, Vec::new());
-        }
-        for uid in sandboxes.unwrap_or_default() {
-            if with_containers.contains(&uid) || self.shared.directory.is_claimed(&uid) {
-                continue;
-            }
-            match self.shared.machine.sandboxes().tear_down(&uid).await {
-                Ok(()) => tracing::warn!(%uid, "a sandbox without a record was given back"),
-                Err(e) => tracing::warn!(%uid, reason = e.reason, message = e.message, "cannot give a sandbox back"),
-            }
+        for uid in found.sandboxes.into_iter().filter(|uid| !self.shared.directory.is_claimed(uid)) {
+            let shared = self.shared.clone();
+            self.sweep.spawn(async move {
+                match shared.machine.sandboxes().tear_down(&uid).await {
+                    Ok(()) => tracing::warn!(%uid, "a sandbox without a record was given back"),
+                    Err(e) => tracing::warn!(%uid, reason = e.reason, message = e.message, "a sandbox cannot be given back"),
+                }
+                None
+            });
         }
         self.workers.values().for_each(|seat| seat.nudge.look());
-        self.shared.machine.clock().now().boot.after(FULL_LOOK)
     }
+}
+
+/// What carries our labels or our names and nobody's claim. None when the runtime does not answer.
+async fn look_for_strays<M: Machine>(shared: Arc<Shared<M>>) -> Option<Found> {
+    let machine = &shared.machine;
+    // Sandboxes first: one that is made after this is claimed when the claims are read.
+    let sandboxes = machine.sandboxes().list().await.unwrap_or_default();
+    let version = machine.runtime().version().await;
+    shared.board.set_check(Check::Containerd, version.as_ref().map(|_| ()).map_err(|e| e.message.clone()));
+    shared.board.set_node(|node| node.runtime_version = version.ok().or(node.runtime_version.take()));
+    let containers = machine.runtime().observe(None).await.ok()?;
+    let with_containers: BTreeSet<_> = containers.iter().map(|c| c.run.uid.clone()).collect();
+    let sandboxes = sandboxes.into_iter().filter(|uid| !with_containers.contains(uid)).collect();
+    Some(Found { containers, sandboxes })
 }
 
 fn answer(reply: oneshot::Sender<Result<(), String>>, sentence: &str) {
