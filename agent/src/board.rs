@@ -1,0 +1,357 @@
+//! The board: what the core publishes and everybody at the edge reads.
+//!
+//! Workers, sources and the composition root write; the doors (http, metrics) read and wait for the version to move.
+//! Cheap to clone. Latest wins: a reader that is slow misses intermediate states, never the last one. Nothing here is
+//! decided, and nothing is remembered beyond the process.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use pod::desired::{UpdateStrategy, Wanted};
+use pod::name::{Uid, WorkloadKey};
+use pod::plan::{Failure, PodView, StepKey, Waiting};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::config::Live;
+use crate::events::{Event, Events, Seen};
+use crate::metrics::Metrics;
+
+/// Commands that wait for the composition root; a person types them one at a time.
+pub const COMMANDS_MAX: usize = 16;
+
+/// What one worker says of its workload.
+#[derive(Debug, Clone)]
+pub struct Published {
+    pub wanted: WantedSummary,
+    /// Oldest first, as the last plan saw them.
+    pub pods: Vec<PodView>,
+    /// In the order of importance.
+    pub waiting: Vec<Waiting>,
+    pub failures: BTreeMap<StepKey, Failure>,
+    /// When that was, on the boot clock: what the moments in `waiting` and in the records are compared with.
+    pub now: pod::time::Now,
+}
+
+/// [`Wanted`], without the pod.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WantedSummary {
+    Run { revision: String, update: UpdateStrategy },
+    Hold { reason: String },
+    Gone,
+}
+
+impl From<&Wanted> for WantedSummary {
+    fn from(wanted: &Wanted) -> WantedSummary {
+        match wanted {
+            Wanted::Run(desired) => WantedSummary::Run { revision: desired.revision.clone(), update: desired.update },
+            Wanted::Hold { reason } => WantedSummary::Hold { reason: reason.clone() },
+            Wanted::Gone => WantedSummary::Gone,
+        }
+    }
+}
+
+/// What became of one document of a manifest file, or of the file where it has no readable document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FileOutcome {
+    /// The path as the user knows it.
+    pub file: String,
+    /// The document's first line, or the line of the fault; 0 where the whole file is meant.
+    pub line: u32,
+    /// `Pod`, `DaemonSet`, `ConfigMap` …; empty where it could not be read.
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    pub state: FileState,
+    /// Why, in words; empty for what simply runs. Several faults: one a line, `field.path: reason`.
+    pub message: String,
+}
+
+/// The verdict on a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum FileState {
+    /// Accepted; its pod is wanted on this node.
+    Accepted,
+    /// Accepted; its template does not belong on this node.
+    NotPlaced,
+    /// Accepted without effect (ServiceAccount, RBAC, Service …).
+    NoEffect,
+    /// Refused by a field, or unreadable; the last good version stays.
+    Refused,
+    /// Another document has the same claim.
+    Conflict,
+    /// Beyond --max-pods.
+    OutOfPods,
+    /// Not read: not a manifest by its name, or a FIFO, a directory, a device.
+    Ignored,
+}
+
+/// What became of one archive in the image directory, or an image that came otherwise.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImageOutcome {
+    /// The archive's path; empty for an image that no archive brought.
+    pub file: String,
+    /// Canonical references that it brought.
+    pub names: Vec<String>,
+    /// `sha256:…` of the manifest for this platform; empty where there is none.
+    pub digest: String,
+    /// Bytes of the image's blobs.
+    pub size: u64,
+    pub state: ImageState,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ImageState {
+    Importing,
+    Imported,
+    Refused,
+}
+
+/// What is known of this node. Labels, taints and log limits are in [`Live`].
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct NodeFacts {
+    pub name: String,
+    /// `containerd://1.7.24`; None until it answered.
+    pub runtime_version: Option<String>,
+    /// `v1` or `v2`, and the driver: `v2/systemd`.
+    pub cgroup: String,
+    pub addresses: Vec<IpAddr>,
+    pub boot_id: String,
+    pub log_dir: PathBuf,
+    pub manifest_dir: PathBuf,
+    pub image_dir: PathBuf,
+    pub state_dir: PathBuf,
+    pub containerd: PathBuf,
+    pub containerd_namespace: String,
+    pub listen: String,
+    pub max_pods: u32,
+    /// Capabilities that this process lacks and containers may ask for, without `CAP_`.
+    pub missing_capabilities: Vec<String>,
+}
+
+/// The readiness checks, in the order in which they are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Check {
+    /// The workers make progress.
+    Loop,
+    Containerd,
+    SourceStatic,
+    Cni,
+}
+
+impl Check {
+    pub const ALL: [Check; 4] = [Check::Loop, Check::Containerd, Check::SourceStatic, Check::Cni];
+
+    /// As in `/readyz/<name>`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Check::Loop => "loop",
+            Check::Containerd => "containerd",
+            Check::SourceStatic => "source-static",
+            Check::Cni => "cni",
+        }
+    }
+}
+
+/// What a person asks of the workers.
+#[derive(Debug)]
+pub enum Command {
+    /// End this pod; a successor follows where one is wanted. The reply comes once termination is on record, Err with a
+    /// sentence where it cannot begin.
+    DeletePod { workload: WorkloadKey, uid: Uid, reply: oneshot::Sender<Result<(), String>> },
+}
+
+/// See the top of the file.
+#[derive(Debug, Clone)]
+pub struct Board {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    version: watch::Sender<u64>,
+    commands: mpsc::Sender<Command>,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct State {
+    workloads: BTreeMap<WorkloadKey, Arc<Published>>,
+    files: Arc<Vec<FileOutcome>>,
+    images: Arc<Vec<ImageOutcome>>,
+    node: NodeFacts,
+    live: Live,
+    needs_restart: Vec<String>,
+    config_fault: Option<String>,
+    checks: BTreeMap<Check, Result<(), String>>,
+    events: Events,
+}
+
+impl Board {
+    /// A board on which every check has failed ("not looked at yet"), and the end at which commands come out.
+    pub fn new() -> (Board, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let unknown = || Err("not looked at yet".to_owned());
+        let state = State {
+            workloads: BTreeMap::new(),
+            files: Arc::default(),
+            images: Arc::default(),
+            node: NodeFacts::default(),
+            live: Live::default(),
+            needs_restart: Vec::new(),
+            config_fault: None,
+            checks: Check::ALL.into_iter().map(|check| (check, unknown())).collect(),
+            events: Events::default(),
+        };
+        let shared =
+            Shared { state: Mutex::new(state), version: watch::Sender::new(0), commands, metrics: Metrics::default() };
+        (Board { shared: Arc::new(shared) }, receiver)
+    }
+
+    /// What a worker says now; None takes its workload off the board.
+    pub fn publish(&self, key: &WorkloadKey, published: Option<Published>) {
+        self.change(|state| match published {
+            Some(published) => {
+                state.workloads.insert(key.clone(), Arc::new(published));
+            }
+            None => {
+                state.workloads.remove(key);
+            }
+        });
+    }
+
+    /// What became of every document, replacing what was said before.
+    pub fn set_files(&self, files: Vec<FileOutcome>) {
+        self.change(|state| state.files = Arc::new(files));
+    }
+
+    /// What became of every image archive, replacing what was said before.
+    pub fn set_images(&self, images: Vec<ImageOutcome>) {
+        self.change(|state| state.images = Arc::new(images));
+    }
+
+    pub fn set_node(&self, change: impl FnOnce(&mut NodeFacts)) {
+        self.change(|state| change(&mut state.node));
+    }
+
+    /// The live part of the configuration, the changed keys that wait for a restart, and why the file could not be
+    /// taken when it could not.
+    pub fn set_live(&self, live: Live, needs_restart: Vec<String>, fault: Option<String>) {
+        self.change(|state| {
+            state.live = live;
+            state.needs_restart = needs_restart;
+            state.config_fault = fault;
+        });
+    }
+
+    pub fn set_check(&self, check: Check, outcome: Result<(), String>) {
+        let same = self.state().checks.get(&check) == Some(&outcome);
+        if !same {
+            self.change(|state| {
+                state.checks.insert(check, outcome);
+            });
+        }
+    }
+
+    pub fn record(&self, event: Event) {
+        self.change(|state| state.events.record(event));
+    }
+
+    /// Hands a pod's end to the workers and waits for their answer.
+    pub async fn delete_pod(&self, workload: WorkloadKey, uid: Uid) -> Result<(), String> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::DeletePod { workload, uid, reply };
+        self.shared.commands.send(command).await.map_err(|_| "the agent is stopping".to_owned())?;
+        answer.await.unwrap_or_else(|_| Err("the agent stopped before it answered".into()))
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Moves with every change; subscribe before reading, so that nothing is missed.
+    pub fn version(&self) -> watch::Receiver<u64> {
+        self.shared.version.subscribe()
+    }
+
+    pub fn workloads(&self) -> BTreeMap<WorkloadKey, Arc<Published>> {
+        self.state().workloads.clone()
+    }
+
+    pub fn files(&self) -> Arc<Vec<FileOutcome>> {
+        self.state().files.clone()
+    }
+
+    pub fn images(&self) -> Arc<Vec<ImageOutcome>> {
+        self.state().images.clone()
+    }
+
+    pub fn node(&self) -> NodeFacts {
+        self.state().node.clone()
+    }
+
+    pub fn live(&self) -> Live {
+        self.state().live.clone()
+    }
+
+    pub fn needs_restart(&self) -> Vec<String> {
+        self.state().needs_restart.clone()
+    }
+
+    pub fn config_fault(&self) -> Option<String> {
+        self.state().config_fault.clone()
+    }
+
+    pub fn checks(&self) -> BTreeMap<Check, Result<(), String>> {
+        self.state().checks.clone()
+    }
+
+    pub fn events(&self) -> Vec<Seen> {
+        self.state().events.list()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.shared.version.send_modify(|version| *version = version.wrapping_add(1));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while it was held ends the process in release builds, and in tests the values are still whole.
+        self.shared.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_has_failed_until_somebody_looked() {
+        let (board, _commands) = Board::new();
+        assert!(board.checks().values().all(Result::is_err));
+        board.set_check(Check::Containerd, Ok(()));
+        assert_eq!(board.checks()[&Check::Containerd], Ok(()));
+    }
+
+    #[test]
+    fn an_unchanged_check_wakes_nobody() {
+        let (board, _commands) = Board::new();
+        board.set_check(Check::Loop, Ok(()));
+        let before = *board.version().borrow();
+        board.set_check(Check::Loop, Ok(()));
+        assert_eq!(*board.version().borrow(), before);
+    }
+
+    #[tokio::test]
+    async fn a_command_without_workers_is_an_answer_not_a_hang() {
+        let (board, commands) = Board::new();
+        drop(commands);
+        let key = WorkloadKey { namespace: "a".into(), kind: pod::name::WorkloadKind::Pod, name: "b".into() };
+        let answer = board.delete_pod(key, Uid("u".into())).await;
+        assert_eq!(answer, Err("the agent is stopping".into()));
+    }
+}

@@ -1,0 +1,374 @@
+//! The agent's configuration: flags over the configuration file over defaults, and the part of it that applies live.
+//!
+//! Driven by `main` once and by [`watch`] afterwards. Flags and keys are one struct, [`Settings`], read by the same
+//! functions, so that they cannot drift apart. It must not know what the values are used for.
+
+mod file;
+mod value;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use pod::spec::{Taint, TaintEffect};
+use serde::{Deserialize, Serialize, Serializer};
+
+pub use value::Cidr;
+pub use watch::{Following, follow};
+
+/// The default of `--run-dir`; client words use it too.
+pub const RUN_DIR: &str = "/run/daemonlet";
+
+/// The name of the socket for client words, beneath the run directory.
+pub const SOCKET: &str = "daemonlet.sock";
+
+/// The keeper's own defaults, which are the kubelet's: 10 MiB a file, 5 files a container; 1 GiB for all of them.
+const LOG_LIMITS: LogLimits = LogLimits { max_file_size: 10 << 20, max_files: 5, budget: 1 << 30 };
+
+/// The agent's configuration, resolved: nothing in it is optional that has a default.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// None: the hostname at the first start, the recorded name afterwards.
+    pub node_name: Option<String>,
+    pub manifest_dir: PathBuf,
+    pub image_dir: PathBuf,
+    pub state_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub log_dir: PathBuf,
+    /// containerd's socket.
+    pub containerd: PathBuf,
+    pub containerd_namespace: String,
+    pub listen: SocketAddr,
+    pub max_pods: u32,
+    /// Searched in this order.
+    pub cni_bin_dirs: Vec<PathBuf>,
+    /// One, or one of each family.
+    pub pod_cidrs: Vec<Cidr>,
+    /// The name of our cgroup beneath the hierarchy's root.
+    pub cgroup_root: String,
+    /// seccomp unset means RuntimeDefault unless privileged.
+    pub seccomp_default: bool,
+    /// The keeper's program, started when nobody answers; None: beside this program.
+    pub logkeeper: Option<PathBuf>,
+    /// What was so at the start of that which applies live.
+    pub live: Live,
+}
+
+/// What a change of the configuration file changes without a restart.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Live {
+    /// As configured; the automatic ones ([`automatic_labels`]) are not in it.
+    pub labels: BTreeMap<String, String>,
+    #[serde(serialize_with = "taints_as_text", deserialize_with = "taints_from_text")]
+    pub taints: Vec<Taint>,
+    pub log_limits: LogLimits,
+}
+
+/// How large and how many log files may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLimits {
+    /// Bytes of a file beyond which it is rotated.
+    pub max_file_size: u64,
+    /// Files of a container, the one being written included; at least 2.
+    pub max_files: u64,
+    /// Bytes of all log files of the node.
+    pub budget: u64,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        LOG_LIMITS
+    }
+}
+
+/// Flags and configuration keys, as given: None or empty where not given.
+#[derive(Debug, Clone, PartialEq, Default, clap::Args)]
+pub struct Settings {
+    /// The node's name [default: the lower-case hostname, recorded at the first start]
+    #[arg(long, value_name = "N", value_parser = value::node_name)]
+    pub node_name: Option<String>,
+    /// Where manifests are read from [default: /etc/daemonlet/manifests]
+    #[arg(long, value_name = "D", value_parser = value::path)]
+    pub manifest_dir: Option<PathBuf>,
+    /// Where image archives are taken from [default: /var/lib/daemonlet/images]
+    #[arg(long, value_name = "D", value_parser = value::path)]
+    pub image_dir: Option<PathBuf>,
+    /// Records and everything else that must outlive a reboot [default: /var/lib/daemonlet]
+    #[arg(long, value_name = "D", value_parser = value::path)]
+    pub state_dir: Option<PathBuf>,
+    /// Holds pods/ and containers/ [default: /var/log]
+    #[arg(long, value_name = "D", value_parser = value::path)]
+    pub log_dir: Option<PathBuf>,
+    /// containerd's socket [default: /run/containerd/containerd.sock]
+    #[arg(long, value_name = "SOCKET", value_parser = value::path)]
+    pub containerd: Option<PathBuf>,
+    /// The containerd namespace in which everything lies [default: daemonlet]
+    #[arg(long, value_name = "NS", value_parser = value::containerd_namespace)]
+    pub containerd_namespace: Option<String>,
+    /// Health, pods and metrics [default: 127.0.0.1:10348]
+    #[arg(long, value_name = "ADDR", value_parser = value::listen)]
+    pub listen: Option<SocketAddr>,
+    /// A label of the node; may be repeated
+    #[arg(long, value_name = "K=V", value_parser = value::label)]
+    pub node_label: Vec<(String, String)>,
+    /// A taint of the node; may be repeated
+    #[arg(long, value_name = "K=V:EFFECT", value_parser = value::taint)]
+    pub node_taint: Vec<Taint>,
+    /// Most pods at a time [default: 110]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_pods: Option<u32>,
+    /// Where CNI plugins are; may be repeated [default: /opt/cni/bin and /usr/lib/cni]
+    #[arg(long, value_name = "D", value_parser = value::path)]
+    pub cni_bin_dir: Vec<PathBuf>,
+    /// Addresses of pods with a network of their own [default: 10.88.0.0/16]
+    #[arg(long, value_name = "C[,C6]", value_parser = value::cidrs)]
+    pub pod_cidr: Option<value::Cidrs>,
+    /// The cgroup beneath which all pods lie [default: daemonlet]
+    #[arg(long, value_name = "NAME", value_parser = value::cgroup_root)]
+    pub cgroup_root: Option<String>,
+    /// A log file is rotated beyond this size [default: 10Mi]
+    #[arg(long, value_name = "SIZE", value_parser = value::size)]
+    pub log_max_size: Option<u64>,
+    /// Log files kept of a container [default: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=1000))]
+    pub log_max_files: Option<u64>,
+    /// Size of all log files of the node [default: 1Gi]
+    #[arg(long, value_name = "SIZE", value_parser = value::size)]
+    pub log_budget: Option<u64>,
+    /// Whether an unset seccomp profile means RuntimeDefault [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub seccomp_default: Option<bool>,
+    /// The log keeper's program, started when none answers [default: daemonlet-logkeeper beside this program]
+    #[arg(long, value_name = "PROGRAM", value_parser = value::path)]
+    pub logkeeper: Option<PathBuf>,
+    /// Not a flag of its own: `--run-dir` is global.
+    #[arg(skip)]
+    pub run_dir: Option<PathBuf>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration file {path}: {why}", path = path.display())]
+    Read { path: PathBuf, why: String },
+    /// Each fault as `file:line: key: reason`, one a line.
+    #[error("{}", faults.join("\n"))]
+    Refused { faults: Vec<String> },
+    #[error("{0}")]
+    Unfit(String),
+}
+
+impl Config {
+    /// Flags over the file over defaults. Blocking: reads the file.
+    pub fn load(flags: &Settings, file: Option<&Path>) -> Result<Config, ConfigError> {
+        let from_file = match file {
+            Some(path) => file::read(path)?,
+            None => Settings::default(),
+        };
+        Config::resolve(flags.clone().over(from_file))
+    }
+
+    fn resolve(settings: Settings) -> Result<Config, ConfigError> {
+        let Settings {
+            node_name,
+            manifest_dir,
+            image_dir,
+            state_dir,
+            log_dir,
+            containerd,
+            containerd_namespace,
+            listen,
+            node_label,
+            node_taint,
+            max_pods,
+            cni_bin_dir,
+            pod_cidr,
+            cgroup_root,
+            log_max_size,
+            log_max_files,
+            log_budget,
+            seccomp_default,
+            logkeeper,
+            run_dir,
+        } = settings;
+        let log_limits = LogLimits {
+            max_file_size: log_max_size.unwrap_or(LOG_LIMITS.max_file_size),
+            max_files: log_max_files.unwrap_or(LOG_LIMITS.max_files),
+            budget: log_budget.unwrap_or(LOG_LIMITS.budget),
+        };
+        if log_limits.budget < log_limits.max_file_size {
+            let LogLimits { max_file_size, budget, .. } = log_limits;
+            let why = format!("log-budget ({budget} bytes) must be at least log-max-size ({max_file_size} bytes)");
+            return Err(ConfigError::Unfit(why));
+        }
+        let path = |given: Option<PathBuf>, default: &str| given.unwrap_or_else(|| PathBuf::from(default));
+        let cni_bin_dirs = match cni_bin_dir.is_empty() {
+            true => vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            false => cni_bin_dir,
+        };
+        Ok(Config {
+            node_name,
+            manifest_dir: path(manifest_dir, "/etc/daemonlet/manifests"),
+            image_dir: path(image_dir, "/var/lib/daemonlet/images"),
+            state_dir: path(state_dir, "/var/lib/daemonlet"),
+            run_dir: path(run_dir, RUN_DIR),
+            log_dir: path(log_dir, "/var/log"),
+            containerd: path(containerd, "/run/containerd/containerd.sock"),
+            containerd_namespace: containerd_namespace.unwrap_or_else(|| "daemonlet".into()),
+            listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 10348))),
+            max_pods: max_pods.unwrap_or(110),
+            cni_bin_dirs,
+            pod_cidrs: pod_cidr.map_or_else(|| vec![Cidr::v4([10, 88, 0, 0], 16)], |cidrs| cidrs.0),
+            cgroup_root: cgroup_root.unwrap_or_else(|| "daemonlet".into()),
+            seccomp_default: seccomp_default.unwrap_or(true),
+            logkeeper,
+            live: Live { labels: node_label.into_iter().collect(), taints: unique(node_taint), log_limits },
+        })
+    }
+
+    /// The socket for client words.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join(SOCKET)
+    }
+
+    /// The keys, other than live ones, in which `new` differs: they wait for a restart.
+    fn restart_keys(&self, new: &Config) -> Vec<String> {
+        let Config {
+            node_name,
+            manifest_dir,
+            image_dir,
+            state_dir,
+            run_dir,
+            log_dir,
+            containerd,
+            containerd_namespace,
+            listen,
+            max_pods,
+            cni_bin_dirs,
+            pod_cidrs,
+            cgroup_root,
+            seccomp_default,
+            logkeeper,
+            live: _,
+        } = self;
+        let changed = [
+            ("node-name", *node_name != new.node_name),
+            ("manifest-dir", *manifest_dir != new.manifest_dir),
+            ("image-dir", *image_dir != new.image_dir),
+            ("state-dir", *state_dir != new.state_dir),
+            ("run-dir", *run_dir != new.run_dir),
+            ("log-dir", *log_dir != new.log_dir),
+            ("containerd", *containerd != new.containerd),
+            ("containerd-namespace", *containerd_namespace != new.containerd_namespace),
+            ("listen", *listen != new.listen),
+            ("max-pods", *max_pods != new.max_pods),
+            ("cni-bin-dir", *cni_bin_dirs != new.cni_bin_dirs),
+            ("pod-cidr", *pod_cidrs != new.pod_cidrs),
+            ("cgroup-root", *cgroup_root != new.cgroup_root),
+            ("seccomp-default", *seccomp_default != new.seccomp_default),
+            ("logkeeper", *logkeeper != new.logkeeper),
+        ];
+        changed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
+    }
+}
+
+impl Settings {
+    /// These where given, else those of `file`. Labels and taints are united: one given here wins over the same label,
+    /// or the same key and effect, there.
+    fn over(self, file: Settings) -> Settings {
+        let mut node_label = file.node_label;
+        node_label.retain(|(key, _)| self.node_label.iter().all(|(own, _)| own != key));
+        node_label.extend(self.node_label);
+        let mut node_taint = file.node_taint;
+        node_taint.retain(|t| self.node_taint.iter().all(|own| (&own.key, own.effect) != (&t.key, t.effect)));
+        node_taint.extend(self.node_taint);
+        Settings {
+            node_name: self.node_name.or(file.node_name),
+            manifest_dir: self.manifest_dir.or(file.manifest_dir),
+            image_dir: self.image_dir.or(file.image_dir),
+            state_dir: self.state_dir.or(file.state_dir),
+            log_dir: self.log_dir.or(file.log_dir),
+            containerd: self.containerd.or(file.containerd),
+            containerd_namespace: self.containerd_namespace.or(file.containerd_namespace),
+            listen: self.listen.or(file.listen),
+            node_label,
+            node_taint,
+            max_pods: self.max_pods.or(file.max_pods),
+            cni_bin_dir: if self.cni_bin_dir.is_empty() { file.cni_bin_dir } else { self.cni_bin_dir },
+            pod_cidr: self.pod_cidr.or(file.pod_cidr),
+            cgroup_root: self.cgroup_root.or(file.cgroup_root),
+            log_max_size: self.log_max_size.or(file.log_max_size),
+            log_max_files: self.log_max_files.or(file.log_max_files),
+            log_budget: self.log_budget.or(file.log_budget),
+            seccomp_default: self.seccomp_default.or(file.seccomp_default),
+            logkeeper: self.logkeeper.or(file.logkeeper),
+            run_dir: self.run_dir.or(file.run_dir),
+        }
+    }
+}
+
+/// The node's labels: the configured ones over the automatic ones.
+pub fn node_labels(node_name: &str, live: &Live) -> BTreeMap<String, String> {
+    let mut labels = automatic_labels(node_name);
+    labels.extend(live.labels.clone());
+    labels
+}
+
+/// The labels that a node has by itself, with Kubernetes' names of architectures (those of Go).
+pub fn automatic_labels(node_name: &str) -> BTreeMap<String, String> {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        other => other,
+    };
+    [
+        ("beta.kubernetes.io/arch", arch),
+        ("beta.kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch),
+        ("kubernetes.io/hostname", node_name),
+        ("kubernetes.io/os", "linux"),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// A taint as it is written: `key=value:Effect`, `key:Effect` without a value.
+pub fn taint_text(taint: &Taint) -> String {
+    let effect = match taint.effect {
+        TaintEffect::NoSchedule => "NoSchedule",
+        TaintEffect::PreferNoSchedule => "PreferNoSchedule",
+        TaintEffect::NoExecute => "NoExecute",
+    };
+    match taint.value.is_empty() {
+        true => format!("{}:{effect}", taint.key),
+        false => format!("{}={}:{effect}", taint.key, taint.value),
+    }
+}
+
+/// The machine's hostname in lower case: a node's name where none is configured or recorded.
+pub fn hostname() -> Result<String, ConfigError> {
+    let name =
+        nix::unistd::gethostname().map_err(|why| ConfigError::Unfit(format!("cannot read the hostname: {why}")))?;
+    value::node_name(&name.to_string_lossy().to_lowercase())
+        .map_err(|why| ConfigError::Unfit(format!("the hostname is no node name: {why}; give one with --node-name")))
+}
+
+/// Of two taints with one key and effect the later one counts.
+fn unique(taints: Vec<Taint>) -> Vec<Taint> {
+    let by_key: BTreeMap<_, _> = taints.into_iter().map(|taint| ((taint.key.clone(), taint.effect), taint)).collect();
+    by_key.into_values().collect()
+}
+
+fn taints_as_text<S: Serializer>(taints: &[Taint], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(taints.iter().map(taint_text))
+}
+
+fn taints_from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Taint>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| value::taint(text).map_err(serde::de::Error::custom)).collect()
+}

@@ -1,0 +1,251 @@
+//! The configuration file: YAML to [`Settings`], every fault with its line.
+//!
+//! Driven by [`Config::load`](super::Config::load) and the watch. Flat by design: a key has one value, a list of them,
+//! or (node-label) a map. Values are read as text by the same functions as flags, so `1.10` stays what was written.
+
+use std::path::{Path, PathBuf};
+
+use saphyr_parser::{Event, Parser};
+
+use super::{ConfigError, Settings, value};
+
+/// A configuration is a page of text; more is somebody else's file.
+const FILE_MAX: u64 = 256 << 10;
+
+/// Entries of a list or a map: more labels than any node has.
+const ENTRIES_MAX: usize = 1024;
+
+/// A piece of text and the line it is on, from 1.
+#[derive(Debug, Clone, PartialEq)]
+struct Text {
+    text: String,
+    line: usize,
+}
+
+#[derive(Debug, PartialEq)]
+enum Value {
+    One(Text),
+    List(Vec<Text>),
+    Map(Vec<(Text, Text)>),
+}
+
+struct Fault {
+    line: usize,
+    reason: String,
+}
+
+impl Fault {
+    fn new(line: usize, reason: impl Into<String>) -> Fault {
+        Fault { line, reason: reason.into() }
+    }
+}
+
+/// Reads and checks the file. All faults at once.
+pub fn read(path: &Path) -> Result<Settings, ConfigError> {
+    let text = read_text(path).map_err(|why| ConfigError::Read { path: path.to_owned(), why })?;
+    parse(&text).map_err(|faults| ConfigError::Refused {
+        faults: faults.iter().map(|f| format!("{}:{}: {}", path.display(), f.line, f.reason)).collect(),
+    })
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    use std::io::Read as _;
+    let file = std::fs::File::open(path).map_err(|why| why.to_string())?;
+    if !file.metadata().map_err(|why| why.to_string())?.is_file() {
+        return Err("not a regular file".into());
+    }
+    let mut text = String::new();
+    let read = file.take(FILE_MAX + 1).read_to_string(&mut text).map_err(|why| why.to_string())?;
+    match read as u64 > FILE_MAX {
+        true => Err(format!("larger than {} KiB", FILE_MAX >> 10)),
+        false => Ok(text),
+    }
+}
+
+fn parse(text: &str) -> Result<Settings, Vec<Fault>> {
+    let entries = entries(text).map_err(|fault| vec![fault])?;
+    let mut settings = Settings::default();
+    let mut faults = Vec::new();
+    for (index, (key, value)) in entries.iter().enumerate() {
+        if let Some((first, _)) = entries[..index].iter().find(|(earlier, _)| earlier.text == key.text) {
+            faults.push(Fault::new(key.line, format!("{}: already given on line {}", key.text, first.line)));
+            continue;
+        }
+        if let Err(Fault { line, reason }) = set(&mut settings, key, value) {
+            faults.push(Fault::new(line, format!("{}: {reason}", key.text)));
+        }
+    }
+    if faults.is_empty() { Ok(settings) } else { Err(faults) }
+}
+
+fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> {
+    // Every field by name: a new setting does not compile until its key is decided.
+    let Settings {
+        node_name,
+        manifest_dir,
+        image_dir,
+        state_dir,
+        log_dir,
+        containerd,
+        containerd_namespace,
+        listen,
+        node_label,
+        node_taint,
+        max_pods,
+        cni_bin_dir,
+        pod_cidr,
+        cgroup_root,
+        log_max_size,
+        log_max_files,
+        log_budget,
+        seccomp_default,
+        logkeeper,
+        run_dir,
+    } = settings;
+    match key.text.as_str() {
+        "node-name" => *node_name = Some(one(key, value, value::node_name)?),
+        "manifest-dir" => *manifest_dir = Some(path(key, value)?),
+        "image-dir" => *image_dir = Some(path(key, value)?),
+        "state-dir" => *state_dir = Some(path(key, value)?),
+        "run-dir" => *run_dir = Some(path(key, value)?),
+        "log-dir" => *log_dir = Some(path(key, value)?),
+        "containerd" => *containerd = Some(path(key, value)?),
+        "containerd-namespace" => *containerd_namespace = Some(one(key, value, value::containerd_namespace)?),
+        "listen" => *listen = Some(one(key, value, value::listen)?),
+        "node-label" => *node_label = labels(key, value)?,
+        "node-taint" => *node_taint = many(value, value::taint)?,
+        "max-pods" => *max_pods = Some(one(key, value, |text| value::whole(text, 1, u32::MAX))?),
+        "cni-bin-dir" => *cni_bin_dir = many(value, value::absolute)?,
+        "pod-cidr" => {
+            // Written as on the command line, or as a list of the one or two ranges.
+            let joined = match value {
+                Value::List(texts) => texts.iter().map(|t| t.text.as_str()).collect::<Vec<_>>().join(","),
+                _ => one(key, value, |text| Ok(text.to_owned()))?,
+            };
+            *pod_cidr = Some(value::cidrs(&joined).map_err(|why| Fault::new(key.line, why))?);
+        }
+        "cgroup-root" => *cgroup_root = Some(one(key, value, value::cgroup_root)?),
+        "log-max-size" => *log_max_size = Some(one(key, value, value::size)?),
+        "log-max-files" => *log_max_files = Some(one(key, value, |text| value::whole(text, 2, 1000))?),
+        "log-budget" => *log_budget = Some(one(key, value, value::size)?),
+        "seccomp-default" => *seccomp_default = Some(one(key, value, value::boolean)?),
+        "logkeeper" => *logkeeper = Some(path(key, value)?),
+        _ => return Err(Fault::new(key.line, "unknown key; keys are the agent's flags without dashes in front")),
+    }
+    Ok(())
+}
+
+fn one<T>(key: &Text, value: &Value, read: impl Fn(&str) -> Result<T, String>) -> Result<T, Fault> {
+    match value {
+        Value::One(text) => read(&text.text).map_err(|why| Fault::new(text.line, why)),
+        Value::List(_) | Value::Map(_) => Err(Fault::new(key.line, "takes one value")),
+    }
+}
+
+fn path(key: &Text, value: &Value) -> Result<PathBuf, Fault> {
+    one(key, value, value::absolute)
+}
+
+/// A list; a single value counts as a list of one.
+fn many<T>(value: &Value, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, Fault> {
+    let read = |text: &Text| read(&text.text).map_err(|why| Fault::new(text.line, why));
+    match value {
+        Value::One(text) => Ok(vec![read(text)?]),
+        Value::List(texts) => texts.iter().map(read).collect(),
+        Value::Map(entries) => Err(Fault::new(entries.first().map_or(1, |(k, _)| k.line), "takes a list, not a map")),
+    }
+}
+
+fn labels(key: &Text, value: &Value) -> Result<Vec<(String, String)>, Fault> {
+    let Value::Map(entries) = value else { return Err(Fault::new(key.line, "takes a map of labels")) };
+    let mut labels: Vec<(String, String)> = Vec::new();
+    for (name, text) in entries {
+        let checked = value::label_key(&name.text).and_then(|()| value::label_value(&text.text));
+        checked.map_err(|why| Fault::new(name.line, why))?;
+        if labels.iter().any(|(earlier, _)| *earlier == name.text) {
+            return Err(Fault::new(name.line, format!("label {:?} is given twice", name.text)));
+        }
+        labels.push((name.text.clone(), text.text.clone()));
+    }
+    Ok(labels)
+}
+
+/// The top-level mapping. An empty file is an empty configuration.
+fn entries(text: &str) -> Result<Vec<(Text, Value)>, Fault> {
+    let mut events = Events { parser: Parser::new_from_str(text) };
+    let mut entries = Vec::new();
+    loop {
+        match events.next()? {
+            (Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd, _) => {}
+            (Event::StreamEnd, _) => return Ok(entries),
+            (Event::MappingStart(..), _) if entries.is_empty() => entries = events.mapping()?,
+            (Event::Scalar(text, ..), _) if text.is_empty() || text == "~" || text == "null" => {}
+            (Event::MappingStart(..), line) => return Err(Fault::new(line, "one document only")),
+            (_, line) => return Err(Fault::new(line, "the configuration is a map of keys")),
+        }
+    }
+}
+
+struct Events<'a> {
+    parser: Parser<'a, saphyr_parser::StrInput<'a>>,
+}
+
+impl<'a> Events<'a> {
+    fn next(&mut self) -> Result<(Event<'a>, usize), Fault> {
+        match self.parser.next_event() {
+            Some(Ok((event, span))) => Ok((event, span.start.line())),
+            Some(Err(why)) => Err(Fault::new(why.marker().line(), format!("no YAML: {}", why.info()))),
+            None => Ok((Event::StreamEnd, 0)),
+        }
+    }
+
+    fn mapping(&mut self) -> Result<Vec<(Text, Value)>, Fault> {
+        let mut entries = Vec::new();
+        while let Some(key) = self.scalar_or_end()? {
+            let value = match self.next()? {
+                (Event::Scalar(text, ..), line) => Value::One(Text { text: text.into_owned(), line }),
+                (Event::SequenceStart(..), _) => Value::List(self.list()?),
+                (Event::MappingStart(..), _) => Value::Map(self.flat_map()?),
+                (_, line) => return Err(Fault::new(line, "takes a value, a list or a map")),
+            };
+            entries.push((key, value));
+            bounded(entries.len(), &entries.last().map_or(0, |(k, _)| k.line))?;
+        }
+        Ok(entries)
+    }
+
+    fn list(&mut self) -> Result<Vec<Text>, Fault> {
+        let mut texts = Vec::new();
+        while let Some(text) = self.scalar_or_end()? {
+            bounded(texts.len(), &text.line)?;
+            texts.push(text);
+        }
+        Ok(texts)
+    }
+
+    fn flat_map(&mut self) -> Result<Vec<(Text, Text)>, Fault> {
+        let mut entries = Vec::new();
+        while let Some(key) = self.scalar_or_end()? {
+            bounded(entries.len(), &key.line)?;
+            let Some(value) = self.scalar_or_end()? else { return Err(Fault::new(key.line, "has no value")) };
+            entries.push((key, value));
+        }
+        Ok(entries)
+    }
+
+    fn scalar_or_end(&mut self) -> Result<Option<Text>, Fault> {
+        match self.next()? {
+            (Event::Scalar(text, ..), line) => Ok(Some(Text { text: text.into_owned(), line })),
+            (Event::SequenceEnd | Event::MappingEnd, _) => Ok(None),
+            (Event::Alias(_), line) => Err(Fault::new(line, "aliases are not taken in a configuration")),
+            (_, line) => Err(Fault::new(line, "plain text is expected here")),
+        }
+    }
+}
+
+fn bounded(entries: usize, line: &usize) -> Result<(), Fault> {
+    match entries < ENTRIES_MAX {
+        true => Ok(()),
+        false => Err(Fault::new(*line, format!("more than {ENTRIES_MAX} entries"))),
+    }
+}

@@ -1,0 +1,151 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::*;
+
+fn load(text: &str) -> Result<Config, String> {
+    load_over(Settings::default(), text)
+}
+
+fn load_over(flags: Settings, text: &str) -> Result<Config, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.yaml");
+    std::fs::write(&path, text).unwrap();
+    let prefix = format!("{}/", dir.path().display());
+    Config::load(&flags, Some(&path)).map_err(|why| why.to_string().replace(&prefix, ""))
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let config = Config::load(&Settings::default(), None).unwrap();
+    assert_eq!(config.manifest_dir, PathBuf::from("/etc/daemonlet/manifests"));
+    assert_eq!(config.listen.to_string(), "127.0.0.1:10348");
+    assert_eq!(config.pod_cidrs[0].to_string(), "10.88.0.0/16");
+    assert_eq!(config.max_pods, 110);
+    assert_eq!(config.live.log_limits, LogLimits { max_file_size: 10 << 20, max_files: 5, budget: 1 << 30 });
+    assert_eq!(config.socket(), PathBuf::from("/run/daemonlet/daemonlet.sock"));
+    assert!(config.seccomp_default);
+}
+
+#[test]
+fn every_key_of_the_file_is_read() {
+    let config = load(
+        "# a comment\nnode-name: n1\nmanifest-dir: /m\nimage-dir: /i\nstate-dir: /s\nrun-dir: /r\nlog-dir: /l\n\
+         containerd: /c.sock\ncontainerd-namespace: ns\nlisten: localhost:1\nnode-label:\n  a: yes\n  b.c/d: '1'\n\
+         node-taint: [x=y:NoSchedule, 'z:NoExecute']\nmax-pods: 3\ncni-bin-dir: [/p, /q]\n\
+         pod-cidr: 198.18.0.0/16,fd00::/64\ncgroup-root: mine\nlog-max-size: 1Mi\nlog-max-files: 2\nlog-budget: 2Mi\n\
+         seccomp-default: false\nlogkeeper: /k\n",
+    )
+    .unwrap();
+    assert_eq!(config.node_name.as_deref(), Some("n1"));
+    assert_eq!(config.run_dir, PathBuf::from("/r"));
+    assert_eq!(config.live.labels["a"], "yes");
+    assert_eq!(config.live.taints.iter().map(taint_text).collect::<Vec<_>>(), ["x=y:NoSchedule", "z:NoExecute"]);
+    assert_eq!(config.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(), ["198.18.0.0/16", "fd00::/64"]);
+    assert_eq!(config.live.log_limits, LogLimits { max_file_size: 1 << 20, max_files: 2, budget: 2 << 20 });
+    assert_eq!(config.cni_bin_dirs, [PathBuf::from("/p"), PathBuf::from("/q")]);
+    assert!(!config.seccomp_default);
+}
+
+#[test]
+fn a_flag_wins_over_the_file_and_labels_are_united() {
+    let flags = Settings {
+        node_name: Some("flag".into()),
+        node_label: vec![("a".into(), "flag".into())],
+        ..Settings::default()
+    };
+    let config = load_over(flags, "node-name: file\nmax-pods: 7\nnode-label: {a: file, b: file}\n").unwrap();
+    assert_eq!(config.node_name.as_deref(), Some("flag"));
+    assert_eq!(config.max_pods, 7);
+    assert_eq!(config.live.labels["a"], "flag");
+    assert_eq!(config.live.labels["b"], "file");
+}
+
+#[test]
+fn faults_are_named_with_file_and_line_all_at_once() {
+    let why = load("node-name: N1\nfoo: 1\nlisten: nowhere\nnode-label: x\nmax-pods: 0\nmax-pods: 1\n").unwrap_err();
+    let lines: Vec<_> = why.lines().collect();
+    assert!(lines[0].starts_with("config.yaml:1: node-name: \"N1\" is no node name"), "{why}");
+    assert!(lines[1].starts_with("config.yaml:2: foo: unknown key"), "{why}");
+    assert!(lines[2].starts_with("config.yaml:3: listen: \"nowhere\""), "{why}");
+    assert!(lines[3].starts_with("config.yaml:4: node-label: takes a map"), "{why}");
+    assert!(lines[4].starts_with("config.yaml:5: max-pods: \"0\""), "{why}");
+    assert!(lines[5].starts_with("config.yaml:6: max-pods: already given on line 5"), "{why}");
+}
+
+#[test]
+fn what_is_no_map_is_refused_and_an_empty_file_is_not() {
+    assert!(load("- a\n").unwrap_err().contains("config.yaml:1: the configuration is a map"));
+    assert!(load("a: [\n").unwrap_err().contains("no YAML"));
+    assert!(load("node-label: {a: {b: c}}\n").unwrap_err().contains("plain text"));
+    assert!(load("node-name: &x n1\nmanifest-dir: *x\n").is_err());
+    assert!(load("").is_ok());
+    assert!(load("# only this\n").is_ok());
+}
+
+#[test]
+fn values_are_checked() {
+    for (check, good, bad) in [
+        (value::cidrs as fn(&str) -> _, "10.0.0.0/8", "10.0.0.1/8"),
+        (value::cidrs, "fd00::/64", "10.0.0.0/8,10.1.0.0/16"),
+        (value::cidrs, "198.18.0.0/15", "198.18.0.0/31"),
+    ] {
+        assert!(check(good).is_ok(), "{good}");
+        assert!(check(bad).is_err(), "{bad}");
+    }
+    assert_eq!(value::size("10Mi"), Ok(10 << 20));
+    for bad in ["10", "1.5Gi", "-1", "99999999999Gi", "Mi", "10mb"] {
+        assert!(value::size(bad).is_err(), "{bad}");
+    }
+    for bad in ["a", "a=b c", "=x", "a/b/c=x", "-a=x", "a=x-"] {
+        assert!(value::label(bad).is_err(), "{bad}");
+    }
+    for bad in ["a", "a=b", "a=b:Never", ":NoSchedule"] {
+        assert!(value::taint(bad).is_err(), "{bad}");
+    }
+    assert!(value::cgroup_root("kubepods").is_err());
+    assert!(value::cgroup_root("a/b").is_err());
+    assert!(value::listen("[::1]:80").is_ok());
+}
+
+#[test]
+fn a_node_knows_its_hostname_os_and_architecture_by_itself() {
+    let live = Live { labels: [("role".to_owned(), "edge".to_owned())].into(), ..Live::default() };
+    let labels = node_labels("n1", &live);
+    assert_eq!(labels["kubernetes.io/hostname"], "n1");
+    assert_eq!(labels["kubernetes.io/os"], "linux");
+    assert_eq!(labels["beta.kubernetes.io/arch"], labels["kubernetes.io/arch"]);
+    assert_eq!(labels["role"], "edge");
+}
+
+#[tokio::test]
+async fn labels_apply_live_and_other_keys_wait_for_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.yaml");
+    std::fs::write(&path, "node-label: {a: '1'}\n").unwrap();
+    let started = Config::load(&Settings::default(), Some(&path)).unwrap();
+    let mut following = follow(started, Settings::default(), Some(path.clone()));
+
+    let replace = |text: &str| {
+        let beside = dir.path().join("new");
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(&beside, &path).unwrap();
+    };
+    replace("node-label: {a: '2'}\nmax-pods: 9\nlog-max-files: 3\n");
+    let seen = wait(&mut following, |f| f.live.labels["a"] == "2").await;
+    assert_eq!(seen.needs_restart, ["max-pods"]);
+    assert_eq!(seen.live.log_limits.max_files, 3);
+
+    replace("nonsense: 1\n");
+    let seen = wait(&mut following, |f| f.fault.is_some()).await;
+    assert_eq!(seen.live.labels["a"], "2", "what was in force stays");
+
+    replace("node-label: {a: '3'}\n");
+    let seen = wait(&mut following, |f| f.live.labels["a"] == "3").await;
+    assert_eq!((seen.needs_restart.len(), seen.fault), (0, None));
+}
+
+async fn wait(following: &mut tokio::sync::watch::Receiver<Following>, fits: impl Fn(&Following) -> bool) -> Following {
+    let wait = following.wait_for(|f| fits(f));
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("in time").unwrap().clone()
+}

@@ -1,0 +1,253 @@
+//! What is counted, and what is computed when somebody scrapes: the kubelet's names where it has one, else `daemonlet_`.
+//!
+//! The core observes through the few functions here; `/metrics` calls [`encode`]. Gauges are never kept in step: they
+//! are computed from the board at the scrape.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use pod::observed::ContainerState;
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::board::{Board, FileState, WantedSummary};
+
+/// Label pairs of one sample.
+type Labels = Vec<(String, String)>;
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// Seconds; a start takes tens of milliseconds, a stop up to its grace period.
+const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// The counters and histograms of one agent.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    runtime_operations: Family<Labels, Counter>,
+    runtime_errors: Family<Labels, Counter>,
+    runtime_durations: Family<Labels, Histogram>,
+    worker_durations: Family<Labels, Histogram>,
+    start_durations: Histogram,
+    restarts: Family<Labels, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics {
+            runtime_operations: Family::default(),
+            runtime_errors: Family::default(),
+            runtime_durations: Family::new_with_constructor(histogram),
+            worker_durations: Family::new_with_constructor(histogram),
+            start_durations: histogram(),
+            restarts: Family::default(),
+        }
+    }
+}
+
+fn histogram() -> Histogram {
+    Histogram::new(BUCKETS)
+}
+
+impl Metrics {
+    /// One call of the runtime (`create_container`, `start_container` …) has ended.
+    pub fn runtime_operation(&self, operation: &str, took: Duration, ok: bool) {
+        let labels = label("operation_type", operation);
+        self.runtime_operations.get_or_create(&labels).inc();
+        self.runtime_durations.get_or_create(&labels).observe(took.as_secs_f64());
+        if !ok {
+            self.runtime_errors.get_or_create(&labels).inc();
+        }
+    }
+
+    /// One step of a worker (`create`, `sync`, `terminate` …) has ended.
+    pub fn pod_worker(&self, operation: &str, took: Duration) {
+        self.worker_durations.get_or_create(&label("operation_type", operation)).observe(took.as_secs_f64());
+    }
+
+    /// From a pod's admission to all of its containers having been started.
+    pub fn pod_started(&self, took: Duration) {
+        self.start_durations.observe(took.as_secs_f64());
+    }
+
+    /// A container is started once more after it ended (`reason`: Error, Completed, OOMKilled …).
+    pub fn container_restarted(&self, reason: &str) {
+        self.restarts.get_or_create(&label("reason", reason)).inc();
+    }
+}
+
+/// The whole exposition in OpenMetrics text.
+pub fn encode(board: &Board) -> String {
+    let metrics = board.metrics();
+    let mut registry = Registry::default();
+    registry.register(
+        "kubelet_runtime_operations",
+        "Calls of the container runtime",
+        metrics.runtime_operations.clone(),
+    );
+    registry.register(
+        "kubelet_runtime_operations_errors",
+        "Failed calls of the runtime",
+        metrics.runtime_errors.clone(),
+    );
+    let durations = metrics.runtime_durations.clone();
+    registry.register("kubelet_runtime_operations_duration_seconds", "How long calls of the runtime took", durations);
+    let durations = metrics.worker_durations.clone();
+    registry.register("kubelet_pod_worker_duration_seconds", "How long steps of pod workers took", durations);
+    let durations = metrics.start_durations.clone();
+    registry.register(
+        "kubelet_pod_start_duration_seconds",
+        "From a pod's admission to its last container's start",
+        durations,
+    );
+    registry.register(
+        "daemonlet_container_restarts",
+        "Containers started again after an end",
+        metrics.restarts.clone(),
+    );
+    gauges(&mut registry, board);
+    process(&mut registry);
+    let mut out = String::new();
+    text::encode(&mut out, &registry).expect("writing to a string cannot fail");
+    out
+}
+
+fn gauges(registry: &mut Registry, board: &Board) {
+    let mut running_pods = 0_u64;
+    let mut containers: BTreeMap<&str, u64> = ["created", "exited", "running", "unknown"].map(|s| (s, 0)).into();
+    let mut waiting: BTreeMap<String, u64> = BTreeMap::new();
+    let mut workloads: BTreeMap<&str, u64> = ["held", "leaving", "wanted"].map(|s| (s, 0)).into();
+    for published in board.workloads().values() {
+        let state = match published.wanted {
+            WantedSummary::Run { .. } => "wanted",
+            WantedSummary::Hold { .. } => "held",
+            WantedSummary::Gone => "leaving",
+        };
+        *workloads.entry(state).or_default() += 1;
+        for wait in &published.waiting {
+            *waiting.entry(wait.reason.clone()).or_default() += 1;
+        }
+        for pod in &published.pods {
+            let mut runs = false;
+            for container in &pod.containers {
+                let state = match container.state {
+                    ContainerState::NoTask => "unknown",
+                    ContainerState::Created => "created",
+                    ContainerState::Running { .. } => "running",
+                    ContainerState::Exited { .. } => "exited",
+                };
+                runs |= state == "running";
+                *containers.entry(state).or_default() += 1;
+            }
+            running_pods += u64::from(runs);
+        }
+    }
+    gauge(registry, "kubelet_running_pods", "Pods with a running container", running_pods as f64);
+    let samples = containers.iter().map(|(state, n)| (label("container_state", state), *n));
+    set(registry, "kubelet_running_containers", "Containers by state", samples);
+    let desired = workloads.get("wanted").copied().unwrap_or(0);
+    set(registry, "kubelet_desired_pods", "Pods that documents ask for", [(label("static", "true"), desired)]);
+    set(registry, "kubelet_node_name", "The node's name; always 1", [(label("node", &board.node().name), 1)]);
+    let samples = workloads.iter().map(|(state, n)| (label("state", state), *n));
+    set(registry, "daemonlet_workloads", "Workloads by what is wanted of them", samples);
+    let samples = waiting.iter().map(|(reason, n)| (label("reason", reason), *n));
+    set(registry, "daemonlet_waiting", "What pods wait for, by reason", samples);
+    let mut files: BTreeMap<FileState, u64> = BTreeMap::new();
+    for file in board.files().iter() {
+        *files.entry(file.state).or_default() += 1;
+    }
+    let samples = files.iter().map(|(state, n)| (label("state", &format!("{state:?}")), *n));
+    set(registry, "daemonlet_manifest_documents", "Documents of manifest files by verdict", samples);
+    let checks = board.checks();
+    let samples = checks.iter().map(|(check, outcome)| (label("check", check.name()), u64::from(outcome.is_ok())));
+    set(registry, "daemonlet_check_ok", "Readiness checks; 1 is ok", samples);
+    let version = label("version", env!("CARGO_PKG_VERSION"));
+    set(registry, "daemonlet_build", "The running version; always 1", [(version, 1)]);
+}
+
+/// The names of Prometheus' own process collector.
+fn process(registry: &mut Registry) {
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
+    // Fields are counted after the name, which may hold blanks and parentheses.
+    let fields: Vec<f64> = stat
+        .rsplit_once(')')
+        .map(|(_, rest)| rest.split_whitespace().skip(1).map(|f| f.parse().unwrap_or(0.0)).collect())
+        .unwrap_or_default();
+    let field = |number: usize| fields.get(number - 4).copied().unwrap_or(0.0);
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as f64;
+    let cpu = Counter::<f64, AtomicU64>::default();
+    cpu.inc_by((field(14) + field(15)) / ticks);
+    registry.register("process_cpu_seconds", "Processor time, user and system", cpu);
+    gauge(registry, "process_virtual_memory_bytes", "Virtual memory", field(23));
+    gauge(registry, "process_resident_memory_bytes", "Resident memory", field(24) * page);
+    let boot = std::fs::read_to_string("/proc/stat").ok().and_then(|stat| {
+        stat.lines().find_map(|line| line.strip_prefix("btime ")).and_then(|seconds| seconds.trim().parse::<f64>().ok())
+    });
+    if let Some(boot) = boot {
+        gauge(registry, "process_start_time_seconds", "Start, seconds since 1970", boot + field(22) / ticks);
+    }
+    let open = std::fs::read_dir("/proc/self/fd").map(|dir| dir.count()).unwrap_or(0);
+    gauge(registry, "process_open_fds", "Open descriptors", open as f64);
+    if let Ok((soft, _)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
+        gauge(registry, "process_max_fds", "Most descriptors that may be open", soft as f64);
+    }
+}
+
+fn label(name: &str, value: &str) -> Labels {
+    vec![(name.to_owned(), value.to_owned())]
+}
+
+fn set(registry: &mut Registry, name: &str, help: &str, samples: impl IntoIterator<Item = (Labels, u64)>) {
+    let family = Family::<Labels, Gauge>::default();
+    for (labels, value) in samples {
+        family.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+    }
+    registry.register(name, help, family);
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str, value: f64) {
+    let gauge = FloatGauge::default();
+    gauge.set(value);
+    registry.register(name, help, gauge);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_has_the_kubelets_names_and_what_was_counted() {
+        let (board, _commands) = Board::new();
+        board.set_node(|node| node.name = "n1".into());
+        board.metrics().runtime_operation("start_container", Duration::from_millis(8), false);
+        let text = encode(&board);
+        for line in [
+            "kubelet_running_pods 0.0",
+            "kubelet_running_containers{container_state=\"running\"} 0",
+            "kubelet_node_name{node=\"n1\"} 1",
+            "kubelet_runtime_operations_total{operation_type=\"start_container\"} 1",
+            "kubelet_runtime_operations_errors_total{operation_type=\"start_container\"} 1",
+            "kubelet_runtime_operations_duration_seconds_count{operation_type=\"start_container\"} 1",
+            "daemonlet_check_ok{check=\"containerd\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_process_is_measured() {
+        let (board, _commands) = Board::new();
+        let text = encode(&board);
+        let resident: f64 = text
+            .lines()
+            .find_map(|l| l.strip_prefix("process_resident_memory_bytes "))
+            .expect("the sample is there")
+            .parse()
+            .unwrap();
+        assert!(resident > 1e5, "{resident} bytes resident");
+    }
+}
