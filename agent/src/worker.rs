@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use crate::tmp::{plan, step_backoff};
 use pod::desired::{DesiredPod, Wanted};
 use pod::lifecycle::deadline;
 use pod::manifest::{Context, parse_recorded};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
-use pod::plan::{Change, Failure, Plan, PodView, Signal, Step, StepKey, View, Waiting, plan, step_backoff};
+use pod::plan::{Change, Failure, Plan, PodView, Signal, Step, StepKey, View, Waiting};
 use pod::record::{Lifecycle, Record};
 use pod::time::{Moment, Now};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -293,7 +294,8 @@ impl<M: Machine> Worker<M> {
         if matches!(self.looked, Some(Ok(()))) {
             for stray in std::mem::take(&mut self.strays) {
                 let run = stray.run;
-                let step = Step::Delete { uid: run.uid.clone(), container: run.container.clone(), attempt: run.attempt };
+                let step =
+                    Step::Delete { uid: run.uid.clone(), container: run.container.clone(), attempt: run.attempt };
                 let key = step.key();
                 if !self.in_flight.contains(&key) && !self.is_waiting(&key, now) {
                     tracing::warn!(workload = %self.key, %run, "a container without a record is removed");
@@ -314,8 +316,7 @@ impl<M: Machine> Worker<M> {
                 let _ = reply.send(Ok(()));
                 continue;
             }
-            let change =
-                Change::Terminating { deadline: deadline(&view.template, now.boot), reason: "Deleted".into() };
+            let change = Change::Terminating { deadline: deadline(&view.template, now.boot), reason: "Deleted".into() };
             let step = Step::Remember { uid: uid.clone(), change };
             let key = step.key();
             if !self.in_flight.contains(&key)
@@ -540,12 +541,8 @@ impl<M: Machine> Worker<M> {
             let container = step_container(&key);
             self.tell(&uid.clone(), container, Severity::Warning, event_reason(error.reason), &error.message);
         }
-        let failure = Failure {
-            count,
-            not_before: now.boot.after(wait),
-            reason: error.reason.into(),
-            message: error.message,
-        };
+        let failure =
+            Failure { count, not_before: now.boot.after(wait), reason: error.reason.into(), message: error.message };
         self.failures.insert(key, failure);
     }
 
@@ -617,8 +614,7 @@ impl<M: Machine> Worker<M> {
 }
 
 fn new_view(record: Record, desired: DesiredPod) -> PodView {
-    let images =
-        desired.template.spec.containers.iter().map(|c| (c.name.clone(), ImageState::Unknown)).collect();
+    let images = desired.template.spec.containers.iter().map(|c| (c.name.clone(), ImageState::Unknown)).collect();
     PodView { record, template: desired.template, sandbox: SandboxState::Absent, containers: Vec::new(), images }
 }
 

@@ -163,14 +163,8 @@ impl<M: Machine> Workers<M> {
         let (wanted, wanted_receiver) = watch::channel(wanted);
         let (requests, requests_receiver) = mpsc::channel(REQUESTS_MAX);
         let nudge = Arc::new(Nudge::default());
-        let worker = Worker::new(
-            key.clone(),
-            self.shared.clone(),
-            wanted_receiver,
-            requests_receiver,
-            nudge.clone(),
-            records,
-        );
+        let worker =
+            Worker::new(key.clone(), self.shared.clone(), wanted_receiver, requests_receiver, nudge.clone(), records);
         let task = self.tasks.spawn(worker.run());
         self.by_task.insert(task.id(), key.clone());
         self.workers.insert(key, Seat { wanted, requests, nudge });
@@ -255,7 +249,9 @@ impl<M: Machine> Workers<M> {
             self.sweep.spawn(async move {
                 match shared.machine.sandboxes().tear_down(&uid).await {
                     Ok(()) => tracing::warn!(%uid, "a sandbox without a record was given back"),
-                    Err(e) => tracing::warn!(%uid, reason = e.reason, message = e.message, "a sandbox cannot be given back"),
+                    Err(e) => {
+                        tracing::warn!(%uid, reason = e.reason, message = e.message, "a sandbox cannot be given back")
+                    }
                 }
                 None
             });

@@ -35,11 +35,9 @@ impl Runtime for World {
                     FakeState::NoTask => ContainerState::NoTask,
                     FakeState::Created => ContainerState::Created,
                     FakeState::Running { pid } => ContainerState::Running { pid },
-                    FakeState::Exited { exit_code } => ContainerState::Exited {
-                        exit_code,
-                        oom: false,
-                        finished_at: jiff::Timestamp::UNIX_EPOCH,
-                    },
+                    FakeState::Exited { exit_code } => {
+                        ContainerState::Exited { exit_code, oom: false, finished_at: jiff::Timestamp::UNIX_EPOCH }
+                    }
                 },
             })
             .collect())
@@ -85,6 +83,7 @@ impl Runtime for World {
             let mut state = self.state();
             state.next_pid += 1;
             let pid = state.next_pid;
+            state.assert_may_start(id);
             let Some(container) = state.containers.get_mut(id) else {
                 return Err(StepError::new("RunContainerError", "no such container"));
             };

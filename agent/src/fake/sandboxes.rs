@@ -46,7 +46,8 @@ impl Sandboxes for World {
     async fn tear_down(&self, uid: &Uid) -> Result<(), StepError> {
         let fate = self.fate("tear_down").await?;
         let mut state = self.state();
-        let alive = state.containers.values().any(|c| c.run.uid == *uid && matches!(c.state, super::FakeState::Running { .. }));
+        let alive =
+            state.containers.values().any(|c| c.run.uid == *uid && matches!(c.state, super::FakeState::Running { .. }));
         assert!(!alive, "the sandbox of {uid} was torn down under a running container");
         state.sandboxes.remove(uid);
         drop(state);

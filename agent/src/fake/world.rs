@@ -106,7 +106,8 @@ impl World {
 
     pub fn wake(&self, wake: Wake) {
         let mut state = self.state();
-        if state.wakes.len() >= WAKES_MAX || state.chance(state.faults.lose_wake) {
+        let lose = state.faults.lose_wake;
+        if state.wakes.len() >= WAKES_MAX || state.chance(lose) {
             state.wakes.clear();
             state.wakes.push_back(Wake::All);
         } else {
@@ -193,6 +194,18 @@ pub(super) fn injected(verb: &str, when: &str) -> StepError {
 }
 
 impl WorldState {
+    /// The invariant that matters most: never two live containers of one name of one workload.
+    pub(super) fn assert_may_start(&self, id: &str) {
+        let Some(starting) = self.containers.get(id) else { return };
+        let twin = self.containers.iter().find(|(other, c)| {
+            *other != id
+                && c.workload == starting.workload
+                && c.run.container == starting.run.container
+                && matches!(c.state, FakeState::Running { .. })
+        });
+        assert!(twin.is_none(), "{} is started while {:?} runs", starting.run, twin.map(|(_, c)| &c.run));
+    }
+
     /// xorshift64*: chance needs no more than to be the same for the same seed.
     pub fn random(&mut self) -> u64 {
         self.seed ^= self.seed >> 12;
