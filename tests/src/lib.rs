@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod client;
 pub mod image;
+pub mod manifest;
 pub mod node;
 pub mod process;
 pub mod stand_in;

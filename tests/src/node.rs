@@ -41,7 +41,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 
 pub struct TestNode {
     dir: tempfile::TempDir,
-    /// Name of the network namespace, the containerd namespace and the cgroup root: unique on the machine.
+    /// Name of the network namespace and the containerd namespace, and with underscores the cgroup root: unique on the machine.
     id: String,
     pub cgroup_root: String,
     containerd: Option<Child>,
@@ -153,7 +153,15 @@ impl TestNode {
         let dir = tempfile::Builder::new().prefix("dlt-").tempdir().expect("a temporary directory can be made");
         let containerd_program =
             std::env::var_os("DAEMONLET_TEST_CONTAINERD").map_or_else(|| PathBuf::from("containerd"), PathBuf::from);
-        let node = Self { cgroup_root: id.clone(), id, dir, containerd: None, agent: None, flags, containerd_program };
+        let node = Self {
+            cgroup_root: id.replace('-', "_"),
+            id,
+            dir,
+            containerd: None,
+            agent: None,
+            flags,
+            containerd_program,
+        };
         for made in [node.manifest_dir(), node.image_dir(), node.cni_dir(), node.dir().join("containerd")] {
             fs::create_dir_all(made).expect("a directory can be made in an own directory");
         }

@@ -1,0 +1,308 @@
+//! What a container gets: exactly what its manifest asks for, CRI's duties included, and nothing more.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::json;
+use tests::client::Pod;
+use tests::manifest::{Document, daemon_set, pod};
+use tests::node::TestNode;
+use tests::process::Process;
+use tests::wait::wait_for;
+
+/// A node that runs this one pod.
+#[track_caller]
+fn run(document: Document) -> (TestNode, Pod, Process) {
+    let node = TestNode::start();
+    node.put("a.yaml", &document.text());
+    let pod = node.wait_running("a");
+    let process = node.process(&pod);
+    (node, pod, process)
+}
+
+/// The default set of CRI: chown, dac_override, fsetid, fowner, mknod, net_raw, setgid, setuid, setfcap, setpcap, net_bind_service,
+/// sys_chroot, kill, audit_write.
+const DEFAULT_CAPABILITIES: &str = "00000000a80425fb";
+
+#[test]
+fn an_ordinary_container_has_the_fourteen_default_capabilities() {
+    let (_node, _, process) = run(pod("a"));
+    assert_eq!(process.status("CapEff").as_deref(), Some(DEFAULT_CAPABILITIES));
+    assert_eq!(process.status("CapBnd").as_deref(), Some(DEFAULT_CAPABILITIES));
+    assert_eq!(process.status("CapInh").as_deref(), Some("0000000000000000"));
+}
+
+#[test]
+fn capabilities_are_dropped_and_added() {
+    let capabilities = json!({"drop": ["ALL"], "add": ["NET_ADMIN", "CHOWN"]});
+    let (_node, _, process) = run(pod("a").field("securityContext/capabilities", capabilities));
+    // Bits 0 (chown) and 12 (net_admin).
+    assert_eq!(process.status("CapEff").as_deref(), Some("0000000000001001"));
+}
+
+#[test]
+fn proc_and_sys_are_masked_and_read_only() {
+    let (node, _, process) = run(pod("a").own_network());
+    let masked = ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/latency_stats"];
+    for path in masked {
+        let size = node.exec(process, &["sh", "-c", &format!("[ ! -e {path} ] || wc -c < {path}")]).ok().out;
+        assert!(size.trim().is_empty() || size.trim() == "0", "{path} shows {size}");
+    }
+    let firmware = node.exec(process, &["sh", "-c", "ls -A /sys/firmware 2>/dev/null"]).out;
+    assert_eq!(firmware.trim(), "");
+    for path in [
+        "/proc/sys/kernel/domainname",
+        "/proc/sysrq-trigger",
+        "/sys/kernel/uevent_helper",
+        "/proc/bus/x",
+        "/proc/irq/x",
+    ] {
+        let write = node.exec(process, &["sh", "-c", &format!("echo x > {path}")]);
+        assert_ne!(write.code, 0, "{path} could be written");
+    }
+}
+
+#[test]
+fn seccomp_is_on_unless_privileged_and_new_privileges_are_refused_when_asked() {
+    let (_node, _, process) = run(pod("a"));
+    assert_eq!(process.status("Seccomp").as_deref(), Some("2"));
+    assert_eq!(process.status("NoNewPrivs").as_deref(), Some("0"));
+    let (_node, _, process) = run(pod("a").field("securityContext/allowPrivilegeEscalation", json!(false)));
+    assert_eq!(process.status("NoNewPrivs").as_deref(), Some("1"));
+    let (_node, _, process) = run(pod("a").field("securityContext/privileged", json!(true)));
+    assert_eq!(process.status("Seccomp").as_deref(), Some("0"));
+}
+
+#[test]
+fn a_read_only_root_cannot_be_written_and_an_ordinary_one_can() {
+    let (node, _, process) = run(pod("a").field("securityContext/readOnlyRootFilesystem", json!(true)));
+    assert_ne!(node.exec(process, &["touch", "/new"]).code, 0);
+    let (node, _, process) = run(pod("a"));
+    node.exec(process, &["touch", "/new"]).ok();
+}
+
+#[test]
+fn user_and_groups_are_what_was_asked_at_every_start() {
+    let context = json!({"runAsUser": 1234, "runAsGroup": 77});
+    let document =
+        pod("a").pod_field("securityContext", json!({"supplementalGroups": [88]})).field("securityContext", context);
+    let (node, first, process) = run(document);
+    let expect = |process: Process| {
+        assert_eq!(process.status("Uid").as_deref(), Some("1234\t1234\t1234\t1234"));
+        assert_eq!(process.status("Gid").as_deref(), Some("77\t77\t77\t77"));
+        let groups = process.status("Groups").unwrap_or_default();
+        assert!(groups.split(' ').any(|group| group == "88"), "{groups}");
+        assert_eq!(process.status("CapEff").as_deref(), Some("0000000000000000"));
+    };
+    expect(process);
+    process.kill_9();
+    let again = node.wait_pod("a", "runs again", |pod| pod.running() && pod.container_id("") != first.container_id(""));
+    expect(node.process(&again));
+}
+
+#[test]
+fn run_as_non_root_refuses_an_image_that_runs_as_root() {
+    let node = TestNode::start();
+    node.put("a.yaml", &pod("a").field("securityContext/runAsNonRoot", json!(true)).text());
+    node.wait_pod("a", "is refused", |pod| pod.waiting("main") == "CreateContainerConfigError");
+}
+
+#[test]
+fn every_host_path_type_is_checked_or_made() {
+    let node = TestNode::start();
+    let host = node.dir().join("host");
+    fs::create_dir(&host).unwrap();
+    fs::write(host.join("file"), "content").unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(host.join("socket")).unwrap();
+    let at = |name: &str| host.join(name).display().to_string();
+    for (n, (path, kind, test)) in [
+        (at(""), "Directory", "-d"),
+        (at("made/deep"), "DirectoryOrCreate", "-d"),
+        (at("file"), "File", "-f"),
+        (at("made-file"), "FileOrCreate", "-f"),
+        (at("socket"), "Socket", "-S"),
+        ("/dev/null".to_owned(), "CharDevice", "-c"),
+        (at("made-anyhow"), "", "-d"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("good{n}");
+        node.put(&format!("{name}.yaml"), &pod(&name).host_path(&path, kind, "/v").text());
+        let process = node.process(&node.wait_running(&name));
+        node.exec(process, &["test", test, "/v"]).ok();
+    }
+    assert_eq!(fs::metadata(at("made/deep")).unwrap().permissions().mode() & 0o777, 0o755);
+    assert_eq!(fs::metadata(at("made-file")).unwrap().permissions().mode() & 0o777, 0o644);
+    for (n, (path, kind)) in [
+        (at("file"), "Directory"),
+        (at(""), "File"),
+        (at("nowhere"), "Directory"),
+        (at("file"), "Socket"),
+        (at("file"), "BlockDevice"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("bad{n}");
+        node.put(&format!("{name}.yaml"), &pod(&name).host_path(&path, kind, "/v").text());
+        wait_for(&format!("why explains {kind} at {path}"), || {
+            let why = node.cli(&["why", &format!("{name}-node-a")]).out;
+            if why.contains(&path) { Ok(()) } else { Err(why) }
+        });
+        assert!(!node.pods_of(&name).iter().any(Pod::running));
+    }
+}
+
+#[test]
+fn a_read_only_mount_cannot_be_written_and_another_can() {
+    let node = TestNode::start();
+    let host = node.dir().join("host").display().to_string();
+    let volumes = json!([{"name": "v", "hostPath": {"path": host, "type": "DirectoryOrCreate"}}]);
+    let mounts = json!([{"name": "v", "mountPath": "/ro", "readOnly": true}, {"name": "v", "mountPath": "/rw"}]);
+    node.put("a.yaml", &pod("a").pod_field("volumes", volumes).field("volumeMounts", mounts).text());
+    let process = node.process(&node.wait_running("a"));
+    node.exec(process, &["touch", "/rw/x"]).ok();
+    assert_ne!(node.exec(process, &["touch", "/ro/y"]).code, 0);
+    node.exec(process, &["test", "-e", "/ro/x"]).ok();
+}
+
+#[test]
+fn privileged_means_all_that_this_machine_can_give_and_every_device() {
+    let (node, _, process) = run(pod("a").field("securityContext/privileged", json!(true)));
+    let all =
+        |p: Process| u64::from_str_radix(&p.status("CapEff").expect("it runs"), 16).expect("a mask in hexadecimal");
+    let ours = all(node.agent_process());
+    assert_eq!(all(process) & ours, ours, "the container lacks what the agent has");
+    node.exec(process, &["test", "-c", "/dev/kmsg"]).ok();
+    node.exec(process, &["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]).ok();
+}
+
+#[test]
+fn a_device_host_path_gives_that_device_only() {
+    let document = pod("a").host_path("/dev/kmsg", "CharDevice", "/dev/kmsg");
+    let (node, pod, _process) = run(document.says("head -c 1 /dev/kmsg >/dev/null && echo kmsg-opens; mknod /tmp/tty0 c 4 0 && head -c 0 /tmp/tty0 && echo tty0-opens; echo tried"));
+    node.wait_log(&pod, "main", "tried");
+    let lines = node.log_lines(&pod, "main", 0).join("\n");
+    assert!(lines.contains("kmsg-opens"), "{lines}");
+    assert!(!lines.contains("tty0-opens"), "{lines}");
+}
+
+#[test]
+fn host_pid_and_host_ipc_are_shared_only_when_asked() {
+    let (node, _, process) = run(pod("a"));
+    for kind in ["pid", "ipc", "mnt"] {
+        assert_ne!(process.namespace(kind), node.agent_process().namespace(kind), "{kind}");
+    }
+    let (node, _, process) = run(pod("a").pod_field("hostPID", json!(true)).pod_field("hostIPC", json!(true)));
+    for kind in ["pid", "ipc"] {
+        assert_eq!(process.namespace(kind), node.agent_process().namespace(kind), "{kind}");
+    }
+}
+
+#[test]
+fn hosts_hostname_and_resolv_conf_are_the_pods_own() {
+    let aliases = json!([{"ip": "198.18.200.1", "hostnames": ["other.example"]}]);
+    let dns = json!({"nameservers": ["198.18.0.53"], "searches": ["a.example"], "options": [{"name": "ndots", "value": "3"}]});
+    let document = pod("a").own_network().pod_field("hostAliases", aliases).pod_field("hostname", json!("chosen"));
+    let document = document.pod_field("dnsPolicy", json!("None")).pod_field("dnsConfig", dns);
+    let (node, pod, process) = run(document);
+    assert_eq!(node.exec(process, &["hostname"]).ok().out.trim(), "chosen");
+    let hosts = node.exec(process, &["cat", "/etc/hosts"]).ok().out;
+    assert!(hosts.contains("127.0.0.1") && hosts.contains(&pod.ip()) && hosts.contains("chosen"), "{hosts}");
+    assert!(hosts.contains("198.18.200.1") && hosts.contains("other.example"), "{hosts}");
+    let resolv = node.exec(process, &["cat", "/etc/resolv.conf"]).ok().out;
+    for line in ["nameserver 198.18.0.53", "search a.example", "options ndots:3"] {
+        assert!(resolv.lines().any(|have| have.trim() == line), "{line} is not in {resolv}");
+    }
+}
+
+#[test]
+fn a_pod_without_a_hostname_is_named_after_itself() {
+    let (node, pod, process) = run(daemon_set("a").own_network());
+    assert_eq!(node.exec(process, &["hostname"]).ok().out.trim(), pod.name());
+}
+
+#[test]
+fn limits_and_requests_reach_the_cgroups_of_container_and_pod() {
+    let resources = json!({"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"cpu": "250m", "memory": "32Mi"}});
+    let (node, pod, process) = run(pod("a").field("resources", resources));
+    assert_eq!(node.cgroup_value(process, "memory", "memory.limit_in_bytes", "memory.max"), (64u64 << 20).to_string());
+    let quota = node.cgroup_value(process, "cpu", "cpu.cfs_quota_us", "cpu.max");
+    assert!(["50000", "50000 100000"].contains(&quota.as_str()), "{quota}");
+    let shares = node.cgroup_value(process, "cpu", "cpu.shares", "cpu.weight");
+    assert!(["256", "10"].contains(&shares.as_str()), "{shares}");
+    let path = process.cgroup("memory").expect("it has a cgroup");
+    assert!(
+        path.contains(&node.cgroup_root) && path.contains(&format!("pod{}", pod.uid())) && path.contains("burstable"),
+        "{path}"
+    );
+    assert_eq!(pod.0["status"]["qosClass"], "Burstable");
+}
+
+#[test]
+fn what_uses_too_much_memory_is_killed_and_said_to_be() {
+    let node = TestNode::start();
+    // busybox's tail keeps in memory what it may have to print.
+    let greedy = pod("a").field("resources", json!({"limits": {"memory": "16Mi"}}));
+    let greedy = greedy.field("command", json!(["tail", "-c", "500000000", "/dev/zero"]));
+    node.put("a.yaml", &greedy.text());
+    node.wait_pod("a", "is OOMKilled", |pod| {
+        let Some(status) = pod.container("main") else { return false };
+        status["lastState"]["terminated"]["reason"] == "OOMKilled"
+            || status["state"]["terminated"]["reason"] == "OOMKilled"
+    });
+}
+
+#[test]
+fn oom_score_adj_follows_the_class_as_far_as_this_process_may() {
+    let (_node, pod, process) = run(pod("a"));
+    assert_eq!(pod.0["status"]["qosClass"], "BestEffort");
+    let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", process.pid)).unwrap();
+    assert_eq!(score.trim(), "1000");
+}
+
+#[test]
+fn env_knows_the_pod_and_its_own_variables() {
+    let env = json!([
+        {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "MEM", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
+        {"name": "BOTH", "value": "$(POD)@$(NODE) $$(POD) $(MISSING)"},
+    ]);
+    let document = pod("a").own_network().field("env", env).field("resources", json!({"limits": {"memory": "64Mi"}}));
+    let document = document
+        .field("command", json!(["sh", "-c"]))
+        .field("args", json!(["echo \"[$(BOTH)] [$IP] [$MEM]\"; exec sleep 1000"]));
+    let node = TestNode::start();
+    node.put("a.yaml", &document.pod_field("terminationGracePeriodSeconds", json!(1)).text());
+    let pod = node.wait_running("a");
+    let said = node.wait_log(&pod, "main", "[");
+    assert_eq!(said, format!("[a-node-a@node-a $(POD) $(MISSING)] [{}] [64]", pod.ip()));
+}
+
+#[test]
+fn shared_memory_and_message_queues_are_mounted() {
+    let (node, _, process) = run(pod("a").own_network());
+    let mounts = node.exec(process, &["cat", "/proc/mounts"]).ok().out;
+    for mount in [" /dev/shm tmpfs ", " /dev/mqueue mqueue ", " /sys sysfs ro", " /proc proc "] {
+        assert!(mounts.contains(mount), "{mount:?} is not in {mounts}");
+    }
+}
+
+#[test]
+fn no_descriptor_of_ours_reaches_a_container() {
+    let (node, pod, _) = run(pod("a").says("ls -l /proc/self/fd; echo listed"));
+    node.wait_log(&pod, "main", "listed");
+    let lines = node.log_lines(&pod, "main", 0);
+    let beyond: Vec<&String> = lines
+        .iter()
+        .filter(|line| {
+            line.contains(" -> ") && !line.contains("pipe:") && !line.contains("/dev/null") && !line.contains("/proc/")
+        })
+        .collect();
+    let pipes = lines.iter().filter(|line| line.contains(" -> ")).count();
+    assert!(pipes >= 3, "{lines:?}");
+    assert!(beyond.iter().all(|line| line.contains("/logs/") || line.contains("/fifo")), "{beyond:?}");
+}

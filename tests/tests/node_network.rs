@@ -1,0 +1,140 @@
+//! Pods' networks: their own namespace without a pause container, an address from CNI that is given back whatever happens, or the host's.
+
+use serde_json::json;
+use tests::audit::Traces;
+use tests::manifest::{daemon_set, pod};
+use tests::node::{NODE_ADDRESS, TestNode};
+use tests::wait::wait_for;
+
+#[test]
+fn a_pod_has_a_network_namespace_and_an_address_of_its_own() {
+    let node = TestNode::start();
+    node.put("a.yaml", &pod("a").own_network().text());
+    let running = node.wait_running("a");
+    let process = node.process(&running);
+    assert!(running.ip().starts_with("198.18."), "{}", running.ip());
+    assert_ne!(process.namespace("net"), node.agent_process().namespace("net"));
+    let addresses = node.exec(process, &["ip", "-o", "-4", "addr"]).ok().out;
+    assert!(addresses.contains(&format!("{}/", running.ip())) && addresses.contains("127.0.0.1/8"), "{addresses}");
+    let routes = node.exec(process, &["ip", "route"]).ok().out;
+    assert!(routes.contains("default via"), "{routes}");
+}
+
+#[test]
+fn containers_of_a_pod_share_network_ipc_and_names_but_not_processes() {
+    let node = TestNode::start();
+    let containers = json!([
+        {"name": "one", "image": "busybox:1.36", "command": ["sleep", "1000"]},
+        {"name": "two", "image": "busybox:1.36", "command": ["sleep", "1000"]},
+    ]);
+    node.put("a.yaml", &pod("a").own_network().pod_field("containers", containers).text());
+    let running = node.wait_running("a");
+    let one = node.process_of(&running.container_id("one"));
+    let two = node.process_of(&running.container_id("two"));
+    for kind in ["net", "ipc", "uts"] {
+        assert_eq!(one.namespace(kind), two.namespace(kind), "{kind}");
+        assert_ne!(one.namespace(kind), node.agent_process().namespace(kind), "{kind}");
+    }
+    assert_ne!(one.namespace("pid"), two.namespace("pid"));
+    // One shim for the whole pod.
+    assert_eq!(node.shims().len(), 1);
+}
+
+#[test]
+fn pods_reach_each_other_and_the_node_reaches_them() {
+    let node = TestNode::start();
+    let server = pod("server").own_network().script("echo hello > /tmp/index.html; exec httpd -f -p 8080 -h /tmp");
+    node.put("server.yaml", &server.pod_field("terminationGracePeriodSeconds", json!(1)).text());
+    node.put("client.yaml", &pod("client").own_network().text());
+    let server = node.wait_running("server");
+    let client = node.process(&node.wait_running("client"));
+    let url = format!("http://{}:8080/index.html", server.ip());
+    wait_for("the server answers a pod", || {
+        let answer = node.exec(client, &["wget", "-q", "-T", "2", "-O", "-", &url]);
+        if answer.out.trim() == "hello" { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+    node.connect(&format!("{}:8080", server.ip())).expect("the node reaches its pod");
+}
+
+#[test]
+fn every_address_is_given_back_when_pods_go() {
+    let node = TestNode::start();
+    for name in ["a", "b", "c"] {
+        node.put(&format!("{name}.yaml"), &pod(name).own_network().text());
+    }
+    let addresses: std::collections::BTreeSet<String> =
+        ["a", "b", "c"].iter().map(|name| node.wait_running(name).ip()).collect();
+    assert_eq!(addresses.len(), 3);
+    assert_eq!(Traces::of(&node).addresses.len(), 3);
+    for name in ["a", "b", "c"] {
+        node.remove(&format!("{name}.yaml"));
+    }
+    node.wait_nothing_left();
+}
+
+#[test]
+fn an_address_is_given_back_after_everything_was_killed() {
+    let mut node = TestNode::start();
+    node.put("a.yaml", &pod("a").own_network().text());
+    node.wait_running("a");
+    node.power_cut();
+    node.remove("a.yaml");
+    node.start_containerd();
+    node.start_agent();
+    node.wait_agent();
+    node.wait_no_pod("a");
+    node.wait_nothing_left();
+}
+
+#[test]
+fn many_updates_do_not_use_up_addresses() {
+    let node = TestNode::builder().flag("--pod-cidr", "198.18.7.0/29").start();
+    // Six addresses, one of them the bridge's; a leak of one a round would end the series.
+    node.put("a.yaml", &daemon_set("a").own_network().env("round", "0").text());
+    let mut last = node.wait_running("a");
+    for round in 1..9 {
+        node.put("a.yaml", &daemon_set("a").own_network().env("round", &round.to_string()).text());
+        last =
+            node.wait_pod("a", "is replaced", |pod| pod.uid() != last.uid() && pod.running() && !pod.ip().is_empty());
+    }
+    wait_for("one address in use", || match Traces::of(&node).addresses.len() {
+        1 => Ok(()),
+        n => Err(format!("{n} in use")),
+    });
+}
+
+#[test]
+fn host_network_shares_the_nodes_namespace_and_address() {
+    let node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    let running = node.wait_running("a");
+    let process = node.process(&running);
+    assert_eq!(process.namespace("net"), node.agent_process().namespace("net"));
+    assert_eq!(running.ip(), NODE_ADDRESS);
+    assert_eq!(running.0["status"]["hostIP"], NODE_ADDRESS);
+}
+
+#[test]
+fn a_host_port_answers_on_the_loopback_and_on_the_nodes_address() {
+    let node = TestNode::start();
+    let server = pod("server").own_network().script("echo hello > /tmp/index.html; exec httpd -f -p 8080 -h /tmp");
+    let server = server.field("ports", json!([{"containerPort": 8080, "hostPort": 18080}]));
+    node.put("server.yaml", &server.pod_field("terminationGracePeriodSeconds", json!(1)).text());
+    node.wait_running("server");
+    for address in ["127.0.0.1:18080".to_owned(), format!("{NODE_ADDRESS}:18080")] {
+        wait_for(&format!("{address} answers"), || node.connect(&address).map_err(|e| e.to_string()));
+    }
+    node.remove("server.yaml");
+    node.wait_nothing_left();
+    assert!(node.connect("127.0.0.1:18080").is_err());
+}
+
+#[test]
+fn nothing_is_written_to_the_machines_own_network_configuration() {
+    let node = TestNode::start();
+    node.put("a.yaml", &pod("a").own_network().text());
+    node.wait_running("a");
+    assert_eq!(std::fs::read_dir(node.dir().join("cni")).expect("the directory is there").count(), 0);
+    // Bridges and addresses are made in the network namespace of the agent, which is the node's.
+    assert!(node.links().iter().any(|link| link.starts_with("veth")));
+}

@@ -1,0 +1,155 @@
+//! Keeping them running: killed containers come back, a killed agent is not noticed, and what was wanted while it was away happens.
+
+use std::time::Duration;
+
+use tests::audit::Traces;
+use tests::manifest::{daemon_set, pod};
+use tests::node::TestNode;
+use tests::wait::{PATIENCE, holds_for};
+
+#[test]
+fn a_killed_container_comes_back_and_is_counted() {
+    let node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    let first = node.wait_running("a");
+    node.process(&first).kill_9();
+    let second = node.wait_pod("a", "runs again", |pod| pod.running() && pod.restarts() == 1);
+    assert_eq!(first.uid(), second.uid());
+    assert_ne!(first.container_id(""), second.container_id(""));
+    let last = second.container("main").unwrap().pointer("/lastState/terminated/exitCode").cloned();
+    assert_eq!(last, Some(serde_json::json!(137)));
+}
+
+#[test]
+fn a_container_that_fails_at_once_backs_off_and_says_until_when() {
+    let node = TestNode::start();
+    node.put("a.yaml", &pod("a").script("echo failing; exit 3").text());
+    let waiting =
+        node.wait_pod("a", "backs off", |pod| pod.waiting("main") == "CrashLoopBackOff" && pod.restarts() >= 1);
+    assert_eq!(waiting.container("main").unwrap()["lastState"]["terminated"]["exitCode"], 3);
+    let why = node.cli(&["why", "a"]).out + &node.cli(&["why", &waiting.name()]).out;
+    assert!(why.contains("back-off") || why.contains("CrashLoopBackOff"), "{why}");
+}
+
+#[test]
+fn a_killed_agent_leaves_every_process_and_adopts_it() {
+    let mut node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    node.put("b.yaml", &daemon_set("b").own_network().text());
+    let before = [node.wait_running("a"), node.wait_running("b")];
+    let processes = before.each_ref().map(|pod| node.process(pod));
+    node.process(&before[0]).kill_9();
+    let restarted = node.wait_pod("a", "runs again", |pod| pod.running() && pod.restarts() == 1);
+    let first = node.process(&restarted);
+    for kill in [true, false, true] {
+        if kill {
+            node.kill_agent()
+        } else {
+            assert_eq!(node.stop_agent(), 0)
+        }
+        assert!(first.alive() && processes[1].alive());
+        node.start_agent();
+        node.wait_agent();
+        let (a, b) = (node.wait_running("a"), node.wait_running("b"));
+        assert_eq!((a.uid(), a.restarts()), (restarted.uid(), 1));
+        assert_eq!((b.uid(), b.ip(), b.restarts()), (before[1].uid(), before[1].ip(), 0));
+        assert_eq!((node.process(&a), node.process(&b)), (first, processes[1]));
+    }
+}
+
+#[test]
+fn a_manifest_that_vanished_meanwhile_is_ended_with_its_grace() {
+    let mut node = TestNode::start();
+    let farewell =
+        pod("a").script("trap 'echo farewell > /out/farewell; exit 0' TERM; while :; do sleep 1000 & wait $!; done");
+    let out = node.dir().join("out");
+    node.put("a.yaml", &farewell.host_path(out.to_str().unwrap(), "DirectoryOrCreate", "/out").text());
+    node.put("b.yaml", &pod("b").text());
+    let process = node.process(&node.wait_running("a"));
+    let other = node.process(&node.wait_running("b"));
+    node.kill_agent();
+    node.remove("a.yaml");
+    assert!(process.alive());
+    node.start_agent();
+    process.wait_gone(PATIENCE);
+    node.wait_agent();
+    node.wait_no_pod("a");
+    assert_eq!(std::fs::read_to_string(out.join("farewell")).unwrap().trim(), "farewell");
+    assert!(other.alive());
+}
+
+#[test]
+fn a_container_that_died_while_the_agent_was_away_is_started_again() {
+    let mut node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    let process = node.process(&node.wait_running("a"));
+    node.kill_agent();
+    process.kill_9();
+    node.start_agent();
+    node.wait_agent();
+    node.wait_pod("a", "runs again", |pod| pod.running() && pod.restarts() == 1);
+}
+
+#[test]
+fn a_killed_containerd_stops_no_container_and_is_used_again() {
+    let mut node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    let process = node.process(&node.wait_running("a"));
+    node.kill_containerd();
+    holds_for(Duration::from_secs(1), "the agent and the container live on", || {
+        if process.alive() && node.agent_process().alive() { Ok(()) } else { Err("one of them ended".into()) }
+    });
+    node.start_containerd();
+    node.put("b.yaml", &pod("b").text());
+    node.wait_running("b");
+    assert_eq!(node.process(&node.wait_running("a")), process);
+}
+
+#[test]
+fn a_killed_shim_counts_as_a_failed_container() {
+    let node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    let process = node.process(&node.wait_running("a"));
+    for shim in node.shims() {
+        shim.kill_9();
+    }
+    let again = node.wait_pod("a", "runs again", |pod| pod.running() && pod.restarts() == 1);
+    assert_ne!(node.process(&again), process);
+    process.wait_gone(PATIENCE);
+}
+
+#[test]
+fn after_a_power_cut_daemons_run_again_from_the_disk_alone() {
+    let mut node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    node.put("b.yaml", &daemon_set("b").own_network().text());
+    let before = [node.wait_running("a"), node.wait_running("b")];
+    node.power_cut();
+    node.start_containerd();
+    node.start_agent();
+    node.wait_agent();
+    let after = [node.wait_running("a"), node.wait_running("b")];
+    assert_eq!(before.each_ref().map(|pod| pod.uid()), after.each_ref().map(|pod| pod.uid()));
+    // The address of the dead namespace was given back: one pod, one address.
+    assert_eq!(Traces::of(&node).addresses.len(), 1);
+}
+
+#[test]
+fn what_is_foreign_in_containerd_is_not_touched() {
+    let node = TestNode::builder().without_agent().start();
+    let archive = node.image_dir().join("busybox.tar").display().to_string();
+    let foreign = format!("{}-foreign", node.id());
+    let mut node = node;
+    // In our own containerd namespace, without our labels, and in another namespace.
+    node.ctr(&["images", "import", &archive]).ok();
+    node.ctr(&["run", "-d", tests::stand_in::BUSYBOX, &foreign, "sleep", "1000"]).ok();
+    let process = node.process_of(&foreign);
+    node.put("a.yaml", &pod("a").text());
+    node.start_agent();
+    node.wait_agent();
+    node.wait_running("a");
+    node.remove("a.yaml");
+    node.wait_no_pod("a");
+    assert!(process.alive());
+    assert!(node.ctr_lines(&["containers", "ls", "-q"]).contains(&foreign));
+}

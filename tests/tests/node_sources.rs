@@ -1,0 +1,192 @@
+//! The manifest directory: what counts, what is reported, and that nothing in it can stop what runs.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use serde_json::json;
+use tests::manifest::{daemon_set, pod};
+use tests::node::TestNode;
+use tests::wait::{holds_for, wait_for};
+
+/// Waits until `get files` says this of a file.
+#[track_caller]
+fn wait_file(node: &TestNode, file: &str, says: &str) {
+    wait_for(&format!("get files says {says:?} of {file}"), || {
+        let files = node.cli(&["get", "files", "-o", "wide"]).out + &node.cli(&["why"]).out;
+        let told = files.lines().any(|line| line.contains(file) && line.to_lowercase().contains(&says.to_lowercase()));
+        if told { Ok(()) } else { Err(files) }
+    });
+}
+
+#[test]
+fn a_file_dropped_into_the_directory_runs_and_its_removal_ends_it() {
+    let node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    let running = node.wait_running("a");
+    assert_eq!(running.name(), "a-node-a");
+    node.remove("a.yaml");
+    node.wait_no_pod("a");
+    node.wait_nothing_left();
+}
+
+#[test]
+fn several_documents_and_a_list_in_one_file_all_run() {
+    let node = TestNode::start();
+    let list = format!(
+        "{{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [{}, {}]}}",
+        pod("c").text(),
+        daemon_set("d").text()
+    );
+    node.put("many.yaml", &format!("---\n{}\n---\n{}\n---\n{list}\n", pod("a").text(), pod("b").text()));
+    for name in ["a", "b", "c", "d"] {
+        node.wait_running(name);
+    }
+}
+
+#[test]
+fn one_refused_document_does_not_keep_its_neighbours_from_running() {
+    let node = TestNode::start();
+    let bad = pod("bad").pod_field("noSuchField", json!(1));
+    node.put("two.yaml", &format!("---\n{}\n---\n{}\n", bad.text(), pod("good").text()));
+    node.wait_running("good");
+    wait_file(&node, "two.yaml", "noSuchField");
+    assert!(node.pods_of("bad").is_empty());
+}
+
+#[test]
+fn what_cannot_be_read_is_reported_by_name_and_stops_nothing() {
+    let node = TestNode::start();
+    node.put("good.yaml", &pod("good").text());
+    let before = node.process(&node.wait_running("good"));
+    let dir = node.manifest_dir();
+    let half = pod("half").text();
+    fs::write(dir.join("half.json"), &half[..half.len() / 2]).unwrap();
+    fs::write(dir.join("malformed.yaml"), "a: [1, 2\nb: }").unwrap();
+    fs::write(dir.join("binary.yaml"), [0u8, 159, 146, 150, 255, 0]).unwrap();
+    nix::unistd::mkfifo(&dir.join("fifo.yaml"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    fs::create_dir(dir.join("directory.yaml")).unwrap();
+    symlink("loop-b.yaml", dir.join("loop-a.yaml")).unwrap();
+    symlink("loop-a.yaml", dir.join("loop-b.yaml")).unwrap();
+    fs::write(dir.join("huge.yaml"), vec![b'#'; 64 << 20]).unwrap();
+    for file in
+        ["half.json", "malformed.yaml", "binary.yaml", "fifo.yaml", "directory.yaml", "loop-a.yaml", "huge.yaml"]
+    {
+        wait_file(&node, file, "");
+    }
+    // The directory is still read.
+    node.put("late.yaml", &pod("late").text());
+    node.wait_running("late");
+    assert!(before.alive());
+}
+
+#[test]
+fn hidden_files_and_leftovers_of_editors_do_not_count() {
+    let node = TestNode::start();
+    let dir = node.manifest_dir();
+    for file in [".hidden.yaml", "a.yaml~", "a.yaml.swp", "#a.yaml#", "a.yaml.bak", "4913", "a.txt"] {
+        fs::write(dir.join(file), pod("no").text()).unwrap();
+    }
+    node.put("yes.yml", &pod("yes").text());
+    node.wait_running("yes");
+    assert!(node.pods_of("no").is_empty());
+    let files = node.cli(&["get", "files"]).ok().out;
+    assert!(files.contains("yes.yml") && !files.contains(".hidden") && !files.contains(".bak"), "{files}");
+}
+
+#[test]
+fn a_bad_edit_keeps_the_last_good_pod_also_across_an_agent_restart() {
+    let mut node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    let good = node.wait_running("a");
+    let process = node.process(&good);
+    node.put("a.yaml", &pod("a").pod_field("noSuchField", json!(true)).text());
+    wait_file(&node, "a.yaml", "noSuchField");
+    assert!(process.alive());
+    node.restart_agent();
+    wait_file(&node, "a.yaml", "noSuchField");
+    assert_eq!(node.wait_running("a").uid(), good.uid());
+    assert!(process.alive());
+}
+
+#[test]
+fn an_emptied_file_that_had_a_pod_is_a_bad_edit() {
+    let node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    let process = node.process(&node.wait_running("a"));
+    fs::write(node.manifest_dir().join("a.yaml"), "").unwrap();
+    wait_file(&node, "a.yaml", "");
+    holds_for(
+        Duration::from_secs(2),
+        "the pod runs on",
+        || if process.alive() { Ok(()) } else { Err("it ended".into()) },
+    );
+}
+
+#[test]
+fn of_two_claims_to_one_pod_the_one_that_runs_stays() {
+    let node = TestNode::start();
+    node.put("b.yaml", &pod("a").env("FILE", "b").text());
+    let process = node.process(&node.wait_running("a"));
+    node.put("a.yaml", &pod("a").env("FILE", "a").text());
+    wait_file(&node, "a.yaml", "b.yaml");
+    assert_eq!(node.pods_of("a").len(), 1);
+    assert!(process.alive());
+    // When the first claim goes, the second gets its turn.
+    node.remove("b.yaml");
+    process.wait_gone(tests::wait::PATIENCE);
+    node.wait_running("a");
+}
+
+#[test]
+fn a_directory_that_is_swapped_by_a_symlink_is_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two, link) = (dir.path().join("one"), dir.path().join("two"), dir.path().join("current"));
+    fs::create_dir(&one).unwrap();
+    fs::create_dir(&two).unwrap();
+    fs::write(one.join("a.yaml"), pod("a").text()).unwrap();
+    fs::write(two.join("b.yaml"), pod("b").text()).unwrap();
+    symlink(&one, &link).unwrap();
+    let node = TestNode::builder().flag("--manifest-dir", link.to_str().unwrap()).start();
+    node.wait_running("a");
+    symlink(&two, dir.path().join("next")).unwrap();
+    fs::rename(dir.path().join("next"), &link).unwrap();
+    node.wait_running("b");
+    node.wait_no_pod("a");
+}
+
+#[test]
+fn a_directory_that_disappears_is_not_an_empty_one() {
+    let mut node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    let process = node.process(&node.wait_running("a"));
+    let aside = node.dir().join("aside");
+    fs::rename(node.manifest_dir(), &aside).unwrap();
+    wait_for("readyz says so", || match node.get("/readyz?verbose") {
+        Ok(answer) if answer.status == 500 && answer.body.contains("[-]source-static") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    node.restart_agent();
+    assert!(process.alive());
+    fs::rename(&aside, node.manifest_dir()).unwrap();
+    wait_for("readyz recovers", || match node.get("/readyz") {
+        Ok(answer) if answer.status == 200 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert!(process.alive());
+}
+
+#[test]
+fn labels_and_taints_decide_where_a_daemon_belongs() {
+    let node = TestNode::builder().flag("--node-label", "disk=ssd").start();
+    node.put("ssd.yaml", &daemon_set("ssd").pod_field("nodeSelector", json!({"disk": "ssd"})).text());
+    node.put("hdd.yaml", &daemon_set("hdd").pod_field("nodeSelector", json!({"disk": "hdd"})).text());
+    node.put("linux.yaml", &daemon_set("linux").pod_field("nodeSelector", json!({"kubernetes.io/os": "linux"})).text());
+    node.wait_running("ssd");
+    node.wait_running("linux");
+    wait_for("why names the label", || {
+        let why = node.cli(&["why"]).out;
+        if why.contains("disk") { Ok(()) } else { Err(why) }
+    });
+    assert!(node.pods_of("hdd").is_empty());
+}
