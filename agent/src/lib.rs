@@ -10,6 +10,7 @@ pub mod events;
 pub mod execute;
 pub mod fake;
 pub mod gate;
+pub mod logs;
 pub mod metrics;
 pub mod records;
 pub mod runtime;
