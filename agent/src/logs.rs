@@ -4,7 +4,7 @@
 //! Under systemd its unit restarts it; elsewhere this module starts it, detached, beside this program. Never stopped
 //! from here.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use keeper::client::{Keeper, StreamTarget};
 use keeper::protocol::Limits;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pod::name::RunKey;
 use pod::record::Record;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::config::{Live, LogLimits};
 use crate::execute::chain;
@@ -107,15 +108,6 @@ pub async fn supervise(run_dir: PathBuf, log_dir: PathBuf, program: PathBuf, mut
             }
             continue;
         };
-        let ended = async {
-            match AsyncFd::new(process) {
-                Ok(process) => drop(process.readable().await),
-                Err(e) => {
-                    tracing::warn!(error = %e, "the log keeper cannot be watched");
-                    tokio::time::sleep(START_RETRY).await;
-                }
-            }
-        };
         let limits = async {
             loop {
                 let LogLimits { max_file_size, max_files, budget } = live.borrow_and_update().log_limits;
@@ -129,7 +121,7 @@ pub async fn supervise(run_dir: PathBuf, log_dir: PathBuf, program: PathBuf, mut
             }
         };
         tokio::select! {
-            () = ended => tracing::warn!("the log keeper ended"),
+            _ = end_of(process) => tracing::warn!("the log keeper ended"),
             () = limits => {}
         }
     }
@@ -141,6 +133,19 @@ fn present(socket: &Path) -> Option<OwnedFd> {
     let pid = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials).ok()?.pid();
     let pid = rustix::process::Pid::from_raw(pid)?;
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK).ok()
+}
+
+/// Answers when the process has ended. A thread waits for it, because a safe way to wait for a pidfd on tokio's reactor
+/// does not exist; it costs a few kilobytes and wakes never.
+fn end_of(process: OwnedFd) -> oneshot::Receiver<()> {
+    let (ended, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+        // Nobody may be waiting any more.
+        let _ = ended.send(());
+    });
+    end
 }
 
 async fn comes_up(socket: &Path) -> bool {
