@@ -19,7 +19,7 @@ use pod::name::RunKey;
 use pod::record::Record;
 use tokio::sync::{oneshot, watch};
 
-use crate::config::{Live, LogLimits};
+use crate::config::{Following, LogLimits};
 use crate::execute::chain;
 use crate::seams::{LogPipes, StepError};
 
@@ -96,12 +96,12 @@ impl LogPipes for Pipes {
 }
 
 /// Keeps a keeper running and told of its limits, for as long as the agent lives.
-pub async fn supervise(run_dir: PathBuf, log_dir: PathBuf, program: PathBuf, mut live: watch::Receiver<Live>) {
+pub async fn supervise(run_dir: PathBuf, log_dir: PathBuf, program: PathBuf, mut live: watch::Receiver<Following>) {
     let pipes = Pipes::new(&run_dir);
     let socket = run_dir.join(keeper::protocol::SOCKET);
     loop {
         let Some(process) = present(&socket) else {
-            start(&program, &run_dir, &log_dir, live.borrow().log_limits);
+            start(&program, &run_dir, &log_dir, live.borrow().live.log_limits);
             if !comes_up(&socket).await {
                 tracing::error!(program = %program.display(), "the log keeper does not come up: daemons will block");
                 tokio::time::sleep(START_RETRY).await;
@@ -110,7 +110,7 @@ pub async fn supervise(run_dir: PathBuf, log_dir: PathBuf, program: PathBuf, mut
         };
         let limits = async {
             loop {
-                let LogLimits { max_file_size, max_files, budget } = live.borrow_and_update().log_limits;
+                let LogLimits { max_file_size, max_files, budget } = live.borrow_and_update().live.log_limits;
                 let limits = Limits { max_file_size, max_files, budget };
                 if let Err(e) = pipes.ask(move |keeper| keeper.limits(limits)).await {
                     tracing::warn!(why = e.message, "the log keeper does not take its limits");

@@ -19,6 +19,9 @@ use crate::worker::{Nudge, REQUESTS_MAX, Request, Shared, Worker};
 /// How often everybody looks even though nothing woke them: the safety net under the event streams.
 const FULL_LOOK: Duration = Duration::from_secs(300);
 
+/// How often the loop shows that it moves, even when nothing happens: a third of the shortest watchdog that makes sense.
+pub const BEAT: Duration = Duration::from_secs(10);
+
 /// How soon an unanswered look for strays is tried again while the runtime is away.
 const SWEEP_RETRY: Duration = Duration::from_secs(10);
 
@@ -107,7 +110,8 @@ impl<M: Machine> Workers<M> {
         Workers { shared, desired, commands, workers, tasks, by_task, sweep: JoinSet::new() }
     }
 
-    /// Runs until the agent stops: then the workers finish what is in flight and this returns.
+    /// Runs until the agent stops: then the workers finish what is in flight and this returns. Calls `beat` at every turn of
+    /// the loop, at least every [`BEAT`].
     pub async fn run(mut self, records: Vec<Record>, mut beat: impl FnMut()) {
         let mut by_key: BTreeMap<WorkloadKey, Vec<Record>> = BTreeMap::new();
         for record in records {
@@ -123,6 +127,7 @@ impl<M: Machine> Workers<M> {
         loop {
             beat();
             let shared = self.shared.clone();
+            let next_beat = shared.machine.clock().now().boot.after(BEAT);
             // Every arm may be dropped half-way: watches and channels keep what they hold, a wake that is dropped while
             // it waits has told nobody anything, and the timer is an absolute moment.
             tokio::select! {
@@ -148,6 +153,7 @@ impl<M: Machine> Workers<M> {
                     }
                 }
                 Some(command) = self.commands.recv() => self.command(command),
+                () = shared.machine.clock().sleep_until(next_beat) => {}
                 () = shared.machine.clock().sleep_until(next_sweep), if self.sweep.is_empty() => {
                     self.sweep.spawn(look_for_strays(self.shared.clone()));
                 }
