@@ -4,7 +4,9 @@
 //! random letters are handed in; values come out. Read [`name`], [`spec`], [`desired`], [`record`], [`observed`] for
 //! the nouns, then [`plan`] for the one decision that everything else serves.
 
+pub mod backoff;
 pub mod desired;
+pub mod digest;
 pub mod lifecycle;
 pub mod manifest;
 pub mod name;
@@ -13,3 +15,6 @@ pub mod plan;
 pub mod record;
 pub mod spec;
 pub mod time;
+
+#[cfg(test)]
+mod sample;

@@ -4,6 +4,17 @@
 //! same time; the worker never runs the same step twice at once and passes what is still in flight. A plan of a
 //! converged pod is empty.
 
+mod conflict;
+mod draft;
+mod ending;
+mod orphans;
+mod pod;
+mod roles;
+mod run;
+mod sandbox;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::Wanted;
@@ -12,6 +23,28 @@ use crate::observed::{ImageState, ObservedContainer, SandboxState};
 use crate::record::{Record, Termination};
 use crate::spec::PodTemplate;
 use crate::time::{Moment, Now};
+
+pub use orphans::{Orphans, orphans};
+
+/// What to do now for one workload.
+///
+/// First the roles: which pod is *the* pod, which its successor, which is to end. Then each pod by itself: what it is
+/// converged to follows from its role alone. Whatever is in flight, in the way of something in flight, or waits after
+/// a failure is left out and named in `waiting_for`.
+pub fn plan(view: &View<'_>) -> Plan {
+    let mut draft = draft::Draft::new(view);
+    let roles = roles::decide(view);
+    for wait in roles.waiting {
+        draft.wait(wait);
+    }
+    if roles.admit {
+        draft.step(Step::Admit);
+    }
+    for (index, goal) in roles.goals.into_iter().enumerate() {
+        pod::converge(&mut draft, view, index, goal);
+    }
+    draft.finish()
+}
 
 /// Everything that is known of one workload at one moment.
 #[derive(Debug, Clone)]

@@ -1,0 +1,353 @@
+//! What makes two pods the same running thing: a revision is a short hash over all that counts.
+//!
+//! Every struct is taken apart field by field, so that a new field does not compile until somebody has decided. What
+//! counts: of a Pod document the spec, for labels and annotations do not touch what runs; not even
+//! [`STANDBY_ANNOTATION`](crate::spec::STANDBY_ANNOTATION), because `plan` makes or removes the standing successor of
+//! a running pod at any time. Of a DaemonSet the whole template, labels and annotations included: that is how
+//! `kubectl rollout restart` works.
+//!
+//! A version that hashes differently must not restart what runs: `plan` compares a pod by hashing its template again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::name::WorkloadKind;
+use crate::spec::{
+    Container, ContainerPort, ContainerResource, EnvValue, EnvVar, HostPathKind, NodeSelectorTerm, Operator, Placement,
+    PodField, PodSpec, PodTemplate, PullPolicy, Quantity, Requirement, Resources, RestartPolicy, Seccomp, Security,
+    TaintEffect, Toleration, Volume, VolumeMount, VolumeSource,
+};
+
+/// Feeds several values, in this order.
+macro_rules! feed_all {
+    ($sum:expr, $($field:expr),+ $(,)?) => {{ $( $field.feed(&mut $sum); )+ }};
+}
+
+/// No vowels and nothing that looks like something else (Kubernetes' alphabet for generated names).
+pub const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// 27^10 values: a chance of one in two hundred million million that an edit goes unnoticed. Fits into a label and a name.
+const LETTERS: usize = 10;
+
+/// The revision of a document of this kind with this template: ten letters of [`ALPHABET`].
+pub fn revision(kind: WorkloadKind, template: &PodTemplate) -> String {
+    let PodTemplate { labels, annotations, spec } = template;
+    let mut sum = Sum(Sha256::new());
+    match kind {
+        WorkloadKind::Pod => spec.feed(&mut sum),
+        WorkloadKind::DaemonSet => feed_all!(sum, labels, annotations, spec),
+    }
+    letters(&sum.0.finalize(), LETTERS)
+}
+
+/// `count` letters out of a hash or of random bytes; at most as many as there are bytes.
+pub fn letters(bytes: &[u8], count: usize) -> String {
+    bytes.iter().take(count).map(|b| char::from(ALPHABET[usize::from(*b) % ALPHABET.len()])).collect()
+}
+
+/// The hash in the making. Every value is written with its length or a tag, so that no two values meet.
+struct Sum(Sha256);
+
+impl Sum {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.0.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    fn tag(&mut self, tag: &str) {
+        self.bytes(tag.as_bytes());
+    }
+}
+
+/// Something that counts.
+trait Feed {
+    fn feed(&self, sum: &mut Sum);
+}
+
+impl Feed for PodSpec {
+    fn feed(&self, sum: &mut Sum) {
+        let PodSpec {
+            containers,
+            volumes,
+            restart_policy,
+            termination_grace,
+            host_network,
+            host_pid,
+            host_ipc,
+            priority,
+            priority_class,
+            placement,
+        } = self;
+        feed_all!(*sum, containers, volumes, restart_policy, termination_grace, host_network, host_pid, host_ipc);
+        feed_all!(*sum, priority, priority_class, placement);
+    }
+}
+
+impl Feed for Placement {
+    fn feed(&self, sum: &mut Sum) {
+        let Placement { node_name, node_selector, required_terms, tolerations } = self;
+        feed_all!(*sum, node_name, node_selector, required_terms, tolerations);
+    }
+}
+
+impl Feed for NodeSelectorTerm {
+    fn feed(&self, sum: &mut Sum) {
+        let NodeSelectorTerm { labels, fields } = self;
+        feed_all!(*sum, labels, fields);
+    }
+}
+
+impl Feed for Requirement {
+    fn feed(&self, sum: &mut Sum) {
+        let Requirement { key, operator, values } = self;
+        feed_all!(*sum, key, operator, values);
+    }
+}
+
+impl Feed for Toleration {
+    fn feed(&self, sum: &mut Sum) {
+        let Toleration { key, exists, value, effect } = self;
+        feed_all!(*sum, key, exists, value, effect);
+    }
+}
+
+impl Feed for Container {
+    fn feed(&self, sum: &mut Sum) {
+        let Container {
+            name,
+            image,
+            pull_policy,
+            command,
+            args,
+            working_dir,
+            env,
+            resources,
+            mounts,
+            security,
+            ports,
+            stdin,
+            tty,
+        } = self;
+        feed_all!(*sum, name, image, pull_policy, command, args, working_dir, env, resources, mounts, security);
+        feed_all!(*sum, ports, stdin, tty);
+    }
+}
+
+impl Feed for EnvVar {
+    fn feed(&self, sum: &mut Sum) {
+        let EnvVar { name, value } = self;
+        feed_all!(*sum, name, value);
+    }
+}
+
+impl Feed for EnvValue {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            EnvValue::Literal(value) => {
+                sum.tag("literal");
+                value.feed(sum);
+            }
+            EnvValue::Field(field) => {
+                sum.tag("field");
+                field.feed(sum);
+            }
+            EnvValue::Resource { container, resource, divisor } => {
+                sum.tag("resource");
+                feed_all!(*sum, container, resource, divisor);
+            }
+        }
+    }
+}
+
+impl Feed for PodField {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            PodField::Name => sum.tag("name"),
+            PodField::Namespace => sum.tag("namespace"),
+            PodField::Uid => sum.tag("uid"),
+            PodField::Label(key) => {
+                sum.tag("label");
+                key.feed(sum);
+            }
+            PodField::Annotation(key) => {
+                sum.tag("annotation");
+                key.feed(sum);
+            }
+            PodField::NodeName => sum.tag("node name"),
+            PodField::ServiceAccountName => sum.tag("service account"),
+            PodField::HostIp => sum.tag("host ip"),
+            PodField::HostIps => sum.tag("host ips"),
+            PodField::PodIp => sum.tag("pod ip"),
+            PodField::PodIps => sum.tag("pod ips"),
+        }
+    }
+}
+
+impl Feed for Quantity {
+    fn feed(&self, sum: &mut Sum) {
+        let Quantity { milli } = self;
+        sum.bytes(&milli.to_le_bytes());
+    }
+}
+
+impl Feed for Resources {
+    fn feed(&self, sum: &mut Sum) {
+        let Resources { cpu_request_milli, cpu_limit_milli, memory_request, memory_limit, limits, requests } = self;
+        feed_all!(*sum, cpu_request_milli, cpu_limit_milli, memory_request, memory_limit, limits, requests);
+    }
+}
+
+impl Feed for Security {
+    fn feed(&self, sum: &mut Sum) {
+        let Security {
+            privileged,
+            run_as_user,
+            run_as_group,
+            run_as_non_root,
+            read_only_root,
+            allow_privilege_escalation,
+            capabilities_add,
+            capabilities_drop,
+            supplemental_groups,
+            seccomp,
+        } = self;
+        feed_all!(*sum, privileged, run_as_user, run_as_group, run_as_non_root, read_only_root);
+        feed_all!(*sum, allow_privilege_escalation, capabilities_add, capabilities_drop);
+        feed_all!(*sum, supplemental_groups, seccomp);
+    }
+}
+
+impl Feed for ContainerPort {
+    fn feed(&self, sum: &mut Sum) {
+        let ContainerPort { name, port, protocol } = self;
+        feed_all!(*sum, name, port, protocol);
+    }
+}
+
+impl Feed for VolumeMount {
+    fn feed(&self, sum: &mut Sum) {
+        let VolumeMount { volume, mount_path, read_only } = self;
+        feed_all!(*sum, volume, mount_path, read_only);
+    }
+}
+
+impl Feed for Volume {
+    fn feed(&self, sum: &mut Sum) {
+        let Volume { name, source } = self;
+        feed_all!(*sum, name, source);
+    }
+}
+
+impl Feed for VolumeSource {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            VolumeSource::HostPath { path, kind } => {
+                sum.tag("host path");
+                feed_all!(*sum, path, kind);
+            }
+        }
+    }
+}
+
+/// Enums without data: each variant has a word that never changes.
+macro_rules! feed_words {
+    ($($name:ident { $($variant:ident => $word:literal),+ $(,)? })+) => {$(
+        impl Feed for $name {
+            fn feed(&self, sum: &mut Sum) {
+                sum.tag(match self { $($name::$variant => $word),+ });
+            }
+        }
+    )+};
+}
+
+feed_words! {
+    RestartPolicy { Always => "always", OnFailure => "on failure", Never => "never" }
+    Operator { In => "in", NotIn => "not in", Exists => "exists", DoesNotExist => "absent", Gt => "gt", Lt => "lt" }
+    TaintEffect { NoSchedule => "no schedule", PreferNoSchedule => "prefer", NoExecute => "no execute" }
+    PullPolicy { Always => "always", IfNotPresent => "if not present", Never => "never" }
+    Seccomp { RuntimeDefault => "default", Unconfined => "unconfined" }
+    ContainerResource {
+        LimitsCpu => "limits.cpu",
+        LimitsMemory => "limits.memory",
+        LimitsEphemeralStorage => "limits.ephemeral-storage",
+        RequestsCpu => "requests.cpu",
+        RequestsMemory => "requests.memory",
+        RequestsEphemeralStorage => "requests.ephemeral-storage",
+    }
+    HostPathKind {
+        Unset => "unset",
+        DirectoryOrCreate => "directory or create",
+        Directory => "directory",
+        FileOrCreate => "file or create",
+        File => "file",
+        Socket => "socket",
+        CharDevice => "char device",
+        BlockDevice => "block device",
+    }
+}
+
+macro_rules! feed_numbers {
+    ($($number:ty),+) => {$(
+        impl Feed for $number {
+            fn feed(&self, sum: &mut Sum) {
+                sum.bytes(&self.to_le_bytes());
+            }
+        }
+    )+};
+}
+
+feed_numbers!(i32, u16, u32, u64);
+
+impl Feed for bool {
+    fn feed(&self, sum: &mut Sum) {
+        sum.bytes(&[u8::from(*self)]);
+    }
+}
+
+impl Feed for String {
+    fn feed(&self, sum: &mut Sum) {
+        sum.bytes(self.as_bytes());
+    }
+}
+
+impl Feed for Duration {
+    fn feed(&self, sum: &mut Sum) {
+        sum.bytes(&self.as_nanos().to_le_bytes());
+    }
+}
+
+impl<T: Feed> Feed for Option<T> {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            None => sum.tag("none"),
+            Some(value) => {
+                sum.tag("some");
+                value.feed(sum);
+            }
+        }
+    }
+}
+
+impl<T: Feed> Feed for Vec<T> {
+    fn feed(&self, sum: &mut Sum) {
+        self.len().to_string().feed(sum);
+        for value in self {
+            value.feed(sum);
+        }
+    }
+}
+
+impl<K: Feed, V: Feed> Feed for BTreeMap<K, V> {
+    fn feed(&self, sum: &mut Sum) {
+        self.len().to_string().feed(sum);
+        for (key, value) in self {
+            key.feed(sum);
+            value.feed(sum);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

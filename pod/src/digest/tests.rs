@@ -1,0 +1,53 @@
+use super::*;
+use crate::sample;
+
+fn changed(kind: WorkloadKind, change: impl FnOnce(&mut PodTemplate)) -> bool {
+    let before = sample::template(&["a"]);
+    let mut after = before.clone();
+    change(&mut after);
+    revision(kind, &before) != revision(kind, &after)
+}
+
+#[test]
+fn revision_is_ten_letters_of_the_alphabet_and_stays() {
+    let revision = revision(WorkloadKind::DaemonSet, &sample::template(&["a"]));
+    assert_eq!(revision.len(), LETTERS);
+    assert!(revision.bytes().all(|b| ALPHABET.contains(&b)), "{revision}");
+    assert_eq!(revision, super::revision(WorkloadKind::DaemonSet, &sample::template(&["a"])));
+}
+
+#[test]
+fn spec_counts_for_both_kinds() {
+    for kind in [WorkloadKind::Pod, WorkloadKind::DaemonSet] {
+        assert!(changed(kind, |t| t.spec.containers[0].image.push('x')));
+        assert!(changed(kind, |t| t.spec.termination_grace = Duration::from_secs(3)));
+        assert!(changed(kind, |t| t.spec.containers[0].security.run_as_user = Some(0)));
+        assert!(changed(kind, |t| t.spec.placement.required_terms = Some(Vec::new())));
+    }
+}
+
+#[test]
+fn labels_and_annotations_count_for_a_daemonset_only() {
+    let restart = |t: &mut PodTemplate| {
+        t.annotations.insert("kubectl.kubernetes.io/restartedAt".into(), "now".into());
+    };
+    let label = |t: &mut PodTemplate| {
+        t.labels.insert("tier".into(), "node".into());
+    };
+    assert!(changed(WorkloadKind::DaemonSet, restart));
+    assert!(changed(WorkloadKind::DaemonSet, label));
+    assert!(!changed(WorkloadKind::Pod, restart));
+    assert!(!changed(WorkloadKind::Pod, label));
+}
+
+#[test]
+fn neighbouring_fields_do_not_run_into_each_other() {
+    let with = |command: &[&str], args: &[&str]| {
+        let mut template = sample::template(&["a"]);
+        template.spec.containers[0].command = command.iter().map(|s| (*s).to_owned()).collect();
+        template.spec.containers[0].args = args.iter().map(|s| (*s).to_owned()).collect();
+        revision(WorkloadKind::Pod, &template)
+    };
+    assert_ne!(with(&["a", "b"], &[]), with(&["a"], &["b"]));
+    assert_ne!(with(&["ab"], &[]), with(&["a", "b"], &[]));
+}

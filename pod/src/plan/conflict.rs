@@ -1,0 +1,69 @@
+//! Which steps may not run at the same time: they work on the same thing.
+
+use super::{RunStep, StepKey};
+use crate::name::Uid;
+
+/// Whether `a` and `b` must not overlap. Symmetric; a step conflicts with itself.
+pub fn conflict(a: &StepKey, b: &StepKey) -> bool {
+    a == b || one_way(a, b) || one_way(b, a)
+}
+
+fn one_way(a: &StepKey, b: &StepKey) -> bool {
+    match a {
+        // The last trace: everything else of the pod must be over.
+        StepKey::Forget(uid) => pod_of(b) == Some(uid),
+        StepKey::TearDown(uid) => {
+            pod_of(b) == Some(uid) && matches!(b, StepKey::SetUp(_) | StepKey::Connect(_) | StepKey::Run(..))
+        }
+        StepKey::SetUp(uid) => matches!(b, StepKey::Connect(other) if other == uid),
+        StepKey::Run(uid, container, attempt, step) => {
+            let StepKey::Run(other_uid, other_container, other_attempt, other) = b else { return false };
+            (uid, container, attempt) == (other_uid, other_container, other_attempt) && clash(*step, *other)
+        }
+        StepKey::Admit | StepKey::Remember(_) | StepKey::PrepareImage(..) | StepKey::Connect(_) => false,
+    }
+}
+
+/// Two steps of one run. A kill may overtake a stop that hangs; nothing else overlaps.
+fn clash(a: RunStep, b: RunStep) -> bool {
+    !matches!((a, b), (RunStep::SignalStop, RunStep::SignalKill) | (RunStep::SignalKill, RunStep::SignalStop))
+}
+
+fn pod_of(key: &StepKey) -> Option<&Uid> {
+    match key {
+        StepKey::Admit => None,
+        StepKey::Remember(uid)
+        | StepKey::PrepareImage(uid, _)
+        | StepKey::SetUp(uid)
+        | StepKey::Connect(uid)
+        | StepKey::Run(uid, ..)
+        | StepKey::TearDown(uid)
+        | StepKey::Forget(uid) => Some(uid),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(step: RunStep) -> StepKey {
+        StepKey::Run(Uid("u".into()), "c".into(), 0, step)
+    }
+
+    #[test]
+    fn a_kill_overtakes_a_stop_but_a_deletion_waits_for_a_creation() {
+        assert!(!conflict(&run(RunStep::SignalKill), &run(RunStep::SignalStop)));
+        assert!(conflict(&run(RunStep::Delete), &run(RunStep::Create)));
+        assert!(conflict(&run(RunStep::SignalStop), &run(RunStep::Start)));
+    }
+
+    #[test]
+    fn tearing_down_and_forgetting_wait_for_the_pods_other_steps_only() {
+        let uid = Uid("u".into());
+        assert!(conflict(&run(RunStep::Create), &StepKey::TearDown(uid.clone())));
+        assert!(conflict(&StepKey::SetUp(uid.clone()), &StepKey::TearDown(uid.clone())));
+        assert!(!conflict(&StepKey::SetUp(Uid("v".into())), &StepKey::TearDown(uid.clone())));
+        assert!(!conflict(&StepKey::Remember(uid.clone()), &StepKey::TearDown(uid.clone())));
+        assert!(conflict(&StepKey::Remember(uid.clone()), &StepKey::Forget(uid)));
+    }
+}

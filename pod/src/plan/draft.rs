@@ -1,0 +1,156 @@
+//! The plan in the making: takes every step that is due and keeps those that may be done now.
+
+use super::conflict::conflict;
+use super::{Change, Failure, Plan, Signal, Step, StepKey, View, Waiting};
+use crate::name::Uid;
+use crate::time::Moment;
+
+pub struct Draft<'a> {
+    view: &'a View<'a>,
+    plan: Plan,
+    keys: Vec<StepKey>,
+}
+
+impl<'a> Draft<'a> {
+    pub fn new(view: &'a View<'a>) -> Draft<'a> {
+        Draft { view, plan: Plan::default(), keys: Vec::new() }
+    }
+
+    /// Takes a step that is due. What cannot be done now becomes a reason to wait.
+    pub fn step(&mut self, step: Step) {
+        let key = step.key();
+        if let Some(busy) = self.view.in_flight.iter().find(|busy| conflict(busy, &key)) {
+            let message = if *busy == key { doing(&step) } else { format!("{} first", doing_key(busy)) };
+            self.wait(about(&step, waiting_reason(&step), message));
+            return;
+        }
+        if let Some(failure) = self.failure(&key)
+            && failure.not_before > self.view.now.boot
+        {
+            let (reason, message) = failure_words(&step, failure);
+            self.wait(Waiting { until: Some(failure.not_before), ..about(&step, &reason, message) });
+            return;
+        }
+        // What collides with a step of this very plan comes with the next one.
+        if !self.keys.iter().any(|other| conflict(other, &key)) {
+            self.keys.push(key);
+            self.plan.steps.push(step);
+        }
+    }
+
+    /// As [`Draft::step`], but a signal that was delivered is not sent again.
+    pub fn signal(&mut self, step: Step, message: &str) {
+        if self.view.delivered.contains(&step.key()) {
+            self.wait(about(&step, waiting_reason(&step), message.to_owned()));
+        } else {
+            self.step(step);
+        }
+    }
+
+    pub fn wait(&mut self, waiting: Waiting) {
+        self.plan.waiting_for.push(waiting);
+    }
+
+    pub fn failure(&self, key: &StepKey) -> Option<&'a Failure> {
+        self.view.failures.get(key)
+    }
+
+    /// Records before deeds, starts before everything that is less urgent.
+    pub fn finish(mut self) -> Plan {
+        self.plan.steps.sort_by_key(|step| match step {
+            Step::Remember { .. } => 0,
+            Step::Signal { .. } => 1,
+            Step::Start { .. } => 2,
+            _ => 3,
+        });
+        self.plan.wake_at = self.plan.waiting_for.iter().filter_map(|w| w.until).min();
+        self.plan
+    }
+}
+
+/// A wait of a container of a pod.
+pub fn container_wait(uid: &Uid, container: &str, reason: &str, message: String, until: Option<Moment>) -> Waiting {
+    Waiting { uid: Some(uid.clone()), container: Some(container.to_owned()), reason: reason.into(), message, until }
+}
+
+/// A wait of a whole pod.
+pub fn pod_wait(uid: &Uid, reason: &str, message: String, until: Option<Moment>) -> Waiting {
+    Waiting { uid: Some(uid.clone()), container: None, reason: reason.into(), message, until }
+}
+
+fn about(step: &Step, reason: &str, message: String) -> Waiting {
+    let (uid, container) = match step {
+        Step::Admit => (None, None),
+        Step::Remember { uid, change: Change::Started { container, .. } | Change::Ended { container, .. } }
+        | Step::PrepareImage { uid, container }
+        | Step::Create { uid, container, .. }
+        | Step::Start { uid, container, .. }
+        | Step::Signal { uid, container, .. }
+        | Step::Delete { uid, container, .. } => (Some(uid), Some(container)),
+        Step::Remember { uid, .. }
+        | Step::SetUp { uid }
+        | Step::Connect { uid }
+        | Step::TearDown { uid }
+        | Step::Forget { uid } => (Some(uid), None),
+    };
+    Waiting { uid: uid.cloned(), container: container.cloned(), reason: reason.into(), message, until: None }
+}
+
+fn waiting_reason(step: &Step) -> &'static str {
+    match step {
+        Step::Admit => "Pending",
+        Step::Remember { .. } => "Recording",
+        Step::PrepareImage { .. }
+        | Step::SetUp { .. }
+        | Step::Connect { .. }
+        | Step::Create { .. }
+        | Step::Start { .. } => "ContainerCreating",
+        Step::Signal { .. } | Step::Delete { .. } | Step::TearDown { .. } | Step::Forget { .. } => "Terminating",
+    }
+}
+
+/// A failed pull that waits is called ImagePullBackOff, as in Kubernetes; all other reasons stay.
+fn failure_words(step: &Step, failure: &Failure) -> (String, String) {
+    match step {
+        Step::PrepareImage { .. } if failure.reason == "ErrImagePull" => {
+            ("ImagePullBackOff".into(), format!("waits before it tries again: {}", failure.message))
+        }
+        _ => (failure.reason.clone(), failure.message.clone()),
+    }
+}
+
+fn doing(step: &Step) -> String {
+    doing_key(&step.key())
+}
+
+fn doing_key(key: &StepKey) -> String {
+    use super::RunStep::{Create, Delete, SignalKill, SignalStop, Start};
+    match key {
+        StepKey::Admit => "the pod's record is being written".into(),
+        StepKey::Remember(_) => "a change of the pod's record is being written".into(),
+        StepKey::PrepareImage(_, container) => format!("the image of {container} is being prepared"),
+        StepKey::SetUp(_) => "the pod's namespaces and directories are being made".into(),
+        StepKey::Connect(_) => "the pod's network is being connected".into(),
+        StepKey::Run(_, container, attempt, step) => {
+            let verb = match step {
+                Create => "being created",
+                Start => "being started",
+                SignalStop => "being told to stop",
+                SignalKill => "being killed",
+                Delete => "being deleted",
+            };
+            format!("run {attempt} of {container} is {verb}")
+        }
+        StepKey::TearDown(_) => "the pod's namespaces and directories are being removed".into(),
+        StepKey::Forget(_) => "the pod's record and logs are being removed".into(),
+    }
+}
+
+/// The step that ends a run.
+pub fn kill(uid: &Uid, container: &str, attempt: u32) -> Step {
+    Step::Signal { uid: uid.clone(), container: container.to_owned(), attempt, signal: Signal::Kill }
+}
+
+pub fn delete(uid: &Uid, container: &str, attempt: u32) -> Step {
+    Step::Delete { uid: uid.clone(), container: container.to_owned(), attempt }
+}

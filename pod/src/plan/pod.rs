@@ -1,0 +1,61 @@
+//! One pod and its goal: what comes first, and who takes it from there.
+
+use super::draft::{Draft, pod_wait};
+use super::roles::{self, Goal};
+use super::{Change, PodView, Step, View, ending, run, sandbox};
+use crate::desired::Wanted;
+use crate::lifecycle;
+use crate::record::Lifecycle;
+
+pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, goal: Goal) {
+    let pod = &view.pods[index];
+    if pod.record.boot_id != view.boot_id {
+        // Until the moments of the other boot are gone, no wait of this pod means anything.
+        remember(draft, pod, Change::NewBoot);
+        return;
+    }
+    match (&pod.record.lifecycle, goal) {
+        (Lifecycle::Terminating { deadline, .. }, _) => ending::end(draft, view, pod, *deadline),
+        (Lifecycle::Running | Lifecycle::Finished, Goal::End { reason }) => {
+            let deadline = lifecycle::deadline(&pod.template, view.now.boot);
+            remember(draft, pod, Change::Terminating { deadline, reason });
+        }
+        (Lifecycle::Running, Goal::Rest) => {
+            let message = "it has not started and is not to: a newer pod takes its place".to_owned();
+            draft.wait(pod_wait(&pod.record.uid, "Pending", message, None));
+        }
+        (Lifecycle::Finished, _) => {
+            document(draft, view, pod);
+            ending::clear(draft, pod);
+        }
+        (Lifecycle::Running, Goal::Run) => live(draft, view, index, run::Until::Started),
+        (Lifecycle::Running, Goal::Prepare) => live(draft, view, index, run::Until::Created),
+    }
+}
+
+fn live(draft: &mut Draft<'_>, view: &View<'_>, index: usize, until: run::Until) {
+    let pod = &view.pods[index];
+    document(draft, view, pod);
+    if run::all_done(pod) {
+        remember(draft, pod, Change::Finished);
+    } else if sandbox::lost(pod) {
+        sandbox::clear(draft, view, pod);
+    } else {
+        sandbox::raise(draft, pod);
+        run::converge(draft, view, index, until);
+    }
+}
+
+/// The wanted document says the same thing in other words: other labels, another place.
+fn document(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView) {
+    let Wanted::Run(wanted) = view.wanted else { return };
+    let differs = pod.record.document != wanted.document || pod.record.origin != wanted.origin;
+    if differs && roles::is_of(pod, wanted) {
+        let change = Change::Document { document: wanted.document.clone(), origin: wanted.origin.clone() };
+        remember(draft, pod, change);
+    }
+}
+
+pub fn remember(draft: &mut Draft<'_>, pod: &PodView, change: Change) {
+    draft.step(Step::Remember { uid: pod.record.uid.clone(), change });
+}

@@ -1,0 +1,190 @@
+//! Who is who among a workload's pods: the one that runs, its successor, those that are to end. This is where updates
+//! happen; everything below looks at one pod and its goal only.
+
+use super::draft::pod_wait;
+use super::{PodView, RunStep, StepKey, View, Waiting};
+use crate::desired::{DesiredPod, UpdateStrategy, Wanted};
+use crate::digest;
+use crate::observed::{ContainerState, SandboxState};
+use crate::record::Lifecycle;
+
+/// More pods of one workload than this are not admitted: edits that come faster than old pods go must not pile up.
+const PODS_MAX: usize = 8;
+
+/// What one pod is converged to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Goal {
+    /// All its containers run.
+    Run,
+    /// All its containers stand created and none is started: another pod of the workload still runs.
+    Prepare,
+    /// It is left as it is: never started and soon to be replaced.
+    Rest,
+    /// It ends.
+    End { reason: String },
+}
+
+#[derive(Debug, Default)]
+pub struct Roles {
+    /// One per pod of the view, in its order.
+    pub goals: Vec<Goal>,
+    /// A pod is to be admitted.
+    pub admit: bool,
+    pub waiting: Vec<Waiting>,
+}
+
+pub fn decide(view: &View<'_>) -> Roles {
+    match view.wanted {
+        Wanted::Gone => gone(view),
+        Wanted::Hold { reason } => hold(view, reason),
+        Wanted::Run(wanted) => run(view, wanted),
+    }
+}
+
+/// The pod is what `wanted` asks for. A record of a version that hashed differently is hashed again: an upgrade of
+/// the agent restarts nobody.
+pub fn is_of(pod: &PodView, wanted: &DesiredPod) -> bool {
+    pod.record.revision == wanted.revision
+        || digest::revision(pod.record.workload.kind, &pod.template) == wanted.revision
+}
+
+fn gone(view: &View<'_>) -> Roles {
+    all(view, |_| Goal::End { reason: "no source wants it any more".into() })
+}
+
+/// Nothing is admitted and nothing ends; what runs is kept running. An update that had begun waits.
+fn hold(view: &View<'_>, reason: &str) -> Roles {
+    let runs = oldest_that_ran(view).or_else(|| newest_live(view));
+    let mut roles = all(view, |index| match runs {
+        Some(runs) if runs == index => Goal::Run,
+        Some(runs) if runs < index => Goal::Prepare,
+        _ => Goal::Rest,
+    });
+    let uid = runs.map(|index| view.pods[index].record.uid.clone());
+    let wait = Waiting { uid, container: None, reason: "Held".into(), message: reason.to_owned(), until: None };
+    roles.waiting.push(wait);
+    roles
+}
+
+fn run(view: &View<'_>, wanted: &DesiredPod) -> Roles {
+    let of_wanted = |index: &usize| is_of(&view.pods[*index], wanted);
+    let target =
+        live(view).filter(of_wanted).find(|&i| has_run(view, i)).or_else(|| live(view).filter(of_wanted).last());
+    match target {
+        Some(target) => with_target(view, wanted, target),
+        None => without_target(view, wanted),
+    }
+}
+
+/// The wanted pod has been admitted. Others that have run are kept until it stands created, then end.
+fn with_target(view: &View<'_>, wanted: &DesiredPod, target: usize) -> Roles {
+    let old: Vec<usize> = live(view).filter(|&i| i != target && has_run(view, i)).collect();
+    let successor = !old.is_empty() && !has_run(view, target);
+    let ready = stands_created(&view.pods[target]);
+    let end = || Goal::End { reason: format!("replaced by revision {}", wanted.revision) };
+    let mut roles = all(view, |index| {
+        if index == target {
+            if successor { Goal::Prepare } else { Goal::Run }
+        } else if successor && old.contains(&index) && (wanted.update == UpdateStrategy::OnDelete || !ready) {
+            Goal::Run
+        } else {
+            end()
+        }
+    });
+    if successor {
+        let message = match wanted.update {
+            UpdateStrategy::OnDelete => "waits for the deletion of the pod that runs (updateStrategy OnDelete)",
+            UpdateStrategy::RollingUpdate => {
+                "the pod of the older revision runs until all containers of this one stand created"
+            }
+        };
+        roles.waiting.push(pod_wait(&view.pods[target].record.uid, "Updating", message.into(), None));
+    }
+    roles
+}
+
+/// The wanted pod is still to be admitted, unless an older one stays by `OnDelete`.
+fn without_target(view: &View<'_>, wanted: &DesiredPod) -> Roles {
+    let current = oldest_that_ran(view).or_else(|| live(view).next());
+    let stays = wanted.update == UpdateStrategy::OnDelete && current.is_some();
+    let mut roles = all(view, |index| {
+        if Some(index) != current {
+            Goal::End { reason: "replaced before it started".into() }
+        } else if stays || has_run(view, index) {
+            Goal::Run
+        } else {
+            Goal::Rest
+        }
+    });
+    if stays {
+        let uid = current.map(|index| view.pods[index].record.uid.clone());
+        let message =
+            format!("revision {} waits for the deletion of this pod (updateStrategy OnDelete)", wanted.revision);
+        roles.waiting.push(Waiting { uid, container: None, reason: "OnDelete".into(), message, until: None });
+    } else if view.pods.len() < PODS_MAX {
+        roles.admit = true;
+    } else {
+        let message = format!("{PODS_MAX} older pods of this workload have not ended yet");
+        roles.waiting.push(Waiting { uid: None, container: None, reason: "Pending".into(), message, until: None });
+    }
+    roles
+}
+
+fn all(view: &View<'_>, goal: impl Fn(usize) -> Goal) -> Roles {
+    Roles { goals: (0..view.pods.len()).map(goal).collect(), ..Roles::default() }
+}
+
+/// Pods that are not ending, oldest first.
+fn live<'v>(view: &'v View<'_>) -> impl Iterator<Item = usize> + 'v {
+    let ends = |pod: &PodView| matches!(pod.record.lifecycle, Lifecycle::Terminating { .. });
+    view.pods.iter().enumerate().filter(move |(_, pod)| !ends(pod)).map(|(index, _)| index)
+}
+
+fn newest_live(view: &View<'_>) -> Option<usize> {
+    live(view).last()
+}
+
+fn oldest_that_ran(view: &View<'_>) -> Option<usize> {
+    live(view).find(|&index| has_run(view, index))
+}
+
+/// Whether any container of the pod was ever started, or is being started.
+fn has_run(view: &View<'_>, index: usize) -> bool {
+    let pod = &view.pods[index];
+    let remembered = pod.record.containers.values().any(|m| m.started_attempt.is_some() || m.last.is_some());
+    remembered || pod.containers.iter().any(|c| matches!(c.state, ContainerState::Running { .. })) || starts(view, pod)
+}
+
+fn starts(view: &View<'_>, pod: &PodView) -> bool {
+    let start = |key: &StepKey| matches!(key, StepKey::Run(uid, _, _, RunStep::Start) if *uid == pod.record.uid);
+    view.in_flight.iter().any(start)
+}
+
+/// Whether the pod could be started now: connected, and every container waits for its start or runs.
+fn stands_created(pod: &PodView) -> bool {
+    connected(pod)
+        && pod.template.spec.containers.iter().all(|container| {
+            let attempt = pod.record.containers.get(&container.name).map_or(0, |m| m.next_attempt());
+            pod.containers.iter().any(|c| {
+                c.run.container == container.name
+                    && c.run.attempt == attempt
+                    && matches!(c.state, ContainerState::Created | ContainerState::Running { .. })
+            })
+        })
+}
+
+/// Whether the pod's network is as it is to be.
+pub fn connected(pod: &PodView) -> bool {
+    match pod.sandbox {
+        SandboxState::Connected { .. } => true,
+        SandboxState::Made => pod.template.spec.host_network,
+        SandboxState::Absent | SandboxState::Broken { .. } => false,
+    }
+}
+
+/// Whether another pod of the workload than `index` still runs, or is being started.
+pub fn another_runs<'v>(view: &'v View<'_>, index: usize) -> Option<&'v PodView> {
+    let runs = |pod: &PodView| pod.containers.iter().any(|c| matches!(c.state, ContainerState::Running { .. }));
+    let mut others = view.pods.iter().enumerate().filter(|(other, _)| *other != index);
+    others.find(|(_, pod)| runs(pod) || starts(view, pod)).map(|(_, pod)| pod)
+}

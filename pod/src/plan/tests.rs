@@ -1,0 +1,5 @@
+//! Named rules first, then all histories.
+
+mod histories;
+mod model;
+mod rules;

@@ -1,0 +1,181 @@
+//! Whatever happens in whatever order: what must hold holds throughout, and afterwards everything is as wanted.
+
+use proptest::prelude::*;
+
+use super::model::{Model, Outcome, revision};
+use crate::desired::{UpdateStrategy, Wanted};
+use crate::observed::ContainerState;
+use crate::record::Lifecycle;
+use crate::spec::{RestartPolicy, STANDBY_ANNOTATION};
+
+#[derive(Debug, Clone)]
+enum Event {
+    Plan,
+    End(usize, Outcome),
+    Want(u8),
+    OnDelete(u8),
+    Hold,
+    Gone,
+    Exit(usize, u32),
+    LoseCreated,
+    ForgetEnds,
+    BreakSandboxes,
+    RestartAgent(bool),
+    Reboot,
+    Delete,
+    Time(u64),
+    Obedient(bool),
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        8 => Just(Outcome::Done),
+        1 => Just(Outcome::Refused),
+        1 => Just(Outcome::Half),
+        1 => Just(Outcome::Unheard),
+    ]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        20 => Just(Event::Plan),
+        40 => (0_usize..8, outcome()).prop_map(|(n, o)| Event::End(n, o)),
+        4 => (0_u8..3).prop_map(Event::Want),
+        1 => (0_u8..3).prop_map(Event::OnDelete),
+        1 => Just(Event::Hold),
+        1 => Just(Event::Gone),
+        6 => (0_usize..4, 0_u32..2).prop_map(|(n, code)| Event::Exit(n, code)),
+        1 => Just(Event::LoseCreated),
+        1 => Just(Event::ForgetEnds),
+        1 => Just(Event::BreakSandboxes),
+        1 => any::<bool>().prop_map(Event::RestartAgent),
+        1 => Just(Event::Reboot),
+        1 => Just(Event::Delete),
+        4 => (1_u64..400_000).prop_map(Event::Time),
+        1 => any::<bool>().prop_map(Event::Obedient),
+    ]
+}
+
+/// What varies between workloads.
+#[derive(Debug, Clone)]
+struct Shape {
+    containers: usize,
+    standby: bool,
+    host_network: bool,
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    (1_usize..3, any::<bool>(), any::<bool>()).prop_map(|(containers, standby, host_network)| Shape {
+        containers,
+        standby,
+        host_network,
+    })
+}
+
+fn wanted(n: u8, shape: &Shape, update: UpdateStrategy) -> Wanted {
+    let mut pod = revision(n, &["a", "b"][..shape.containers]);
+    pod.template.spec.host_network = shape.host_network;
+    if shape.standby {
+        pod.template.annotations.insert(STANDBY_ANNOTATION.into(), "true".into());
+    }
+    pod.update = update;
+    pod.revision = crate::digest::revision(pod.workload.kind, &pod.template);
+    Wanted::Run(Box::new(pod))
+}
+
+fn apply(model: &mut Model, shape: &Shape, event: Event) {
+    match event {
+        Event::Plan => {
+            model.begin();
+        }
+        Event::End(n, outcome) => model.end(n, outcome),
+        Event::Want(n) => model.wanted = wanted(n, shape, UpdateStrategy::RollingUpdate),
+        Event::OnDelete(n) => model.wanted = wanted(n, shape, UpdateStrategy::OnDelete),
+        Event::Hold => model.wanted = Wanted::Hold { reason: "a bad edit".into() },
+        Event::Gone => model.wanted = Wanted::Gone,
+        Event::Exit(n, code) => model.exit(n, code),
+        Event::LoseCreated => model.lose_created(),
+        Event::ForgetEnds => model.forget_ends(),
+        Event::BreakSandboxes => model.break_sandboxes(),
+        Event::RestartAgent(takes_effect) => model.restart_agent(takes_effect),
+        Event::Reboot => model.reboot(),
+        Event::Delete => model.delete_newest(),
+        Event::Time(ms) => model.pass_time(ms),
+        Event::Obedient(obedient) => model.obedient = obedient,
+    }
+}
+
+/// Every ended run was counted once, and none that cannot have run.
+fn check_restart_counts(model: &Model) {
+    for pod in &model.pods {
+        for container in &pod.template.spec.containers {
+            let of = |sure: bool| {
+                let ended = model.ended.iter().filter(|(_, s)| **s == sure);
+                ended.filter(|(run, _)| run.uid == pod.record.uid && run.container == container.name).count()
+            };
+            let (sure, perhaps) = (of(true), of(false));
+            let counted = pod.record.containers.get(&container.name).map_or(0, |m| m.next_attempt()) as usize;
+            assert!((sure..=sure + perhaps).contains(&counted), "{counted} of {sure} and perhaps {perhaps} more");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_history_ends_as_wanted(shape in shape(), events in prop::collection::vec(event(), 0..120)) {
+        let Wanted::Run(first) = wanted(0, &shape, UpdateStrategy::RollingUpdate) else { unreachable!() };
+        let mut model = Model::new(*first);
+        for event in events {
+            apply(&mut model, &shape, event);
+        }
+        model.settle();
+        let last = model.plan();
+        prop_assert!(last.steps.is_empty(), "a converged pod gets no step: {last:?}");
+        check_restart_counts(&model);
+        let live = || model.pods.iter().filter(|p| p.record.lifecycle == Lifecycle::Running);
+        match &model.wanted {
+            Wanted::Gone => prop_assert!(model.pods.is_empty(), "traces are left"),
+            Wanted::Hold { .. } => {
+                prop_assert!(live().count() == 0 || model.all_running().len() == shape.containers);
+            }
+            Wanted::Run(wanted) => {
+                prop_assert_eq!(model.all_running().len(), shape.containers);
+                if wanted.update == UpdateStrategy::RollingUpdate {
+                    prop_assert_eq!(model.pods.len(), 1);
+                    prop_assert_eq!(&model.pods[0].record.revision, &wanted.revision);
+                    let created = model.pods[0].containers.iter().filter(|c| c.state == ContainerState::Created);
+                    prop_assert_eq!(created.count(), if shape.standby { shape.containers } else { 0 });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_pod_that_may_finish_does_so_once(
+        policy in prop_oneof![Just(RestartPolicy::OnFailure), Just(RestartPolicy::Never)],
+        exits in prop::collection::vec((0_usize..4, 0_u32..2), 0..12),
+    ) {
+        let mut first = revision(0, &["a", "b"]);
+        first.template.spec.restart_policy = policy;
+        first.revision = crate::digest::revision(first.workload.kind, &first.template);
+        let mut model = Model::new(first);
+        model.settle();
+        for (nth, code) in exits {
+            model.exit(nth, code);
+            model.settle();
+            check_restart_counts(&model);
+            prop_assert_eq!(model.admitted, 1);
+        }
+        for _ in 0..2 {
+            model.exit(0, 0);
+            model.settle();
+        }
+        prop_assert_eq!(&model.pods[0].record.lifecycle, &Lifecycle::Finished);
+        prop_assert!(model.pods[0].containers.is_empty());
+        model.wanted = Wanted::Gone;
+        model.settle();
+        prop_assert!(model.pods.is_empty());
+    }
+}

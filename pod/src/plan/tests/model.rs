@@ -1,0 +1,452 @@
+//! A small runtime, disk and clock in one: just enough for a plan to be carried out, badly if need be. It checks what
+//! must hold at every instant while it does so.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::backoff;
+use crate::desired::{DesiredPod, Wanted};
+use crate::lifecycle;
+use crate::name::{RunKey, Uid, WorkloadKey};
+use crate::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
+use crate::plan::conflict::conflict;
+use crate::plan::{Change, Failure, Plan, PodView, Signal, Step, StepKey, View, plan};
+use crate::record::{Lifecycle, Record};
+use crate::sample;
+use crate::time::{Moment, Now};
+
+pub struct Model {
+    pub workload: WorkloadKey,
+    pub wanted: Wanted,
+    pub pods: Vec<PodView>,
+    pub failures: BTreeMap<StepKey, Failure>,
+    pub in_flight: BTreeMap<StepKey, Step>,
+    pub delivered: BTreeSet<StepKey>,
+    pub now: u64,
+    pub boot: u32,
+    /// Whether daemons end when they are told to stop.
+    pub obedient: bool,
+    /// Runs that ended: for sure, or (false) such that nobody can know whether they had run.
+    pub ended: BTreeMap<RunKey, bool>,
+    pub admitted: u32,
+    deadlines: BTreeMap<Uid, (String, Moment)>,
+}
+
+/// How a step in flight comes out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Outcome {
+    Done,
+    /// Failed without effect.
+    Refused,
+    /// Failed with half of its effect.
+    Half,
+    /// It took effect and nobody heard of it.
+    Unheard,
+}
+
+impl Model {
+    pub fn new(wanted: DesiredPod) -> Model {
+        Model {
+            workload: wanted.workload.clone(),
+            wanted: Wanted::Run(Box::new(wanted)),
+            pods: Vec::new(),
+            failures: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            delivered: BTreeSet::new(),
+            now: 1_000_000,
+            boot: 0,
+            obedient: true,
+            ended: BTreeMap::new(),
+            admitted: 0,
+            deadlines: BTreeMap::new(),
+        }
+    }
+
+    pub fn now(&self) -> Now {
+        let wall = jiff::Timestamp::from_millisecond(1_700_000_000_000 + i64::try_from(self.now).unwrap()).unwrap();
+        Now { boot: Moment(self.now), wall }
+    }
+
+    pub fn boot_id(&self) -> String {
+        format!("boot-{}", self.boot)
+    }
+
+    pub fn plan(&self) -> Plan {
+        let in_flight = self.in_flight.keys().cloned().collect();
+        let boot_id = self.boot_id();
+        let view = View {
+            wanted: &self.wanted,
+            pods: &self.pods,
+            failures: &self.failures,
+            in_flight: &in_flight,
+            delivered: &self.delivered,
+            now: self.now(),
+            boot_id: &boot_id,
+        };
+        let plan = plan(&view);
+        self.check_plan(&plan);
+        plan
+    }
+
+    /// Plans, and puts the steps in flight.
+    pub fn begin(&mut self) -> Plan {
+        let plan = self.plan();
+        for step in &plan.steps {
+            self.in_flight.insert(step.key(), step.clone());
+        }
+        plan
+    }
+
+    /// Ends the `nth` step in flight.
+    pub fn end(&mut self, nth: usize, outcome: Outcome) {
+        if self.in_flight.is_empty() {
+            return;
+        }
+        let key = self.in_flight.keys().nth(nth % self.in_flight.len()).unwrap().clone();
+        let step = self.in_flight.remove(&key).unwrap();
+        match outcome {
+            Outcome::Done => {
+                self.carry_out(step.clone());
+                self.failures.remove(&key);
+                match step {
+                    Step::Signal { .. } => {
+                        self.delivered.insert(key);
+                    }
+                    Step::Start { uid, container, attempt } if self.running(&uid, &container, attempt) => {
+                        self.remember(&uid, Change::Started { container, attempt });
+                    }
+                    _ => {}
+                }
+            }
+            Outcome::Unheard => self.carry_out(step),
+            Outcome::Refused => self.fail(key),
+            Outcome::Half => {
+                self.half(step);
+                self.fail(key);
+            }
+        }
+        self.check_runs();
+    }
+
+    fn fail(&mut self, key: StepKey) {
+        let count = self.failures.get(&key).map_or(1, |f| f.count + 1);
+        let not_before = Moment(self.now).after(backoff::step(&key, count));
+        let failure = Failure { count, not_before, reason: "Error".into(), message: "it failed".into() };
+        self.failures.insert(key, failure);
+    }
+
+    /// Plans and carries out until nothing is left to do, time passing as the plan asks. Returns the passes it took.
+    pub fn settle(&mut self) -> u32 {
+        for pass in 0..2_000 {
+            let plan = self.begin();
+            if self.in_flight.is_empty() {
+                match plan.wake_at {
+                    Some(at) => self.now = self.now.max(at.0) + 1,
+                    None => return pass,
+                }
+            }
+            while !self.in_flight.is_empty() {
+                self.end(0, Outcome::Done);
+            }
+        }
+        panic!("it does not come to rest: {:#?}", self.plan());
+    }
+
+    // What happens to the node.
+
+    pub fn pass_time(&mut self, ms: u64) {
+        self.now += ms;
+    }
+
+    /// The `nth` running container ends by itself.
+    pub fn exit(&mut self, nth: usize, exit_code: u32) {
+        let now = self.now().wall;
+        let runs: Vec<RunKey> = self.all_running();
+        let Some(run) = runs.get(nth.checked_rem(runs.len()).unwrap_or(0)).cloned() else { return };
+        self.set(&run, ContainerState::Exited { exit_code, oom: false, finished_at: now });
+        self.ended.insert(run, true);
+    }
+
+    /// What waits for its start dies.
+    pub fn lose_created(&mut self) {
+        let now = self.now().wall;
+        for run in self.all(|s| *s == ContainerState::Created) {
+            self.set(&run, ContainerState::Exited { exit_code: 137, oom: false, finished_at: now });
+            self.ended.insert(run, false);
+        }
+    }
+
+    /// containerd restarts and no longer knows what ended.
+    pub fn forget_ends(&mut self) {
+        for run in self.all(|s| matches!(s, ContainerState::Exited { .. })) {
+            if self.knows_start(&run) {
+                self.set(&run, ContainerState::NoTask);
+            }
+        }
+    }
+
+    pub fn break_sandboxes(&mut self) {
+        for pod in &mut self.pods {
+            if pod.sandbox != SandboxState::Absent {
+                pod.sandbox = SandboxState::Broken { reason: "somebody unmounted it".into() };
+            }
+        }
+    }
+
+    pub fn restart_agent(&mut self, takes_effect: bool) {
+        while takes_effect && !self.in_flight.is_empty() {
+            self.end(0, Outcome::Unheard);
+        }
+        self.in_flight.clear();
+        self.failures.clear();
+        self.delivered.clear();
+        for pod in &mut self.pods {
+            pod.images.clear();
+        }
+    }
+
+    /// Somebody types `delete pod`.
+    pub fn delete_newest(&mut self) {
+        let Some(pod) = self.pods.last() else { return };
+        let (uid, deadline) = (pod.record.uid.clone(), lifecycle::deadline(&pod.template, Moment(self.now)));
+        if pod.record.boot_id == self.boot_id() {
+            self.remember(&uid, Change::Terminating { deadline, reason: "deleted by hand".into() });
+        }
+    }
+
+    pub fn reboot(&mut self) {
+        self.restart_agent(false);
+        for run in self.all(|s| matches!(s, ContainerState::Running { .. })) {
+            let sure = self.knows_start(&run);
+            self.ended.insert(run, sure);
+        }
+        for run in self.all(|s| matches!(s, ContainerState::Exited { .. })) {
+            if !self.knows_start(&run) {
+                self.ended.insert(run, false);
+            }
+        }
+        for run in self.all(|_| true) {
+            self.set(&run, ContainerState::NoTask);
+        }
+        for pod in &mut self.pods {
+            pod.sandbox = match pod.sandbox {
+                SandboxState::Absent => SandboxState::Absent,
+                _ => SandboxState::Broken { reason: "/run was emptied".into() },
+            };
+        }
+        self.boot += 1;
+        self.now = 10_000;
+    }
+
+    // What is so.
+
+    pub fn running(&self, uid: &Uid, container: &str, attempt: u32) -> bool {
+        let run = RunKey { uid: uid.clone(), container: container.to_owned(), attempt };
+        self.all_running().contains(&run)
+    }
+
+    pub fn all_running(&self) -> Vec<RunKey> {
+        self.all(|s| matches!(s, ContainerState::Running { .. }))
+    }
+
+    fn all(&self, which: impl Fn(&ContainerState) -> bool) -> Vec<RunKey> {
+        let containers = self.pods.iter().flat_map(|p| &p.containers);
+        containers.filter(|c| which(&c.state)).map(|c| c.run.clone()).collect()
+    }
+
+    fn knows_start(&self, run: &RunKey) -> bool {
+        let pod = self.pods.iter().find(|p| p.record.uid == run.uid).unwrap();
+        pod.record.containers.get(&run.container).is_some_and(|m| m.started_attempt >= Some(run.attempt))
+    }
+
+    fn set(&mut self, run: &RunKey, state: ContainerState) {
+        let pod = self.pod(&run.uid).unwrap();
+        pod.containers.iter_mut().find(|c| c.run == *run).unwrap().state = state;
+    }
+
+    fn pod(&mut self, uid: &Uid) -> Option<&mut PodView> {
+        self.pods.iter_mut().find(|p| p.record.uid == *uid)
+    }
+
+    fn remember(&mut self, uid: &Uid, change: Change) {
+        let (now, boot_id) = (self.now(), self.boot_id());
+        if let Some(pod) = self.pod(uid) {
+            pod.record.remember(change, now, &boot_id);
+        }
+    }
+
+    fn carry_out(&mut self, step: Step) {
+        let now = self.now();
+        match step {
+            Step::Admit => self.admit(),
+            Step::Remember { uid, change } => self.remember(&uid, change),
+            Step::PrepareImage { uid, container } => {
+                self.pod(&uid).unwrap().images.insert(container, ImageState::Ready);
+            }
+            Step::SetUp { uid } => {
+                let pod = self.pod(&uid).unwrap();
+                assert!(pod.sandbox == SandboxState::Absent, "set up over {:?}", pod.sandbox);
+                pod.sandbox = SandboxState::Made;
+            }
+            Step::Connect { uid } => {
+                let pod = self.pod(&uid).unwrap();
+                if pod.sandbox == SandboxState::Made {
+                    pod.sandbox = SandboxState::Connected { ips: Vec::new() };
+                }
+            }
+            Step::Create { uid, container, attempt } => self.create(&uid, &container, attempt, ContainerState::Created),
+            Step::Start { uid, container, attempt } => {
+                let run = RunKey { uid, container, attempt };
+                if self.all(|s| *s == ContainerState::Created).contains(&run) {
+                    self.set(&run, ContainerState::Running { pid: 7 });
+                }
+            }
+            Step::Signal { uid, container, attempt, signal } => {
+                if self.running(&uid, &container, attempt) && (self.obedient || signal == Signal::Kill) {
+                    let run = RunKey { uid, container, attempt };
+                    self.set(&run, ContainerState::Exited { exit_code: 143, oom: false, finished_at: now.wall });
+                    self.ended.insert(run, true);
+                }
+            }
+            Step::Delete { uid, container, attempt } => {
+                assert!(!self.running(&uid, &container, attempt), "deleted while it ran");
+                let pod = self.pod(&uid).unwrap();
+                pod.containers.retain(|c| c.run.container != container || c.run.attempt != attempt);
+            }
+            Step::TearDown { uid } => {
+                let pod = self.pod(&uid).unwrap();
+                assert!(pod.containers.is_empty(), "torn down under containers");
+                pod.sandbox = SandboxState::Absent;
+            }
+            Step::Forget { uid } => {
+                let pod = self.pod(&uid).unwrap();
+                assert!(pod.containers.is_empty() && pod.sandbox == SandboxState::Absent, "forgotten too early");
+                assert!(matches!(pod.record.lifecycle, Lifecycle::Terminating { .. }), "forgotten alive");
+                self.pods.retain(|p| p.record.uid != uid);
+            }
+        }
+    }
+
+    fn half(&mut self, step: Step) {
+        match step {
+            Step::Create { uid, container, attempt } => self.create(&uid, &container, attempt, ContainerState::NoTask),
+            Step::SetUp { uid } => {
+                self.pod(&uid).unwrap().sandbox = SandboxState::Broken { reason: "half made".into() };
+            }
+            _ => {}
+        }
+    }
+
+    fn create(&mut self, uid: &Uid, container: &str, attempt: u32, state: ContainerState) {
+        let workload = self.workload.clone();
+        let run = RunKey { uid: uid.clone(), container: container.to_owned(), attempt };
+        let pod = self.pod(uid).unwrap();
+        assert!(pod.containers.iter().all(|c| c.run != run), "created twice");
+        let id = run.container_id();
+        pod.containers.push(ObservedContainer { id, workload, run, image_id: String::new(), state });
+    }
+
+    fn admit(&mut self) {
+        let Wanted::Run(wanted) = self.wanted.clone() else { return };
+        self.admitted += 1;
+        let record = Record {
+            uid: Uid(format!("uid-{}", self.admitted)),
+            workload: wanted.workload.clone(),
+            name: format!("{}-{}", wanted.workload.name, self.admitted),
+            revision: wanted.revision,
+            origin: wanted.origin,
+            document: wanted.document,
+            admitted_at: self.now().wall,
+            generation: u64::from(self.admitted),
+            boot_id: self.boot_id(),
+            lifecycle: Lifecycle::Running,
+            containers: BTreeMap::new(),
+        };
+        self.pods.push(PodView {
+            record,
+            template: wanted.template,
+            sandbox: SandboxState::Absent,
+            containers: Vec::new(),
+            images: BTreeMap::new(),
+        });
+    }
+
+    // What must always hold.
+
+    /// Never two running containers of one name, and never two pods of the workload that run.
+    fn check_runs(&mut self) {
+        let running = self.all_running();
+        let pods: BTreeSet<&Uid> = running.iter().map(|r| &r.uid).collect();
+        assert!(pods.len() <= 1, "two pods run: {running:?}");
+        let names: BTreeSet<&String> = running.iter().map(|r| &r.container).collect();
+        assert!(names.len() == running.len(), "a container runs twice: {running:?}");
+        for pod in &self.pods {
+            let Lifecycle::Terminating { deadline, .. } = pod.record.lifecycle else {
+                assert!(!self.deadlines.contains_key(&pod.record.uid), "a terminating pod came back to life");
+                continue;
+            };
+            // Moments of different boots cannot be compared.
+            let boot = pod.record.boot_id.clone();
+            let known = self.deadlines.entry(pod.record.uid.clone()).or_insert((boot.clone(), deadline));
+            assert!(known.0 != boot || deadline <= known.1, "a deadline grew");
+            *known = (boot, deadline);
+        }
+    }
+
+    fn check_plan(&self, plan: &Plan) {
+        for (i, step) in plan.steps.iter().enumerate() {
+            let key = step.key();
+            let busy = self.in_flight.keys().find(|other| conflict(other, &key));
+            assert!(busy.is_none(), "{key:?} collides with {busy:?} in flight");
+            assert!(plan.steps[..i].iter().all(|other| !conflict(&other.key(), &key)), "{key:?} collides");
+            if let Some(failure) = self.failures.get(&key) {
+                assert!(failure.not_before.0 <= self.now, "{key:?} is tried too early");
+            }
+            self.check_step(step);
+        }
+        if let Some(at) = plan.wake_at {
+            assert!(at.0 > self.now, "a wake in the past turns the loop hot");
+        }
+    }
+
+    fn check_step(&self, step: &Step) {
+        let of = |uid: &Uid| self.pods.iter().find(|p| p.record.uid == *uid).unwrap();
+        match step {
+            Step::PrepareImage { uid, .. }
+            | Step::SetUp { uid }
+            | Step::Connect { uid }
+            | Step::Create { uid, .. }
+            | Step::Start { uid, .. } => {
+                assert!(of(uid).record.lifecycle == Lifecycle::Running, "{step:?} of a pod that ends");
+                if let Step::Start { container, .. } = step {
+                    let memory = of(uid).record.containers.get(container);
+                    let not_before = memory.and_then(|m| m.not_before).unwrap_or_default();
+                    assert!(not_before.0 <= self.now, "started during its back-off");
+                }
+            }
+            Step::Remember { uid, change: Change::Terminating { .. } } => self.check_end(of(uid)),
+            _ => {}
+        }
+    }
+
+    /// What runs is ended only when it is not wanted, or when its successor stands created.
+    fn check_end(&self, pod: &PodView) {
+        let Wanted::Run(_) = self.wanted else {
+            assert!(self.wanted == Wanted::Gone, "something is ended although its document is held");
+            return;
+        };
+        let runs = pod.containers.iter().any(|c| matches!(c.state, ContainerState::Running { .. }));
+        let created = |p: &&PodView| {
+            p.record.uid != pod.record.uid
+                && p.record.lifecycle == Lifecycle::Running
+                && p.template.spec.containers.iter().all(|c| p.containers.iter().any(|o| o.run.container == c.name))
+        };
+        assert!(!runs || self.pods.iter().any(|p| created(&p)), "stopped before its successor stood created");
+    }
+}
+
+/// Revision `n` of a workload with these containers.
+pub fn revision(n: u8, containers: &[&str]) -> DesiredPod {
+    let mut template = sample::template(containers);
+    template.spec.containers[0].image = format!("busybox:{n}");
+    sample::desired(&sample::daemonset("d"), template)
+}

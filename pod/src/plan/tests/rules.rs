@@ -1,0 +1,373 @@
+use super::model::{Model, Outcome, revision};
+use crate::desired::{UpdateStrategy, Wanted};
+use crate::observed::{ContainerState, ImageState, SandboxState};
+use crate::plan::{Change, Plan, Signal, Step};
+use crate::record::Lifecycle;
+use crate::spec::{EnvValue, EnvVar, PodField, STANDBY_ANNOTATION};
+
+fn running(containers: &[&str]) -> Model {
+    let mut model = Model::new(revision(0, containers));
+    model.settle();
+    model
+}
+
+fn want(model: &mut Model, n: u8, containers: &[&str]) {
+    model.wanted = Wanted::Run(Box::new(revision(n, containers)));
+}
+
+/// Plans and carries out until the plan holds a step for which `stop` says so.
+fn until(model: &mut Model, stop: impl Fn(&Step) -> bool) -> Plan {
+    for _ in 0..100 {
+        let plan = model.begin();
+        if plan.steps.iter().any(&stop) {
+            return plan;
+        }
+        while !model.in_flight.is_empty() {
+            model.end(0, Outcome::Done);
+        }
+        if plan.steps.is_empty() {
+            model.now = plan.wake_at.expect("it waits for a moment").0;
+        }
+    }
+    panic!("that step never comes");
+}
+
+fn starts(step: &Step) -> bool {
+    matches!(step, Step::Start { .. })
+}
+
+fn states(model: &Model, pod: usize) -> Vec<(u32, &ContainerState)> {
+    model.pods[pod].containers.iter().map(|c| (c.run.attempt, &c.state)).collect()
+}
+
+#[test]
+fn converged_pod_gets_no_step() {
+    let model = running(&["a", "b"]);
+    assert_eq!(model.plan(), Plan::default());
+}
+
+#[test]
+fn adopted_pod_is_not_touched() {
+    let mut model = running(&["a", "b"]);
+    model.restart_agent(false);
+    assert_eq!(model.plan(), Plan::default());
+}
+
+#[test]
+fn upgrade_that_hashes_differently_restarts_nobody() {
+    let mut model = running(&["a"]);
+    model.pods[0].record.revision = "oldversion".into();
+    assert_eq!(model.plan(), Plan::default());
+}
+
+#[test]
+fn containers_start_in_order_and_are_created_ahead() {
+    let mut model = Model::new(revision(0, &["a", "b"]));
+    let plan = until(&mut model, starts);
+    let of = |name: &str| plan.steps.iter().any(|s| matches!(s, Step::Start { container, .. } if container == name));
+    assert!(of("a") && !of("b"), "{plan:?}");
+    assert_eq!(model.pods[0].containers.len(), 2);
+}
+
+#[test]
+fn container_that_cannot_start_holds_nobody_up() {
+    let mut model = Model::new(revision(0, &["a", "b"]));
+    until(&mut model, |s| matches!(s, Step::PrepareImage { .. }));
+    model.end(0, Outcome::Refused);
+    while !model.in_flight.is_empty() {
+        model.end(0, Outcome::Done);
+    }
+    let plan = until(&mut model, starts);
+    assert!(plan.steps.iter().all(|s| !matches!(s, Step::Start { container, .. } if container == "a")));
+}
+
+#[test]
+fn container_with_its_address_in_the_environment_is_created_after_the_network() {
+    let mut wanted = revision(0, &["a"]);
+    let value = EnvValue::Field(PodField::PodIp);
+    wanted.template.spec.containers[0].env.push(EnvVar { name: "IP".into(), value });
+    let mut model = Model::new(wanted);
+    until(&mut model, |s| matches!(s, Step::Create { .. }));
+    assert!(matches!(model.pods[0].sandbox, SandboxState::Connected { .. }));
+}
+
+#[test]
+fn other_containers_are_created_while_the_network_is_connected() {
+    let mut model = Model::new(revision(0, &["a"]));
+    let plan = until(&mut model, |s| matches!(s, Step::Create { .. }));
+    assert!(plan.steps.iter().any(|s| matches!(s, Step::Connect { .. })), "{plan:?}");
+}
+
+#[test]
+fn crashing_container_starts_at_kubernetes_instants_for_ever() {
+    let mut model = running(&["a"]);
+    let begin = model.now;
+    let mut instants = Vec::new();
+    for _ in 0..8 {
+        model.exit(0, 1);
+        until(&mut model, starts);
+        instants.push((model.now - begin) / 1000);
+        while !model.in_flight.is_empty() {
+            model.end(0, Outcome::Done);
+        }
+    }
+    assert_eq!(instants, [0, 10, 30, 70, 150, 310, 610, 910]);
+}
+
+#[test]
+fn successor_stands_created_during_the_back_off_and_the_exited_run_goes_then() {
+    let mut model = running(&["a"]);
+    for _ in 0..2 {
+        model.exit(0, 1);
+        until(&mut model, |s| matches!(s, Step::Create { .. }));
+        assert_eq!(model.pods[0].containers.len(), 1, "the exited run keeps the shim alive");
+        if model.pods[0].record.containers["a"].not_before.is_none() {
+            model.settle();
+        }
+    }
+    while !model.in_flight.is_empty() {
+        model.end(0, Outcome::Done);
+    }
+    until(&mut model, |s| matches!(s, Step::Delete { .. }));
+    model.end(0, Outcome::Done);
+    assert_eq!(states(&model, 0), [(2, &ContainerState::Created)]);
+    let plan = model.plan();
+    assert_eq!(plan.waiting_for[0].reason, "CrashLoopBackOff");
+    let message = "back-off 10s restarting failed container=a pod=d-1";
+    assert_eq!(plan.waiting_for[0].message, message);
+    assert_eq!(plan.wake_at, model.pods[0].record.containers["a"].not_before);
+}
+
+#[test]
+fn end_is_remembered_before_anything_else_happens_to_the_run() {
+    let mut model = running(&["a"]);
+    model.exit(0, 3);
+    let plan = model.plan();
+    let [Step::Remember { change: Change::Ended { termination, .. }, .. }] = &plan.steps[..] else {
+        panic!("{plan:?}");
+    };
+    assert_eq!((termination.exit_code, termination.reason.as_str()), (3, "Error"));
+}
+
+#[test]
+fn run_that_containerd_forgot_ended_with_unknown_status() {
+    let mut model = running(&["a"]);
+    model.exit(0, 3);
+    model.forget_ends();
+    model.settle();
+    let last = model.pods[0].record.containers["a"].last.clone().expect("it ended");
+    assert_eq!((last.exit_code, last.reason.as_str()), (137, "ContainerStatusUnknown"));
+}
+
+#[test]
+fn interrupted_creation_is_made_again_and_is_no_restart() {
+    let mut model = Model::new(revision(0, &["a"]));
+    until(&mut model, |s| matches!(s, Step::Create { .. }));
+    let create = model.in_flight.values().position(|s| matches!(s, Step::Create { .. })).expect("in flight");
+    model.end(create, Outcome::Half);
+    model.settle();
+    assert_eq!(model.pods[0].record.containers["a"].next_attempt(), 0);
+    assert_eq!(states(&model, 0), [(0, &ContainerState::Running { pid: 7 })]);
+}
+
+#[test]
+fn standing_successor_is_started_at_once() {
+    let mut wanted = revision(0, &["a"]);
+    wanted.template.annotations.insert(STANDBY_ANNOTATION.into(), "true".into());
+    let mut model = Model::new(wanted);
+    model.settle();
+    assert_eq!(states(&model, 0)[1], (1, &ContainerState::Created));
+    model.exit(0, 1);
+    model.begin();
+    model.end(0, Outcome::Done);
+    assert!(model.plan().steps.iter().any(starts));
+}
+
+#[test]
+fn update_stops_the_old_pod_only_when_the_new_one_stands_created() {
+    let mut model = running(&["a", "b"]);
+    want(&mut model, 1, &["a", "b"]);
+    until(&mut model, |s| matches!(s, Step::Remember { change: Change::Terminating { .. }, .. }));
+    assert!(model.pods[1].containers.iter().all(|c| c.state == ContainerState::Created));
+    assert_eq!(model.pods[1].containers.len(), 2);
+    assert_eq!(model.all_running().len(), 2);
+}
+
+#[test]
+fn successor_starts_when_the_old_one_has_stopped_not_when_it_is_deleted() {
+    let mut model = running(&["a"]);
+    want(&mut model, 1, &["a"]);
+    until(&mut model, starts);
+    assert_eq!(model.pods.len(), 2, "the old one is still there");
+    assert!(model.all_running().is_empty());
+}
+
+#[test]
+fn old_pod_runs_on_while_the_successor_cannot_be_created() {
+    let mut model = running(&["a"]);
+    want(&mut model, 1, &["a"]);
+    for _ in 0..5 {
+        let plan = until(&mut model, |s| matches!(s, Step::PrepareImage { .. }));
+        let image = plan.steps.iter().position(|s| matches!(s, Step::PrepareImage { .. }));
+        model.pods[1].images.insert("a".into(), ImageState::Missing { reason: "x".into(), message: "y".into() });
+        let key = plan.steps[image.expect("it is there")].key();
+        let nth = model.in_flight.keys().position(|k| *k == key).expect("in flight");
+        model.end(nth, Outcome::Refused);
+    }
+    assert_eq!(model.all_running()[0].uid, model.pods[0].record.uid);
+    assert!(model.plan().waiting_for.iter().any(|w| w.uid.as_ref() == Some(&model.pods[1].record.uid)));
+}
+
+#[test]
+fn third_revision_replaces_the_waiting_second_and_the_first_runs_on() {
+    let mut model = running(&["a"]);
+    want(&mut model, 1, &["a"]);
+    until(&mut model, |s| matches!(s, Step::Create { .. }));
+    want(&mut model, 2, &["a"]);
+    let plan = model.begin();
+    let ends = |uid: &str| {
+        plan.steps
+            .iter()
+            .any(|s| matches!(s, Step::Remember { uid: of, change: Change::Terminating { .. } } if of.0 == uid))
+    };
+    assert!(ends("uid-2") && !ends("uid-1"), "{plan:?}");
+    assert!(plan.steps.contains(&Step::Admit));
+}
+
+#[test]
+fn going_back_ends_the_successor_and_keeps_the_old_pod() {
+    let mut model = running(&["a"]);
+    want(&mut model, 1, &["a"]);
+    until(&mut model, |s| matches!(s, Step::Create { .. }));
+    want(&mut model, 0, &["a"]);
+    model.settle();
+    assert_eq!(model.pods.len(), 1);
+    assert_eq!((model.pods[0].record.uid.0.as_str(), model.ended.len()), ("uid-1", 0));
+}
+
+#[test]
+fn on_delete_waits_for_the_deletion_and_then_takes_the_newest_template() {
+    let mut model = running(&["a"]);
+    let mut wanted = revision(1, &["a"]);
+    wanted.update = UpdateStrategy::OnDelete;
+    model.wanted = Wanted::Run(Box::new(wanted.clone()));
+    model.settle();
+    assert_eq!(model.pods.len(), 1);
+    assert_eq!(model.plan().waiting_for[0].reason, "OnDelete");
+    model.delete_newest();
+    model.settle();
+    assert_eq!(model.pods[0].record.revision, wanted.revision);
+}
+
+#[test]
+fn terminating_pod_starts_nothing() {
+    let mut model = Model::new(revision(0, &["a"]));
+    until(&mut model, starts);
+    model.in_flight.clear();
+    model.wanted = Wanted::Gone;
+    until(&mut model, |s| matches!(s, Step::Delete { .. }));
+    model.settle();
+    assert!(model.pods.is_empty() && model.ended.is_empty());
+}
+
+#[test]
+fn grace_period_ends_in_a_kill_and_no_signal_is_sent_twice() {
+    let mut model = running(&["a"]);
+    model.obedient = false;
+    model.wanted = Wanted::Gone;
+    let signals = |plan: &Plan| {
+        let signal = |s: &Step| if let Step::Signal { signal, .. } = s { Some(*signal) } else { None };
+        plan.steps.iter().filter_map(signal).collect::<Vec<_>>()
+    };
+    let begin = model.now;
+    let stop = until(&mut model, |s| matches!(s, Step::Signal { .. }));
+    assert_eq!(signals(&stop), [Signal::Stop]);
+    model.end(0, Outcome::Done);
+    let wait = model.plan();
+    assert!(wait.steps.is_empty(), "{wait:?}");
+    assert_eq!(wait.wake_at.map(|at| at.0), Some(begin + 30_000));
+    model.now = begin + 30_000;
+    assert_eq!(signals(&model.plan()), [Signal::Kill]);
+}
+
+#[test]
+fn stop_signal_that_hangs_does_not_hold_up_the_kill() {
+    let mut model = running(&["a"]);
+    model.wanted = Wanted::Gone;
+    until(&mut model, |s| matches!(s, Step::Signal { .. }));
+    model.pass_time(31_000);
+    assert!(model.plan().steps.iter().any(|s| matches!(s, Step::Signal { signal: Signal::Kill, .. })));
+}
+
+#[test]
+fn held_workload_is_kept_running_and_nothing_is_admitted_or_ended() {
+    let mut model = running(&["a"]);
+    model.wanted = Wanted::Hold { reason: "d.yaml:3: a bad edit".into() };
+    model.exit(0, 1);
+    model.settle();
+    assert_eq!((model.pods.len(), model.all_running().len()), (1, 1));
+    assert_eq!(model.plan().waiting_for[0].message, "d.yaml:3: a bad edit");
+    let mut nothing = Model::new(revision(0, &["a"]));
+    nothing.wanted = model.wanted.clone();
+    assert!(nothing.plan().steps.is_empty());
+}
+
+#[test]
+fn reboot_is_no_failure_of_the_containers() {
+    let mut model = running(&["a", "b"]);
+    for _ in 0..3 {
+        model.exit(0, 1);
+        model.settle();
+    }
+    let before = model.pods[0].record.containers["a"].next_attempt();
+    model.reboot();
+    let begin = model.now;
+    until(&mut model, starts);
+    assert_eq!(model.now, begin, "it does not wait");
+    model.settle();
+    assert_eq!(model.pods[0].record.containers["a"].next_attempt(), before + 1);
+    assert_eq!(model.admitted, 1, "the same pod");
+}
+
+#[test]
+fn lost_namespaces_are_made_again_and_the_container_with_them() {
+    let mut model = running(&["a"]);
+    model.break_sandboxes();
+    model.settle();
+    assert_eq!(states(&model, 0), [(1, &ContainerState::Running { pid: 7 })]);
+    assert!(matches!(model.pods[0].sandbox, SandboxState::Connected { .. }));
+}
+
+#[test]
+fn other_words_for_the_same_thing_only_change_the_record() {
+    let mut model = running(&["a"]);
+    let mut wanted = revision(0, &["a"]);
+    wanted.document = serde_json::json!({"metadata": {"labels": {"new": "yes"}}});
+    model.wanted = Wanted::Run(Box::new(wanted.clone()));
+    let plan = model.plan();
+    assert!(matches!(&plan.steps[..], [Step::Remember { change: Change::Document { .. }, .. }]), "{plan:?}");
+    model.settle();
+    assert_eq!(model.pods[0].record.document, wanted.document);
+}
+
+#[test]
+fn failed_step_waits_and_says_why() {
+    let mut model = Model::new(revision(0, &["a"]));
+    model.begin();
+    model.end(0, Outcome::Refused);
+    let plan = model.plan();
+    assert!(plan.steps.is_empty());
+    assert_eq!(plan.wake_at.map(|at| at.0), Some(model.now + 1_000));
+    assert_eq!(plan.waiting_for[0].message, "it failed");
+}
+
+#[test]
+fn deleted_pod_of_a_wanted_workload_is_replaced_at_once() {
+    let mut model = running(&["a"]);
+    model.obedient = false;
+    model.delete_newest();
+    assert!(matches!(model.pods[0].record.lifecycle, Lifecycle::Terminating { .. }));
+    assert!(model.plan().steps.contains(&Step::Admit));
+    until(&mut model, |s| matches!(s, Step::Create { .. }));
+    assert_eq!(model.all_running().len(), 1, "the old one still has its grace");
+}

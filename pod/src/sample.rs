@@ -1,0 +1,73 @@
+//! Small valid values for the tests of this crate.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::desired::{DesiredPod, Origin, Source, UpdateStrategy};
+use crate::digest;
+use crate::name::{WorkloadKey, WorkloadKind};
+use crate::spec::{Container, Placement, PodSpec, PodTemplate, PullPolicy, Resources, RestartPolicy, Security};
+
+/// A DaemonSet's key in the namespace `default`.
+pub fn daemonset(name: &str) -> WorkloadKey {
+    WorkloadKey { namespace: "default".into(), kind: WorkloadKind::DaemonSet, name: name.into() }
+}
+
+/// A Pod document's key in the namespace `default`.
+pub fn static_pod(name: &str) -> WorkloadKey {
+    WorkloadKey { namespace: "default".into(), kind: WorkloadKind::Pod, name: name.into() }
+}
+
+/// A template with these containers, restarted always, in its own network.
+pub fn template(containers: &[&str]) -> PodTemplate {
+    PodTemplate {
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        spec: PodSpec {
+            containers: containers.iter().map(|name| container(name)).collect(),
+            volumes: Vec::new(),
+            restart_policy: RestartPolicy::Always,
+            termination_grace: Duration::from_secs(30),
+            host_network: false,
+            host_pid: false,
+            host_ipc: false,
+            priority: 0,
+            priority_class: None,
+            placement: Placement::default(),
+        },
+    }
+}
+
+pub fn container(name: &str) -> Container {
+    Container {
+        name: name.into(),
+        image: "busybox:1".into(),
+        pull_policy: PullPolicy::IfNotPresent,
+        command: Vec::new(),
+        args: Vec::new(),
+        working_dir: None,
+        env: Vec::new(),
+        resources: Resources::default(),
+        mounts: Vec::new(),
+        security: Security::default(),
+        ports: Vec::new(),
+        stdin: false,
+        tty: false,
+    }
+}
+
+pub fn origin(file: &str) -> Origin {
+    Origin { source: Source::Static, file: file.into(), line: 1 }
+}
+
+/// What a document of this workload with this template asks for.
+pub fn desired(workload: &WorkloadKey, template: PodTemplate) -> DesiredPod {
+    DesiredPod {
+        workload: workload.clone(),
+        revision: digest::revision(workload.kind, &template),
+        template,
+        update: UpdateStrategy::RollingUpdate,
+        origin: origin("a.yaml"),
+        document: serde_json::json!({}),
+    }
+}
