@@ -15,6 +15,5 @@ pub mod metrics;
 pub mod records;
 pub mod runtime;
 pub mod seams;
-pub mod tmp;
 pub mod worker;
 pub mod workers;

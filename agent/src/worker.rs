@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use crate::tmp::{plan, step_backoff};
+use pod::backoff;
 use pod::desired::{DesiredPod, Wanted};
 use pod::lifecycle::deadline;
 use pod::manifest::{Context, parse_recorded};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
-use pod::plan::{Change, Failure, Plan, PodView, Signal, Step, StepKey, View, Waiting};
+use pod::plan::{Change, Failure, Plan, PodView, Signal, Step, StepKey, View, Waiting, plan};
 use pod::record::{Lifecycle, Record};
 use pod::time::{Moment, Now};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -522,7 +522,7 @@ impl<M: Machine> Worker<M> {
             (true, None) => 0,
             (false, before) => before.map_or(0, |f| f.count).saturating_add(1),
         };
-        let wait = if error.unavailable { UNAVAILABLE_RETRY } else { step_backoff(&key, count) };
+        let wait = if error.unavailable { UNAVAILABLE_RETRY } else { backoff::step(&key, count) };
         if let StepKey::PrepareImage(uid, container) = &key {
             let state = ImageState::Missing { reason: error.reason.into(), message: error.message.clone() };
             if let Some(view) = self.view_mut(uid) {
