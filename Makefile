@@ -4,7 +4,7 @@
 CONTAINERD ?=
 export CONTAINERD
 
-.PHONY: help run stop test check machine
+.PHONY: help run stop test check bench machine
 
 help:
 	@echo 'make run              build, start a containerd of its own and the agent with manifests/, show the daemons (root)'
@@ -12,6 +12,7 @@ help:
 	@echo 'make stop             undo everything that make run made (root)'
 	@echo 'make test             every test, with the time each suite took (root)'
 	@echo 'make check            format, lints, documentation, licences'
+	@echo 'make bench            measure against ctr run -d, side by side (root)'
 	@echo 'make machine          boot a Debian machine with the units and test it there (root)'
 
 run:
@@ -25,6 +26,9 @@ test:
 
 check:
 	@scripts/check.sh
+
+bench:
+	@scripts/bench.sh
 
 machine:
 	@scripts/setup.sh test machine

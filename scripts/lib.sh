@@ -62,7 +62,8 @@ end_process() {
 with_argument() {
     for dir in /proc/[0-9]*; do
         [ "${dir#/proc/}" = "$$" ] && continue
-        if tr '\0' '\n' <"$dir/cmdline" 2>/dev/null | grep -qxF -e "$1"; then
+        # A process may end between the listing and the look.
+        if { tr '\0' '\n' <"$dir/cmdline" | grep -qxF -e "$1"; } 2>/dev/null; then
             echo "${dir#/proc/}"
         fi
     done

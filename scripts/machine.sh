@@ -96,10 +96,11 @@ if [ "$form" != trivial ]; then
     for program in daemonlet daemonlet-logkeeper stand-in-image; do
         [ -x "$bin/$program" ] || die "$bin/$program is missing: build it first (cargo build --workspace)"
     done
-    cp "$bin/daemonlet" "$bin/daemonlet-logkeeper" "$payload/"
+    for program in daemonlet daemonlet-logkeeper; do
+        strip -o "$payload/$program" "$bin/$program" 2>/dev/null || cp "$bin/$program" "$payload/"
+    done
     cp systemd/*.service "$payload/"
     cp manifests/*.yaml "$payload/manifests/"
-    cp tests/machine/*.yaml "$payload/manifests/" 2>/dev/null || true
     "$bin/stand-in-image" "$payload/images" >/dev/null
 fi
 rm -f "$cache/payload.img"

@@ -10,13 +10,18 @@ need_root run
 # An image is unpacked and two pods start within a second or two; a cold disk may take much longer.
 READY_SECONDS=180
 
+# BIN_DIR names a directory with programs that are built already, for those who work on the agent itself.
+bin=${BIN_DIR:-$top/target/release}
+
 show() {
-    "$top/target/release/daemonlet" --run-dir "$sockets" "$@"
+    "$bin/daemonlet" --run-dir "$sockets" "$@"
 }
 
 scripts/setup.sh run
-echo "run: building (the first time takes some minutes)"
-cargo build --release --quiet --workspace
+if [ -z "${BIN_DIR:-}" ]; then
+    echo "run: building (the first time takes some minutes)"
+    cargo build --release --quiet --workspace
+fi
 
 if agent=$(recorded agent); then
     # shellcheck source=/dev/null
@@ -55,8 +60,8 @@ CONFIG
         sleep 0.1
     done
 
-    target/release/stand-in-image "$run/images"
-    setsid target/release/daemonlet agent --run-dir "$sockets" --state-dir "$run/state" --log-dir "$run/log" \
+    "$bin/stand-in-image" "$run/images"
+    setsid "$bin/daemonlet" agent --run-dir "$sockets" --state-dir "$run/state" --log-dir "$run/log" \
         --manifest-dir "$run/manifests" --image-dir "$run/images" \
         --containerd "$containerd_socket" --containerd-namespace "$namespace" --cgroup-root "$cgroup_root" \
         >>"$run/agent.log" 2>&1 </dev/null &
@@ -92,7 +97,7 @@ done
 cat <<TEXT
 
 Every daemon is running. In another terminal:
-  target/release/daemonlet --run-dir $sockets get pods       (describe pod, logs, why, doctor, …)
+  $bin/daemonlet --run-dir $sockets get pods       (describe pod, logs, why, doctor, …)
   put a manifest into $top/manifests and see its pod start; kill anything and see it come back
   make stop                                                  ends and removes everything
 Ctrl-C ends this display only.

@@ -7,6 +7,7 @@
 pub mod backoff;
 pub mod desired;
 pub mod digest;
+pub mod fields;
 pub mod lifecycle;
 pub mod manifest;
 pub mod name;

@@ -1,26 +1,222 @@
 #!/bin/sh
 # Runs inside the booted machine as root, once a boot, and writes `ok NAME`, `FAIL NAME: …`, `note …` and at last `done`.
-# It knows the project by its units, flags and output only.
+# It knows the project by its units, flags and output only. The full form goes through three boots: the first installs and tests, the
+# second follows an orderly reboot, the third a reset without any warning.
+# Most functions are called by name through check and eventually.
+# shellcheck disable=SC2317
 set -u
 form=$(cat /payload/form)
+memory=/var/lib/machine-test
+mkdir -p "$memory"
+boot=$(($(cat "$memory/boot" 2>/dev/null || echo 0) + 1))
+echo "$boot" >"$memory/boot"
+
+# Software emulation on a busy machine is slow; what is waited for here takes a second or two on a real one.
+PATIENCE=90
+# Long enough for the agent to be started and report, short enough to wait for.
+TEST_WATCHDOG=10
 
 ok() { echo "ok $*"; }
-fail() { echo "FAIL $*"; }
-finish() {
-    echo "done"
-    sync
-    systemctl poweroff --no-block
-    exit 0
+fail() {
+    echo "FAIL $*"
+    failed=yes
 }
 
 # check NAME COMMAND…: one outcome.
 check() {
     name=$1
     shift
-    if said=$("$@" 2>&1); then ok "$name"; else fail "$name: $said"; fi
+    if said=$("$@" 2>&1); then ok "$name"; else fail "$name: $(printf '%s' "$said" | tail -n 15 | tr '\n' '|')"; fi
+}
+
+# eventually NAME COMMAND…: one outcome, with patience.
+eventually() {
+    name=$1
+    shift
+    tries=$((PATIENCE * 5))
+    until said=$("$@" 2>&1); do
+        tries=$((tries - 1))
+        if [ "$tries" -le 0 ]; then
+            fail "$name after $PATIENCE s: $(printf '%s' "$said" | tail -n 15 | tr '\n' '|')"
+            return 1
+        fi
+        sleep 0.2
+    done
+    ok "$name"
+}
+
+finish() {
+    if [ -n "${failed:-}" ]; then
+        echo "note --- what the units wrote"
+        journalctl --no-pager -q -n 60 -u daemonlet -u daemonlet-logkeeper | sed 's/^/note /'
+        journalctl --no-pager -q -n 15 -u containerd | cut -c 1-300 | sed 's/^/note /'
+        daemonlet why 2>&1 | sed 's/^/note /'
+    fi
+    echo "done"
+    sync
+    systemctl poweroff --no-block
+    exit 0
+}
+
+next_boot() {
+    [ -z "${failed:-}" ] || finish
+    sync
+    echo "note going down: $1"
+    case $1 in
+    reboot) systemctl reboot --no-block ;;
+    # What a power cut is to the guest: nothing is told, nothing is flushed.
+    reset) echo b >/proc/sysrq-trigger ;;
+    esac
+    exit 0
+}
+
+pod_names() { daemonlet get pods -o json | grep -o '"name": *"[^"]*"' | sort; }
+
+# Every pod Running and ready, at least this many.
+running() {
+    daemonlet get pods | awk -v least="$1" '
+        { print }
+        NR > 1 { pods++; split($3, n, "/"); if (n[1] != n[2] || $4 != "Running") waits++ }
+        END { exit !(pods >= least && !waits) }'
+}
+
+tasks() { ctr -n daemonlet tasks ls | awk 'NR > 1 { print $1, $2 }' | sort; }
+is() { [ "$2" = "$3" ] || { echo "$1 is $2, not $3"; return 1; }; }
+property() { systemctl show -P "$2" "$1"; }
+same_tasks() { now=$(tasks); [ "$now" = "$1" ] || { echo "before: $1, now: $now"; return 1; }; }
+alive() {
+    for pid in $(echo "$1" | awk '{ print $2 }'); do
+        kill -0 "$pid" || return 1
+    done
 }
 
 systemd_runs() { [ "$(cat /proc/1/comm)" = systemd ]; }
-check systemd_is_up systemd_runs
-check cgroup_v2_has_controllers test -e /sys/fs/cgroup/cgroup.controllers
-[ "$form" != trivial ] || finish
+
+install() {
+    cp /payload/daemonlet /payload/daemonlet-logkeeper /usr/bin/
+    cp /payload/*.service /etc/systemd/system/
+    mkdir -p /etc/daemonlet/manifests /var/lib/daemonlet/images
+    cp /payload/manifests/* /etc/daemonlet/manifests/
+    cp /payload/images/* /var/lib/daemonlet/images/
+    # The example's shell does not obey SIGTERM, and a shutdown would wait a minute and a half for it.
+    mkdir -p /etc/systemd/system.conf.d
+    printf '[Manager]\nDefaultTimeoutStopSec=10s\n' >/etc/systemd/system.conf.d/test.conf
+    systemctl daemon-reexec && systemctl enable daemonlet-logkeeper daemonlet
+}
+
+verify_units() {
+    said=$(systemd-analyze verify /etc/systemd/system/daemonlet.service /etc/systemd/system/daemonlet-logkeeper.service 2>&1 | grep -F daemonlet)
+    [ -z "$said" ] || { echo "$said"; return 1; }
+}
+
+watchdog_is_set() { [ "$(property daemonlet WatchdogUSec)" != 0 ] && [ "$(property daemonlet WatchdogUSec)" != infinity ]; }
+
+# Containers have slices and scopes made by systemd: the driver of a node whose init is systemd.
+systemd_driver() {
+    for pid in $(tasks | awk '{ print $2 }'); do
+        path=$(cut -d: -f3 "/proc/$pid/cgroup")
+        case $path in
+        *daemonlet*.slice/*.scope) ;;
+        *) echo "process $pid is in $path"; return 1 ;;
+        esac
+    done
+}
+
+memory_limit() {
+    for pid in $(tasks | awk '{ print $2 }'); do
+        cat "/sys/fs/cgroup$(cut -d: -f3 "/proc/$pid/cgroup")/memory.max"
+    done | grep -qx $((200 * 1024 * 1024))
+}
+
+new_main_process() {
+    now=$(property daemonlet MainPID)
+    [ "$now" != 0 ] && [ "$now" != "$1" ] && systemctl is-active --quiet daemonlet
+}
+
+first_boot() {
+    check units_are_sound install
+    check units_verify verify_units
+    check the_keeper_starts systemctl start daemonlet-logkeeper
+    check ready_is_reached systemctl start daemonlet
+    check the_unit_is_active systemctl is-active daemonlet
+    check watchdog_is_set watchdog_is_set
+    eventually daemons_run running 2 || finish
+    check containers_are_in_scopes_of_systemd systemd_driver
+    check the_memory_limit_is_systemds memory_limit
+
+    before=$(tasks)
+    agent=$(property daemonlet MainPID)
+    check restart_succeeds systemctl restart daemonlet
+    check restart_is_another_process new_main_process "$agent"
+    check restart_spares_every_container same_tasks "$before"
+    eventually restart_adopts_every_pod running 2
+
+    check stop_succeeds systemctl stop daemonlet
+    check stop_spares_every_container alive "$before"
+    check start_after_stop_succeeds systemctl start daemonlet
+    eventually stop_and_start_adopt_every_pod running 2
+    check stop_and_start_change_no_process same_tasks "$before"
+    [ "$form" = full ] || finish
+
+    agent=$(property daemonlet MainPID)
+    kill -KILL "$agent"
+    eventually a_killed_agent_is_started_again new_main_process "$agent"
+    eventually a_killed_agent_adopts_every_pod running 2
+    check a_killed_agent_costs_no_container same_tasks "$before"
+
+    # A shorter watchdog, so that the test need not wait for the real one.
+    mkdir -p /run/systemd/system/daemonlet.service.d
+    printf '[Service]\nWatchdogSec=%s\n' "$TEST_WATCHDOG" >/run/systemd/system/daemonlet.service.d/test.conf
+    systemctl daemon-reload
+    systemctl restart daemonlet
+    eventually runs_with_a_short_watchdog running 2
+    agent=$(property daemonlet MainPID)
+    kill -STOP "$agent"
+    eventually a_hung_agent_is_replaced_by_the_watchdog new_main_process "$agent"
+    eventually a_hung_agent_costs_nothing running 2
+    check a_hung_agent_costs_no_container same_tasks "$before"
+    agent=$(property daemonlet MainPID)
+    sleep $((TEST_WATCHDOG * 2))
+    check a_live_agent_keeps_the_watchdog_quiet is MainPID "$(property daemonlet MainPID)" "$agent"
+    rm -r /run/systemd/system/daemonlet.service.d
+    systemctl daemon-reload
+
+    agent=$(property daemonlet MainPID)
+    check containerd_restarts systemctl restart containerd
+    check containerds_restart_spares_the_agent is MainPID "$(property daemonlet MainPID)" "$agent"
+    check containerds_restart_spares_every_container alive "$before"
+    eventually pods_run_after_containerds_restart running 2
+    # Masked afterwards, because the agent's unit wants containerd and so would start it; not before, because a masked unit is stopped
+    # without its own KillMode=process, and the shims with it.
+    check containerd_stops systemctl stop containerd
+    systemctl mask --runtime containerd
+    check containerds_stop_spares_the_agent is MainPID "$(property daemonlet MainPID)" "$agent"
+    check ready_does_not_wait_for_containerd timeout 60 systemctl restart daemonlet
+    check containerds_absence_spares_every_container alive "$before"
+    systemctl unmask --runtime containerd
+    check containerd_starts systemctl start containerd
+    eventually pods_run_after_containerds_stop running 2
+
+    pod_names >"$memory/pods"
+    next_boot reboot
+}
+
+later_boot() {
+    eventually "daemons_run_after_$1" running 2 || finish
+    pod_names >"$memory/pods.now"
+    check "the_same_pods_after_$1" cmp "$memory/pods" "$memory/pods.now"
+    check "containers_are_in_scopes_after_$1" systemd_driver
+}
+
+if [ "$boot" = 1 ]; then
+    check systemd_is_up systemd_runs
+    check cgroup_v2_has_controllers test -e /sys/fs/cgroup/cgroup.controllers
+    [ "$form" != trivial ] || finish
+    first_boot
+elif [ "$boot" = 2 ]; then
+    later_boot a_reboot
+    next_boot reset
+else
+    later_boot a_reset
+    finish
+fi

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::wait::pause;
+
 /// A client that hangs must not hang the suite: the longest answer (a followed log) ends by itself long before.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -71,7 +73,7 @@ pub fn run(command: &mut Command) -> Output {
                 let _ = child.wait();
                 panic!("{command:?} did not end within {CLIENT_TIMEOUT:?}");
             }
-            None => std::thread::sleep(Duration::from_millis(2)),
+            None => pause(Duration::from_millis(2)),
         }
     };
     Output {

@@ -3,6 +3,7 @@
 //! never by its crates, so that a wrong idea inside the agent cannot repeat itself in its tests.
 
 pub mod audit;
+pub mod bench;
 pub mod client;
 pub mod image;
 pub mod manifest;

@@ -21,7 +21,7 @@ use crate::client::{self, Answer, Output, Pod};
 use crate::image::{self, Image};
 use crate::process::{self, Process};
 use crate::stand_in;
-use crate::wait::{PATIENCE, wait_for, wait_within};
+use crate::wait::{PATIENCE, pause, wait_for, wait_within};
 
 /// The agent's loopback listener, the contract's default; each node has a loopback of its own.
 pub const LISTEN: &str = "127.0.0.1:10348";
@@ -606,7 +606,7 @@ impl TestNode {
             for process in &rest {
                 process.signal(Signal::SIGKILL);
             }
-            std::thread::sleep(Duration::from_millis(5));
+            pause(Duration::from_millis(5));
             rest = self.shims();
             rest.extend(self.keeper());
             rest.extend(self.contained());
@@ -654,7 +654,7 @@ impl TestNode {
             let end = std::time::Instant::now() + CLEAN_UP;
             // The kernel lets go of a cgroup a moment after its last process.
             while fs::remove_dir(&cgroup).is_err() && cgroup.exists() && std::time::Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(5));
+                pause(Duration::from_millis(5));
             }
         }
     }

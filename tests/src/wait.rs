@@ -19,8 +19,13 @@ pub fn wait_within<T>(bound: Duration, what: &str, mut ask: impl FnMut() -> Resu
             Err(seen) => seen,
         };
         assert!(Instant::now() < end, "waited {bound:?} for: {what}\nlast seen: {seen}");
-        std::thread::sleep(PAUSE);
+        pause(PAUSE);
     }
+}
+
+/// A pause between two looks of a caller that has a bound of its own, or a measured time.
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// `wait_within` the ordinary bound.
@@ -38,6 +43,6 @@ pub fn holds_for(period: Duration, what: &str, mut ask: impl FnMut() -> Result<(
         if let Err(seen) = ask() {
             panic!("did not hold: {what}\nseen: {seen}");
         }
-        std::thread::sleep(PAUSE);
+        pause(PAUSE);
     }
 }

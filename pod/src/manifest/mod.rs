@@ -4,10 +4,35 @@
 //! ([`parse_recorded`]: the same path). The Kubernetes types end here: what comes out is [`DesiredPod`]. It must not
 //! know where files lie, what else exists, or what runs.
 
+mod budget;
+mod container;
+mod daemonset;
+mod documents;
+mod env;
+mod findings;
+mod json;
+mod names;
+mod placement;
+mod pod;
+mod quantity;
+mod resources;
+mod scalar;
+mod security;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod walk;
+mod yaml;
+
 use std::fmt;
 
 use crate::desired::{DesiredPod, Origin};
 use crate::name::{WorkloadKey, WorkloadKind};
+
+/// A larger file is not read: the kubelet's limit.
+pub const MAX_FILE_BYTES: usize = 10 * 1024 * 1024;
+/// Documents of one file. A node runs 110 pods; bundles bring a few dozen other documents each.
+pub const MAX_DOCUMENTS: usize = 1000;
 
 /// What parsing needs to know of this node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -16,7 +41,7 @@ pub struct Context {
     pub node_name: String,
 }
 
-/// Everything that one file says. A file without documents (only comments) has neither documents nor `whole`.
+/// Everything that one file says. Neither documents nor `whole`: an empty `List`, which asks for nothing on purpose.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Parsed {
     /// The file as it was named to [`parse`].
@@ -125,19 +150,49 @@ pub struct NoEffect {
 }
 
 /// Reads a file. Every document is judged by itself: one that is refused stops no other.
-pub fn parse(file: &str, _bytes: &[u8], _context: &Context) -> Parsed {
-    Parsed { file: file.to_owned(), ..Parsed::default() }
+pub fn parse(file: &str, bytes: &[u8], context: &Context) -> Parsed {
+    let mut parsed = Parsed { file: file.to_owned(), ..Parsed::default() };
+    match text(bytes) {
+        Ok(text) => documents::read(text, &documents::Reading { file, context }, &mut parsed),
+        Err((line, reason)) => parsed.whole = Some(whole(file, line, reason)),
+    }
+    parsed
 }
 
 /// Reads a record's document back into what it was admitted as.
 ///
-/// The same path as [`parse`], but it forgives: a field that this version refuses or does not know is passed over,
-/// because the pod was accepted once. Only a document that cannot be run at all is refused.
+/// The same path as [`parse`], but it forgives: a field or value that this version refuses or does not know is passed
+/// over, because the pod was accepted once. Only a document that cannot be run at all is refused.
 pub fn parse_recorded(
-    _document: &serde_json::Value,
+    document: &serde_json::Value,
     origin: &Origin,
-    _context: &Context,
+    context: &Context,
 ) -> Result<DesiredPod, Vec<Rejection>> {
-    let reason = "this version cannot read records yet".to_owned();
-    Err(vec![Rejection { file: origin.file.clone(), line: origin.line, path: String::new(), reason }])
+    documents::recorded(document, origin, context)
+}
+
+/// The file's characters, or the line and the reason why it has none.
+fn text(bytes: &[u8]) -> Result<&str, (u32, String)> {
+    if bytes.len() > MAX_FILE_BYTES {
+        let reason = format!("the file has {} bytes, more than the {MAX_FILE_BYTES} allowed: split it", bytes.len());
+        return Err((1, reason));
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err((1, "the file is empty: delete it to end what it asked for".into()));
+    }
+    if let Some(at) = bytes.iter().position(|b| *b == 0) {
+        return Err((line_of(bytes, at), "the file is binary (it has a NUL byte): a manifest is YAML or JSON".into()));
+    }
+    std::str::from_utf8(bytes)
+        .map_err(|e| (line_of(bytes, e.valid_up_to()), "the file is not UTF-8: save it as UTF-8 text".into()))
+}
+
+fn line_of(bytes: &[u8], at: usize) -> u32 {
+    let before = bytes.iter().take(at).filter(|b| **b == b'\n').count();
+    u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1)
+}
+
+fn whole(file: &str, line: u32, reason: impl Into<String>) -> Rejection {
+    Rejection { file: file.to_owned(), line, path: String::new(), reason: reason.into() }
 }

@@ -1,0 +1,233 @@
+//! One entry of `spec.containers`, with Kubernetes' defaults and rules.
+
+use std::collections::BTreeSet;
+
+use super::findings::{At, Findings};
+use super::{env, names, pod, resources, security};
+use crate::spec::{Container, ContainerPort, PullPolicy, Security, VolumeMount};
+
+/// What a container needs to know of its pod.
+pub struct Pod<'a> {
+    pub host_network: bool,
+    pub service_account: String,
+    pub security: Security,
+    pub volumes: BTreeSet<&'a str>,
+}
+
+pub fn read(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Option<Container> {
+    let name = name(at, findings);
+    let image = image(at, findings);
+    let pull_policy = pull_policy(at, image.as_deref().unwrap_or_default(), findings);
+    let working_dir = working_dir(at, findings);
+    let env = env::read(at, name.as_deref().unwrap_or_default(), pod, findings);
+    let resources = at.get("resources").map(|at| resources::read(&at, findings)).unwrap_or_default();
+    let mounts = mounts(at, pod, findings);
+    let security = match at.get("securityContext") {
+        Some(at) => security::container(&at, &pod.security, findings),
+        None => pod.security.clone(),
+    };
+    let ports = ports(at, pod, findings);
+    Some(Container {
+        name: name?,
+        image: image?,
+        pull_policy: pull_policy?,
+        command: at.texts_in("command", findings),
+        args: at.texts_in("args", findings),
+        working_dir,
+        env,
+        resources,
+        mounts,
+        security,
+        ports,
+        stdin: at.boolean_in("stdin", findings).unwrap_or(false),
+        tty: at.boolean_in("tty", findings).unwrap_or(false),
+    })
+}
+
+/// Rules that look at all containers of the pod.
+pub fn across(items: &[At<'_>], containers: &[Container], pod: &Pod<'_>, findings: &mut Findings) {
+    let names: BTreeSet<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+    let mut open = BTreeSet::new();
+    for item in items {
+        env::check_containers(item, &names, findings);
+        for port in item.list("ports", findings) {
+            let number = port.node.get("containerPort").map(|p| &p.value);
+            let Some(number) = number.and_then(super::findings::integral) else { continue };
+            let protocol = port.node.get("protocol").and_then(|p| p.text()).unwrap_or("TCP");
+            if pod.host_network && !open.insert((number, protocol)) {
+                let reason = format!("port {number}/{protocol} is taken twice on the node, since hostNetwork is true");
+                findings.rule(&port, reason);
+            }
+        }
+    }
+}
+
+fn name(at: &At<'_>, findings: &mut Findings) -> Option<String> {
+    let at = at.need("name", findings)?;
+    let name = at.text(findings)?;
+    if let Some(reason) = names::dns_label(name) {
+        // It becomes a directory of the log: nothing else may ever get through.
+        findings.impossible(&at, reason);
+    }
+    Some(name.to_owned())
+}
+
+fn image(at: &At<'_>, findings: &mut Findings) -> Option<String> {
+    let at = at.need("image", findings)?;
+    let image = at.text(findings)?;
+    if image.is_empty() {
+        findings.impossible(&at, "must not be empty");
+    } else if image.trim() != image {
+        findings.impossible(&at, "must not begin or end with white space");
+    }
+    Some(image.to_owned())
+}
+
+fn pull_policy(at: &At<'_>, image: &str, findings: &mut Findings) -> Option<PullPolicy> {
+    match at.text_in("imagePullPolicy", findings) {
+        Some("Always") => Some(PullPolicy::Always),
+        Some("IfNotPresent") => Some(PullPolicy::IfNotPresent),
+        Some("Never") => Some(PullPolicy::Never),
+        None | Some("") => Some(if is_latest(image) { PullPolicy::Always } else { PullPolicy::IfNotPresent }),
+        Some(other) => pod::one_of(at, "imagePullPolicy", other, &["Always", "IfNotPresent", "Never"], findings),
+    }
+}
+
+/// The tag is `latest`, or there is neither tag nor digest.
+fn is_latest(image: &str) -> bool {
+    let (name, digest) = match image.split_once('@') {
+        Some((name, _)) => (name, true),
+        None => (image, false),
+    };
+    let last = name.rsplit('/').next().unwrap_or(name);
+    match last.split_once(':') {
+        Some((_, tag)) => tag == "latest",
+        None => !digest,
+    }
+}
+
+/// Absolute, and never a way back to the host through a descriptor of the runtime (CVE-2024-21626).
+fn working_dir(at: &At<'_>, findings: &mut Findings) -> Option<String> {
+    let at = at.get("workingDir")?;
+    let dir = at.text(findings)?;
+    if dir.is_empty() {
+        return None;
+    }
+    if !dir.starts_with('/') {
+        findings.impossible(&at, format!("{} must be an absolute path", names::shown(dir)));
+    }
+    let parts = normal(dir);
+    if matches!(parts[..], ["proc", ..] | ["dev", "fd", ..]) {
+        findings.impossible(&at, "must not be in /proc or /dev/fd (CVE-2024-21626)");
+    }
+    Some(dir.to_owned())
+}
+
+/// The parts of a path, with `.` and `..` worked out.
+fn normal(path: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts
+}
+
+fn mounts(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Vec<VolumeMount> {
+    let mut seen = BTreeSet::new();
+    let mut mounts = Vec::new();
+    for item in at.list("volumeMounts", findings) {
+        let read_only = item.boolean_in("readOnly", findings).unwrap_or(false);
+        let name = item.need("name", findings);
+        let path = item.need("mountPath", findings);
+        let (Some(name), Some(path)) = (name, path) else { continue };
+        let (Some(volume), Some(mount_path)) = (name.text(findings), path.text(findings)) else { continue };
+        if !pod.volumes.contains(volume) {
+            let hint = match super::walk::nearest(volume, pod.volumes.iter().copied()) {
+                Some(near) => format!("did you mean {near}?"),
+                None => "add it to spec.volumes".to_owned(),
+            };
+            findings.impossible(&name, format!("the pod has no volume {}: {hint}", names::shown(volume)));
+        }
+        if !mount_path.starts_with('/') {
+            findings.impossible(&path, format!("{} must be an absolute path", names::shown(mount_path)));
+        } else if mount_path.split('/').any(|part| part == "..") || mount_path.contains(['\0', ':']) {
+            findings.impossible(&path, "must not contain `..`, `:` or NUL: write the path that is meant");
+        }
+        let parts = normal(mount_path);
+        if parts.is_empty() {
+            findings.impossible(&path, "cannot be the root of the container's file system");
+        } else if !seen.insert(parts) {
+            findings
+                .rule(&path, format!("{} is mounted twice: give each mount its own path", names::shown(mount_path)));
+        }
+        mounts.push(VolumeMount { volume: volume.to_owned(), mount_path: mount_path.to_owned(), read_only });
+    }
+    mounts
+}
+
+fn ports(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Vec<ContainerPort> {
+    let mut seen = BTreeSet::new();
+    let mut ports = Vec::new();
+    for item in at.list("ports", findings) {
+        let name = item.get("name").and_then(|at| {
+            let name = at.text(findings).filter(|n| !n.is_empty())?;
+            if let Some(reason) = names::port(name) {
+                findings.rule(&at, reason);
+            } else if !seen.insert(name) {
+                findings.rule(&at, format!("two ports are named {}: give each its own name", names::shown(name)));
+            }
+            Some(name.to_owned())
+        });
+        let protocol = item.text_in("protocol", findings).unwrap_or("TCP");
+        if !matches!(protocol, "TCP" | "UDP" | "SCTP") {
+            pod::one_of::<()>(&item, "protocol", protocol, &["TCP", "UDP", "SCTP"], findings);
+        }
+        let Some(port) = item.need("containerPort", findings).and_then(|at| port_number(&at, findings)) else {
+            continue;
+        };
+        if let Some(at) = item.get("hostPort")
+            && let Some(host_port) = at.integer(findings)
+            && host_port != 0
+        {
+            if !pod.host_network {
+                findings.impossible(&at, "not built yet without hostNetwork: set hostNetwork, or leave hostPort out");
+            } else if host_port != i128::from(port) {
+                findings.impossible(&at, format!("must be {port}, the containerPort, since hostNetwork is true"));
+            }
+        }
+        ports.push(ContainerPort { name, port, protocol: protocol.to_owned() });
+    }
+    ports
+}
+
+fn port_number(at: &At<'_>, findings: &mut Findings) -> Option<u16> {
+    let number = at.integer(findings)?;
+    match u16::try_from(number) {
+        Ok(port) if port > 0 => Some(port),
+        _ => {
+            findings.impossible(at, "must be between 1 and 65535");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_latest_or_no_tag_is_pulled_always() {
+        for image in ["a", "a:latest", "r:5000/a", "r:5000/a:latest", "docker.io/library/a", "a:latest@sha256:00"] {
+            assert!(is_latest(image), "{image}");
+        }
+        for image in ["a:1", "r:5000/a:1", "a@sha256:00", "a:1@sha256:00"] {
+            assert!(!is_latest(image), "{image}");
+        }
+    }
+}

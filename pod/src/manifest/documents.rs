@@ -1,0 +1,342 @@
+//! A file's text to documents, lists taken apart, and each document to its outcome.
+//!
+//! Driven by [`super::parse`] and [`super::parse_recorded`]: there is one way from a tree to a desired pod.
+
+use super::findings::{At, Class, Fault, Findings};
+use super::tree::{Node, Value};
+use super::yaml::Broken;
+use super::{
+    Context, Document, DocumentOutcome, Identity, MAX_DOCUMENTS, Parsed, Rejection, daemonset, json, names, pod, walk,
+    yaml,
+};
+use crate::desired::{DesiredPod, Origin, Source, UpdateStrategy};
+use crate::digest;
+use crate::fields::Place;
+use crate::name::{WorkloadKey, WorkloadKind};
+
+/// What the documents of one file have in common.
+pub struct Reading<'a> {
+    pub file: &'a str,
+    pub context: &'a Context,
+}
+
+/// Reads all documents of a text into `parsed`. A text that holds none is at fault, unless it is an empty list: that asks
+/// for nothing in so many words, whereas a file may have run empty by accident.
+pub fn read(text: &str, reading: &Reading<'_>, parsed: &mut Parsed) {
+    let looks_like_json = text.trim_start().starts_with(['{', '[']);
+    let mut broken = None;
+    if looks_like_json {
+        broken = read_with(json::read, text, reading, parsed).err();
+        // A YAML document may begin with `{` too, without being JSON.
+        if broken.is_some() && !reading.file.ends_with(".json") {
+            let mut as_yaml = Parsed { file: parsed.file.clone(), ..Parsed::default() };
+            if read_with(yaml::read, text, reading, &mut as_yaml).is_ok() {
+                *parsed = as_yaml;
+                return;
+            }
+        }
+    } else if let Err(fault) = read_with(yaml::read, text, reading, parsed) {
+        broken = Some(fault);
+    }
+    if let Some(Broken { line, reason }) = broken {
+        parsed.whole = Some(Rejection { file: reading.file.to_owned(), line, path: String::new(), reason });
+    }
+}
+
+fn read_with(
+    reader: impl Fn(&str, &mut dyn FnMut(Node) -> bool) -> Result<(), Broken>,
+    text: &str,
+    reading: &Reading<'_>,
+    parsed: &mut Parsed,
+) -> Result<(), Broken> {
+    let mut surplus = None;
+    let mut roots = 0;
+    reader(text, &mut |root| {
+        roots += 1;
+        surplus = place(&root, reading, &mut parsed.documents).err();
+        surplus.is_none()
+    })?;
+    match surplus {
+        Some(line) => Err(Broken {
+            line,
+            reason: format!(
+                "the file has more than {MAX_DOCUMENTS} documents: split it; those from here on do not count"
+            ),
+        }),
+        None if roots == 0 => {
+            Err(Broken { line: 1, reason: "the file holds no document: delete it to end what it asked for".into() })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Adds a document, or the items of a list one by one. The error is the line of the first one too many.
+fn place(root: &Node, reading: &Reading<'_>, documents: &mut Vec<DocumentOutcome>) -> Result<(), u32> {
+    let kind = root.get("kind").and_then(Node::text).unwrap_or_default();
+    let (Some(item_kind), Some(Value::List(items))) = (list_kind(kind), root.get("items").map(|i| &i.value)) else {
+        return add(documents, root.line, || outcome(root, "", None, reading));
+    };
+    let duplicates = root.duplicates();
+    if duplicates.iter().any(|d| !d.path.starts_with("items[")) {
+        // The list itself is ambiguous, so none of its items is taken.
+        return add(documents, root.line, || outcome(root, "", None, reading));
+    }
+    for (index, item) in items.iter().enumerate() {
+        add(documents, item.line, || outcome(item, &format!("items[{index}]"), item_kind, reading))?;
+    }
+    Ok(())
+}
+
+fn add(documents: &mut Vec<DocumentOutcome>, line: u32, make: impl FnOnce() -> DocumentOutcome) -> Result<(), u32> {
+    if documents.len() >= MAX_DOCUMENTS {
+        return Err(line);
+    }
+    documents.push(make());
+    Ok(())
+}
+
+/// For a kind that is a list: what its items are where they do not say so.
+fn list_kind(kind: &str) -> Option<Option<WorkloadKind>> {
+    match kind {
+        "List" => Some(None),
+        "PodList" => Some(Some(WorkloadKind::Pod)),
+        "DaemonSetList" => Some(Some(WorkloadKind::DaemonSet)),
+        _ => None,
+    }
+}
+
+fn outcome(root: &Node, path: &str, implied: Option<WorkloadKind>, reading: &Reading<'_>) -> DocumentOutcome {
+    let mut findings = Findings::default();
+    for duplicate in root.duplicates() {
+        let reason = format!("stands twice, first on line {}: leave one", duplicate.first_line);
+        let joint = if path.is_empty() || duplicate.path.starts_with('[') { "" } else { "." };
+        findings.fault(duplicate.line, format!("{path}{joint}{}", duplicate.path), reason, Class::Rule);
+    }
+    let at = At { node: root, path: path.to_owned() };
+    let identity = identity(&at, implied);
+    let document = judge(&at, implied, identity.as_ref(), reading, &mut findings);
+    let rejections = rejections(&findings, reading.file, |_| true);
+    let result = match document {
+        Some(document) if rejections.is_empty() => Ok(document),
+        _ => Err(rejections),
+    };
+    let no_effect = if result.is_ok() { findings.no_effect } else { Vec::new() };
+    DocumentOutcome { line: root.line, identity, result, no_effect }
+}
+
+/// Reads a record's document; rule faults are forgiven.
+pub fn recorded(
+    document: &serde_json::Value,
+    origin: &Origin,
+    context: &Context,
+) -> Result<DesiredPod, Vec<Rejection>> {
+    let root = Node::from_json(document, origin.line);
+    let at = At { node: &root, path: String::new() };
+    let reading = Reading { file: &origin.file, context };
+    let mut findings = Findings::default();
+    let identity = identity(&at, None);
+    let kind = identity.as_ref().and_then(Identity::workload);
+    let Some(key) = kind else {
+        let at = &at;
+        findings.impossible(at, "is neither a Pod nor a DaemonSet with a name");
+        return Err(rejections(&findings, reading.file, |_| true));
+    };
+    let pod = workload(&at, key, &reading, &mut findings);
+    let impossible = rejections(&findings, reading.file, |fault| fault.class == Class::Impossible);
+    match pod {
+        Some(pod) if impossible.is_empty() => Ok(DesiredPod { origin: origin.clone(), ..pod }),
+        _ => Err(impossible),
+    }
+}
+
+fn rejections(findings: &Findings, file: &str, which: impl Fn(&Fault) -> bool) -> Vec<Rejection> {
+    let mut rejections: Vec<Rejection> = findings
+        .faults
+        .iter()
+        .filter(|fault| which(fault))
+        .map(|fault| Rejection {
+            file: file.to_owned(),
+            line: fault.line,
+            path: fault.path.clone(),
+            reason: fault.reason.clone(),
+        })
+        .collect();
+    rejections.sort_by(|a, b| (a.line, &a.path).cmp(&(b.line, &b.path)));
+    if findings.dropped > 0 {
+        let line = rejections.last().map_or(1, |r| r.line);
+        let reason = format!("and {} more faults", findings.dropped);
+        rejections.push(Rejection { file: file.to_owned(), line, path: String::new(), reason });
+    }
+    rejections
+}
+
+fn kind_of<'a>(at: &At<'a>, implied: Option<WorkloadKind>) -> Option<&'a str> {
+    match (at.node.get("kind"), implied) {
+        (None, Some(WorkloadKind::Pod)) => Some("Pod"),
+        (None, Some(WorkloadKind::DaemonSet)) => Some("DaemonSet"),
+        (kind, _) => kind.and_then(Node::text),
+    }
+}
+
+/// Whatever else is wrong: kind and name say what the document is about. None also where they stand twice.
+fn identity(at: &At<'_>, implied: Option<WorkloadKind>) -> Option<Identity> {
+    let kind = kind_of(at, implied)?;
+    let metadata = at.node.get("metadata")?;
+    let name = metadata.get("name")?.text()?;
+    let namespace = match (bystander(kind), metadata.get("namespace").and_then(Node::text)) {
+        (Some(Bystander { namespaced: false, .. }), _) => "",
+        (_, Some(namespace)) if !namespace.is_empty() => namespace,
+        _ => "default",
+    };
+    Some(Identity { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() })
+}
+
+/// The document's meaning. None: the findings say why not.
+fn judge(
+    at: &At<'_>,
+    implied: Option<WorkloadKind>,
+    identity: Option<&Identity>,
+    reading: &Reading<'_>,
+    findings: &mut Findings,
+) -> Option<Document> {
+    if !matches!(at.node.value, Value::Map(_)) {
+        findings.impossible(
+            at,
+            format!("a document must be a mapping with apiVersion and kind, this is {}", at.node.value.kind()),
+        );
+        return None;
+    }
+    if at.node.get("kind").is_none() && implied.is_none() {
+        at.need("apiVersion", findings);
+        at.need("kind", findings);
+        return None;
+    }
+    let Some(kind) = kind_of(at, implied) else {
+        at.get("kind").or_else(|| at.need("kind", findings))?.text(findings);
+        return None;
+    };
+    if let Some(bystander) = bystander(kind) {
+        name(at, findings)?;
+        return Some(Document::Accepted { kind: kind.to_owned(), reason: bystander.reason.to_owned() });
+    }
+    let (workload_kind, version) = match kind {
+        "Pod" => (WorkloadKind::Pod, "v1"),
+        "DaemonSet" => (WorkloadKind::DaemonSet, "apps/v1"),
+        other => {
+            let kind = at.need("kind", findings)?;
+            findings.impossible(&kind, foreign(other));
+            return None;
+        }
+    };
+    if implied.is_none() || at.get("apiVersion").is_some() {
+        let written = at.need("apiVersion", findings)?;
+        if written.text(findings)? != version {
+            findings.impossible(&written, format!("must be {version} for a {kind}"));
+            return None;
+        }
+    }
+    walk::check(at.node, Place::root(workload_kind), &at.path, findings);
+    name(at, findings);
+    let key = identity?.workload()?;
+    name_rules(at, &key, reading, findings);
+    Some(Document::Workload(Box::new(workload(at, key, reading, findings)?)))
+}
+
+/// `metadata.name`, or a fault.
+fn name<'a>(at: &At<'a>, findings: &mut Findings) -> Option<&'a str> {
+    at.need("metadata", findings)?.need("name", findings)?.text(findings)
+}
+
+fn name_rules(at: &At<'_>, key: &WorkloadKey, reading: &Reading<'_>, findings: &mut Findings) {
+    let Some(metadata) = at.get("metadata") else { return };
+    if let (Some(reason), Some(at)) = (names::dns_subdomain(&key.name), metadata.get("name")) {
+        findings.rule(&at, reason);
+    }
+    if let (Some(reason), Some(at)) = (names::dns_label(&key.namespace), metadata.get("namespace")) {
+        findings.rule(&at, reason);
+    }
+    /// Names of pods, as in Kubernetes.
+    const MAX_POD_NAME: usize = 253;
+    let suffix = match key.kind {
+        WorkloadKind::Pod => reading.context.node_name.len(),
+        WorkloadKind::DaemonSet => 5,
+    };
+    if key.name.len() + 1 + suffix > MAX_POD_NAME
+        && let Some(at) = metadata.get("name")
+    {
+        findings.rule(
+            &at,
+            format!("is too long: with what is added to it the pod's name passes {MAX_POD_NAME} characters"),
+        );
+    }
+}
+
+/// The one way from a document to a desired pod.
+fn workload(at: &At<'_>, key: WorkloadKey, reading: &Reading<'_>, findings: &mut Findings) -> Option<DesiredPod> {
+    let (template, update) = match key.kind {
+        WorkloadKind::Pod => (pod::template(at, findings)?, UpdateStrategy::RollingUpdate),
+        WorkloadKind::DaemonSet => daemonset::read(at, findings)?,
+    };
+    let revision = digest::revision(key.kind, &template);
+    let mut document = at.node.to_json();
+    if let Some(map) = document.as_object_mut() {
+        // An item of a PodList or DaemonSetList may leave these out; a record stands alone.
+        let (kind, version) = match key.kind {
+            WorkloadKind::Pod => ("Pod", "v1"),
+            WorkloadKind::DaemonSet => ("DaemonSet", "apps/v1"),
+        };
+        map.insert("kind".into(), kind.into());
+        map.insert("apiVersion".into(), version.into());
+    }
+    let origin = Origin { source: Source::Static, file: reading.file.to_owned(), line: at.node.line };
+    Some(DesiredPod { workload: key, template, revision, update, origin, document })
+}
+
+/// A kind that may lie beside the workloads it belongs to.
+struct Bystander {
+    kind: &'static str,
+    namespaced: bool,
+    reason: &'static str,
+}
+
+fn bystander(kind: &str) -> Option<&'static Bystander> {
+    const RBAC: &str = "no effect: there is no API server whose use it could allow";
+    const fn row(kind: &'static str, namespaced: bool, reason: &'static str) -> Bystander {
+        Bystander { kind, namespaced, reason }
+    }
+    const BYSTANDERS: &[Bystander] = &[
+        row("ServiceAccount", true, "no effect: there is no API server to talk to"),
+        row("Role", true, RBAC),
+        row("RoleBinding", true, RBAC),
+        row("ClusterRole", false, RBAC),
+        row("ClusterRoleBinding", false, RBAC),
+        row("Service", true, "no effect: a daemon is reached through its node's address"),
+        row("Namespace", false, "no effect: namespaces need no making here"),
+        row("CustomResourceDefinition", false, "no effect: there is no API server to serve it"),
+        row("PriorityClass", false, "no effect yet: give the pods `priority` instead"),
+    ];
+    BYSTANDERS.iter().find(|b| b.kind == kind)
+}
+
+/// Why a kind is not taken.
+fn foreign(kind: &str) -> String {
+    match kind {
+        "ConfigMap" | "Secret" => format!(
+            "{kind} documents are not built yet: put the values into the pod, or the files on the node and mount them with hostPath"
+        ),
+        "Deployment" | "ReplicaSet" | "StatefulSet" | "ReplicationController" => {
+            format!("{kind} is not run here: what every node is to run is a DaemonSet, what this node is to run a Pod")
+        }
+        "Job" | "CronJob" => format!("{kind} is not run here: use a Pod with restartPolicy OnFailure or Never"),
+        "List" | "PodList" | "DaemonSetList" => {
+            format!("a {kind} needs a list of `items`, and cannot stand in another list")
+        }
+        other => {
+            let known = ["Pod", "DaemonSet", "List"];
+            match walk::nearest(other, known.into_iter()) {
+                Some(near) => format!("{} is not run here: did you mean {near}?", names::shown(other)),
+                None => format!("{} is not run here: use a Pod or a DaemonSet", names::shown(other)),
+            }
+        }
+    }
+}

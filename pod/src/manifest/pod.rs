@@ -1,0 +1,272 @@
+//! A Pod's (or template's) metadata and spec to a [`PodTemplate`], with Kubernetes' defaults and rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::findings::{At, Findings};
+use super::{container, names, placement, security};
+use crate::spec::{
+    Container, HostPathKind, PodSpec, PodTemplate, RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
+};
+
+/// Bytes of all annotations of one object, as in Kubernetes.
+const MAX_ANNOTATIONS_BYTES: usize = 256 * 1024;
+/// Values of Kubernetes' two built-in priority classes.
+const PRIORITY_CLASSES: [(&str, i32); 2] =
+    [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+
+/// Reads `metadata` (perhaps absent) and `spec` of the object at `object`. None: nothing can be run from it; the
+/// findings say why.
+pub fn template(object: &At<'_>, findings: &mut Findings) -> Option<PodTemplate> {
+    let metadata = object.get("metadata");
+    let (labels, annotations) = match &metadata {
+        Some(metadata) => (labels(metadata, findings), annotations(metadata, findings)),
+        None => Default::default(),
+    };
+    let spec = spec(&object.need("spec", findings)?, findings)?;
+    Some(PodTemplate { labels, annotations, spec })
+}
+
+/// `labels` of a metadata.
+pub fn labels(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, String> {
+    text_map(metadata, "labels", findings, |key, value| names::qualified(key).or_else(|| names::label_value(value)))
+}
+
+fn annotations(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, String> {
+    let annotations = text_map(metadata, "annotations", findings, |key, value| match key {
+        STANDBY_ANNOTATION if !matches!(value, "true" | "false") => Some("must be \"true\" or \"false\"".to_owned()),
+        key => names::qualified(&key.to_lowercase()),
+    });
+    let size: usize = annotations.iter().map(|(k, v)| k.len() + v.len()).sum();
+    if size > MAX_ANNOTATIONS_BYTES
+        && let Some(at) = metadata.get("annotations")
+    {
+        findings.rule(&at, format!("annotations have {size} bytes, more than the {MAX_ANNOTATIONS_BYTES} allowed"));
+    }
+    annotations
+}
+
+/// A mapping of texts; `judge` says what is wrong with an entry.
+pub fn text_map(
+    at: &At<'_>,
+    key: &str,
+    findings: &mut Findings,
+    judge: impl Fn(&str, &str) -> Option<String>,
+) -> BTreeMap<String, String> {
+    let Some(map) = at.get(key) else { return BTreeMap::new() };
+    let mut texts = BTreeMap::new();
+    for (key, entry) in map.entries(findings) {
+        // `key:` without a value is an empty text, as in Kubernetes.
+        let null = entry.node.value == super::tree::Value::Null;
+        let Some(text) = (if null { Some("") } else { entry.text(findings) }) else { continue };
+        if let Some(reason) = judge(key, text) {
+            findings.rule(&entry, reason);
+        }
+        texts.entry(key.to_owned()).or_insert_with(|| text.to_owned());
+    }
+    texts
+}
+
+fn spec(spec: &At<'_>, findings: &mut Findings) -> Option<PodSpec> {
+    let volumes = volumes(spec, findings);
+    let pod = container::Pod {
+        host_network: spec.boolean_in("hostNetwork", findings).unwrap_or(false),
+        service_account: service_account(spec, findings),
+        security: spec.get("securityContext").map(|at| security::pod(&at, findings)).unwrap_or_default(),
+        volumes: volumes.iter().map(|v| v.name.as_str()).collect(),
+    };
+    let containers = containers(spec, &pod, findings)?;
+    let restart_policy = match spec.text_in("restartPolicy", findings) {
+        None | Some("Always") => RestartPolicy::Always,
+        Some("OnFailure") => RestartPolicy::OnFailure,
+        Some("Never") => RestartPolicy::Never,
+        Some(other) => one_of(spec, "restartPolicy", other, &["Always", "OnFailure", "Never"], findings)?,
+    };
+    dns_policy(spec, findings);
+    let (priority, priority_class) = priority(spec, findings);
+    Some(PodSpec {
+        containers,
+        restart_policy,
+        termination_grace: grace(spec, findings),
+        host_network: pod.host_network,
+        host_pid: spec.boolean_in("hostPID", findings).unwrap_or(false),
+        host_ipc: spec.boolean_in("hostIPC", findings).unwrap_or(false),
+        priority,
+        priority_class,
+        placement: placement::read(spec, findings),
+        volumes,
+    })
+}
+
+/// Reports a value that is none of the allowed ones. Always None, so that the caller can leave with `?`.
+pub fn one_of<T>(at: &At<'_>, key: &str, value: &str, allowed: &[&str], findings: &mut Findings) -> Option<T> {
+    let at = at.get(key)?;
+    findings.impossible(&at, format!("{} is not one of {}", names::shown(value), allowed.join(", ")));
+    None
+}
+
+fn containers(spec: &At<'_>, pod: &container::Pod<'_>, findings: &mut Findings) -> Option<Vec<Container>> {
+    let list = spec.need("containers", findings)?;
+    let items = list.items(findings);
+    if items.is_empty() {
+        findings.impossible(&list, "must have at least one container");
+        return None;
+    }
+    let mut seen = BTreeSet::new();
+    let mut containers = Vec::with_capacity(items.len());
+    for item in &items {
+        // Judged to the end, so that one reading names all faults.
+        let Some(container) = container::read(item, pod, findings) else { continue };
+        if !seen.insert(container.name.clone()) {
+            let name = item.get("name");
+            let reason = format!("two containers are named {}: give each its own name", names::shown(&container.name));
+            findings.impossible(name.as_ref().unwrap_or(item), reason);
+        }
+        containers.push(container);
+    }
+    container::across(&items, &containers, pod, findings);
+    Some(containers)
+}
+
+fn volumes(spec: &At<'_>, findings: &mut Findings) -> Vec<Volume> {
+    let mut seen = BTreeSet::new();
+    let mut volumes = Vec::new();
+    for item in spec.list("volumes", findings) {
+        let Some(at) = item.need("name", findings) else { continue };
+        let Some(name) = at.text(findings) else { continue };
+        if let Some(reason) = names::dns_label(name) {
+            findings.rule(&at, reason);
+        }
+        if !seen.insert(name) {
+            findings.impossible(&at, format!("two volumes are named {}: give each its own name", names::shown(name)));
+        }
+        match volume_source(&item, findings) {
+            Some(source) => volumes.push(Volume { name: name.to_owned(), source }),
+            // Its mounts are not to be blamed as well.
+            None => volumes.push(Volume { name: name.to_owned(), source: nowhere() }),
+        }
+    }
+    volumes
+}
+
+/// Stands for a source that was refused: a document with one is refused.
+fn nowhere() -> VolumeSource {
+    VolumeSource::HostPath { path: "/nonexistent".into(), kind: HostPathKind::Directory }
+}
+
+fn volume_source(volume: &At<'_>, findings: &mut Findings) -> Option<VolumeSource> {
+    let sources: Vec<_> =
+        volume.entries(findings).into_iter().filter(|(key, _)| *key != "name").map(|(_, at)| at).collect();
+    let Some(at) = volume.get("hostPath") else {
+        match sources.first() {
+            // The field table knows the reason; this only keeps a record with it from being run.
+            Some(other) => findings.impossible(other, "only hostPath volumes can be used"),
+            None => findings.impossible(volume, "names no source: give it a hostPath"),
+        }
+        return None;
+    };
+    if sources.iter().filter(|s| s.node.value != super::tree::Value::Null).count() > 1 {
+        findings.impossible(volume, "names more than one source: leave only hostPath");
+        return None;
+    }
+    let path = at.need("path", findings)?;
+    let text = path.text(findings)?;
+    if !text.starts_with('/') {
+        findings.impossible(&path, format!("{} must be an absolute path", names::shown(text)));
+    }
+    if text.split('/').any(|part| part == "..") {
+        findings.impossible(&path, "must not contain `..`: write the path that is meant");
+    }
+    if text.contains('\0') {
+        findings.impossible(&path, "must not contain a NUL character");
+    }
+    let kind = match at.text_in("type", findings) {
+        None | Some("") => HostPathKind::Unset,
+        Some("DirectoryOrCreate") => HostPathKind::DirectoryOrCreate,
+        Some("Directory") => HostPathKind::Directory,
+        Some("FileOrCreate") => HostPathKind::FileOrCreate,
+        Some("File") => HostPathKind::File,
+        Some("Socket") => HostPathKind::Socket,
+        Some("CharDevice") => HostPathKind::CharDevice,
+        Some("BlockDevice") => HostPathKind::BlockDevice,
+        Some(other) => {
+            let allowed =
+                ["DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"];
+            return one_of(&at, "type", other, &allowed, findings);
+        }
+    };
+    Some(VolumeSource::HostPath { path: text.to_owned(), kind })
+}
+
+/// What `fieldRef: spec.serviceAccountName` shows: Kubernetes' default is `default`.
+fn service_account(spec: &At<'_>, findings: &mut Findings) -> String {
+    let named = spec.text_in("serviceAccountName", findings).filter(|n| !n.is_empty());
+    let named = named.or_else(|| spec.text_in("serviceAccount", findings).filter(|n| !n.is_empty()));
+    let name = named.unwrap_or("default");
+    if let (Some(reason), Some(at)) = (names::dns_subdomain(name), spec.get("serviceAccountName")) {
+        findings.rule(&at, reason);
+    }
+    name.to_owned()
+}
+
+fn grace(spec: &At<'_>, findings: &mut Findings) -> Duration {
+    const DEFAULT: Duration = Duration::from_secs(30);
+    let Some(at) = spec.get("terminationGracePeriodSeconds") else { return DEFAULT };
+    let Some(seconds) = at.integer(findings) else { return DEFAULT };
+    if seconds < 0 {
+        findings.rule(&at, "must be 0 or more seconds");
+    }
+    // Kubernetes reads an int64 and treats a negative one as 1.
+    Duration::from_secs(if seconds < 0 { 1 } else { u64::try_from(seconds).unwrap_or(u64::MAX).min(i64::MAX as u64) })
+}
+
+fn dns_policy(spec: &At<'_>, findings: &mut Findings) {
+    match spec.text_in("dnsPolicy", findings) {
+        None | Some("ClusterFirst" | "ClusterFirstWithHostNet" | "Default") => {}
+        Some(other) => {
+            let Some(at) = spec.get("dnsPolicy") else { return };
+            findings.rule(
+                &at,
+                match other {
+                    "None" => {
+                        "None is not built yet, because dnsConfig is not: leave it out to get the node's resolv.conf"
+                            .to_owned()
+                    }
+                    other => {
+                        format!("{} is not one of ClusterFirst, ClusterFirstWithHostNet, Default", names::shown(other))
+                    }
+                },
+            );
+        }
+    }
+}
+
+fn priority(spec: &At<'_>, findings: &mut Findings) -> (i32, Option<String>) {
+    let given = spec.get("priority").and_then(|at| {
+        let value = i32::try_from(at.integer(findings)?);
+        if value.is_err() {
+            findings.impossible(&at, "must be a 32-bit integer");
+        }
+        value.ok()
+    });
+    let Some(at) = spec.get("priorityClassName") else { return (given.unwrap_or(0), None) };
+    let Some(name) = at.text(findings).filter(|n| !n.is_empty()) else { return (given.unwrap_or(0), None) };
+    if let Some(reason) = names::dns_subdomain(name) {
+        findings.rule(&at, reason);
+    }
+    let known = PRIORITY_CLASSES.iter().find(|(class, _)| *class == name).map(|(_, value)| *value);
+    match (known, given) {
+        (Some(value), Some(other)) if value != other => {
+            if let Some(priority) = spec.get("priority") {
+                findings.rule(&priority, format!("must be {value}, the value of {name}, or be left out"));
+            }
+        }
+        (None, None) => {
+            let reason =
+                "there are no priority classes on this node: the priority is 0; give `priority` a value to change it";
+            findings.no_effect(at.node.line, at.path.clone(), reason);
+        }
+        _ => {}
+    }
+    (known.or(given).unwrap_or(0), Some(name.to_owned()))
+}

@@ -1,0 +1,151 @@
+//! securityContext of the pod and of its containers, resolved into one.
+
+use super::findings::{At, Findings};
+use super::walk::nearest;
+use super::{names, pod};
+use crate::spec::{Seccomp, Security};
+
+/// Users and groups above this do not exist in Kubernetes (CVE-2024-40635: larger ones wrap to root).
+const MAX_ID: i128 = i32::MAX as i128;
+
+/// Linux's capabilities (linux/capability.h), without `CAP_`.
+const CAPABILITIES: &[&str] = &[
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "KILL",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "PERFMON",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYSLOG",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_CHROOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
+];
+
+/// The pod's own: what its containers start from.
+pub fn pod(at: &At<'_>, findings: &mut Findings) -> Security {
+    let mut groups = Vec::new();
+    for item in at.list("supplementalGroups", findings) {
+        groups.extend(id(&item, findings));
+    }
+    Security {
+        run_as_user: id_in(at, "runAsUser", findings),
+        run_as_group: id_in(at, "runAsGroup", findings),
+        run_as_non_root: at.boolean_in("runAsNonRoot", findings).unwrap_or(false),
+        supplemental_groups: groups,
+        seccomp: seccomp(at, findings),
+        ..Security::default()
+    }
+}
+
+/// A container's, over the pod's.
+pub fn container(at: &At<'_>, of_pod: &Security, findings: &mut Findings) -> Security {
+    let privileged = at.boolean_in("privileged", findings).unwrap_or(false);
+    let escalation = at.boolean_in("allowPrivilegeEscalation", findings);
+    if privileged
+        && escalation == Some(false)
+        && let Some(field) = at.get("allowPrivilegeEscalation")
+    {
+        findings.rule(&field, "cannot be false in a privileged container: drop one of the two");
+    }
+    let capabilities = at.get("capabilities");
+    let mut capabilities_in = |key| match &capabilities {
+        Some(at) => capability_list(at, key, findings),
+        None => Vec::new(),
+    };
+    let capabilities_add = capabilities_in("add");
+    let capabilities_drop = capabilities_in("drop");
+    let security = Security {
+        privileged,
+        run_as_user: id_in(at, "runAsUser", findings).or(of_pod.run_as_user),
+        run_as_group: id_in(at, "runAsGroup", findings).or(of_pod.run_as_group),
+        run_as_non_root: at.boolean_in("runAsNonRoot", findings).unwrap_or(of_pod.run_as_non_root),
+        read_only_root: at.boolean_in("readOnlyRootFilesystem", findings).unwrap_or(false),
+        allow_privilege_escalation: escalation,
+        capabilities_add,
+        capabilities_drop,
+        supplemental_groups: of_pod.supplemental_groups.clone(),
+        seccomp: seccomp(at, findings).or(of_pod.seccomp),
+    };
+    if security.run_as_non_root && security.run_as_user == Some(0) {
+        findings.rule(at, "runAsNonRoot is true and runAsUser is 0, which is root: drop one of the two");
+    }
+    security
+}
+
+fn capability_list(at: &At<'_>, key: &str, findings: &mut Findings) -> Vec<String> {
+    let mut list = Vec::new();
+    for item in at.list(key, findings) {
+        let Some(text) = item.text(findings) else { continue };
+        let upper = text.to_ascii_uppercase();
+        let name = upper.strip_prefix("CAP_").unwrap_or(&upper).to_owned();
+        if name != "ALL" && !CAPABILITIES.contains(&name.as_str()) {
+            let hint = match nearest(&name, CAPABILITIES.iter().copied()) {
+                Some(near) => format!(": did you mean {near}?"),
+                None => ": see capabilities(7)".to_owned(),
+            };
+            findings.impossible(&item, format!("{} is no capability{hint}", names::shown(text)));
+        } else if !list.contains(&name) {
+            list.push(name);
+        }
+    }
+    list
+}
+
+fn seccomp(at: &At<'_>, findings: &mut Findings) -> Option<Seccomp> {
+    let profile = at.get("seccompProfile")?;
+    let kind = profile.need("type", findings)?;
+    match kind.text(findings)? {
+        "RuntimeDefault" => Some(Seccomp::RuntimeDefault),
+        "Unconfined" => Some(Seccomp::Unconfined),
+        "Localhost" => {
+            findings.impossible(&kind, "Localhost is not built yet: use RuntimeDefault or Unconfined");
+            None
+        }
+        other => pod::one_of(&profile, "type", other, &["RuntimeDefault", "Unconfined"], findings),
+    }
+}
+
+fn id_in(at: &At<'_>, key: &str, findings: &mut Findings) -> Option<u32> {
+    id(&at.get(key)?, findings)
+}
+
+fn id(at: &At<'_>, findings: &mut Findings) -> Option<u32> {
+    let value = at.integer(findings)?;
+    if !(0..=MAX_ID).contains(&value) {
+        findings.impossible(at, format!("must be between 0 and {MAX_ID}"));
+        return None;
+    }
+    u32::try_from(value).ok()
+}

@@ -1,0 +1,260 @@
+//! YAML text to trees, one per document, with a budget for everything that an author can multiply.
+//!
+//! Driven by [`super::documents`]. It must not know Kubernetes.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
+
+use super::budget::{Budget, Excess, check_depth};
+use super::scalar;
+use super::tree::{Node, Value};
+
+/// Why a text is not YAML, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    pub line: u32,
+    pub reason: String,
+}
+
+/// Gives each document's root to `each` as it ends; empty documents are passed over. Stops at the first fault: what
+/// stood before it has been given. `each` says whether to go on.
+pub fn read(text: &str, each: &mut dyn FnMut(Node) -> bool) -> Result<(), Broken> {
+    let mut parser = Parser::new_from_str(text);
+    let mut builder = Builder::default();
+    while let Some(event) = parser.next_event() {
+        let (event, span) = event.map_err(|e| Broken {
+            line: line_number(e.marker().line()),
+            reason: format!("this is not YAML: {}", e.info()),
+        })?;
+        match event {
+            Event::StreamEnd => break,
+            Event::DocumentStart(_) => builder = Builder::default(),
+            Event::DocumentEnd => {
+                if let Some(root) = builder.root.take().filter(|r| r.value != Value::Null)
+                    && !each(root)
+                {
+                    return Ok(());
+                }
+            }
+            event => builder.take(event, span)?,
+        }
+    }
+    Ok(())
+}
+
+fn line_number(line: usize) -> u32 {
+    u32::try_from(line).unwrap_or(u32::MAX).max(1)
+}
+
+/// One document in the making.
+#[derive(Default)]
+struct Builder {
+    root: Option<Node>,
+    open: Vec<Open>,
+    /// By the parser's anchor number.
+    anchors: HashMap<usize, Anchor>,
+    spent: Budget,
+}
+
+/// A named value, and what it costs to repeat it.
+struct Anchor {
+    node: Node,
+    cost: Budget,
+    /// Levels of lists and mappings in it.
+    height: usize,
+}
+
+/// A list or mapping that has not ended.
+struct Open {
+    anchor: usize,
+    /// What had been spent when it began.
+    before: Budget,
+    node: Node,
+    /// A mapping's key that waits for its value.
+    key: Option<Key>,
+    /// Values of `<<`, in order.
+    merges: Vec<Node>,
+}
+
+enum Key {
+    Name(String, u32),
+    Merge,
+}
+
+impl Builder {
+    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Broken> {
+        let line = line_number(span.start.line());
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let before = self.spent;
+                self.spend(text.len(), line)?;
+                self.scalar(text, style, tag, anchor, line, before)
+            }
+            Event::SequenceStart(anchor, tag) => self.begin(anchor, tag, Value::List(Vec::new()), line),
+            Event::MappingStart(anchor, tag) => self.begin(anchor, tag, Value::Map(Vec::new()), line),
+            Event::SequenceEnd | Event::MappingEnd => self.end(),
+            Event::Alias(anchor) => {
+                let Some(named) = self.anchors.get(&anchor) else {
+                    return Err(Broken { line, reason: "this alias stands inside the value that it names".into() });
+                };
+                let excess = |e: Excess| Broken { line, reason: e.to_string() };
+                check_depth(self.open.len() + named.height).map_err(excess)?;
+                self.spent = self.spent.add_all(named.cost).map_err(excess)?;
+                let value = named.node.value.clone();
+                self.put(Node { line, value }, None)
+            }
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => {
+                Ok(())
+            }
+        }
+    }
+
+    /// One node with this much text.
+    fn spend(&mut self, text: usize, line: u32) -> Result<(), Broken> {
+        self.spent = self.spent.add(1, text).map_err(|e| Broken { line, reason: e.to_string() })?;
+        Ok(())
+    }
+
+    /// Remembers a finished value under its anchor, if it has one.
+    fn name(&mut self, anchor: usize, node: &Node, before: Budget) {
+        if anchor > 0 {
+            let named = Anchor { node: node.clone(), cost: self.spent.since(before), height: node.height() };
+            self.anchors.insert(anchor, named);
+        }
+    }
+
+    fn scalar(
+        &mut self,
+        text: Cow<'_, str>,
+        style: ScalarStyle,
+        tag: Option<Cow<'_, Tag>>,
+        anchor: usize,
+        line: u32,
+        before: Budget,
+    ) -> Result<(), Broken> {
+        let plain = style == ScalarStyle::Plain;
+        let value = match tag {
+            None if plain => scalar::resolve(&text),
+            None => Value::Text(text.to_string()),
+            Some(tag) => tagged(&text, &tag, plain).ok_or_else(|| Broken {
+                line,
+                reason: format!("the value {text:?} does not fit its tag {}{}", tag.handle, tag.suffix),
+            })?,
+        };
+        let node = Node { line, value };
+        self.name(anchor, &node, before);
+        self.put(node, Some((&text, plain)))
+    }
+
+    fn begin(&mut self, anchor: usize, tag: Option<Cow<'_, Tag>>, value: Value, line: u32) -> Result<(), Broken> {
+        if let Some(tag) = tag
+            && !(tag.is_yaml_core_schema() && matches!(tag.suffix.as_str(), "seq" | "map"))
+        {
+            return Err(Broken { line, reason: format!("the tag {}{} is not known here", tag.handle, tag.suffix) });
+        }
+        if matches!(self.open.last(), Some(Open { node: Node { value: Value::Map(_), .. }, key: None, .. })) {
+            return Err(Broken { line, reason: "a key must be a text, not a list or mapping".into() });
+        }
+        let before = self.spent;
+        self.spend(0, line)?;
+        check_depth(self.open.len() + 1).map_err(|e| Broken { line, reason: e.to_string() })?;
+        self.open.push(Open { anchor, before, node: Node { line, value }, key: None, merges: Vec::new() });
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Broken> {
+        let Some(mut open) = self.open.pop() else { return Ok(()) };
+        if let Value::Map(entries) = &mut open.node.value {
+            let line = open.node.line;
+            for merge in open.merges {
+                merge_into(entries, merge).map_err(|reason| Broken { line, reason })?;
+            }
+        }
+        self.name(open.anchor, &open.node, open.before);
+        self.put(open.node, None)
+    }
+
+    /// Places a finished value. `scalar` is its text and whether it was plain: what a key is made of.
+    fn put(&mut self, mut node: Node, scalar: Option<(&str, bool)>) -> Result<(), Broken> {
+        let Some(open) = self.open.last_mut() else {
+            self.root = Some(node);
+            return Ok(());
+        };
+        match &mut open.node.value {
+            Value::List(items) => items.push(node),
+            Value::Map(entries) => match open.key.take() {
+                None => open.key = Some(key_of(node, scalar)?),
+                Some(Key::Merge) => open.merges.push(node),
+                Some(Key::Name(name, line)) => {
+                    node.line = line;
+                    entries.push((name, node));
+                }
+            },
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Keys of JSON are texts: a boolean or number becomes the text that kubectl makes of it.
+fn key_of(node: Node, scalar: Option<(&str, bool)>) -> Result<Key, Broken> {
+    let line = node.line;
+    if scalar == Some(("<<", true)) {
+        return Ok(Key::Merge);
+    }
+    let name = match node.value {
+        Value::Text(text) => text,
+        Value::Bool(b) => b.to_string(),
+        Value::Integer(i) => i.to_string(),
+        Value::Float(_) => scalar.map(|(text, _)| text.to_owned()).unwrap_or_default(),
+        Value::Null => "null".to_owned(),
+        Value::List(_) | Value::Map(_) => {
+            return Err(Broken { line, reason: "a key must be a text, not a list or mapping".into() });
+        }
+    };
+    Ok(Key::Name(name, line))
+}
+
+/// `<<`: the keys of a mapping, or of several (the first wins), where the mapping itself has none of that name.
+fn merge_into(entries: &mut Vec<(String, Node)>, merge: Node) -> Result<(), String> {
+    const WRONG: &str = "`<<` takes a mapping or a list of mappings";
+    match merge.value {
+        Value::Map(merged) => {
+            let present: std::collections::HashSet<String> = entries.iter().map(|(k, _)| k.clone()).collect();
+            entries.extend(merged.into_iter().filter(|(key, _)| !present.contains(key)));
+            Ok(())
+        }
+        Value::List(items) => {
+            if items.iter().any(|i| !matches!(i.value, Value::Map(_))) {
+                return Err(WRONG.into());
+            }
+            items.into_iter().try_for_each(|item| merge_into(entries, item))
+        }
+        _ => Err(WRONG.into()),
+    }
+}
+
+/// A scalar with a tag of YAML's own. None: the tag is not one of them, or the text does not fit it.
+fn tagged(text: &str, tag: &Tag, plain: bool) -> Option<Value> {
+    // The non-specific tag `!` only says: not a plain scalar.
+    if tag.handle.is_empty() && tag.suffix == "!" || tag.handle == "!" && tag.suffix.is_empty() {
+        return Some(Value::Text(text.to_owned()));
+    }
+    if !tag.is_yaml_core_schema() {
+        return None;
+    }
+    let resolved = scalar::resolve(text);
+    match (tag.suffix.as_str(), resolved) {
+        ("str", _) => Some(Value::Text(text.to_owned())),
+        ("int", value @ Value::Integer(_)) | ("bool", value @ Value::Bool(_)) | ("null", value @ Value::Null) => {
+            Some(value)
+        }
+        ("float", value @ Value::Float(_)) => Some(value),
+        ("float", Value::Integer(i)) => Some(Value::Float(i as f64)),
+        ("timestamp", _) => Some(Value::Text(text.to_owned())),
+        ("merge", _) if text == "<<" && plain => Some(Value::Text(text.to_owned())),
+        _ => None,
+    }
+}
