@@ -102,6 +102,8 @@ pub struct Worker<M: Machine> {
     delivered: BTreeSet<StepKey>,
     /// Containers of this workload that no record speaks of.
     strays: Vec<ObservedContainer>,
+    /// Records of admissions that failed, of which something may be on disk all the same.
+    leftovers: Vec<Record>,
     failures: BTreeMap<StepKey, Failure>,
     in_flight: BTreeSet<StepKey>,
     jobs: JoinSet<(StepKey, Result<Outcome, StepError>)>,
@@ -131,6 +133,7 @@ impl<M: Machine> Worker<M> {
             wishes: Vec::new(),
             delivered: BTreeSet::new(),
             strays: Vec::new(),
+            leftovers: Vec::new(),
             failures: BTreeMap::new(),
             in_flight: BTreeSet::new(),
             jobs: JoinSet::new(),
@@ -171,7 +174,7 @@ impl<M: Machine> Worker<M> {
                 self.shared.board.publish(&self.key, None);
                 return;
             }
-            let wake_at = [planned.wake_at, self.look_again].into_iter().flatten().min();
+            let wake_at = [planned.wake_at, self.look_again, self.sweep_again()].into_iter().flatten().min();
             self.wait(wake_at).await;
         }
     }
@@ -291,6 +294,7 @@ impl<M: Machine> Worker<M> {
             }
         }
         self.grant_wishes(now);
+        self.remove_leftovers(now);
         if matches!(self.looked, Some(Ok(()))) {
             for stray in std::mem::take(&mut self.strays) {
                 let run = stray.run;
@@ -329,6 +333,24 @@ impl<M: Machine> Worker<M> {
         }
     }
 
+    fn remove_leftovers(&mut self, now: Now) {
+        for record in self.leftovers.clone() {
+            let key = StepKey::Forget(record.uid.clone());
+            if !self.in_flight.contains(&key)
+                && !self.in_flight.contains(&StepKey::Admit)
+                && !self.is_waiting(&key, now)
+            {
+                self.spawn(key, Job::Forget { record: Box::new(record) });
+            }
+        }
+    }
+
+    /// When a leftover that could not be removed is tried again.
+    fn sweep_again(&self) -> Option<Moment> {
+        let waiting = |record: &Record| self.failures.get(&StepKey::Forget(record.uid.clone())).map(|f| f.not_before);
+        self.leftovers.iter().filter_map(waiting).min()
+    }
+
     fn is_waiting(&self, key: &StepKey, now: Now) -> bool {
         self.failures.get(key).is_some_and(|f| f.not_before > now.boot)
     }
@@ -353,6 +375,8 @@ impl<M: Machine> Worker<M> {
                 let Wanted::Run(wanted) = &*self.wanted.borrow() else { return None };
                 let record = self.admit(wanted, now);
                 self.shared.directory.claim(&record.uid, &self.key, &record.origin);
+                // Until its admission is known to have succeeded.
+                self.leftovers.push(record.clone());
                 Some(Job::Admit { wanted: wanted.clone(), record: Box::new(record) })
             }
             Step::Remember { uid, change } => {
@@ -426,6 +450,7 @@ impl<M: Machine> Worker<M> {
             Outcome::Admitted { wanted, record } => {
                 tracing::info!(workload = %self.key, pod = record.name, uid = %record.uid, revision = record.revision,
                     "pod admitted");
+                self.leftovers.retain(|r| r.uid != record.uid);
                 self.pods.push(new_view(*record, *wanted));
             }
             Outcome::Saved { record } => {
@@ -495,6 +520,7 @@ impl<M: Machine> Worker<M> {
             }
             Outcome::Forgotten { uid } => {
                 self.pods.retain(|v| v.record.uid != uid);
+                self.leftovers.retain(|r| r.uid != uid);
                 self.failures.retain(|key, _| step_uid(key) != Some(&uid));
                 self.shared.directory.unclaim(&uid);
                 tracing::info!(workload = %self.key, %uid, "pod gone");
@@ -568,6 +594,7 @@ impl<M: Machine> Worker<M> {
             && self.pods.is_empty()
             && self.jobs.is_empty()
             && self.strays.is_empty()
+            && self.leftovers.is_empty()
             && matches!(self.looked, Some(Ok(())))
     }
 

@@ -275,7 +275,9 @@ impl Simulation {
         assert_eq!(state.sandboxes.keys().cloned().collect::<BTreeSet<_>>(), uids, "sandboxes are left or missing");
         let newest = state.files.keys().filter(|p| p.extension().is_none());
         let records: BTreeSet<Uid> = newest.filter_map(|p| Some(Uid(p.file_name()?.to_str()?.into()))).collect();
-        assert_eq!(records, uids, "records are left or missing");
+        let known: Vec<_> =
+            self.board.workloads().into_values().flat_map(|p| p.pods.clone()).map(|v| v.record).collect();
+        assert_eq!(records, uids, "records are left or missing; the agent knows {known:#?}");
     }
 
     /// The pods on the board carry the newest revision, unless only a deletion may replace them.
