@@ -1,10 +1,11 @@
 # The few words that anyone needs. CI calls the same ones.
 # `make` alone prints them.
 
+SEEDS ?= 10000
 CONTAINERD ?=
 export CONTAINERD
 
-.PHONY: help run stop test check bench machine
+.PHONY: help run stop test check bench machine sim
 
 help:
 	@echo 'make run              build, start a containerd of its own and the agent with manifests/, show the daemons (root)'
@@ -14,6 +15,7 @@ help:
 	@echo 'make check            format, lints, documentation, licences'
 	@echo 'make bench            measure against ctr run -d, side by side (root)'
 	@echo 'make machine          boot a Debian machine with the units and test it there (root)'
+	@echo 'make sim SEEDS=n      drive the agent over a faulty fake runtime from n seeds; a failing seed prints itself'
 
 run:
 	@scripts/run.sh
@@ -34,3 +36,7 @@ machine:
 	@scripts/setup.sh test machine
 	@cargo build --workspace
 	@scripts/machine.sh
+
+sim:
+	@scripts/setup.sh build
+	SEEDS=$(SEEDS) cargo test --release --package daemonlet --test simulation -- --nocapture

@@ -121,22 +121,28 @@ for cgroup in $(cgroups); do
     done
 done
 
-# The pods' bridge, and rules of the network plugins that bear our network's name. Both are named in the configuration that the agent
-# keeps with its state.
-for conflist in $(find "$run/state" -name '*.conflist' 2>/dev/null || true); do
-    network=$(tr -d '\n' <"$conflist" | sed -n 's/^[^[]*"name": *"\([^"]*\)".*/\1/p')
-    bridge=$(tr -d '\n' <"$conflist" | sed -n 's/.*"bridge": *"\([^"]*\)".*/\1/p')
-    if [ -n "$network" ]; then
-        for tables in iptables ip6tables; do
-            "$tables" -w 5 -t nat -S 2>/dev/null | grep -F "name: \\\"$network\\\"" | sed 's/^-A/-D/' | while read -r rule; do
-                echo "$rule" | xargs "$tables" -w 5 -t nat 2>/dev/null || true
-            done
-        done
-    fi
-    if [ -n "$bridge" ] && [ -d "/sys/class/net/$bridge/brif" ] && [ -z "$(ls "/sys/class/net/$bridge/brif")" ]; then
-        ip link del "$bridge" 2>/dev/null || true
-    fi
+# The pods' bridge and the packet rules that name it. All agents of a network namespace share them, so they stay while another agent
+# (a service on this machine, say) is at work or a pod is plugged in.
+bridge=daemonlet0
+others=
+for dir in /proc/[0-9]*; do
+    case $(readlink "$dir/exe" 2>/dev/null || true) in
+    */daemonlet | */daemonlet\ \(deleted\))
+        [ "$(readlink "$dir/ns/net")" != "$(readlink /proc/self/ns/net)" ] || others=yes
+        ;;
+    esac
 done
+if [ -z "$others" ] && [ -z "$(ls "/sys/class/net/$bridge/brif" 2>/dev/null || true)" ]; then
+    for tables in iptables ip6tables; do
+        for table in nat filter; do
+            "$tables" -w 5 -t "$table" -S 2>/dev/null | grep -e "^-A .*[io] $bridge .*--comment \"*daemonlet" | sed 's/^-A/-D/' |
+                while read -r rule; do
+                    echo "$rule" | xargs "$tables" -w 5 -t "$table" || true
+                done
+        done
+    done
+    [ ! -d "/sys/class/net/$bridge/brif" ] || ip link del "$bridge" || true
+fi
 
 rm -rf "$run"
 [ "$sockets" = "$run/s" ] || rm -rf "$sockets"

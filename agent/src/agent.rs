@@ -3,7 +3,6 @@
 //! Order at start: doors (one agent a run directory), records, sources, then READY. Nothing waits for containerd, for
 //! the network or for a pod. Order at the end: no new steps, steps in flight finish, doors close; containers run on.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,12 +10,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pod::manifest::Context;
-use pod::name::Uid;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::board::{Board, Check};
+use crate::board::{Board, Check, ImageOutcome};
 use crate::config::{self, Config, Following, Settings};
 use crate::desired;
 use crate::disk::Disk;
@@ -37,6 +35,9 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// Silence of the workers' loop after which the agent says that it hangs.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// The bridge of pods with a network of their own.
+const BRIDGE: &str = "daemonlet0";
 
 /// The real machine.
 #[derive(Debug)]
@@ -83,8 +84,19 @@ impl Machine for NodeMachine {
     }
 }
 
+/// What `main` hands over.
+#[derive(Debug)]
+pub struct Start {
+    pub config: Config,
+    /// The flags as given: they win over the configuration file whenever it is read again.
+    pub flags: Settings,
+    /// The configuration file, followed while the agent runs.
+    pub config_file: Option<PathBuf>,
+}
+
 /// Runs the agent until SIGTERM or SIGINT. Err only for what makes a start impossible.
-pub async fn run(config: Config, flags: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
+pub async fn run(start: Start) -> anyhow::Result<()> {
+    let Start { config, flags, config_file } = start;
     let doors = Doors::open(&config.run_dir, config.listen).await?;
     let (board, commands) = Board::new();
     let node_name = node_name(&config)?;
@@ -92,7 +104,7 @@ pub async fn run(config: Config, flags: Settings, file: Option<PathBuf>) -> anyh
         .context("cannot read /proc/sys/kernel/random/boot_id: is /proc mounted?")?
         .trim()
         .to_owned();
-    let following = config::follow(config.clone(), flags, file);
+    let following = config::follow(config.clone(), flags, config_file);
     let records = Records::new(&config.state_dir);
     let loaded = records.load(&Disk).await?;
     for (uid, why) in &loaded.damaged {
@@ -105,7 +117,7 @@ pub async fn run(config: Config, flags: Settings, file: Option<PathBuf>) -> anyh
     let (stop, stopping) = watch::channel(false);
     let directory = Directory::default();
     for record in &loaded.records {
-        directory.claim(&record.uid, &record.workload, &record.origin);
+        directory.claim(record);
     }
     let context = Context { node_name: node_name.clone() };
     let shared = Arc::new(Shared {
@@ -130,11 +142,11 @@ pub async fn run(config: Config, flags: Settings, file: Option<PathBuf>) -> anyh
     };
     let (heard, ready) = tokio::sync::oneshot::channel();
     tokio::spawn(desired::follow(merging, heard));
-    tokio::spawn(image_dir::follow(config.image_dir.clone(), images, board.clone()));
+    let (image_outcomes, image_dir) = image_dir::follow(config.image_dir.clone(), images);
+    tokio::spawn(image_dir);
+    tokio::spawn(publish_images(board.clone(), image_outcomes));
     tokio::spawn(logs::supervise(config.run_dir.clone(), config.log_dir.clone(), keeper_program(&config)?, following.clone()));
     tokio::spawn(publish_config(board.clone(), following));
-    let known: BTreeSet<Uid> = loaded.records.iter().map(|r| r.uid.clone()).collect();
-    tokio::spawn(give_back(shared.clone(), known));
 
     let progress = Arc::new(AtomicU64::new(0));
     let beat = beat(board.clone(), progress.clone());
@@ -180,12 +192,17 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
     let mut runtime = containerd::Config::new(&config.containerd, node_name);
     runtime.namespace.clone_from(&config.containerd_namespace);
     runtime.seccomp_default = config.seccomp_default;
+    let pod_cidrs = config.pod_cidrs.iter().map(|cidr| cidr.to_string().parse()).collect::<Result<_, _>>()?;
     let sandboxes = sandbox::Config {
         run_dir: config.run_dir.clone(),
         state_dir: config.state_dir.clone(),
+        node_name: node_name.to_owned(),
         cgroup_root: config.cgroup_root.clone(),
+        cgroup_driver: sandbox::Driver::detect(),
         cni_bin_dirs: config.cni_bin_dirs.clone(),
-        pod_cidrs: config.pod_cidrs.iter().map(ToString::to_string).collect(),
+        pod_cidrs,
+        bridge: BRIDGE.to_owned(),
+        node_files: sandbox::NodeFiles::default(),
     };
     Ok(NodeMachine {
         runtime: Containerd::open(runtime)?,
@@ -250,6 +267,13 @@ fn keeper_program(config: &Config) -> anyhow::Result<PathBuf> {
     }
 }
 
+async fn publish_images(board: Board, mut outcomes: watch::Receiver<Vec<ImageOutcome>>) {
+    while outcomes.changed().await.is_ok() {
+        let newest = outcomes.borrow_and_update().clone();
+        board.set_images(newest);
+    }
+}
+
 async fn publish_config(board: Board, mut following: watch::Receiver<Following>) {
     loop {
         let Following { live, needs_restart, fault } = following.borrow_and_update().clone();
@@ -258,12 +282,6 @@ async fn publish_config(board: Board, mut following: watch::Receiver<Following>)
             return;
         }
     }
-}
-
-/// Addresses that a power cut left handed out are given back.
-async fn give_back(shared: Arc<Shared<NodeMachine>>, known: BTreeSet<Uid>) {
-    let outcome = shared.machine.sandboxes.release_unknown(&known).await;
-    shared.board.set_check(Check::Cni, outcome.map_err(|e| e.message));
 }
 
 /// Called by the workers' loop at every turn: pets systemd's watchdog and shows that the loop moves.

@@ -3,17 +3,24 @@
 //! A manifest flows one way: `sources` read snapshots, `desired` merges them, one `worker` per workload observes,
 //! plans (in the `pod` crate), executes and publishes. Read [`seams`] first: what the workers act through.
 
+pub mod agent;
 pub mod board;
+pub mod cli;
 pub mod config;
+pub mod desired;
 pub mod disk;
 pub mod events;
 pub mod execute;
 pub mod fake;
 pub mod gate;
+pub mod http;
 pub mod logs;
 pub mod metrics;
 pub mod records;
 pub mod runtime;
+pub mod sandbox;
 pub mod seams;
+pub mod sources;
+pub mod status;
 pub mod worker;
 pub mod workers;

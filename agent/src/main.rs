@@ -1,2 +1,64 @@
 //! `daemonlet`: the node agent and its node-local command line.
-fn main() {}
+//!
+//! Reads the words, sets up logging, and hands over: to `agent::run` or to a client word. Nothing else happens here.
+
+use std::process::ExitCode;
+
+use agent::agent::Start;
+use agent::cli::{self, AgentArgs, Cli, Word};
+use agent::config::Config;
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let Cli { run_dir, word } = Cli::parse();
+    match word {
+        Word::Agent(args) => run_agent(args, run_dir),
+        word => cli::run(run_dir.as_ref(), word),
+    }
+}
+
+fn run_agent(args: AgentArgs, run_dir: Option<std::path::PathBuf>) -> ExitCode {
+    let AgentArgs { config: file, mut settings } = args;
+    settings.run_dir = run_dir;
+    // Before anything else may change the working directory.
+    let absolute = |path: std::path::PathBuf| std::path::absolute(&path).unwrap_or(path);
+    settings.run_dir = settings.run_dir.map(absolute);
+    let file = file.map(absolute);
+    let config = match Config::load(&settings, file.as_deref()) {
+        Ok(config) => config,
+        Err(why) => {
+            eprintln!("daemonlet: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    log_to_stderr();
+    // One thread: the agent waits far more than it works, and each further stack and heap is memory on every node.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(why) => {
+            eprintln!("daemonlet: cannot start: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(agent::agent::run(Start { config, flags: settings, config_file: file })) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("daemonlet: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// DAEMONLET_LOG filters (default: info). The journal stamps lines itself.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("DAEMONLET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr())
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        builder.with_ansi(false).without_time().init();
+    } else {
+        builder.with_ansi(colours).init();
+    }
+}

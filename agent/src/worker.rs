@@ -374,7 +374,7 @@ impl<M: Machine> Worker<M> {
             Step::Admit => {
                 let Wanted::Run(wanted) = &*self.wanted.borrow() else { return None };
                 let record = self.admit(wanted, now);
-                self.shared.directory.claim(&record.uid, &self.key, &record.origin);
+                self.shared.directory.claim(&record);
                 // Until its admission is known to have succeeded.
                 self.leftovers.push(record.clone());
                 Some(Job::Admit { wanted: wanted.clone(), record: Box::new(record) })
@@ -454,6 +454,7 @@ impl<M: Machine> Worker<M> {
                 self.pods.push(new_view(*record, *wanted));
             }
             Outcome::Saved { record } => {
+                self.shared.directory.claim(&record);
                 let reread = self.view(&record.uid).filter(|v| v.record.document != record.document).map(|_| {
                     // Labels or annotations changed: what runs is the same, its status is not.
                     parse_recorded(&record.document, &record.origin, &self.shared.context)

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pod::desired::{DesiredSet, Origin, Wanted};
+use pod::desired::{DesiredSet, Wanted};
+use pod::merge::Recorded;
 use pod::name::{Uid, WorkloadKey};
 use pod::observed::ObservedContainer;
 use pod::record::Record;
@@ -29,12 +30,14 @@ const SWEEP_RETRY: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Directory {
     state: Mutex<DirectoryState>,
+    /// Moves when a pod is gone: a name or a place has become free.
+    freed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
 struct DirectoryState {
     containers: HashMap<String, WorkloadKey>,
-    uids: BTreeMap<Uid, (WorkloadKey, Origin)>,
+    uids: BTreeMap<Uid, Recorded>,
 }
 
 impl Directory {
@@ -51,22 +54,28 @@ impl Directory {
         self.state().containers.get(id).cloned()
     }
 
-    /// The uid has, or is about to have, a record.
-    pub fn claim(&self, uid: &Uid, key: &WorkloadKey, origin: &Origin) {
-        self.state().uids.insert(uid.clone(), (key.clone(), origin.clone()));
+    /// The uid has, or is about to have, this record.
+    pub fn claim(&self, record: &Record) {
+        self.state().uids.insert(record.uid.clone(), Recorded::from(record));
     }
 
     pub fn unclaim(&self, uid: &Uid) {
         self.state().uids.remove(uid);
+        self.freed.send_replace(());
     }
 
     fn is_claimed(&self, uid: &Uid) -> bool {
         self.state().uids.contains_key(uid)
     }
 
-    /// The workloads that have records, with where the newest of them came from: what the merge must not forget.
-    pub fn recorded(&self) -> BTreeMap<WorkloadKey, Origin> {
+    /// What the merge has to know of all records.
+    pub fn recorded(&self) -> Vec<Recorded> {
         self.state().uids.values().cloned().collect()
+    }
+
+    /// Changes whenever a pod is gone.
+    pub fn freed(&self) -> watch::Receiver<()> {
+        self.freed.subscribe()
     }
 
     fn state(&self) -> MutexGuard<'_, DirectoryState> {
@@ -115,7 +124,7 @@ impl<M: Machine> Workers<M> {
     pub async fn run(mut self, records: Vec<Record>, mut beat: impl FnMut()) {
         let mut by_key: BTreeMap<WorkloadKey, Vec<Record>> = BTreeMap::new();
         for record in records {
-            self.shared.directory.claim(&record.uid, &record.workload, &record.origin);
+            self.shared.directory.claim(&record);
             by_key.entry(record.workload.clone()).or_default().push(record);
         }
         for (key, records) in by_key {

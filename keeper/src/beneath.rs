@@ -5,10 +5,11 @@
 //! the last name is then used relative to that directory. Nothing here knows what the files mean.
 
 use std::ffi::{CString, OsString};
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use nix::dir::Dir;
@@ -36,13 +37,9 @@ pub struct Beneath {
 }
 
 impl Beneath {
-    /// Opens `root`, making it (one level) when it is missing. Links on the way to it are the administrator's.
+    /// Opens `root`, making it when it is missing. Links on the way to it are the administrator's.
     pub fn new(root: &Path) -> io::Result<Self> {
-        if let Err(error) = std::fs::create_dir(root)
-            && error.kind() != io::ErrorKind::AlreadyExists
-        {
-            return Err(error);
-        }
+        DirBuilder::new().recursive(true).mode(DIR_MODE.bits()).create(root)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         Ok(Self { root: open(root, flags, Mode::empty())? })
     }

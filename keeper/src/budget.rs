@@ -97,7 +97,7 @@ fn remove_links(logs: &Beneath, path: &str) {
     }
 }
 
-/// Every file in `pods/<pod>/<container>/`, with what it is to the budget.
+/// Every log file in `pods/<pod>/<container>/`, with what it is to the budget.
 fn count(logs: &Beneath, active: &BTreeMap<String, u64>) -> Vec<Kept> {
     let mut files = Vec::new();
     for pod in children(logs, PODS) {
@@ -116,7 +116,8 @@ fn kept(dir: &OwnedFd, at: &str, name: &str, active: &BTreeMap<String, u64>) -> 
         Kind::Rotated => Class::Rotated,
         Kind::Current if active.contains_key(&path) => Class::Active,
         Kind::Current => Class::Ended,
-        Kind::Foreign => Class::Foreign,
+        // What others put there is not ours to take, and must not push out what is.
+        Kind::Foreign => return None,
     };
     let written = Duration::new(
         u64::try_from(stat.st_mtime).unwrap_or(0),

@@ -156,7 +156,7 @@ impl Keeper {
         let path = self.run_dir.join(protocol::SOCKET);
         let deadline = Instant::now() + RECONNECT_MAX;
         loop {
-            match exchange(&path, request) {
+            match exchange(&path, request, ANSWER_MAX) {
                 Ok((lines, last)) => {
                     return match last.strip_prefix("err ") {
                         Some(why) => Err(Error::Keeper { request: request.to_string(), why: why.into() }),
@@ -177,20 +177,20 @@ fn is_gone(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(Errno::EAGAIN as i32) && error.kind() != io::ErrorKind::TimedOut
 }
 
-fn exchange(path: &Path, request: &Request) -> io::Result<(Vec<String>, String)> {
+fn exchange(path: &Path, request: &Request, patience: Duration) -> io::Result<(Vec<String>, String)> {
     // Connecting to a stopped keeper whose queue is full would block for ever, so it is done without blocking.
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     let mut stream = UnixStream::from(fd);
     stream.set_nonblocking(false)?;
-    stream.set_write_timeout(Some(ANSWER_MAX))?;
-    stream.set_read_timeout(Some(ANSWER_MAX))?;
+    stream.set_write_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(patience))?;
     writeln!(stream, "{request}")?;
     let mut lines = Vec::new();
     let mut reader = BufReader::new(stream.take(RESPONSE_MAX));
     loop {
         let mut line = String::new();
-        reader.read_line(&mut line).map_err(no_answer)?;
+        reader.read_line(&mut line).map_err(|error| no_answer(error, patience))?;
         match line.strip_suffix('\n') {
             Some(line) if line.starts_with("- ") => lines.push(line.into()),
             Some(line) => return Ok((lines, line.into())),
@@ -200,10 +200,10 @@ fn exchange(path: &Path, request: &Request) -> io::Result<(Vec<String>, String)>
 }
 
 /// A read that ran into its timeout says EAGAIN, which would look like a full queue.
-fn no_answer(error: io::Error) -> io::Error {
+fn no_answer(error: io::Error, patience: Duration) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => {
-            io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", ANSWER_MAX.as_secs()))
+            io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} ms", patience.as_millis()))
         }
         _ => error,
     }
@@ -242,6 +242,15 @@ mod tests {
         assert!(text.contains(&format!("{}/logkeeper.sock", dir.path().display())), "{text}");
         assert!(text.contains("systemctl restart daemonlet-logkeeper"), "{text}");
         assert!(error.source().is_some());
+    }
+
+    #[test]
+    fn a_keeper_that_hangs_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(protocol::SOCKET);
+        let _silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = exchange(&path, &Request::Status, Duration::from_millis(50)).unwrap_err();
+        assert!(error.kind() == io::ErrorKind::TimedOut && !is_gone(&error), "{error:?}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// leave room for more to be taken.
 const SHED_KEEP: u64 = FRAGMENT_MAX as u64;
 /// Bytes read from each pipe at `close`: the largest pipe. A writer that lives on is not followed for ever.
-const CLOSE_MAX: u64 = PIPE_MAX as u64 + IN_MAX as u64;
+pub const CLOSE_MAX: u64 = PIPE_MAX as u64 + IN_MAX as u64;
 /// The most that one pipe gets; the kernel's own default bound for those without privilege.
 const PIPE_MAX: usize = 1024 * 1024;
 /// Linux gives every pipe this much.
@@ -215,6 +215,11 @@ impl Container {
                 self.fail(&error, now);
             }
         }
+    }
+
+    /// Bytes of the container's that are in its log, or known not to come there: what all its turns came to.
+    pub fn settled(&self) -> u64 {
+        self.record.bytes.saturating_add(self.record.lost)
     }
 
     /// Writes what is left in the pipes, bounded, and removes the container's directory. The record tells what was lost.
@@ -407,6 +412,9 @@ impl Container {
 
     fn opened(&mut self, opened: Opened) {
         self.record.log = opened.file.identity();
+        if opened.refused > 0 {
+            crate::say(&format!("container {}: something foreign at {} was moved aside", self.id, self.target.log));
+        }
         self.record.refused = self.record.refused.saturating_add(opened.refused);
         self.log = Some(opened.file);
     }
@@ -423,11 +431,15 @@ impl Container {
             (None, Some(healed)) if now.mono < healed + CALM => now.mono,
             (None, _) => now.mono + BLOCK_MAX,
         };
+        if self.failing.is_none() {
+            crate::say(&format!("container {}: {} cannot be written: {error}", self.id, self.target.log));
+        }
         self.failing = Some(Failing { sheds_at, next_try: now.mono + RETRY, why: error.to_string() });
     }
 
     fn healthy(&mut self, now: Now) {
         if self.failing.take().is_some() {
+            crate::say(&format!("container {}: {} can be written again", self.id, self.target.log));
             self.healed = Some(now.mono);
         }
     }
@@ -630,3 +642,6 @@ fn open_pipe(path: &Path, room: usize) -> io::Result<(File, usize)> {
     }
     Ok((pipe, size.saturating_sub(PIPE_MIN)))
 }
+
+#[cfg(test)]
+mod tests;

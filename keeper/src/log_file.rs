@@ -156,7 +156,7 @@ mod tests {
         for name in beneath::names(&logs.dir("pods/p/c").unwrap()).unwrap() {
             text += &format!("{name}={}", std::fs::read_to_string(root.path().join("pods/p/c").join(&name)).unwrap());
         }
-        assert_eq!(text, "0.log=0.log.20261122-024619-004=4\n0.log.20261122-024619-005=5\n");
+        assert_eq!(text, "0.log=0.log.20261122-024619-000004=4\n0.log.20261122-024619-000005=5\n");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod serve;
 mod spool;
 mod start;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -24,17 +25,22 @@ fn main() -> ExitCode {
         Ok(start::Asked::Run(options)) => match start::run(&options) {
             Ok(_) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("daemonlet-logkeeper: {error}");
+                say(&error.to_string());
                 ExitCode::FAILURE
             }
         },
         Ok(start::Asked::Say(text)) => {
-            println!("{text}");
+            let _ = writeln!(std::io::stdout(), "{text}");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("daemonlet-logkeeper: {error}\n\n{}", start::USAGE);
+            say(&format!("{error}\n\n{}", start::USAGE));
             ExitCode::from(2)
         }
     }
+}
+
+/// One line for the operator. Nobody reading it must not end the keeper, which `eprintln` would.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "daemonlet-logkeeper: {line}");
 }

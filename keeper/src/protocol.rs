@@ -29,7 +29,7 @@ pub struct Limits {
     pub max_file_size: u64,
     /// Files per container, the one being written included (the kubelet's containerLogMaxFiles).
     pub max_files: u64,
-    /// Bytes that all files beneath `pods/` may take together.
+    /// Bytes that all log files beneath `pods/` may take together.
     pub budget: u64,
 }
 
@@ -248,7 +248,7 @@ pub struct ContainerStatus {
     pub removed: u64,
     /// Times that something else than our own file stood at the log's name and was moved aside.
     pub refused: u64,
-    /// Streams (0 to 2) on which a writer has not ended yet.
+    /// Streams (0 to 2) that had a writer when they were last read; one that never wrote counts as ended.
     pub reading: u64,
     /// Why the log cannot be written just now; empty when it can.
     pub failing: String,

@@ -24,7 +24,7 @@ pub fn kind(name: &str) -> (&str, Kind) {
     }
 }
 
-/// `YYYYMMDD-HHMMSS`, optionally followed by `-NNN`.
+/// `YYYYMMDD-HHMMSS`, optionally followed by `-NNNNNN`.
 fn is_stamp(text: &str) -> bool {
     let digits = |range: std::ops::Range<usize>| {
         text.get(range).is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
@@ -32,7 +32,7 @@ fn is_stamp(text: &str) -> bool {
     digits(0..8)
         && text.get(8..9) == Some("-")
         && digits(9..15)
-        && (text.len() == 15 || (text.get(15..16) == Some("-") && text.len() == 19 && digits(16..19)))
+        && (text.len() == 15 || (text.get(15..16) == Some("-") && text.len() == 22 && digits(16..22)))
 }
 
 /// The name that `<n>.log` is rotated to: it sorts behind all that it was rotated to before, whatever the clock does.
@@ -44,8 +44,8 @@ pub fn rotated_name(current: &str, existing: &[String], now: Duration) -> String
         Some(newest) if *newest >= fresh => {
             let second = &newest[..fresh.len()];
             let count: u32 = newest.get(fresh.len() + 1..).and_then(|n| n.parse().ok()).unwrap_or(0);
-            // After a thousand rotations within one second the newest is replaced: retention would have taken it anyway.
-            format!("{second}-{:03}", (count + 1).min(999))
+            // Six digits hold as many rotations as a second can have many times over.
+            format!("{second}-{:06}", count.saturating_add(1))
         }
         _ => fresh,
     }
@@ -81,8 +81,6 @@ pub enum Class {
     Ended,
     /// Being written: it is rotated first, and what it was is then taken.
     Active,
-    /// Not ours: counted, not taken.
-    Foreign,
 }
 
 /// What has to go so that the files fit: rotated ones first, then those of ended containers, oldest first; then,
@@ -97,7 +95,7 @@ pub fn over_budget(mut files: Vec<Kept>, budget: u64) -> Vec<Kept> {
         (file.class, age, file.path.clone())
     });
     files.retain(|file| {
-        let goes = total > budget && file.class != Class::Foreign && file.bytes > 0;
+        let goes = total > budget && file.bytes > 0;
         if goes {
             total = total.saturating_sub(file.bytes);
         }
@@ -120,8 +118,9 @@ mod tests {
     fn names_are_told_apart() {
         assert_eq!(kind("3.log"), ("3.log", Kind::Current));
         assert_eq!(kind("3.log.20261122-024619"), ("3.log", Kind::Rotated));
-        assert_eq!(kind("3.log.20261122-024619-002"), ("3.log", Kind::Rotated));
-        for foreign in ["3.log.gz", "3.log.20261122-024619.gz", "3.log.2026112-0246191", "x", "3.log.20261122-024619-2"]
+        assert_eq!(kind("3.log.20261122-024619-000002"), ("3.log", Kind::Rotated));
+        for foreign in
+            ["3.log.gz", "3.log.20261122-024619.gz", "3.log.2026112-0246191", "x", "3.log.20261122-024619-002"]
         {
             assert_eq!(kind(foreign).1, Kind::Foreign, "{foreign}");
         }
@@ -141,9 +140,9 @@ mod tests {
             made,
             names(&[
                 "0.log.20261122-024619",
-                "0.log.20261122-024619-001",
-                "0.log.20261122-024619-002",
-                "0.log.20261122-024619-003",
+                "0.log.20261122-024619-000001",
+                "0.log.20261122-024619-000002",
+                "0.log.20261122-024619-000003",
                 "0.log.20261122-024620",
             ])
         );
@@ -181,15 +180,14 @@ mod tests {
             file("ended", 20, 1, Class::Ended),
             file("rotated-new", 20, 8, Class::Rotated),
             file("rotated-old", 20, 7, Class::Rotated),
-            file("foreign", 5, 0, Class::Foreign),
         ];
         let taken =
             |budget| -> Vec<String> { over_budget(files.clone(), budget).into_iter().map(|file| file.path).collect() };
-        assert_eq!(taken(125), names(&[]));
-        assert_eq!(taken(124), names(&["rotated-old"]));
-        assert_eq!(taken(90), names(&["rotated-old", "rotated-new"]));
-        assert_eq!(taken(70), names(&["rotated-old", "rotated-new", "ended"]));
-        assert_eq!(taken(20), names(&["rotated-old", "rotated-new", "ended", "active-big"]));
+        assert_eq!(taken(120), names(&[]));
+        assert_eq!(taken(119), names(&["rotated-old"]));
+        assert_eq!(taken(85), names(&["rotated-old", "rotated-new"]));
+        assert_eq!(taken(65), names(&["rotated-old", "rotated-new", "ended"]));
+        assert_eq!(taken(15), names(&["rotated-old", "rotated-new", "ended", "active-big"]));
         assert_eq!(taken(0).len(), 5);
     }
 }

@@ -16,7 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::budget;
-use crate::container::{Container, Now, Shared};
+use crate::container::{CLOSE_MAX, Container, Now, Shared};
 use crate::cri::Stream;
 use crate::door::{Door, Line};
 
@@ -84,7 +84,7 @@ impl Serve {
             // Without a target the agent is still making it, and will ask.
             let made = self.run_dir.join(protocol::STREAMS).join(id).join(protocol::TARGET).exists();
             if made && let Err(error) = self.open(id, now) {
-                eprintln!("container {id}: not taken up: {error}");
+                crate::say(&format!("container {id}: not taken up: {error}"));
             }
         }
         self.check_budget(now);
@@ -234,12 +234,31 @@ impl Serve {
 
     /// An id that is not open is closed already: an answer may have been lost.
     fn close(&mut self, id: &str, now: Now) -> String {
-        match self.key(id).and_then(|key| self.containers.remove(&key)) {
+        match self.key(id).and_then(|key| self.drain(key)) {
             Some(container) => {
                 let record = container.close(&mut self.shared, now);
                 format!("ok bytes={} lines={} lost={}\n", record.bytes, record.lines, record.lost)
             }
             None => "ok bytes=0 lines=0 lost=0\n".into(),
+        }
+    }
+
+    /// Takes a container out after the turns that its pipes need. It is one of the open ones until then, so that the
+    /// budget's removals are still told in its log.
+    fn drain(&mut self, key: u64) -> Option<Container> {
+        let container = self.containers.get_mut(&key)?;
+        let stop = container.settled().saturating_add(2 * CLOSE_MAX);
+        Stream::BOTH.into_iter().for_each(|stream| container.wake(stream));
+        loop {
+            let now = Now::read();
+            let container = self.containers.get_mut(&key)?;
+            if container.settled() >= stop || container.due(now).is_none_or(|due| due > now.mono) {
+                return self.containers.remove(&key);
+            }
+            Stream::BOTH.into_iter().for_each(|stream| container.turn(stream, &mut self.shared, now));
+            if self.shared.used > self.check_at {
+                self.check_budget(now);
+            }
         }
     }
 

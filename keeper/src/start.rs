@@ -96,8 +96,8 @@ impl Options {
 
 /// Runs until the keeper is told to end.
 pub fn run(options: &Options) -> io::Result<End> {
-    // The modes given at each creation are meant as they are.
-    umask(Mode::empty());
+    // Whatever it was started with: others read log directories, and nobody else writes anything of ours.
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
     more_files();
     let streams = options.run_dir.join(protocol::STREAMS);
     DirBuilder::new().recursive(true).mode(0o700).create(&streams).map_err(|error| at(&streams, &error))?;
@@ -200,7 +200,7 @@ fn ready() {
         None => socket.send_to(text.as_bytes(), Path::new(&to)),
     });
     if let Err(error) = sent {
-        eprintln!("daemonlet-logkeeper: NOTIFY_SOCKET {to:?}: {error}");
+        crate::say(&format!("NOTIFY_SOCKET {to:?}: {error}"));
     }
 }
 

@@ -264,6 +264,77 @@ fn a_full_disk_blocks_no_daemon_for_long_and_the_loss_is_said() {
 }
 
 #[test]
+fn a_full_run_directory_stops_no_line() {
+    // The run directory is a small tmpfs in a mount namespace of the keepers' own; a shell restarts a killed one in it.
+    let mut node = Node::prepare(&[]);
+    let run = node.run_dir();
+    std::fs::create_dir_all(&run).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=1m none {run} && while [ ! -e {run}/stop ]; do {BIN} --run-dir {run} --log-dir {log} --max-file-size 2000000000 --budget 2000000000; done",
+        run = run.display(),
+        log = node.log_dir().display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", &script]).stderr(Stdio::null());
+    node.adopt(command);
+    let seen = std::path::PathBuf::from(format!("/proc/{}/root{}", node.pid(), run.display()));
+    node.keeper = keeper::client::Keeper::new(&seen);
+    wait("the keeper", || node.keeper.status().is_ok());
+    let container = node.open("web", "c1");
+    std::process::Command::new("sh")
+        .args(["-c", &format!("head -c 2000000 /dev/zero > {}/ballast", seen.display())])
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    let counter = container.count();
+    wait("progress without spools", || node.keeper.status().unwrap().containers[0].bytes > 1_000_000);
+    std::fs::remove_file(seen.join("ballast")).unwrap();
+    let before = node.keeper.status().unwrap().containers[0].bytes;
+    wait("progress with spools", || node.keeper.status().unwrap().containers[0].bytes > before + 1_000_000);
+    let (count, _) = counter.stop();
+    // Lines may be cut where they went through memory, but their bytes are all there, in order and once.
+    let written: u64 = (0..count).map(|n| n.to_string().len() as u64 + 2 + n % 97).sum();
+    std::fs::write(seen.join("stop"), "").unwrap();
+    let closed = node.keeper.close("c1").unwrap();
+    assert_eq!((closed.bytes, closed.lost), (written, 0));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(node.keeper.status().unwrap().pid).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(node.oldest_ends().success());
+    let text = std::fs::read_to_string(&container.log).unwrap();
+    assert!(text.contains(" stdout P "), "nothing went through memory");
+    let mut whole = String::new();
+    for line in text.lines() {
+        let (head, content) = line.split_at(40);
+        whole += content;
+        if head.ends_with(" F ") {
+            whole.push('\n');
+        }
+    }
+    let lines: Vec<String> = whole.lines().map(String::from).collect();
+    assert_counted(&lines, count);
+}
+
+#[test]
+fn only_root_and_the_keepers_own_user_are_answered() {
+    use std::os::unix::process::CommandExt;
+    let node = Node::start(&[]);
+    let socket = node.run_dir().join("logkeeper.sock");
+    // Even with every door open on the way.
+    for path in [node.dir.path(), &node.run_dir(), &socket] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let ask = |uid| {
+        let script = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); connect(S, sockaddr_un($ARGV[0])) or die; \
+                      syswrite(S, qq(status\\n)); shutdown(S, 1); sysread(S, $_, 1000); print";
+        let mut perl = Command::new("perl");
+        let output = perl.args(["-e", script]).arg(&socket).uid(uid).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(ask(0).starts_with("ok "));
+    assert_eq!(ask(65_534), "");
+}
+
+#[test]
 fn a_flood_does_not_keep_others_waiting() {
     let node = Node::start(&["--max-files", "2"]);
     let (flood, quiet) = (node.open("flood", "c1"), node.open("quiet", "c2"));

@@ -47,7 +47,8 @@ pub struct TestNode {
     containerd: Option<Child>,
     agent: Option<Child>,
     flags: Vec<String>,
-    containerd_program: PathBuf,
+    /// Where another containerd than the machine's lies, with its shim and `ctr`.
+    containerd_bin: Option<PathBuf>,
 }
 
 /// What a node is to have before its agent starts.
@@ -151,17 +152,9 @@ impl TestNode {
         );
         let id = format!("dlt-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::Builder::new().prefix("dlt-").tempdir().expect("a temporary directory can be made");
-        let containerd_program =
-            std::env::var_os("DAEMONLET_TEST_CONTAINERD").map_or_else(|| PathBuf::from("containerd"), PathBuf::from);
-        let node = Self {
-            cgroup_root: id.replace('-', "_"),
-            id,
-            dir,
-            containerd: None,
-            agent: None,
-            flags,
-            containerd_program,
-        };
+        let containerd_bin = std::env::var_os("DAEMONLET_TEST_CONTAINERD_BIN").map(PathBuf::from);
+        let node =
+            Self { cgroup_root: id.replace('-', "_"), id, dir, containerd: None, agent: None, flags, containerd_bin };
         for made in [node.manifest_dir(), node.image_dir(), node.cni_dir(), node.dir().join("containerd")] {
             fs::create_dir_all(made).expect("a directory can be made in an own directory");
         }
@@ -221,6 +214,10 @@ impl TestNode {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.id)).arg("--").arg(program);
+        if let Some(bin) = &self.containerd_bin {
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{path}", bin.display()));
+        }
         command
     }
 
@@ -236,7 +233,7 @@ impl TestNode {
             dir.display()
         );
         fs::write(dir.join("config.toml"), config).expect("a file can be written in an own directory");
-        let mut command = self.command(&self.containerd_program);
+        let mut command = self.command("containerd");
         command.arg("-c").arg(dir.join("config.toml"));
         self.containerd = Some(self.spawn(&mut command, "containerd.log"));
         wait_for("containerd answers", || match self.ctr(&["version"]) {

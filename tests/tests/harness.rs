@@ -12,7 +12,7 @@ use tests::{stand_in, wait};
 /// A container that lives until it is killed, started without the agent.
 fn start_sleeper(node: &TestNode, id: &str) -> Process {
     let archive = node.image_dir().join("busybox.tar");
-    node.ctr(&["images", "import", "--base-name", "ignored", &archive.display().to_string()]).ok();
+    node.ctr(&["images", "import", &archive.display().to_string()]).ok();
     let cgroup = format!("{}/pod00000000-0000-0000-0000-000000000000/{id}", node.cgroup_root);
     node.ctr(&["run", "-d", "--cgroup", &cgroup, stand_in::BUSYBOX, id, "sleep", "1000"]).ok();
     node.process_of(id)

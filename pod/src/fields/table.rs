@@ -1,4 +1,5 @@
-//! The rows. Change a verdict here and `check`, the agent and the documentation follow.
+//! The rows. Change a verdict here and `check`, the agent and the documentation follow. One line a row, so that the
+//! file reads as the table that it is.
 
 use super::Verdict::{Honoured, NoEffect, Only, Refused};
 use super::{Field, Shape};
@@ -37,6 +38,7 @@ const NO_NAME: &str = "not built yet: the host name is the pod's name, or the no
 const WINDOWS: &str = "for Windows nodes only";
 
 /// Any object.
+#[rustfmt::skip]
 pub(super) const OBJECT: &[Field] = &[
     row("apiVersion", Text, Honoured("")),
     row("kind", Text, Honoured("")),
@@ -46,6 +48,7 @@ pub(super) const OBJECT: &[Field] = &[
 ];
 
 /// Metadata of a document.
+#[rustfmt::skip]
 pub(super) const NAMED: &[Field] = &[
     row("name", Text, Honoured("a static pod runs as `<name>-<node>`")),
     row("namespace", Text, Honoured("default: `default`")),
@@ -53,6 +56,7 @@ pub(super) const NAMED: &[Field] = &[
 ];
 
 /// Metadata of a template.
+#[rustfmt::skip]
 pub(super) const UNNAMED: &[Field] = &[
     row("name", Text, NoEffect("pods are named after the DaemonSet")),
     row("namespace", Text, NoEffect("pods live in the DaemonSet's namespace")),
@@ -60,6 +64,7 @@ pub(super) const UNNAMED: &[Field] = &[
 ];
 
 /// Metadata of both.
+#[rustfmt::skip]
 pub(super) const METADATA: &[Field] = &[
     row("labels", TextMap, Honoured("")),
     row("annotations", TextMap, Honoured("`daemonlet.dev/standby: \"true\"` keeps a created successor waiting")),
@@ -76,6 +81,7 @@ pub(super) const METADATA: &[Field] = &[
 ];
 
 /// `spec` of apps/v1 DaemonSet.
+#[rustfmt::skip]
 pub(super) const DAEMON_SET_SPEC: &[Field] = &[
     row("selector", Object, Honoured("must match the template's labels")),
     row("selector.matchLabels", TextMap, Honoured("")),
@@ -89,30 +95,19 @@ pub(super) const DAEMON_SET_SPEC: &[Field] = &[
     row("updateStrategy", Object, Honoured("")),
     row("updateStrategy.type", Text, Honoured("RollingUpdate (default) or OnDelete")),
     row("updateStrategy.rollingUpdate", Object, Honoured("")),
-    row(
-        "updateStrategy.rollingUpdate.maxUnavailable",
-        IntegerOrText,
-        NoEffect("on one node there is one pod to replace"),
-    ),
-    row(
-        "updateStrategy.rollingUpdate.maxSurge",
-        IntegerOrText,
-        NoEffect("on one node the old pod ends before the new one starts"),
-    ),
+    row("updateStrategy.rollingUpdate.maxUnavailable", IntegerOrText, NoEffect("on one node there is one pod to replace")),
+    row("updateStrategy.rollingUpdate.maxSurge", IntegerOrText, NoEffect("on one node the old pod ends before the new one starts")),
     row("minReadySeconds", Integer, NoEffect("on one node nothing waits for the pod to be available")),
     row("revisionHistoryLimit", Integer, NoEffect("no history of revisions is kept on a node")),
 ];
 
 /// `spec` of v1 Pod.
+#[rustfmt::skip]
 pub(super) const POD_SPEC: &[Field] = &[
     row("containers", Objects, Honoured("at least one; started in this order")),
     row("containers[].name", Text, Honoured("")),
     row("containers[].image", Text, Honoured("")),
-    row(
-        "containers[].imagePullPolicy",
-        Text,
-        Honoured("Always, IfNotPresent, Never; default: Always for the tag latest or none, else IfNotPresent"),
-    ),
+    row("containers[].imagePullPolicy", Text, Honoured("Always, IfNotPresent, Never; default: Always for the tag latest or none, else IfNotPresent")),
     row("containers[].command", Texts, Honoured("`$(VAR)` is expanded")),
     row("containers[].args", Texts, Honoured("`$(VAR)` is expanded")),
     row("containers[].workingDir", Text, Honoured("never below /proc")),
@@ -122,31 +117,13 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("containers[].env[].valueFrom", Object, Honoured("")),
     row("containers[].env[].valueFrom.fieldRef", Object, Honoured("")),
     row("containers[].env[].valueFrom.fieldRef.apiVersion", Text, Honoured("v1")),
-    row(
-        "containers[].env[].valueFrom.fieldRef.fieldPath",
-        Text,
-        Honoured(
-            "metadata.name, .namespace, .uid, .labels['k'], .annotations['k'], spec.nodeName, spec.serviceAccountName, status.hostIP, .hostIPs, .podIP, .podIPs",
-        ),
-    ),
+    row("containers[].env[].valueFrom.fieldRef.fieldPath", Text, Honoured("metadata.name, .namespace, .uid, .labels['k'], .annotations['k'], spec.nodeName, spec.serviceAccountName, status.hostIP, .hostIPs, .podIP, .podIPs")),
     row("containers[].env[].valueFrom.resourceFieldRef", Object, Honoured("")),
     row("containers[].env[].valueFrom.resourceFieldRef.containerName", Text, Honoured("")),
-    row(
-        "containers[].env[].valueFrom.resourceFieldRef.resource",
-        Text,
-        Honoured("limits or requests of cpu, memory, ephemeral-storage"),
-    ),
+    row("containers[].env[].valueFrom.resourceFieldRef.resource", Text, Honoured("limits or requests of cpu, memory, ephemeral-storage")),
     row("containers[].env[].valueFrom.resourceFieldRef.divisor", Quantity, Honoured("")),
-    row(
-        "containers[].env[].valueFrom.configMapKeyRef",
-        Object,
-        Refused("not built yet: write the value into the manifest"),
-    ),
-    row(
-        "containers[].env[].valueFrom.secretKeyRef",
-        Object,
-        Refused("not built yet: there are no Secrets on this node so far"),
-    ),
+    row("containers[].env[].valueFrom.configMapKeyRef", Object, Refused("not built yet: write the value into the manifest")),
+    row("containers[].env[].valueFrom.secretKeyRef", Object, Refused("not built yet: there are no Secrets on this node so far")),
     row("containers[].env[].valueFrom.fileKeyRef", Object, Refused("not built yet: write the value into the manifest")),
     row("containers[].envFrom", Objects, Refused("not built yet: list the variables in env")),
     row("containers[].ports", Objects, Honoured("")),
@@ -157,37 +134,17 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("containers[].ports[].hostIP", Text, Only("", "not built yet: the port is open on every address of the node")),
     row("containers[].resources", Object, Honoured("")),
     row("containers[].resources.limits", QuantityMap, Honoured("cpu, memory; ephemeral-storage without effect")),
-    row(
-        "containers[].resources.requests",
-        QuantityMap,
-        Honoured("cpu, memory; default: the limits; ephemeral-storage without effect"),
-    ),
-    row(
-        "containers[].resources.claims",
-        Objects,
-        Refused("not supported: dynamic resource allocation needs a cluster"),
-    ),
+    row("containers[].resources.requests", QuantityMap, Honoured("cpu, memory; default: the limits; ephemeral-storage without effect")),
+    row("containers[].resources.claims", Objects, Refused("not supported: dynamic resource allocation needs a cluster")),
     row("containers[].resizePolicy", Objects, NoEffect("changed resources make a new pod")),
     row("containers[].volumeMounts", Objects, Honoured("")),
     row("containers[].volumeMounts[].name", Text, Honoured("")),
     row("containers[].volumeMounts[].mountPath", Text, Honoured("absolute")),
     row("containers[].volumeMounts[].readOnly", Boolean, Honoured("")),
     row("containers[].volumeMounts[].recursiveReadOnly", Text, Only("Disabled", "not built yet: use readOnly")),
-    row(
-        "containers[].volumeMounts[].mountPropagation",
-        Text,
-        Only("None", "not built yet: mounts made later do not cross"),
-    ),
-    row(
-        "containers[].volumeMounts[].subPath",
-        Text,
-        Only("", "not built yet: mount the whole volume, or a hostPath of the sub-directory"),
-    ),
-    row(
-        "containers[].volumeMounts[].subPathExpr",
-        Text,
-        Only("", "not built yet: mount the whole volume, or a hostPath of the sub-directory"),
-    ),
+    row("containers[].volumeMounts[].mountPropagation", Text, Only("None", "not built yet: mounts made later do not cross")),
+    row("containers[].volumeMounts[].subPath", Text, Only("", "not built yet: mount the whole volume, or a hostPath of the sub-directory")),
+    row("containers[].volumeMounts[].subPathExpr", Text, Only("", "not built yet: mount the whole volume, or a hostPath of the sub-directory")),
     row("containers[].volumeDevices", Objects, Refused("not supported: use a hostPath volume of the device")),
     row("containers[].securityContext", Object, Honoured("")),
     row("containers[].securityContext.privileged", Boolean, Honoured("")),
@@ -200,41 +157,17 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("containers[].securityContext.readOnlyRootFilesystem", Boolean, Honoured("")),
     row("containers[].securityContext.allowPrivilegeEscalation", Boolean, Honoured("")),
     row("containers[].securityContext.seccompProfile", Object, Honoured("default: RuntimeDefault unless privileged")),
-    row(
-        "containers[].securityContext.seccompProfile.type",
-        Text,
-        Honoured("RuntimeDefault, Unconfined; Localhost is not built yet"),
-    ),
-    row(
-        "containers[].securityContext.seccompProfile.localhostProfile",
-        Text,
-        Refused("not built yet: use RuntimeDefault or Unconfined"),
-    ),
-    row(
-        "containers[].securityContext.procMount",
-        Text,
-        Only("Default", "not built yet: /proc is always masked unless privileged"),
-    ),
-    row(
-        "containers[].securityContext.appArmorProfile",
-        Object,
-        Refused("not built yet: the container runs under the runtime's default profile"),
-    ),
+    row("containers[].securityContext.seccompProfile.type", Text, Honoured("RuntimeDefault, Unconfined; Localhost is not built yet")),
+    row("containers[].securityContext.seccompProfile.localhostProfile", Text, Refused("not built yet: use RuntimeDefault or Unconfined")),
+    row("containers[].securityContext.procMount", Text, Only("Default", "not built yet: /proc is always masked unless privileged")),
+    row("containers[].securityContext.appArmorProfile", Object, Refused("not built yet: the container runs under the runtime's default profile")),
     row("containers[].securityContext.seLinuxOptions", Object, Refused("not supported: no SELinux labels are set")),
     row("containers[].securityContext.windowsOptions", Object, Refused(WINDOWS)),
     row("containers[].stdin", Boolean, Only("false", "not built yet: nothing can attach to a container")),
     row("containers[].stdinOnce", Boolean, Only("false", "not built yet: nothing can attach to a container")),
     row("containers[].tty", Boolean, Only("false", "not built yet: containers have no terminal")),
-    row(
-        "containers[].terminationMessagePath",
-        Text,
-        Only("/dev/termination-log", "not built yet: messages of ended containers are not read"),
-    ),
-    row(
-        "containers[].terminationMessagePolicy",
-        Text,
-        Only("File", "not built yet: messages of ended containers are not read"),
-    ),
+    row("containers[].terminationMessagePath", Text, Only("/dev/termination-log", "not built yet: messages of ended containers are not read")),
+    row("containers[].terminationMessagePolicy", Text, Only("File", "not built yet: messages of ended containers are not read")),
     row("containers[].livenessProbe", Object, Refused(NO_PROBE)),
     row("containers[].readinessProbe", Object, Refused(NO_PROBE)),
     row("containers[].startupProbe", Object, Refused(NO_PROBE)),
@@ -284,40 +217,20 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("hostPID", Boolean, Honoured("")),
     row("hostIPC", Boolean, Honoured("")),
     row("hostUsers", Boolean, Only("true", "not built yet: containers share the node's user namespace")),
-    row(
-        "shareProcessNamespace",
-        Boolean,
-        Only("false", "not built yet: every container has its own process namespace, or the node's with hostPID"),
-    ),
+    row("shareProcessNamespace", Boolean, Only("false", "not built yet: every container has its own process namespace, or the node's with hostPID")),
     row("securityContext", Object, Honoured("")),
     row("securityContext.runAsUser", Integer, Honoured("")),
     row("securityContext.runAsGroup", Integer, Honoured("")),
     row("securityContext.runAsNonRoot", Boolean, Honoured("")),
     row("securityContext.supplementalGroups", Integers, Honoured("")),
-    row(
-        "securityContext.supplementalGroupsPolicy",
-        Text,
-        Only("Merge", "not built yet: groups of the image's /etc/group are added"),
-    ),
+    row("securityContext.supplementalGroupsPolicy", Text, Only("Merge", "not built yet: groups of the image's /etc/group are added")),
     row("securityContext.seccompProfile", Object, Honoured("")),
-    row(
-        "securityContext.seccompProfile.type",
-        Text,
-        Honoured("RuntimeDefault, Unconfined; Localhost is not built yet"),
-    ),
-    row(
-        "securityContext.seccompProfile.localhostProfile",
-        Text,
-        Refused("not built yet: use RuntimeDefault or Unconfined"),
-    ),
+    row("securityContext.seccompProfile.type", Text, Honoured("RuntimeDefault, Unconfined; Localhost is not built yet")),
+    row("securityContext.seccompProfile.localhostProfile", Text, Refused("not built yet: use RuntimeDefault or Unconfined")),
     row("securityContext.fsGroup", Integer, Refused("not built yet: use supplementalGroups")),
     row("securityContext.fsGroupChangePolicy", Text, Refused("not built yet: there is no fsGroup")),
     row("securityContext.sysctls", Objects, Refused("not built yet: set them on the node")),
-    row(
-        "securityContext.appArmorProfile",
-        Object,
-        Refused("not built yet: containers run under the runtime's default profile"),
-    ),
+    row("securityContext.appArmorProfile", Object, Refused("not built yet: containers run under the runtime's default profile")),
     row("securityContext.seLinuxOptions", Object, Refused("not supported: no SELinux labels are set")),
     row("securityContext.seLinuxChangePolicy", Text, Refused("not supported: no SELinux labels are set")),
     row("securityContext.windowsOptions", Object, Refused(WINDOWS)),
@@ -326,51 +239,15 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("affinity", Object, Honoured("")),
     row("affinity.nodeAffinity", Object, Honoured("")),
     row("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution", Object, Honoured("")),
-    row(
-        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms",
-        Objects,
-        Honoured("any one must match"),
-    ),
-    row(
-        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions",
-        Objects,
-        Honoured("over the node's labels"),
-    ),
-    row(
-        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].key",
-        Text,
-        Honoured(""),
-    ),
-    row(
-        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].operator",
-        Text,
-        Honoured("In, NotIn, Exists, DoesNotExist, Gt, Lt"),
-    ),
-    row(
-        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].values",
-        Texts,
-        Honoured(""),
-    ),
-    row(
-        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields",
-        Objects,
-        Honoured(""),
-    ),
-    row(
-        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].key",
-        Text,
-        Honoured("metadata.name"),
-    ),
-    row(
-        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].operator",
-        Text,
-        Honoured("In, NotIn"),
-    ),
-    row(
-        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].values",
-        Texts,
-        Honoured("one value"),
-    ),
+    row("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms", Objects, Honoured("any one must match")),
+    row("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions", Objects, Honoured("over the node's labels")),
+    row("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].key", Text, Honoured("")),
+    row("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].operator", Text, Honoured("In, NotIn, Exists, DoesNotExist, Gt, Lt")),
+    row("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].values", Texts, Honoured("")),
+    row("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields", Objects, Honoured("")),
+    row("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].key", Text, Honoured("metadata.name")),
+    row("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].operator", Text, Honoured("In, NotIn")),
+    row("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].values", Texts, Honoured("one value")),
     row("affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution", Objects, NoEffect(SCHEDULER)),
     row("affinity.podAffinity", Object, NoEffect(SCHEDULER)),
     row("affinity.podAntiAffinity", Object, NoEffect(SCHEDULER)),
@@ -385,21 +262,9 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("schedulingGates", Objects, Refused("not supported: nothing here would open the gate")),
     row("schedulingGroup", Object, NoEffect(SCHEDULER)),
     row("priority", Integer, Honoured("orders starts, and admission beyond the maximum number of pods")),
-    row(
-        "priorityClassName",
-        Text,
-        Honoured(
-            "system-node-critical and system-cluster-critical have their values; others count as `priority` says, else 0",
-        ),
-    ),
+    row("priorityClassName", Text, Honoured("system-node-critical and system-cluster-critical have their values; others count as `priority` says, else 0")),
     row("preemptionPolicy", Text, NoEffect(SCHEDULER)),
-    row(
-        "dnsPolicy",
-        Text,
-        Honoured(
-            "ClusterFirst, ClusterFirstWithHostNet, Default: all give the node's resolv.conf; None is not built yet",
-        ),
-    ),
+    row("dnsPolicy", Text, Honoured("ClusterFirst, ClusterFirstWithHostNet, Default: all give the node's resolv.conf; None is not built yet")),
     row("dnsConfig", Object, Refused("not built yet: containers get the node's resolv.conf")),
     row("hostAliases", Objects, Refused("not built yet: /etc/hosts holds the pod's own name")),
     row("hostname", Text, Refused(NO_NAME)),

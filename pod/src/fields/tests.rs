@@ -1,4 +1,6 @@
-use super::{Place, document};
+use serde_json::Value;
+
+use super::{Place, Shape, Verdict, document};
 use crate::name::WorkloadKind;
 
 /// Committed beside the code, and made by [`document`].
@@ -25,4 +27,74 @@ fn every_row_has_its_parents() {
     }
     walk(Place::root(WorkloadKind::Pod), "");
     walk(Place::root(WorkloadKind::DaemonSet), "");
+}
+
+/// What a field's type must be by its schema.
+fn shape_fits(shape: Shape, schema: &Value) -> bool {
+    let kind = schema["type"].as_str().unwrap_or_default();
+    let items = schema["items"]["type"].as_str().unwrap_or_default();
+    match shape {
+        Shape::Text => kind == "string",
+        Shape::Integer => kind == "integer",
+        Shape::Boolean => kind == "boolean",
+        Shape::Object => kind == "object" && schema["additionalProperties"].is_null(),
+        Shape::Objects => kind == "array" && items == "object",
+        Shape::Texts => kind == "array" && items == "string",
+        Shape::Integers => kind == "array" && items == "integer",
+        Shape::TextMap | Shape::QuantityMap => kind == "object" && !schema["additionalProperties"].is_null(),
+        Shape::Quantity | Shape::IntegerOrText => !matches!(kind, "object" | "array" | "boolean"),
+        Shape::Any => true,
+    }
+}
+
+/// Follows references, and `anyOf`/`allOf` of one, until a schema stands there.
+fn resolve<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
+    if let Some(name) = schema["$ref"].as_str().and_then(|r| r.rsplit('/').next()) {
+        return resolve(&root["$defs"][name], root);
+    }
+    for list in ["allOf", "anyOf"] {
+        if let Some(inner) = schema[list].as_array().and_then(|l| l.iter().find(|s| s["type"] != "null")) {
+            return resolve(inner, root);
+        }
+    }
+    schema
+}
+
+/// Compares a place with the schema of the same object; pushes what does not agree.
+fn compare(place: &Place, schema: &Value, root: &Value, path: &str, wrong: &mut Vec<String>) {
+    let schema = resolve(schema, root);
+    let properties = schema["properties"].as_object().cloned().unwrap_or_default();
+    assert!(!properties.is_empty(), "{path} has no fields in its schema: {schema}");
+    for (name, schema) in &properties {
+        let path = format!("{path}.{name}");
+        let Some((below, field)) = place.below(name).and_then(|p| Some((p, p.field?))) else {
+            wrong.push(format!("{path} has no row"));
+            continue;
+        };
+        let mut value = resolve(schema, root).clone();
+        value["items"] = resolve(&value["items"], root).clone();
+        if !shape_fits(field.shape, &value) {
+            wrong.push(format!("{path} is no {:?}: {value}", field.shape));
+        }
+        if matches!(field.verdict, Verdict::Honoured(_)) {
+            match field.shape {
+                Shape::Object => compare(below, &value, root, &path, wrong),
+                Shape::Objects => compare(below, &value["items"], root, &path, wrong),
+                _ => {}
+            }
+        }
+    }
+    for name in place.names().filter(|name| !properties.contains_key(*name)) {
+        wrong.push(format!("{path}.{name} does not exist in Kubernetes"));
+    }
+}
+
+#[test]
+fn every_field_of_kubernetes_has_a_row() {
+    let mut wrong = Vec::new();
+    let pod = schemars::schema_for!(k8s_openapi::api::core::v1::Pod).to_value();
+    compare(Place::root(WorkloadKind::Pod), &pod, &pod, "", &mut wrong);
+    let daemon_set = schemars::schema_for!(k8s_openapi::api::apps::v1::DaemonSet).to_value();
+    compare(Place::root(WorkloadKind::DaemonSet), &daemon_set, &daemon_set, "", &mut wrong);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

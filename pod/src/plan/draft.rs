@@ -99,8 +99,8 @@ fn about(step: &Step, reason: &str, message: String) -> Waiting {
 fn waiting_reason(step: &Step) -> &'static str {
     match step {
         Step::Admit => "Pending",
-        Step::Remember { .. } => "Recording",
-        Step::PrepareImage { .. }
+        Step::Remember { .. }
+        | Step::PrepareImage { .. }
         | Step::SetUp { .. }
         | Step::Connect { .. }
         | Step::Create { .. }

@@ -60,9 +60,7 @@ fn hold(view: &View<'_>, reason: &str) -> Roles {
         Some(runs) if runs < index => Goal::Prepare,
         _ => Goal::Rest,
     });
-    let uid = runs.map(|index| view.pods[index].record.uid.clone());
-    let wait = Waiting { uid, container: None, reason: "Held".into(), message: reason.to_owned(), until: None };
-    roles.waiting.push(wait);
+    roles.waiting.push(workload_wait("Held", reason.to_owned()));
     roles
 }
 
@@ -98,7 +96,7 @@ fn with_target(view: &View<'_>, wanted: &DesiredPod, target: usize) -> Roles {
                 "the pod of the older revision runs until all containers of this one stand created"
             }
         };
-        roles.waiting.push(pod_wait(&view.pods[target].record.uid, "Updating", message.into(), None));
+        roles.waiting.push(pod_wait(&view.pods[target].record.uid, "ContainerCreating", message.into(), None));
     }
     roles
 }
@@ -117,17 +115,20 @@ fn without_target(view: &View<'_>, wanted: &DesiredPod) -> Roles {
         }
     });
     if stays {
-        let uid = current.map(|index| view.pods[index].record.uid.clone());
         let message =
-            format!("revision {} waits for the deletion of this pod (updateStrategy OnDelete)", wanted.revision);
-        roles.waiting.push(Waiting { uid, container: None, reason: "OnDelete".into(), message, until: None });
+            format!("revision {} waits for the deletion of the pod (updateStrategy OnDelete)", wanted.revision);
+        roles.waiting.push(workload_wait("OnDelete", message));
     } else if view.pods.len() < PODS_MAX {
         roles.admit = true;
     } else {
         let message = format!("{PODS_MAX} older pods of this workload have not ended yet");
-        roles.waiting.push(Waiting { uid: None, container: None, reason: "Pending".into(), message, until: None });
+        roles.waiting.push(workload_wait("Pending", message));
     }
     roles
+}
+
+fn workload_wait(reason: &str, message: String) -> Waiting {
+    Waiting { uid: None, container: None, reason: reason.into(), message, until: None }
 }
 
 fn all(view: &View<'_>, goal: impl Fn(usize) -> Goal) -> Roles {

@@ -158,6 +158,7 @@ impl Runs<'_> {
             // Its last run stays until the pod has finished: the shim is the whole pod's.
             return;
         }
+        self.back_off(draft);
         let due = self.due();
         let found = self.observed(due);
         let mut stands = false;
@@ -237,39 +238,43 @@ impl Runs<'_> {
 
     fn start(&self, draft: &mut Draft<'_>, attempt: u32) {
         let (uid, name) = (&self.pod.record.uid, &self.container.name);
-        match self.held_back() {
-            Some((reason, message, until)) => draft.wait(container_wait(uid, name, reason, message, until)),
+        if held_back(self.view, self.memory()) {
+            return;
+        }
+        match self.in_the_way() {
+            Some(message) => draft.wait(container_wait(uid, name, "ContainerCreating", message, None)),
             None => draft.step(Step::Start { uid: uid.clone(), container: name.clone(), attempt }),
         }
     }
 
+    /// The back-off is the first thing to say of a container, whatever else is done for it meanwhile.
+    fn back_off(&self, draft: &mut Draft<'_>) {
+        let Some(memory) = self.memory().filter(|m| held_back(self.view, Some(m))) else { return };
+        let wait = backoff::crash(memory.failures).as_secs();
+        let (name, pod) = (&self.container.name, &self.pod.record);
+        let message = format!("back-off {wait}s restarting failed container={name} pod={}", pod.name);
+        draft.wait(container_wait(&pod.uid, name, "CrashLoopBackOff", message, memory.not_before));
+    }
+
     /// Why the created run is not started yet.
-    fn held_back(&self) -> Option<(&'static str, String, Option<Moment>)> {
-        let memory = self.memory();
-        let not_before = memory.and_then(|m| m.not_before).filter(|m| *m > self.view.now.boot);
-        if let (Some(not_before), Some(memory)) = (not_before, memory) {
-            let wait = backoff::crash(memory.failures).as_secs();
-            let (name, pod) = (&self.container.name, &self.pod.record.name);
-            let message = format!("back-off {wait}s restarting failed container={name} pod={pod}");
-            return Some(("CrashLoopBackOff", message, Some(not_before)));
-        }
+    fn in_the_way(&self) -> Option<String> {
         if self.until == Until::Created {
-            return Some(("ContainerCreating", "stands created until the older pod has stopped".into(), None));
+            return Some("stands created until the older pod has stopped".into());
         }
         if let Some(other) = another_runs(self.view, self.index) {
             let message = format!("waits until the containers of {} have stopped", other.record.name);
-            return Some(("ContainerCreating", message, None));
+            return Some(message);
         }
         if !connected(self.pod) {
-            return Some(("ContainerCreating", "waits for the pod's network".into(), None));
+            return Some("waits for the pod's network".into());
         }
         let own = |c: &&ObservedContainer| c.run.container == self.container.name;
         if self.pod.containers.iter().filter(own).any(|c| matches!(c.state, ContainerState::Running { .. })) {
-            return Some(("ContainerCreating", "waits for the end of another run of this container".into(), None));
+            return Some("waits for the end of another run of this container".into());
         }
         let earlier = self.pod.template.spec.containers[..self.position].iter();
         let first = earlier.map(|c| &c.name).find(|name| !self.had_its_turn(name))?;
-        Some(("ContainerCreating", format!("waits for the first start of container {first}"), None))
+        Some(format!("waits for the first start of container {first}"))
     }
 
     /// Containers start in the order of the spec, but one that cannot start holds nobody up (Kubernetes).

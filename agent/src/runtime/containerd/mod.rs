@@ -1,4 +1,211 @@
-//! The runtime over containerd's native gRPC services. [`client`] is the connection; [`image_facts`] what running needs of an image.
+//! The runtime over containerd's native gRPC services.
+//!
+//! [`Containerd`] implements [`Runtime`]; the workers drive it. Reading order: [`client`] is the connection,
+//! [`containers`] joins record, snapshot and task, [`oci`] decides what a container gets, [`events`] wakes.
+//! Nothing outside this folder knows containerd.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use containerd_client::tonic::Status;
+use tokio::task::JoinHandle;
+
+use pod::name::WorkloadKey;
+use pod::observed::ObservedContainer;
+use pod::plan::Signal;
+use pod::spec::Container;
+
+use crate::seams::{CreateRun, Runtime, StepError, Wake};
+
+use self::client::{Client, NamespaceInvalid, QUICK, bounded};
+use self::events::Heard;
+use self::host::Host;
+use self::image_facts::ImageFacts;
+use self::images::Images;
+use self::user::Accounts;
+
+pub mod capabilities;
+mod cgroup;
 pub mod client;
+mod containers;
+mod environment;
+pub mod events;
+pub mod host;
 pub mod image_facts;
+pub mod images;
+pub mod labels;
+pub mod oci;
+mod resources;
+pub mod seccomp;
+mod snapshots;
+mod tasks;
+pub mod user;
+
+/// Images whose accounts are kept in mind: more than a node's daemons have.
+const ACCOUNTS_MAX: usize = 128;
+
+/// What the composition root decides.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub socket: PathBuf,
+    /// containerd's namespace for all that is ours.
+    pub namespace: String,
+    /// `overlayfs` unless the machine needs another.
+    pub snapshotter: String,
+    pub node_name: String,
+}
+
+impl Config {
+    /// The usual: namespace `daemonlet`, overlayfs.
+    pub fn new(socket: impl Into<PathBuf>, node_name: impl Into<String>) -> Config {
+        Config {
+            socket: socket.into(),
+            namespace: "daemonlet".into(),
+            snapshotter: "overlayfs".into(),
+            node_name: node_name.into(),
+        }
+    }
+}
+
+/// containerd, reachable or not at present.
+pub struct Containerd {
+    client: Client,
+    config: Config,
+    heard: Arc<Heard>,
+    /// What this containerd's machine can give, with the pid of the containerd that it was read for.
+    host: Mutex<Option<(Option<i32>, Arc<Host>)>>,
+    /// Accounts of images by chain id, which names content: they never change.
+    accounts: Mutex<BTreeMap<String, Arc<Accounts>>>,
+    images: Images,
+    /// One look at an image's files at a time: its view has one name.
+    looking: tokio::sync::Mutex<()>,
+    follower: JoinHandle<()>,
+}
+
+impl Containerd {
+    /// Does not wait for containerd: it may be down. Spawns the task that follows events, which ends with this value.
+    /// Must be called within a tokio runtime.
+    pub fn open(config: Config) -> Result<Containerd, NamespaceInvalid> {
+        let client = Client::new(&config.socket, &config.namespace)?;
+        let images = Images::new(client.clone(), &config.snapshotter);
+        let heard = Arc::new(Heard::default());
+        let follower = tokio::spawn(events::follow(client.clone(), Arc::clone(&heard)));
+        Ok(Containerd {
+            client,
+            config,
+            heard,
+            host: Mutex::default(),
+            accounts: Mutex::default(),
+            images,
+            looking: tokio::sync::Mutex::default(),
+            follower,
+        })
+    }
+
+    /// The connection, for what else needs containerd (images, doctor).
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The images, for the image directory and the command line.
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// What the machine can give to containers, for `doctor`. Read anew when another containerd answers.
+    pub fn host(&self) -> Arc<Host> {
+        let peer = self.client.peer_pid();
+        let mut known = self.host.lock().expect("nothing panics while it is held");
+        match known.as_ref() {
+            Some((read_for, host)) if *read_for == peer => Arc::clone(host),
+            _ => {
+                let host = Arc::new(Host::read(peer));
+                *known = Some((peer, Arc::clone(&host)));
+                host
+            }
+        }
+    }
+
+    /// Accounts of the image, read once.
+    async fn accounts(&self, image: &ImageFacts) -> Result<Arc<Accounts>, Status> {
+        let known = || self.accounts.lock().expect("nothing panics while it is held").get(&image.chain_id).cloned();
+        if let Some(accounts) = known() {
+            return Ok(accounts);
+        }
+        let _one = self.looking.lock().await;
+        if let Some(accounts) = known() {
+            return Ok(accounts);
+        }
+        let read = snapshots::accounts(&self.client, &self.config.snapshotter, &image.chain_id).await?;
+        let accounts = Arc::new(read.unwrap_or_default());
+        let mut all = self.accounts.lock().expect("nothing panics while it is held");
+        if all.len() >= ACCOUNTS_MAX {
+            all.pop_first();
+        }
+        all.insert(image.chain_id.clone(), Arc::clone(&accounts));
+        Ok(accounts)
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+impl Runtime for Containerd {
+    async fn observe(&self, workload: Option<&WorkloadKey>) -> Result<Vec<ObservedContainer>, StepError> {
+        self.list(workload).await.map_err(|status| {
+            let whose = workload.map_or_else(|| "our".to_owned(), |key| format!("{key}'s"));
+            self.client.step_error("RuntimeError", &format!("listing {whose} containers"), &status)
+        })
+    }
+
+    async fn prepare_image(&self, container: &Container) -> Result<(), StepError> {
+        self.images.prepare(container).await
+    }
+
+    async fn create(&self, run: &CreateRun<'_>) -> Result<(), StepError> {
+        let image = self.images.facts(&run.container.image).await?;
+        self.create_run(run, &image).await
+    }
+
+    async fn start(&self, id: &str) -> Result<u32, StepError> {
+        tasks::start(&self.client, id)
+            .await
+            .map_err(|status| self.client.step_error("RunContainerError", &format!("starting container {id}"), &status))
+    }
+
+    async fn signal(&self, id: &str, signal: Signal) -> Result<(), StepError> {
+        let sent = async {
+            match signal {
+                Signal::Stop => {
+                    let written = self.stop_signal_label(id).await?;
+                    tasks::kill(&self.client, id, tasks::stop_signal(written.as_deref()), false).await
+                }
+                Signal::Kill => tasks::kill(&self.client, id, tasks::SIGKILL, true).await,
+            }
+        };
+        sent.await.map_err(|status| {
+            self.client.step_error("KillContainerError", &format!("signalling container {id}"), &status)
+        })
+    }
+
+    async fn delete(&self, id: &str) -> Result<(), StepError> {
+        self.remove(id).await.map_err(|status| {
+            self.client.step_error("KillContainerError", &format!("deleting container {id}"), &status)
+        })
+    }
+
+    async fn wake(&self) -> Wake {
+        self.heard.next().await
+    }
+
+    async fn version(&self) -> Result<String, StepError> {
+        bounded(QUICK, self.client.version().version(self.client.request(())))
+            .await
+            .map(|answer| format!("containerd {}", answer.version))
+            .map_err(|status| self.client.step_error("RuntimeError", "asking for the version", &status))
+    }
+}

@@ -371,3 +371,56 @@ fn deleted_pod_of_a_wanted_workload_is_replaced_at_once() {
     until(&mut model, |s| matches!(s, Step::Create { .. }));
     assert_eq!(model.all_running().len(), 1, "the old one still has its grace");
 }
+
+#[test]
+fn created_run_that_dies_while_it_waits_is_made_again_and_is_no_restart() {
+    let mut model = running(&["a"]);
+    model.exit(0, 1);
+    model.settle();
+    model.exit(0, 1);
+    until(&mut model, |s| matches!(s, Step::Create { .. }));
+    while !model.in_flight.is_empty() {
+        model.end(0, Outcome::Done);
+    }
+    model.lose_created();
+    let plan = model.plan();
+    assert!(plan.steps.iter().all(|s| !matches!(s, Step::Remember { .. })), "{plan:?}");
+    model.settle();
+    assert_eq!(states(&model, 0), [(2, &ContainerState::Running { pid: 7 })]);
+}
+
+#[test]
+fn end_is_remembered_while_the_rest_of_an_ending_pod_runs() {
+    let mut model = running(&["a", "b"]);
+    model.obedient = false;
+    model.wanted = Wanted::Gone;
+    until(&mut model, |s| matches!(s, Step::Signal { .. }));
+    model.exit(0, 0);
+    let plan = model.plan();
+    assert!(plan.steps.iter().any(|s| matches!(s, Step::Remember { change: Change::Ended { .. }, .. })), "{plan:?}");
+}
+
+#[test]
+fn successor_waits_for_a_start_of_the_old_pod_that_is_in_flight() {
+    let mut model = Model::new(revision(0, &["a"]));
+    until(&mut model, starts);
+    model.delete_newest();
+    for _ in 0..20 {
+        let plan = model.begin();
+        assert_eq!(plan.steps.iter().filter(|s| starts(s)).count(), 0, "{plan:?}");
+        while let Some(nth) = model.in_flight.values().position(|s| !starts(s)) {
+            model.end(nth, Outcome::Done);
+        }
+    }
+    assert_eq!(model.pods[1].containers[0].state, ContainerState::Created);
+}
+
+#[test]
+fn pod_whose_start_was_not_recorded_is_an_old_pod_that_runs() {
+    let mut model = Model::new(revision(0, &["a"]));
+    until(&mut model, starts);
+    model.restart_agent(true);
+    want(&mut model, 1, &["a"]);
+    until(&mut model, |s| matches!(s, Step::Create { .. }));
+    assert_eq!(model.pods[0].record.lifecycle, Lifecycle::Running);
+}

@@ -1,0 +1,218 @@
+use serde_json::json;
+
+use super::served::Served;
+use super::*;
+use crate::board::{Command, FileOutcome, FileState};
+use crate::status::sample;
+
+/// A board with two pods: `ds-abcde` in kube-system, which runs, and `web-n1` in default, which waits.
+fn served() -> Served {
+    let served = Served::start();
+    served.board.set_node(|node| node.name = "n1".into());
+    for (key, published) in [sample::running(), sample::backing_off()] {
+        served.board.publish(&key, Some(published));
+    }
+    served
+}
+
+/// Exit code, stdout, and what was said on stderr.
+fn say(served: &Served, words: &[&str]) -> (u8, String, String) {
+    let cli = Cli::try_parse_from(std::iter::once("daemonlet").chain(words.iter().copied()));
+    let cli = match cli {
+        Ok(cli) => cli,
+        Err(why) => return (u8::try_from(why.exit_code()).unwrap(), String::new(), why.to_string()),
+    };
+    let mut out = Vec::new();
+    let outcome = speak(&Client::new(served.socket()), cli.word, &mut out);
+    let (code, said) = outcome.map_or_else(|failure| (failure.code(), failure.to_string()), |()| (0, String::new()));
+    (code, String::from_utf8(out).unwrap(), said)
+}
+
+#[test]
+fn get_pods_prints_a_table_of_all_namespaces() {
+    let served = served();
+    let (code, out, _) = say(&served, &["get", "pods"]);
+    assert_eq!(code, 0);
+    let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "AGE"]);
+    assert_eq!(lines[1][..4], ["default", "web-n1", "0/1", "CrashLoopBackOff"]);
+    assert_eq!(lines[2][..5], ["kube-system", "ds-abcde", "1/1", "Running", "0"]);
+    let (_, out, _) = say(&served, &["get", "pods", "-n", "default", "-o", "wide"]);
+    assert_eq!(out.lines().count(), 2);
+    assert!(out.lines().next().unwrap().ends_with("NODE"));
+}
+
+#[test]
+fn get_pods_as_json_is_a_v1_pod_list_and_one_by_name_is_a_pod() {
+    let served = served();
+    let list: serde_json::Value = serde_json::from_str(&say(&served, &["get", "pods", "-o", "json"]).1).unwrap();
+    assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("PodList"), &json!("v1")));
+    assert_eq!(list["items"].as_array().unwrap().len(), 2);
+    let one: serde_json::Value =
+        serde_json::from_str(&say(&served, &["get", "pods", "ds/ds", "-o", "json"]).1).unwrap();
+    assert_eq!((&one["kind"], &one["metadata"]["name"]), (&json!("Pod"), &json!("ds-abcde")));
+    let (_, yaml, _) = say(&served, &["get", "pods", "ds-abcde", "-o", "yaml"]);
+    assert!(yaml.starts_with("apiVersion: v1\nkind: Pod\nmetadata:\n  annotations:\n"), "{yaml}");
+}
+
+#[test]
+fn exit_codes_are_those_of_the_contract() {
+    let served = served();
+    assert_eq!(say(&served, &["get", "pods"]).0, 0);
+    assert_eq!(say(&served, &["get"]).0, 2);
+    assert_eq!(say(&served, &["exec", "web-n1"]).0, 2, "a word that is not built does not exist");
+    assert_eq!(say(&served, &["agent", "--nonsense"]).0, 2);
+    assert_eq!(say(&served, &["agent", "--pod-cidr", "10.0.0.1/8"]).0, 2);
+    assert_eq!(say(&served, &["--version"]).0, 0);
+    let (code, _, said) = say(&served, &["get", "pods", "wbe-n1"]);
+    assert_eq!(code, 4);
+    assert!(said.contains("web-n1"), "{said}");
+    let unreachable = Client::new("/nonexistent/daemonlet.sock".into());
+    let word = Cli::parse_from(["daemonlet", "get", "pods"]).word;
+    assert_eq!(speak(&unreachable, word, &mut Vec::new()).unwrap_err().code(), 3);
+}
+
+#[test]
+fn the_run_directory_may_stand_before_or_after_any_word() {
+    for words in
+        [["--run-dir", "/r", "get", "pods"], ["get", "--run-dir", "/r", "pods"], ["get", "pods", "--run-dir", "/r"]]
+    {
+        let cli = Cli::try_parse_from(std::iter::once("daemonlet").chain(words)).unwrap();
+        assert_eq!(socket(cli.run_dir.as_ref()), PathBuf::from("/r/daemonlet.sock"));
+    }
+}
+
+#[test]
+fn a_watch_goes_on_with_each_change_and_a_closed_pipe_ends_it_quietly() {
+    /// Takes the first lines, then is closed like the pipe of `| head`.
+    struct Head {
+        text: String,
+        board: crate::board::Board,
+    }
+    impl io::Write for Head {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.text.lines().count() == 3 && self.text.ends_with('\n') {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            let before = self.text.matches('\n').count();
+            self.text.push_str(&String::from_utf8_lossy(bytes));
+            let after = self.text.matches('\n').count();
+            if before < 2 && after == 2 {
+                // All that there was has come: now something changes, and then once more.
+                self.board.publish(&sample::running().0, None);
+            } else if before < 3 && after == 3 {
+                self.board.publish(&sample::backing_off().0, None);
+            }
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let served = served();
+    let word = Cli::parse_from(["daemonlet", "get", "pods", "-w", "-o", "json"]).word;
+    let mut head = Head { text: String::new(), board: served.board.clone() };
+    let failure = speak(&Client::new(served.socket()), word, &mut head).unwrap_err();
+    assert_eq!(failure.code(), 0);
+    assert_eq!(head.text.lines().count(), 3);
+    for line in head.text.lines() {
+        let pod: serde_json::Value = serde_json::from_str(line).expect("one object a line");
+        assert_eq!(pod["kind"], "Pod");
+    }
+}
+
+#[test]
+fn delete_reaches_the_workers_with_the_pods_uid() {
+    let mut served = served();
+    let mut commands = std::mem::replace(&mut served.commands, tokio::sync::mpsc::channel(1).1);
+    let worker = std::thread::spawn(move || {
+        let Some(Command::DeletePod { workload, uid, reply }) = commands.blocking_recv() else { panic!("no command") };
+        reply.send(Ok(())).unwrap();
+        (workload.to_string(), uid.0)
+    });
+    let (code, out, said) = say(&served, &["delete", "pod", "ds/ds"]);
+    assert_eq!((code, out.as_str()), (0, "pod \"ds-abcde\" deleted\n"), "{said}");
+    assert_eq!(worker.join().unwrap(), ("ds/kube-system/ds".to_owned(), "u1".to_owned()));
+    // The receiver is gone: the agent is stopping.
+    assert_eq!(say(&served, &["delete", "pod", "ds-abcde"]).0, 1);
+}
+
+#[test]
+fn why_names_what_is_waited_for_and_refused_files() {
+    let served = served();
+    for check in crate::board::Check::ALL {
+        served.board.set_check(check, Ok(()));
+    }
+    served.board.set_files(vec![FileOutcome {
+        file: "/m/bad.yaml".into(),
+        line: 7,
+        kind: "DaemonSet".into(),
+        namespace: "default".into(),
+        name: "bad".into(),
+        state: FileState::Refused,
+        message: "spec.template.spec.foo: unknown field".into(),
+    }]);
+    let (code, out, _) = say(&served, &["why"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("ds kube-system/ds: running (ds-abcde)\n"), "{out}");
+    assert!(out.contains("pod default/web: waiting (web-n1)\n  c: CrashLoopBackOff: back-off 40s"), "{out}");
+    assert!(out.contains("ds default/bad: refused\n  /m/bad.yaml:7: Refused: spec.template.spec.foo"), "{out}");
+    let json: serde_json::Value = serde_json::from_str(&say(&served, &["why", "web-n1", "-o", "json"]).1).unwrap();
+    assert_eq!(json["items"][0]["reasons"][0]["reason"], "CrashLoopBackOff");
+    assert_eq!(say(&served, &["why", "nobody"]).0, 4);
+}
+
+#[test]
+fn a_failed_check_is_an_answer_of_why() {
+    let served = served();
+    served.board.set_check(crate::board::Check::Containerd, Err("no answer on /x.sock".into()));
+    let (_, out, _) = say(&served, &["why"]);
+    assert!(out.starts_with("node n1: waiting\n"), "{out}");
+    assert!(out.contains("  containerd: no answer on /x.sock\n"), "{out}");
+}
+
+#[test]
+fn describe_shows_the_pod_and_its_events() {
+    let served = served();
+    served.board.record(crate::events::Event {
+        severity: crate::events::Severity::Normal,
+        reason: "Started".into(),
+        about: crate::events::About {
+            kind: "Pod".into(),
+            namespace: "kube-system".into(),
+            name: "ds-abcde".into(),
+            uid: "u1".into(),
+            container: Some("c".into()),
+        },
+        message: "Started container c".into(),
+        at: jiff::Timestamp::now(),
+    });
+    let (code, out, said) = say(&served, &["describe", "pod", "ds-abcde"]);
+    assert_eq!(code, 0, "{said}");
+    for part in
+        ["Name:            ds-abcde\n", "Controlled By:   DaemonSet/ds\n", "Running since", "Started container c"]
+    {
+        assert!(out.contains(part), "{part:?} is not in\n{out}");
+    }
+    let (_, out, _) = say(&served, &["get", "events"]);
+    assert!(out.contains("pod/ds-abcde"), "{out}");
+}
+
+#[test]
+fn completion_and_version_need_no_agent() {
+    let served = Served::start();
+    let socket = served.socket();
+    let _dir = served.stop();
+    let client = Client::new(socket);
+    for words in [["daemonlet", "version"].as_slice(), &["daemonlet", "completion", "bash"]] {
+        let mut out = Vec::new();
+        speak(&client, Cli::parse_from(words).word, &mut out).unwrap();
+        assert!(!out.is_empty());
+    }
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}

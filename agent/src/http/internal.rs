@@ -1,0 +1,126 @@
+//! The socket's interface for client words, version 1. Internal: the same program speaks both ends.
+//!
+//! GET /v1/<kind>: `{"items": […]}`; with ?watch=1 one `{"type": …, "object": …}` a line: all that there is as ADDED,
+//! then each change as it comes. POST /v1/pods/<uid>/delete. Errors are `{"error": "…"}`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::reply::{self, Reply};
+use super::rows::{Kind, rows};
+use crate::board::Board;
+use crate::status::node::Machine;
+
+/// No request has a body at present; some clients send a few bytes all the same.
+const BODY_BYTES_MAX: u64 = 4 << 10;
+/// Lines that wait for a slow reader besides what the kernel holds; it then skips to the newest state.
+const LINES_MAX: usize = 1;
+/// A reader that takes nothing for so long is gone.
+const READER_TIME_MAX: Duration = Duration::from_secs(120);
+/// Changes come in flocks: a watch looks at most this often.
+const WATCH_PAUSE: Duration = Duration::from_millis(20);
+/// Until workers have answered a command.
+const COMMAND_TIME_MAX: Duration = Duration::from_secs(20);
+
+pub async fn answer(board: Board, machine: Arc<Machine>, request: Request<Incoming>) -> Response<Reply> {
+    if request.body().size_hint().upper().is_none_or(|bytes| bytes > BODY_BYTES_MAX) {
+        return error(StatusCode::PAYLOAD_TOO_LARGE, "no request here takes a body of that size");
+    }
+    let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
+    match path.as_slice() {
+        ["v1", "pods", uid, "delete"] => match *request.method() {
+            Method::POST => delete(&board, uid).await,
+            _ => reply::method_not_allowed("POST"),
+        },
+        ["v1", kind] => match Kind::parse(kind) {
+            None => error(StatusCode::NOT_FOUND, "no such list"),
+            Some(_) if !reply::reads(request.method()) => reply::method_not_allowed("GET, HEAD"),
+            Some(kind) if request.method() == Method::GET && request.uri().query() == Some("watch=1") => {
+                let (sender, receiver) = mpsc::channel(LINES_MAX);
+                tokio::spawn(watch(board, machine, kind, sender));
+                reply::lines(receiver)
+            }
+            Some(kind) => {
+                let items: Vec<Value> = rows(&board, &machine, kind).into_iter().map(|(_, item)| item).collect();
+                reply::json(StatusCode::OK, &json!({"items": items}))
+            }
+        },
+        _ => error(StatusCode::NOT_FOUND, "no such path"),
+    }
+}
+
+async fn delete(board: &Board, uid: &str) -> Response<Reply> {
+    let found = board.workloads().iter().find_map(|(key, published)| {
+        let view = published.pods.iter().find(|view| view.record.uid.0 == uid)?;
+        Some((key.clone(), view.record.uid.clone()))
+    });
+    let Some((workload, uid)) = found else { return error(StatusCode::NOT_FOUND, "no such pod") };
+    match tokio::time::timeout(COMMAND_TIME_MAX, board.delete_pod(workload, uid)).await {
+        Ok(Ok(())) => reply::json(StatusCode::OK, &json!({})),
+        Ok(Err(why)) => error(StatusCode::CONFLICT, &why),
+        Err(_) => {
+            error(StatusCode::GATEWAY_TIMEOUT, "the workers have not answered in time; the pod may still be ended")
+        }
+    }
+}
+
+async fn watch(board: Board, machine: Arc<Machine>, kind: Kind, lines: mpsc::Sender<Bytes>) {
+    let mut version = board.version();
+    let mut sent: BTreeMap<String, Value> = BTreeMap::new();
+    loop {
+        version.mark_unchanged();
+        for line in changes(&mut sent, rows(&board, &machine, kind)) {
+            if lines.send_timeout(Bytes::from(format!("{line}\n")), READER_TIME_MAX).await.is_err() {
+                return;
+            }
+        }
+        // Both arms only wait.
+        tokio::select! {
+            () = lines.closed() => return,
+            changed = version.changed() => if changed.is_err() { return },
+        }
+        tokio::time::sleep(WATCH_PAUSE).await;
+    }
+}
+
+/// What differs from what was sent, which is brought up to date.
+fn changes(sent: &mut BTreeMap<String, Value>, now: Vec<(String, Value)>) -> Vec<Value> {
+    let mut lines = Vec::new();
+    let mut gone = std::mem::take(sent);
+    for (key, object) in now {
+        match gone.remove(&key) {
+            None => lines.push(json!({"type": "ADDED", "object": object})),
+            Some(before) if before != object => lines.push(json!({"type": "MODIFIED", "object": object})),
+            Some(_) => {}
+        }
+        sent.insert(key, object);
+    }
+    lines.extend(gone.into_values().map(|object| json!({"type": "DELETED", "object": object})));
+    lines
+}
+
+fn error(status: StatusCode, why: &str) -> Response<Reply> {
+    reply::json(status, &json!({"error": why}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_sends_what_changed_and_nothing_else() {
+        let mut sent = BTreeMap::new();
+        let row = |key: &str, value: u32| (key.to_owned(), json!(value));
+        assert_eq!(changes(&mut sent, vec![row("a", 1), row("b", 1)]).len(), 2);
+        assert_eq!(changes(&mut sent, vec![row("a", 1), row("b", 1)]), Vec::<Value>::new());
+        let lines = changes(&mut sent, vec![row("a", 2), row("c", 1)]);
+        let types: Vec<_> = lines.iter().map(|line| line["type"].as_str().unwrap()).collect();
+        assert_eq!(types, ["MODIFIED", "ADDED", "DELETED"]);
+    }
+}

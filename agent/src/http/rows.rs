@@ -1,0 +1,100 @@
+//! What can be listed and watched over the socket: each thing as JSON under a key that stays while it lives.
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::board::Board;
+use crate::events::Seen;
+use crate::status;
+use crate::status::node::Machine;
+
+/// The lists of the internal interface, by their names in the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Pods,
+    Files,
+    Images,
+    Events,
+    Node,
+    Why,
+}
+
+impl Kind {
+    pub fn parse(name: &str) -> Option<Kind> {
+        Some(match name {
+            "pods" => Kind::Pods,
+            "files" => Kind::Files,
+            "images" => Kind::Images,
+            "events" => Kind::Events,
+            "node" => Kind::Node,
+            "why" => Kind::Why,
+            _ => return None,
+        })
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Pods => "pods",
+            Kind::Files => "files",
+            Kind::Images => "images",
+            Kind::Events => "events",
+            Kind::Node => "node",
+            Kind::Why => "why",
+        }
+    }
+}
+
+/// All things of a kind, in the order in which they are shown.
+pub fn rows(board: &Board, machine: &Machine, kind: Kind) -> Vec<(String, Value)> {
+    match kind {
+        Kind::Pods => {
+            let mut pods = status::pods(board);
+            pods.sort_by(|(a, _), (b, _)| a.cmp(b));
+            pods.into_iter().map(|((_, _, uid), pod)| (uid, pod)).collect()
+        }
+        Kind::Files => board
+            .files()
+            .iter()
+            .map(|file| {
+                (format!("{}\0{}\0{}\0{}\0{}", file.file, file.line, file.kind, file.namespace, file.name), json!(file))
+            })
+            .collect(),
+        Kind::Images => board
+            .images()
+            .iter()
+            .map(|image| (format!("{}\0{}", image.file, image.names.join(",")), json!(image)))
+            .collect(),
+        Kind::Events => board.events().iter().map(event).collect(),
+        Kind::Node => vec![(String::new(), status::node::node(board, machine))],
+        Kind::Why => status::why::answers(board)
+            .into_iter()
+            .enumerate()
+            .map(|(at, answer)| (format!("{at:06}"), json!(answer)))
+            .collect(),
+    }
+}
+
+/// v1 Event.
+fn event(seen: &Seen) -> (String, Value) {
+    let Seen { severity, reason, about, message, first, last, count } = seen;
+    let key = format!("{about:?}\0{reason}\0{message}");
+    let hash: String = Sha256::digest(&key).iter().take(8).map(|b| format!("{b:02x}")).collect();
+    let mut object = json!({"kind": about.kind, "namespace": about.namespace, "name": about.name, "uid": about.uid});
+    if let Some(container) = &about.container {
+        object["fieldPath"] = format!("spec.containers{{{container}}}").into();
+    }
+    let event = json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": format!("{}.{hash}", about.name), "namespace": about.namespace},
+        "involvedObject": object,
+        "type": severity,
+        "reason": reason,
+        "message": message,
+        "count": count,
+        "firstTimestamp": status::time(*first),
+        "lastTimestamp": status::time(*last),
+        "source": {"component": "daemonlet"},
+    });
+    (key, event)
+}

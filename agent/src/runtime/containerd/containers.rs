@@ -1,0 +1,215 @@
+//! Creating, deleting and observing containers: record, snapshot and task together.
+//!
+//! Driven by the Runtime verbs in `mod`. Order matters: the container's record comes before its snapshot, so that
+//! garbage collection sees who owns it (an unowned active snapshot may be collected within milliseconds).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use containerd_client::services::v1::container::Runtime as RecordRuntime;
+use containerd_client::services::v1::{
+    Container as ContainerRecord, CreateContainerRequest, DeleteContainerRequest, GetContainerRequest,
+    ListContainersRequest,
+};
+use containerd_client::tonic::{Code, Status};
+use containerd_client::types::v1::{Process, Status as TaskStatus};
+use oci_spec::runtime::Spec;
+use prost_types::Any;
+
+use pod::name::WorkloadKey;
+use pod::observed::{ContainerState, ObservedContainer};
+
+use super::client::{Client, QUICK, bounded, found};
+use super::events::Heard;
+use super::host::{self, HostDevice};
+use super::image_facts::ImageFacts;
+use super::oci::{self, Inputs};
+use super::tasks::NewTask;
+use super::{Containerd, cgroup, labels, snapshots, tasks};
+use crate::seams::{CgroupParent, CreateRun, StepError};
+
+/// containerd's name for a runtime spec; 2.x takes no other.
+const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+/// Up to so many containers are asked for one by one; for more, one list of all tasks is cheaper.
+const ASK_SINGLY_MAX: usize = 4;
+
+impl Containerd {
+    pub(super) async fn create_run(&self, run: &CreateRun<'_>, image: &ImageFacts) -> Result<(), StepError> {
+        let id = run.run.container_id();
+        let refused = |what: &'static str, status: &Status| {
+            self.client.step_error("CreateContainerError", &format!("{what} for container {}", run.run), status)
+        };
+        let (spec, adapted) = self.spec_of(run, image).await?;
+        let systemd_cgroup = matches!(run.sandbox.cgroup, CgroupParent::Systemd(_));
+        let record = ContainerRecord {
+            id: id.clone(),
+            labels: labels::of_run(run, image, &adapted),
+            image: image.name.clone(),
+            runtime: Some(RecordRuntime {
+                name: tasks::RUNTIME.to_owned(),
+                options: tasks::runtime_options(systemd_cgroup),
+            }),
+            spec: Some(Any {
+                type_url: SPEC_TYPE.to_owned(),
+                value: serde_json::to_vec(&spec).expect("a spec has only text keys"),
+            }),
+            snapshotter: self.config.snapshotter.clone(),
+            snapshot_key: id.clone(),
+            ..ContainerRecord::default()
+        };
+        match create_record(&self.client, &record).await {
+            Ok(()) => {}
+            Err(status) if status.code() == Code::AlreadyExists => {
+                if self.is_complete(&id, &spec).await.map_err(|status| refused("looking at what is left", &status))? {
+                    return Ok(());
+                }
+                self.remove(&id).await.map_err(|status| refused("replacing what is left", &status))?;
+                create_record(&self.client, &record).await.map_err(|status| refused("the record", &status))?;
+            }
+            Err(status) => return Err(refused("the record", &status)),
+        }
+        self.heard.forget(&id);
+        let made = async {
+            let rootfs = snapshots::prepare(&self.client, &self.config.snapshotter, &id, &image.chain_id)
+                .await
+                .map_err(|status| refused("the snapshot", &status))?;
+            let text = |path: &Path| path.to_string_lossy().into_owned();
+            let task = NewTask {
+                id: id.clone(),
+                rootfs,
+                stdout: text(&run.stdout),
+                stderr: text(&run.stderr),
+                terminal: run.container.tty,
+                systemd_cgroup,
+            };
+            tasks::create(&self.client, &task).await.map_err(|status| refused("the task", &status))
+        };
+        let outcome = made.await;
+        if outcome.as_ref().is_err_and(|error| !error.unavailable) {
+            // What is left would be met by the next try anyway; the first error is the one to tell.
+            let _ = self.remove(&id).await;
+        }
+        outcome
+    }
+
+    async fn spec_of(&self, run: &CreateRun<'_>, image: &ImageFacts) -> Result<(Spec, Vec<oci::Adapted>), StepError> {
+        let accounts = self.accounts(image).await.map_err(|status| {
+            self.client.step_error("CreateContainerError", &format!("the accounts in image {}", image.name), &status)
+        })?;
+        let host = self.host();
+        let privileged = run.container.security.privileged;
+        let volumes = run.sandbox.volumes.clone();
+        let devices = tokio::task::spawn_blocking(move || {
+            let of_volumes: BTreeMap<String, HostDevice> = volumes
+                .into_iter()
+                .filter_map(|(name, path)| host::device_at(&path).map(|device| (name, device)))
+                .collect();
+            (if privileged { host::devices() } else { Vec::new() }, of_volumes)
+        });
+        let (host_devices, volume_devices) = devices.await.unwrap_or_default();
+        let inputs = Inputs {
+            run,
+            image,
+            accounts: &accounts,
+            host: &host,
+            host_devices: &host_devices,
+            volume_devices: &volume_devices,
+            node_name: &self.config.node_name,
+        };
+        oci::spec(&inputs).map_err(|error| StepError::new(error.reason(), error.to_string()))
+    }
+
+    /// Whether what is there is what would be made: the same spec, and a task that has not ended.
+    async fn is_complete(&self, id: &str, wanted: &Spec) -> Result<bool, Status> {
+        let Some(record) = get_record(&self.client, id).await? else { return Ok(false) };
+        let same = record
+            .spec
+            .and_then(|any| serde_json::from_slice::<Spec>(&any.value).ok())
+            .is_some_and(|there| there == *wanted);
+        let task = if same { tasks::get(&self.client, id).await? } else { None };
+        Ok(task.is_some_and(|it| matches!(it.status(), TaskStatus::Created | TaskStatus::Running)))
+    }
+
+    /// Task, record and snapshot; Ok when nothing is there.
+    pub(super) async fn remove(&self, id: &str) -> Result<(), Status> {
+        tasks::delete(&self.client, id).await?;
+        let snapshotter = get_record(&self.client, id).await?.map(|it| it.snapshotter).filter(|name| !name.is_empty());
+        let request = DeleteContainerRequest { id: id.to_owned() };
+        found(bounded(QUICK, self.client.containers().delete(self.client.request(request))).await)?;
+        let snapshotter = snapshotter.as_ref().unwrap_or(&self.config.snapshotter);
+        snapshots::remove(&self.client, snapshotter, id).await?;
+        self.heard.forget(id);
+        Ok(())
+    }
+
+    pub(super) async fn list(&self, workload: Option<&WorkloadKey>) -> Result<Vec<ObservedContainer>, Status> {
+        let request = ListContainersRequest { filters: vec![labels::filter(workload)] };
+        let mut containers = self.client.containers();
+        // A stream of single records: a list of all, each with its spec, would be megabytes in one piece.
+        let all = async {
+            let mut stream = containers.list_stream(self.client.request(request)).await?.into_inner();
+            let mut ours = Vec::new();
+            while let Some(message) = stream.message().await? {
+                let Some(ContainerRecord { id, labels, .. }) = message.container else { continue };
+                if let Some((workload, run)) = labels::identity(&labels) {
+                    ours.push((id, workload, run, labels));
+                }
+            }
+            Ok(containerd_client::tonic::Response::new(ours))
+        };
+        let ours = bounded(QUICK, all).await?;
+        let mut processes =
+            if ours.len() > ASK_SINGLY_MAX { by_id(tasks::list(&self.client).await?) } else { BTreeMap::new() };
+        let mut observed = Vec::with_capacity(ours.len());
+        for (id, workload, run, labels) in ours {
+            let process = match processes.remove(&id) {
+                Some(process) => Some(process),
+                // A task that is not in the list may have come since: records are older than it.
+                None => tasks::get(&self.client, &id).await?,
+            };
+            let state = state_of(&id, process, &self.heard, labels.get(labels::CGROUP));
+            let image_id = labels.get(labels::IMAGE_ID).cloned().unwrap_or_default();
+            observed.push(ObservedContainer { id, workload, run, image_id, state });
+        }
+        Ok(observed)
+    }
+
+    /// The label that holds the image's STOPSIGNAL; None when the container is gone or its image has none.
+    pub(super) async fn stop_signal_label(&self, id: &str) -> Result<Option<String>, Status> {
+        Ok(get_record(&self.client, id).await?.and_then(|mut record| record.labels.remove(labels::STOP_SIGNAL)))
+    }
+}
+
+fn by_id(processes: Vec<Process>) -> BTreeMap<String, Process> {
+    // List leaves container_id empty; the task's id is its container's.
+    processes.into_iter().map(|process| (process.id.clone(), process)).collect()
+}
+
+fn state_of(id: &str, process: Option<Process>, heard: &Heard, cgroups_path: Option<&String>) -> ContainerState {
+    let exited = |exit_code, finished_at| {
+        let oom = heard.oom(id) || cgroups_path.is_some_and(|path| cgroup::oom_killed(path));
+        ContainerState::Exited { exit_code, oom, finished_at }
+    };
+    let Some(process) = process else {
+        // Newer containerds forget what ended before they restarted; we have heard it.
+        return heard.exit(id).map_or(ContainerState::NoTask, |exit| exited(exit.code, exit.at));
+    };
+    match process.status() {
+        TaskStatus::Created => ContainerState::Created,
+        TaskStatus::Running | TaskStatus::Paused | TaskStatus::Pausing => ContainerState::Running { pid: process.pid },
+        TaskStatus::Stopped => exited(process.exit_status, tasks::time(process.exited_at)),
+        // The shim does not answer: as if there were no task, it is replaced.
+        TaskStatus::Unknown => ContainerState::NoTask,
+    }
+}
+
+async fn create_record(client: &Client, record: &ContainerRecord) -> Result<(), Status> {
+    let request = CreateContainerRequest { container: Some(record.clone()) };
+    bounded(QUICK, client.containers().create(client.request(request))).await.map(|_| ())
+}
+
+async fn get_record(client: &Client, id: &str) -> Result<Option<ContainerRecord>, Status> {
+    let request = GetContainerRequest { id: id.to_owned() };
+    let answer = found(bounded(QUICK, client.containers().get(client.request(request))).await)?;
+    Ok(answer.and_then(|it| it.container))
+}

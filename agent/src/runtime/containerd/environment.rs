@@ -1,0 +1,172 @@
+//! The environment and the command line of a container: the image's, then the container's, `$(VAR)` expanded.
+//!
+//! Pure; used by `oci`.
+
+use std::collections::BTreeMap;
+
+use pod::name::WorkloadKind;
+use pod::spec::{ContainerResource, EnvValue, PodField, Quantity, Resources};
+
+use super::host::Host;
+use super::image_facts::ImageConfig;
+use crate::seams::CreateRun;
+
+/// Where programs are looked for when the image does not say.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the first process gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Environment {
+    /// `NAME=value`, in the order of first mention.
+    pub env: Vec<String>,
+    /// The command line; may be empty.
+    pub args: Vec<String>,
+}
+
+/// Environment and command line of `run`. Err says which variable cannot be had and why.
+pub fn environment(
+    run: &CreateRun<'_>,
+    image: &ImageConfig,
+    host: &Host,
+    node_name: &str,
+) -> Result<Environment, String> {
+    // References see the container's own variables only, as in Kubernetes: the image's are not known to it.
+    let mut declared: BTreeMap<String, String> = BTreeMap::new();
+    let mut order: Vec<&str> = Vec::new();
+    for var in &run.container.env {
+        let value = match &var.value {
+            EnvValue::Literal(text) => expand(text, &declared),
+            EnvValue::Field(field) => pod_field(run, field, node_name),
+            EnvValue::Resource { container, resource, divisor } => {
+                let of = run.template.spec.containers.iter().find(|c| c.name == *container).ok_or_else(|| {
+                    format!("env {}: resourceFieldRef names the container {container:?}, which the pod lacks", var.name)
+                })?;
+                resource_value(&of.resources, *resource, *divisor, host)
+                    .ok_or_else(|| format!("env {}: the node does not know its ephemeral storage", var.name))?
+            }
+        };
+        if declared.insert(var.name.clone(), value).is_none() {
+            order.push(&var.name);
+        }
+    }
+    let mut env = vec![("PATH", PATH.to_owned()), ("HOSTNAME", run.sandbox.hostname.clone())];
+    if run.container.tty {
+        env.push(("TERM", "xterm".to_owned()));
+    }
+    for line in &image.env {
+        if let Some((name, value)) = line.split_once('=') {
+            set(&mut env, name, value.to_owned());
+        }
+    }
+    for name in order {
+        set(&mut env, name, declared[name].clone());
+    }
+    Ok(Environment {
+        env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        args: command_line(run, image, &declared),
+    })
+}
+
+/// Kubernetes' rule: `command` replaces entrypoint and cmd, `args` alone replaces cmd.
+fn command_line(run: &CreateRun<'_>, image: &ImageConfig, declared: &BTreeMap<String, String>) -> Vec<String> {
+    let expanded = |words: &[String]| words.iter().map(|word| expand(word, declared)).collect::<Vec<_>>();
+    let (command, args) = (expanded(&run.container.command), expanded(&run.container.args));
+    match (command.is_empty(), args.is_empty()) {
+        (false, _) => [command, args].concat(),
+        (true, false) => [image.entrypoint.clone(), args].concat(),
+        (true, true) => [image.entrypoint.clone(), image.cmd.clone()].concat(),
+    }
+}
+
+fn set<'a>(env: &mut Vec<(&'a str, String)>, name: &'a str, value: String) {
+    match env.iter_mut().find(|(known, _)| *known == name) {
+        Some(entry) => entry.1 = value,
+        None => env.push((name, value)),
+    }
+}
+
+/// `$(NAME)` becomes the value where one is known and stays where not; `$$` becomes `$`.
+fn expand(text: &str, vars: &BTreeMap<String, String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        if let Some(tail) = after.strip_prefix('$') {
+            out.push('$');
+            rest = tail;
+        } else if let Some((name, tail)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+            match vars.get(name) {
+                Some(value) => out.push_str(value),
+                None => out.push_str(&format!("$({name})")),
+            }
+            rest = tail;
+        } else {
+            out.push('$');
+            rest = after;
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+fn pod_field(run: &CreateRun<'_>, field: &PodField, node_name: &str) -> String {
+    let first = |ips: &[std::net::IpAddr]| ips.first().map(ToString::to_string).unwrap_or_default();
+    let all = |ips: &[std::net::IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let pod_ips = if run.template.spec.host_network { &run.sandbox.host_ips } else { &run.sandbox.pod_ips };
+    match field {
+        PodField::Name => run.record.name.clone(),
+        PodField::Namespace => run.workload.namespace.clone(),
+        PodField::Uid => run.run.uid.to_string(),
+        PodField::Label(key) => match run.template.labels.get(key) {
+            Some(value) => value.clone(),
+            None if key == "controller-revision-hash" && run.workload.kind == WorkloadKind::DaemonSet => {
+                run.record.revision.clone()
+            }
+            None => String::new(),
+        },
+        PodField::Annotation(key) => run.template.annotations.get(key).cloned().unwrap_or_default(),
+        PodField::NodeName => node_name.to_owned(),
+        PodField::ServiceAccountName => "default".to_owned(),
+        PodField::HostIp => first(&run.sandbox.host_ips),
+        PodField::HostIps => all(&run.sandbox.host_ips),
+        PodField::PodIp => first(pod_ips),
+        PodField::PodIps => all(pod_ips),
+    }
+}
+
+/// The resource in units of the divisor, rounded up. An absent limit is the node's whole, an absent request 0.
+fn resource_value(of: &Resources, resource: ContainerResource, divisor: Quantity, host: &Host) -> Option<String> {
+    let milli = |units: u64| i128::from(units).saturating_mul(1000);
+    let amount = match resource {
+        ContainerResource::LimitsCpu => of.cpu_limit_milli.map_or_else(|| milli(host.cpus), i128::from),
+        ContainerResource::RequestsCpu => i128::from(of.cpu_request_milli.unwrap_or(0)),
+        ContainerResource::LimitsMemory => milli(of.memory_limit.unwrap_or(host.memory)),
+        ContainerResource::RequestsMemory => milli(of.memory_request.unwrap_or(0)),
+        ContainerResource::RequestsEphemeralStorage if !of.requests.contains_key("ephemeral-storage") => 0,
+        ContainerResource::LimitsEphemeralStorage | ContainerResource::RequestsEphemeralStorage => return None,
+    };
+    // An absent divisor is 1.
+    let divisor = if divisor.milli > 0 { divisor.milli } else { 1000 };
+    Some(amount.saturating_add(divisor - 1).div_euclid(divisor).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_expand_once_and_unknown_ones_stay() {
+        let vars = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "$(A)".to_owned())]);
+        for (text, expanded) in [
+            ("$(A)-$(B)", "1-$(A)"),
+            ("$(C)", "$(C)"),
+            ("$$(A)", "$(A)"),
+            ("$A $( $", "$A $( $"),
+            ("$(A", "$(A"),
+            ("", ""),
+        ] {
+            assert_eq!(expand(text, &vars), expanded, "{text}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What this machine, and the containerd that runs on it, can give to containers. Read from /proc and /sys; values out.
+//!
+//! Driven by `containers` before each create; `oci` only sees the values. What counts is containerd's process, not
+//! ours: runc is its descendant, and our unit may be confined more narrowly.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use super::capabilities::CapSet;
+
+/// Facts that hold as long as this containerd runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// containerd's bounding set: what it cannot lose to a container it cannot give.
+    pub capabilities: CapSet,
+    /// containerd's hard RLIMIT_NOFILE.
+    pub nofile_hard: u64,
+    /// The lowest oom_score_adj that may be set: containerd's own, unless it has CAP_SYS_RESOURCE.
+    pub oom_score_adj_min: i32,
+    /// cgroup v2 alone (`unified`), with its controllers.
+    pub cgroup_v2: bool,
+    /// The kernel accounts swap, so that a swap limit may be written.
+    pub swap_limits: bool,
+    pub apparmor: AppArmor,
+    /// `std::env::consts::ARCH`.
+    pub architecture: &'static str,
+    /// Processors.
+    pub cpus: u64,
+    /// Bytes.
+    pub memory: u64,
+}
+
+/// AppArmor in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AppArmor {
+    Off,
+    /// On, and this profile for containers is loaded.
+    Profile(String),
+    /// On, but no profile that we know is loaded.
+    NoProfile,
+}
+
+/// A device node of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostDevice {
+    pub path: String,
+    pub block: bool,
+    pub major: i64,
+    pub minor: i64,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Profiles for containers that other software loads, best first.
+const APPARMOR_PROFILES: [&str; 2] = ["cri-containerd.apparmor.d", "docker-default"];
+/// Directories of /dev that are no devices of the machine: terminals, shared memory, message queues, descriptors.
+const DEV_SKIPPED: [&str; 8] = ["pts", "shm", "fd", "mqueue", "hugepages", ".lxc", ".lxd-mounts", ".udev"];
+/// How deep /dev is searched: by-path links end at three levels; deeper is a loop of mounts.
+const DEV_DEPTH_MAX: u32 = 5;
+
+impl Host {
+    /// Reads the facts for the containerd with this pid; None (not connected yet, foreign PID namespace) reads ours.
+    pub fn read(containerd: Option<i32>) -> Host {
+        let process = containerd.map_or_else(|| "/proc/self".to_owned(), |pid| format!("/proc/{pid}"));
+        let text = |name: &str| {
+            fs::read_to_string(format!("{process}/{name}"))
+                .or_else(|_| fs::read_to_string(format!("/proc/self/{name}")))
+                .unwrap_or_default()
+        };
+        let capabilities = bounding_set(&text("status")).unwrap_or_default();
+        let own_score = text("oom_score_adj").trim().parse().unwrap_or(0);
+        let cgroup_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let swap_limits = if cgroup_v2 {
+            let own = text("cgroup").lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned));
+            own.is_some_and(|own| Path::new(&format!("/sys/fs/cgroup{own}/memory.swap.max")).exists())
+        } else {
+            Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
+        };
+        Host {
+            capabilities,
+            nofile_hard: nofile_hard(&text("limits")).unwrap_or(1024),
+            oom_score_adj_min: if capabilities.has("SYS_RESOURCE") { -1000 } else { own_score },
+            cgroup_v2,
+            swap_limits,
+            apparmor: apparmor(),
+            architecture: std::env::consts::ARCH,
+            cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+            memory: memory_total(&fs::read_to_string("/proc/meminfo").unwrap_or_default()).unwrap_or(0),
+        }
+    }
+}
+
+/// All device nodes under /dev, for privileged containers, sorted by path.
+pub fn devices() -> Vec<HostDevice> {
+    let mut found = Vec::new();
+    collect_devices(Path::new("/dev"), 0, &mut found);
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+/// The device node that `path` is after following links, when it is one.
+pub fn device_at(path: &Path) -> Option<HostDevice> {
+    let meta = fs::metadata(path).ok()?;
+    device_of(path, &meta)
+}
+
+fn collect_devices(dir: &Path, depth: u32, found: &mut Vec<HostDevice>) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        // Not followed: a link's target is listed where it is.
+        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+        if meta.is_dir() {
+            let skipped = depth == 0 && entry.file_name().to_str().is_none_or(|name| DEV_SKIPPED.contains(&name));
+            if !skipped && depth < DEV_DEPTH_MAX {
+                collect_devices(&path, depth + 1, found);
+            }
+        } else if path != Path::new("/dev/console") {
+            found.extend(device_of(&path, &meta));
+        }
+    }
+}
+
+fn device_of(path: &Path, meta: &fs::Metadata) -> Option<HostDevice> {
+    let kind = meta.file_type();
+    if !kind.is_char_device() && !kind.is_block_device() {
+        return None;
+    }
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    Some(HostDevice {
+        path: path.to_str()?.to_owned(),
+        block: kind.is_block_device(),
+        major: number(nix::sys::stat::major(meta.rdev())),
+        minor: number(nix::sys::stat::minor(meta.rdev())),
+        mode: meta.mode() & 0o777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+    })
+}
+
+/// `CapBnd:` of /proc/pid/status.
+fn bounding_set(status: &str) -> Option<CapSet> {
+    let hex = status.lines().find_map(|line| line.strip_prefix("CapBnd:"))?;
+    u64::from_str_radix(hex.trim(), 16).ok().map(|bits| CapSet(bits).and(CapSet::ALL))
+}
+
+/// The second number of `Max open files` in /proc/pid/limits.
+fn nofile_hard(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// `MemTotal:` of /proc/meminfo, in bytes.
+fn memory_total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+fn apparmor() -> AppArmor {
+    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
+    if !enabled.starts_with('Y') {
+        return AppArmor::Off;
+    }
+    let loaded = fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
+    let has = |name: &&str| loaded.lines().any(|line| line.split(' ').next() == Some(name));
+    APPARMOR_PROFILES
+        .iter()
+        .find(|name| has(name))
+        .map_or(AppArmor::NoProfile, |name| AppArmor::Profile((*name).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_files_are_read_as_proc_5_says() {
+        assert_eq!(bounding_set("Name:\tx\nCapBnd:\t0000000001000001\n"), CapSet::of(&["CHOWN", "SYS_RESOURCE"]).ok());
+        assert_eq!(
+            nofile_hard("Max open files            1024                 20000                files\n"),
+            Some(20000)
+        );
+        assert_eq!(memory_total("MemTotal:       100 kB\n"), Some(102_400));
+    }
+
+    #[test]
+    fn devices_of_the_machine_without_terminals() {
+        let all = devices();
+        let null = all.iter().find(|device| device.path == "/dev/null").expect("every machine has it");
+        assert_eq!((null.block, null.major, null.minor), (false, 1, 3));
+        assert!(!all.iter().any(|device| device.path.starts_with("/dev/pts/")));
+    }
+
+    #[test]
+    fn this_machine_can_be_read() {
+        let host = Host::read(None);
+        assert!(host.capabilities.has("CHOWN") && host.cpus > 0 && host.memory > 0 && host.nofile_hard > 0);
+    }
+}

@@ -1,0 +1,143 @@
+//! Images in containerd: found by name, imported from archives, unpacked, described.
+//!
+//! Driven by the runtime (`prepare`, `facts`) and by the image directory (`import`). Reading order: [`reference`],
+//! [`tarball`], [`bundle`], [`import`], [`resolve`], [`unpack`], [`prepare`]. Knows nothing of pods but the container's image and pull
+//! policy. A pull from a registry is not built: the image directory is the way in.
+
+pub mod bundle;
+pub mod config;
+pub mod digest;
+pub mod documents;
+pub mod import;
+pub mod list;
+pub mod platform;
+pub mod prepare;
+pub mod reference;
+pub mod resolve;
+pub mod store;
+pub mod tarball;
+pub mod unpack;
+
+use std::sync::Arc;
+
+use containerd_client::tonic::Status;
+use tokio::sync::{Mutex, OnceCell, watch};
+
+use self::platform::Platform;
+use self::resolve::Cache;
+use self::store::Lease;
+use self::tarball::ArchiveError;
+use self::unpack::Unpacking;
+use super::client::{Client, is_unavailable};
+
+/// The images of one containerd namespace. Cheap to clone.
+#[derive(Clone)]
+pub struct Images {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: Client,
+    /// containerd's name of it: `overlayfs`.
+    snapshotter: String,
+    platform: Platform,
+    cache: Cache,
+    unpacking: Unpacking,
+    /// Held by the one import that is under way.
+    importing: Mutex<()>,
+    swept: OnceCell<()>,
+    /// Counts imports that changed something.
+    changes: watch::Sender<u64>,
+}
+
+/// Why an image cannot be had, imported or described.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error("containerd failed while {doing}")]
+    Containerd {
+        doing: String,
+        #[source]
+        status: Status,
+    },
+    #[error("{archive} is refused")]
+    Archive {
+        archive: String,
+        #[source]
+        error: ArchiveError,
+    },
+    /// What containerd has of it is not whole.
+    #[error(
+        "image {image} is damaged: {reason}; put its archive into the image directory again, or remove it there first"
+    )]
+    Damaged { image: String, reason: String },
+    #[error("image {image} has nothing for this node ({node}): offered {}", offered.join(", "))]
+    Platform { image: String, node: String, offered: Vec<String> },
+    #[error("image {image} is refused: {reason}")]
+    Refused { image: String, reason: String },
+}
+
+impl ImageError {
+    pub fn containerd(doing: impl Into<String>) -> impl FnOnce(Status) -> ImageError {
+        let doing = doing.into();
+        move |status| ImageError::Containerd { doing, status }
+    }
+
+    /// containerd is not there at present: the same may succeed later.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, ImageError::Containerd { status, .. } if is_unavailable(status))
+    }
+
+    /// The whole chain in one line.
+    pub fn sentence(&self) -> String {
+        match self {
+            ImageError::Containerd { status, .. } => format!("{self}: {}", super::client::shorten(status.message())),
+            ImageError::Archive { archive, error } => match error {
+                ArchiveError::Io(io) => format!("{archive}: {error}: {io}"),
+                _ => format!("{archive}: {error}"),
+            },
+            ImageError::Damaged { .. } | ImageError::Platform { .. } | ImageError::Refused { .. } => self.to_string(),
+        }
+    }
+}
+
+impl Images {
+    /// Does not call containerd yet.
+    pub fn new(client: Client, snapshotter: &str) -> Images {
+        Images::for_platform(client, snapshotter, Platform::of_this_node())
+    }
+
+    /// For tests: as if on a machine of this platform.
+    pub fn for_platform(client: Client, snapshotter: &str, platform: Platform) -> Images {
+        let shared = Shared {
+            client,
+            snapshotter: snapshotter.to_owned(),
+            platform,
+            cache: Cache::default(),
+            unpacking: Unpacking::default(),
+            importing: Mutex::new(()),
+            swept: OnceCell::new(),
+            changes: watch::Sender::new(0),
+        };
+        Images { shared: Arc::new(shared) }
+    }
+
+    /// Changes whenever an import of ours brought something: a wake-up that does not need containerd's events.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    fn client(&self) -> &Client {
+        &self.shared.client
+    }
+
+    /// A new lease; the first call also clears those of an agent that was killed.
+    async fn lease(&self) -> Result<Lease, ImageError> {
+        let client = self.client();
+        self.shared
+            .swept
+            .get_or_try_init(|| Lease::sweep(client))
+            .await
+            .map_err(ImageError::containerd("clearing old leases"))?;
+        Lease::take(client).await.map_err(ImageError::containerd("taking a lease"))
+    }
+}

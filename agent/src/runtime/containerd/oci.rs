@@ -1,0 +1,349 @@
+//! The OCI runtime spec of a container: values in, [`Spec`] out. CRI's duties towards a container are fulfilled here.
+//!
+//! Driven by `containers`. Pure: what must be looked up on the machine comes in as [`Host`], [`HostDevice`] and
+//! [`Accounts`]. What the machine cannot give as asked is left out and said in [`Adapted`]; it fails no pod.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{
+    Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, Mount, PosixRlimit, PosixRlimitBuilder,
+    PosixRlimitType, Process, Root, Spec, User,
+};
+
+use pod::spec::Seccomp;
+
+use super::capabilities::{self, CapSet};
+use super::environment::environment;
+use super::host::{AppArmor, Host, HostDevice};
+use super::image_facts::ImageFacts;
+use super::resources;
+use super::seccomp;
+use super::user::{self, Accounts, UserError};
+use crate::seams::CreateRun;
+
+/// The OCI runtime-spec version that we write: what runc 1.1 reads.
+const OCI_VERSION: &str = "1.0.2";
+/// Shim grouping: containers with the same value share one shim (read by containerd's runc shim from config.json).
+const SHIM_GROUP: &str = "io.containerd.runc.v2.group";
+/// Open files per process, where the hard limit allows: what daemons are used to; more only makes those slow that
+/// close every possible descriptor.
+const NOFILE: u64 = 1_048_576;
+
+/// /proc and /sys places that tell about, or reach into, the machine.
+const MASKED_PATHS: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Everything that the spec is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    pub run: &'a CreateRun<'a>,
+    pub image: &'a ImageFacts,
+    pub accounts: &'a Accounts,
+    pub host: &'a Host,
+    /// All of the host's devices where the container is privileged; not looked at otherwise.
+    pub host_devices: &'a [HostDevice],
+    /// Volumes whose host path is a device node, by volume name.
+    pub volume_devices: &'a BTreeMap<String, HostDevice>,
+    pub node_name: &'a str,
+}
+
+/// Something that was asked for and that this machine cannot give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapted {
+    pub what: String,
+    pub why: String,
+}
+
+impl fmt::Display for Adapted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.why)
+    }
+}
+
+/// Why no spec can be made. All but [`SpecError::NoCommand`] are CreateContainerConfigError.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    #[error(transparent)]
+    User(#[from] UserError),
+    #[error("no command specified: neither the container nor its image has one; set command")]
+    NoCommand,
+    #[error("the capability {0:?} does not exist")]
+    UnknownCapability(String),
+    #[error("the working directory {0:?} is refused: it must be absolute, without `..`, and not below /proc")]
+    WorkingDir(String),
+    #[error("the image's volume {0:?} is refused: it must be absolute and without `..`")]
+    ImageVolume(String),
+    #[error("{0}")]
+    Environment(String),
+    #[error("the volume {0:?} is mounted but was not set up")]
+    NoVolume(String),
+}
+
+impl SpecError {
+    /// Kubernetes' reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            SpecError::NoCommand => "CreateContainerError",
+            _ => "CreateContainerConfigError",
+        }
+    }
+}
+
+/// The spec, and what had to be adapted.
+pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
+    let mut adapted = Vec::new();
+    let (run, host) = (inputs.run, inputs.host);
+    let security = &run.container.security;
+    for volume in &inputs.image.config.volumes {
+        if !is_plain_absolute(volume) {
+            return Err(SpecError::ImageVolume(volume.clone()));
+        }
+    }
+    let capabilities = given_capabilities(inputs, &mut adapted)?;
+    let process = process(inputs, capabilities, &mut adapted)?;
+    let mounts = mounts(inputs)?;
+
+    let mut linux = Linux::default();
+    linux
+        .set_cgroups_path(Some(PathBuf::from(run.sandbox.cgroup.cgroups_path(&run.run.container_id()))))
+        .set_namespaces(Some(namespaces(inputs)))
+        .set_resources(Some(resources::of_container(inputs, &mut adapted)))
+        .set_devices(security.privileged.then(|| resources::device_nodes(inputs.host_devices)))
+        .set_rootfs_propagation(None)
+        .set_seccomp(None)
+        .set_masked_paths(None)
+        .set_readonly_paths(None);
+    if !security.privileged {
+        linux.set_masked_paths(Some(owned(&MASKED_PATHS))).set_readonly_paths(Some(owned(&READONLY_PATHS)));
+        if security.seccomp != Some(Seccomp::Unconfined) {
+            linux.set_seccomp(Some(seccomp::runtime_default(capabilities, host.architecture)));
+        }
+    }
+
+    let mut root = Root::default();
+    root.set_path(PathBuf::from("rootfs")).set_readonly(Some(security.read_only_root));
+    let mut spec = Spec::default();
+    spec.set_version(OCI_VERSION.to_owned())
+        .set_root(Some(root))
+        // The UTS namespace is joined or the host's: a name here would be set in it.
+        .set_hostname(None)
+        .set_domainname(None)
+        .set_mounts(Some(mounts))
+        .set_process(Some(process))
+        .set_annotations(Some(HashMap::from([(SHIM_GROUP.to_owned(), run.run.uid.to_string())])))
+        .set_linux(Some(linux));
+    Ok((spec, adapted))
+}
+
+fn process(inputs: &Inputs<'_>, capabilities: CapSet, adapted: &mut Vec<Adapted>) -> Result<Process, SpecError> {
+    let (run, image, host) = (inputs.run, &inputs.image.config, inputs.host);
+    let security = &run.container.security;
+    let who = user::run_as(security, &image.user, inputs.accounts)?;
+    let environment = environment(run, image, host, inputs.node_name).map_err(SpecError::Environment)?;
+    if environment.args.is_empty() {
+        return Err(SpecError::NoCommand);
+    }
+    let mut account = User::default();
+    account.set_uid(who.uid).set_gid(who.gid).set_additional_gids(Some(who.groups));
+    let mut process = Process::default();
+    process
+        .set_terminal(Some(run.container.tty))
+        .set_user(account)
+        .set_args(Some(environment.args))
+        .set_env(Some(environment.env))
+        .set_cwd(working_dir(inputs)?)
+        .set_capabilities(Some(capability_sets(capabilities)))
+        .set_rlimits(Some(vec![open_files(host)]))
+        .set_no_new_privileges(Some(security.allow_privilege_escalation == Some(false)))
+        .set_apparmor_profile(apparmor_profile(inputs, adapted))
+        .set_oom_score_adj(Some(resources::oom_score_adj(inputs, adapted)));
+    Ok(process)
+}
+
+/// Asked for and giveable.
+fn given_capabilities(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Result<CapSet, SpecError> {
+    let asked = capabilities::asked(&inputs.run.container.security).map_err(SpecError::UnknownCapability)?;
+    let missing = asked.without(inputs.host.capabilities);
+    if missing != CapSet::default() {
+        let names: Vec<&str> = missing.names().into_iter().collect();
+        adapted.push(Adapted {
+            what: format!("capabilities {} not given", names.join(", ")),
+            why: "containerd does not have them itself".into(),
+        });
+    }
+    Ok(asked.and(inputs.host.capabilities))
+}
+
+/// Inheritable and ambient stay empty: a program without file capabilities must not gain any by being executed.
+fn capability_sets(set: CapSet) -> LinuxCapabilities {
+    let mut sets = LinuxCapabilities::default();
+    sets.set_bounding(Some(set.to_oci()))
+        .set_effective(Some(set.to_oci()))
+        .set_permitted(Some(set.to_oci()))
+        .set_inheritable(None)
+        .set_ambient(None);
+    sets
+}
+
+fn open_files(host: &Host) -> PosixRlimit {
+    let limit = NOFILE.min(host.nofile_hard);
+    PosixRlimitBuilder::default()
+        .typ(PosixRlimitType::RlimitNofile)
+        .hard(limit)
+        .soft(limit)
+        .build()
+        .expect("every field has a value")
+}
+
+fn apparmor_profile(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Option<String> {
+    if inputs.run.container.security.privileged {
+        return None;
+    }
+    match &inputs.host.apparmor {
+        AppArmor::Off => None,
+        AppArmor::Profile(name) => Some(name.clone()),
+        AppArmor::NoProfile => {
+            adapted.push(Adapted {
+                what: "no AppArmor profile".into(),
+                why: "the kernel has AppArmor on but no profile for containers is loaded".into(),
+            });
+            None
+        }
+    }
+}
+
+/// The container's, else the image's, else `/`. The image's is untrusted, and one below /proc/<n>/fd has led out of
+/// the container (CVE-2024-21626).
+fn working_dir(inputs: &Inputs<'_>) -> Result<PathBuf, SpecError> {
+    let image = Some(&inputs.image.config.working_dir).filter(|dir| !dir.is_empty());
+    let Some(dir) = inputs.run.container.working_dir.as_ref().or(image) else { return Ok(PathBuf::from("/")) };
+    let path = Path::new(dir);
+    if !is_plain_absolute(dir) || (path.starts_with("/proc") && path.components().count() > 2) {
+        return Err(SpecError::WorkingDir(dir.clone()));
+    }
+    Ok(path.to_owned())
+}
+
+/// Absolute, and nothing in it climbs.
+fn is_plain_absolute(path: &str) -> bool {
+    let path = Path::new(path);
+    path.is_absolute() && !path.components().any(|part| part == Component::ParentDir)
+}
+
+fn namespaces(inputs: &Inputs<'_>) -> Vec<LinuxNamespace> {
+    let run = inputs.run;
+    let mut all = vec![namespace(LinuxNamespaceType::Mount, None)];
+    if !run.template.spec.host_pid {
+        all.push(namespace(LinuxNamespaceType::Pid, None));
+    }
+    let joined =
+        [("ipc", LinuxNamespaceType::Ipc), ("network", LinuxNamespaceType::Network), ("uts", LinuxNamespaceType::Uts)];
+    for (name, kind) in joined {
+        if let Some(path) = run.sandbox.namespaces.get(name) {
+            all.push(namespace(kind, Some(path.clone())));
+        }
+    }
+    if inputs.host.cgroup_v2 && !run.container.security.privileged {
+        all.push(namespace(LinuxNamespaceType::Cgroup, None));
+    }
+    all
+}
+
+fn namespace(kind: LinuxNamespaceType, path: Option<PathBuf>) -> LinuxNamespace {
+    let mut namespace = LinuxNamespace::default();
+    namespace.set_typ(kind).set_path(path);
+    namespace
+}
+
+/// The kernel's file systems first, then files and volumes, shallow before deep.
+fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Mount>, SpecError> {
+    let run = inputs.run;
+    let access = if run.container.security.privileged { "rw" } else { "ro" };
+    let mut kernel = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
+    ];
+    let own: Vec<PathBuf> = run.container.mounts.iter().map(|it| normal(&it.mount_path)).collect();
+    // A volume on such a place replaces it; one on /dev brings the host's terminals and queues with it.
+    kernel.retain(|it| {
+        let place = it.destination();
+        !own.contains(place) && !(place.starts_with("/dev") && own.iter().any(|path| path == Path::new("/dev")))
+    });
+
+    let mut binds = Vec::new();
+    for (place, source) in &run.sandbox.files {
+        let place = normal(place);
+        if !own.contains(&place) {
+            // Shared memory is for writing; /etc/hosts and its like are ours, and could fill the disk.
+            let (access, more): (_, &[&str]) =
+                if place.starts_with("/etc") { ("ro", &[]) } else { ("rw", &["nosuid", "nodev", "noexec"]) };
+            binds.push(bind(place, source.clone(), &[&["rbind", "rprivate", access], more].concat()));
+        }
+    }
+    for (volume, place) in run.container.mounts.iter().zip(own) {
+        let source =
+            run.sandbox.volumes.get(&volume.volume).ok_or_else(|| SpecError::NoVolume(volume.volume.clone()))?;
+        let access = if volume.read_only { "ro" } else { "rw" };
+        binds.push(bind(place, source.clone(), &["rbind", "rprivate", access]));
+    }
+    // Stable: equal depths stay in the manifest's order.
+    binds.sort_by_key(|it| it.destination().components().count());
+    kernel.extend(binds);
+    Ok(kernel)
+}
+
+/// Without doubled or trailing slashes, so that places compare.
+fn normal(path: &str) -> PathBuf {
+    Path::new(path).components().collect()
+}
+
+fn mount(place: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(PathBuf::from(place))
+        .set_typ(Some(kind.to_owned()))
+        .set_source(Some(PathBuf::from(source)))
+        .set_options(Some(owned(options)));
+    mount
+}
+
+fn bind(place: PathBuf, source: PathBuf, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(place)
+        .set_typ(Some("bind".to_owned()))
+        .set_source(Some(source))
+        .set_options(Some(owned(options)));
+    mount
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! Snapshots: a container's writable layer, and a short look into an image's files.
+//!
+//! Driven by `containers`. A writable snapshot is prepared after its container's record, which keeps garbage
+//! collection off it; a view is rooted by its own label for the milliseconds that it lives.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use containerd_client::services::v1::snapshots::{
+    MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, ViewSnapshotRequest,
+};
+use containerd_client::tonic::{Code, Status};
+use containerd_client::types::Mount;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+
+use super::client::{Client, QUICK, bounded, found};
+use super::user::Accounts;
+
+/// More of /etc/passwd or /etc/group is not read: tens of thousands of accounts fit.
+const ACCOUNTS_BYTES_MAX: u64 = 1 << 20;
+
+/// A fresh writable snapshot `key` on `parent`; one that an interrupted try left is removed first.
+pub async fn prepare(client: &Client, snapshotter: &str, key: &str, parent: &str) -> Result<Vec<Mount>, Status> {
+    let request = || PrepareSnapshotRequest {
+        snapshotter: snapshotter.to_owned(),
+        key: key.to_owned(),
+        parent: parent.to_owned(),
+        labels: HashMap::new(),
+    };
+    match bounded(QUICK, client.snapshots().prepare(client.request(request()))).await {
+        Err(status) if status.code() == Code::AlreadyExists => {
+            remove(client, snapshotter, key).await?;
+            bounded(QUICK, client.snapshots().prepare(client.request(request()))).await
+        }
+        answer => answer,
+    }
+    .map(|answer| answer.mounts)
+}
+
+/// Removes a snapshot; Ok when there is none.
+pub async fn remove(client: &Client, snapshotter: &str, key: &str) -> Result<(), Status> {
+    let request = RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+    found(bounded(QUICK, client.snapshots().remove(client.request(request))).await).map(|_| ())
+}
+
+/// /etc/passwd and /etc/group of the image whose layers end in `chain_id`; None where the snapshotter's mounts are no
+/// directories that can be read without mounting.
+pub async fn accounts(client: &Client, snapshotter: &str, chain_id: &str) -> Result<Option<Accounts>, Status> {
+    // Derived, so that a view which a crash left behind is met and removed by the next look.
+    let key = format!("daemonlet-look-{chain_id}");
+    let request = ViewSnapshotRequest {
+        snapshotter: snapshotter.to_owned(),
+        key: key.clone(),
+        parent: chain_id.to_owned(),
+        labels: HashMap::from([("containerd.io/gc.root".to_owned(), "look".to_owned())]),
+    };
+    let mounts = match bounded(QUICK, client.snapshots().view(client.request(request))).await {
+        Err(status) if status.code() == Code::AlreadyExists => {
+            let request = MountsRequest { snapshotter: snapshotter.to_owned(), key: key.clone() };
+            bounded(QUICK, client.snapshots().mounts(client.request(request))).await?.mounts
+        }
+        answer => answer?.mounts,
+    };
+    let layers = layers(&mounts);
+    let read = tokio::task::spawn_blocking(move || {
+        layers.map(|layers| Accounts {
+            passwd: read_topmost(&layers, "etc/passwd"),
+            group: read_topmost(&layers, "etc/group"),
+        })
+    })
+    .await
+    .map_err(|error| Status::internal(format!("reading the image's accounts: {error}")));
+    remove(client, snapshotter, &key).await?;
+    read
+}
+
+/// Directories of an overlay or bind mount, topmost first.
+fn layers(mounts: &[Mount]) -> Option<Vec<String>> {
+    let [mount] = mounts else { return None };
+    match mount.r#type.as_str() {
+        "bind" => Some(vec![mount.source.clone()]),
+        "overlay" => {
+            let option = |name: &str| mount.options.iter().find_map(|it| it.strip_prefix(name));
+            let lower = option("lowerdir=")?.split(':').map(str::to_owned);
+            Some(option("upperdir=").map(str::to_owned).into_iter().chain(lower).collect())
+        }
+        _ => None,
+    }
+}
+
+/// The file from the topmost layer that has it; empty where none has, where it is deleted (a whiteout), no regular
+/// file, a link, or not text. Layers are an image's, so never followed out of them.
+fn read_topmost(layers: &[String], name: &str) -> String {
+    for layer in layers {
+        match open_beneath(Path::new(layer), name) {
+            Ok(file) => return read_text(file).unwrap_or_default(),
+            Err(Errno::ENOENT) => {}
+            Err(_) => return String::new(),
+        }
+    }
+    String::new()
+}
+
+fn open_beneath(layer: &Path, name: &str) -> Result<File, Errno> {
+    let dir = File::open(layer).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    // Non-blocking: what is there may be a FIFO.
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    openat2(&dir, name, how).map(File::from)
+}
+
+fn read_text(file: File) -> io::Result<String> {
+    if !file.metadata()?.is_file() {
+        return Ok(String::new());
+    }
+    let mut bytes = Vec::new();
+    file.take(ACCOUNTS_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn the_topmost_layer_wins_and_links_are_not_followed() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let make = |layer: &str| {
+            let dir = temp.path().join(layer);
+            std::fs::create_dir_all(dir.join("etc")).expect("made");
+            dir
+        };
+        let (top, bottom, linked) = (make("top"), make("bottom"), make("linked"));
+        std::fs::write(bottom.join("etc/passwd"), "bottom").expect("written");
+        std::fs::write(top.join("etc/group"), "top").expect("written");
+        std::fs::write(bottom.join("etc/group"), "bottom").expect("written");
+        symlink("/etc/passwd", linked.join("etc/passwd")).expect("linked");
+        let text = |dirs: &[&Path], name: &str| {
+            read_topmost(&dirs.iter().map(|dir| dir.to_str().expect("text").to_owned()).collect::<Vec<_>>(), name)
+        };
+        assert_eq!(text(&[&top, &bottom], "etc/passwd"), "bottom");
+        assert_eq!(text(&[&top, &bottom], "etc/group"), "top");
+        assert_eq!(text(&[&linked, &bottom], "etc/passwd"), "");
+        assert_eq!(text(&[&top], "etc/passwd"), "");
+    }
+
+    #[test]
+    fn layers_of_overlay_and_bind() {
+        let mount = |kind: &str, source: &str, options: &[&str]| Mount {
+            r#type: kind.into(),
+            source: source.into(),
+            target: String::new(),
+            options: options.iter().map(|it| (*it).to_owned()).collect(),
+        };
+        assert_eq!(layers(&[mount("bind", "/a", &["ro"])]), Some(vec!["/a".into()]));
+        assert_eq!(
+            layers(&[mount("overlay", "overlay", &["index=off", "lowerdir=/a:/b"])]),
+            Some(vec!["/a".into(), "/b".into()])
+        );
+        assert_eq!(layers(&[mount("ext4", "/dev/x", &[])]), None);
+    }
+}

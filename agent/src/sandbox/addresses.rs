@@ -1,0 +1,156 @@
+//! The node's own addresses: `hostIP`, and `podIP` of pods on the host's network.
+//!
+//! Driven by `sandbox`. Looks at the interfaces of the calling thread's network namespace, and remembers for a while what
+//! it saw: a node with many pods has hundreds of interfaces.
+
+use std::fs;
+use std::io::Read as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+
+/// A node's address changes rarely; status may lag this much.
+const FRESH_FOR: Duration = Duration::from_secs(30);
+/// Interfaces looked at: two for each pod at the most, and the node's.
+const INTERFACES_MAX: usize = 4096;
+/// A routing table longer than this (a router's) is read to here; its default route stands near the top.
+const ROUTES_MAX_BYTES: u64 = 256 * 1024;
+
+/// One interface's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Found {
+    interface: String,
+    address: IpAddr,
+}
+
+/// The node's addresses, remembered.
+#[derive(Debug, Default)]
+pub struct NodeAddresses {
+    seen: Mutex<Option<(Instant, Vec<IpAddr>)>>,
+}
+
+impl NodeAddresses {
+    /// The first of each family, IPv4 first; never empty: a node without a network has 127.0.0.1. `own_bridge` does not
+    /// count.
+    pub fn get(&self, own_bridge: &str) -> Vec<IpAddr> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, addresses)) = &*seen
+            && at.elapsed() < FRESH_FOR
+        {
+            return addresses.clone();
+        }
+        let default_routes = [
+            default_route_v4(&read("/proc/thread-self/net/route")),
+            default_route_v6(&read("/proc/thread-self/net/ipv6_route")),
+        ];
+        let addresses = choose(&interfaces(own_bridge), &default_routes);
+        *seen = Some((Instant::now(), addresses.clone()));
+        addresses
+    }
+}
+
+fn interfaces(own_bridge: &str) -> Vec<Found> {
+    let Ok(all) = getifaddrs() else { return Vec::new() };
+    let usable =
+        |flags: InterfaceFlags| flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK);
+    all.take(INTERFACES_MAX)
+        .filter(|found| usable(found.flags) && found.interface_name != own_bridge)
+        .filter_map(|found| {
+            let address = found.address?;
+            let address = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+                (Some(v4), _) => IpAddr::V4(v4.ip()),
+                (_, Some(v6)) => IpAddr::V6(v6.ip()),
+                _ => return None,
+            };
+            Some(Found { interface: found.interface_name, address })
+        })
+        .collect()
+}
+
+/// One address per family: the default route's interface before any other; link-local ones never.
+fn choose(found: &[Found], default_routes: &[Option<String>; 2]) -> Vec<IpAddr> {
+    let global = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_loopback() && !v4.is_unspecified(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local() && !v6.is_loopback() && !v6.is_unspecified(),
+    };
+    let mut chosen = Vec::new();
+    for (ipv4, route) in [(true, &default_routes[0]), (false, &default_routes[1])] {
+        let mut family = found.iter().filter(|f| f.address.is_ipv4() == ipv4 && global(&f.address));
+        let preferred = family.clone().find(|f| Some(&f.interface) == route.as_ref());
+        chosen.extend(preferred.or_else(|| family.next()).map(|f| f.address));
+    }
+    if chosen.is_empty() {
+        chosen.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    chosen
+}
+
+/// The interface of the default route with the lowest metric (proc_pid_net(5), `route`).
+fn default_route_v4(table: &str) -> Option<String> {
+    let routes = table.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let default = *fields.get(1)? == "00000000" && *fields.get(7)? == "00000000";
+        let metric: u32 = fields.get(6)?.parse().ok()?;
+        default.then(|| (metric, fields[0].to_owned()))
+    });
+    routes.min_by_key(|(metric, _)| *metric).map(|(_, interface)| interface)
+}
+
+/// The same of `ipv6_route`: destination, its prefix length, …, metric, …, interface; hexadecimal.
+fn default_route_v6(table: &str) -> Option<String> {
+    let routes = table.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let default = fields.first()?.chars().all(|c| c == '0') && *fields.get(1)? == "00";
+        let metric = u32::from_str_radix(fields.get(5)?, 16).ok()?;
+        let interface = *fields.get(9)?;
+        (default && interface != "lo").then(|| (metric, interface.to_owned()))
+    });
+    routes.min_by_key(|(metric, _)| *metric).map(|(_, interface)| interface)
+}
+
+fn read(path: &str) -> String {
+    let mut text = String::new();
+    if let Ok(file) = fs::File::open(path) {
+        // A table that cannot be read to its end still has its beginning.
+        let _ = file.take(ROUTES_MAX_BYTES).read_to_string(&mut text);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(interface: &str, address: &str) -> Found {
+        Found { interface: interface.into(), address: address.parse().unwrap() }
+    }
+
+    #[test]
+    fn the_default_routes_interface_comes_first_and_each_family_gives_one() {
+        let all = [
+            found("docker0", "172.17.0.1"),
+            found("ens3", "fe80::1"),
+            found("ens3", "198.18.7.7"),
+            found("ens3", "2001:db8::7"),
+        ];
+        let addresses = choose(&all, &[Some("ens3".into()), None]);
+        assert_eq!(addresses, ["198.18.7.7".parse::<IpAddr>().unwrap(), "2001:db8::7".parse().unwrap()]);
+        assert_eq!(choose(&all[..2], &[None, None]), ["172.17.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(choose(&[], &[None, None]), ["127.0.0.1".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn the_default_route_with_the_lowest_metric_is_taken() {
+        let v4 = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\n\
+            wlan0\t00000000\t0102A8C0\t0003\t0\t0\t600\t00000000\t0\t0\t0\n\
+            eth0\t00000000\t0101A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
+            eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+        assert_eq!(default_route_v4(v4).as_deref(), Some("eth0"));
+        let v6 = "00000000000000000000000000000000 00 00000000000000000000000000000000 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003     eth0\n\
+            00000000000000000000000000000000 00 00000000000000000000000000000000 00 00000000000000000000000000000000 ffffffff 00000001 00000000 00200200       lo\n";
+        assert_eq!(default_route_v6(v6).as_deref(), Some("eth0"));
+    }
+}

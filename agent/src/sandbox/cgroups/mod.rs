@@ -1,0 +1,561 @@
+//! A cgroup per pod, under a parent per quality-of-service class, in a root of our own.
+//!
+//! Driven by `sandbox`. With the cgroupfs driver this file writes the hierarchy itself (blocking, well under a
+//! millisecond); with the systemd driver `systemd` asks for slices, and this file only finds and sweeps. The containers'
+//! own cgroups below a pod's are the runtime's to make and to remove. No process is ever moved or killed here.
+
+pub mod numbers;
+pub mod systemd;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use pod::name::Uid;
+
+use super::mounts;
+use crate::seams::CgroupParent;
+use numbers::{Class, Limits, PERIOD_US, weight};
+
+/// A process that was just killed leaves its cgroup within milliseconds.
+const REMOVE_TRIES: u32 = 12;
+/// Doubled with each try up to [`REMOVE_PAUSE_MAX`]: together about half a second.
+const REMOVE_PAUSE: Duration = Duration::from_millis(1);
+const REMOVE_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// What a container's runtime builds below a pod's cgroup is two or three deep.
+const DEPTH_MAX: u32 = 16;
+/// Controllers that a pod's cgroup is made in at once; the others' directories are the runtime's to make as it needs them.
+const SET_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// How cgroups are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    Cgroupfs,
+    Systemd,
+}
+
+impl Driver {
+    /// systemd exactly where it runs as init (sd_booted(3)).
+    pub fn detect() -> Driver {
+        if fs::symlink_metadata("/run/systemd/system").is_ok_and(|m| m.is_dir()) {
+            Driver::Systemd
+        } else {
+            Driver::Cgroupfs
+        }
+    }
+}
+
+/// Where the kernel's hierarchies are mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hierarchies {
+    /// Version 1 or hybrid: a mount point per controller, and all mount points, the named and the unified ones too.
+    V1 { controllers: BTreeMap<String, PathBuf>, all: Vec<PathBuf> },
+    /// Version 2 alone.
+    V2 { root: PathBuf },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    #[error("no cgroup hierarchy is mounted on this node; mount one at /sys/fs/cgroup")]
+    NoHierarchy,
+    #[error("cannot read the table of mounts")]
+    Mounts { source: io::Error },
+    #[error("cannot make the cgroup {path}")]
+    Make { path: PathBuf, source: io::Error },
+    #[error("cannot write {value:?} to {path}")]
+    Set { path: PathBuf, value: String, source: io::Error },
+    #[error("cannot remove the cgroup {path} (processes in it: {pids}); end them, or wait for them to end")]
+    Remove { path: PathBuf, pids: String, source: io::Error },
+    #[error("systemd did not {verb} {slice}")]
+    Systemd { verb: &'static str, slice: String, source: zbus::Error },
+    #[error("systemd did not {verb} {slice} within {seconds} s")]
+    Slow { verb: &'static str, slice: String, seconds: u64 },
+}
+
+/// The pods' cgroups on this node.
+#[derive(Debug)]
+pub struct Cgroups {
+    root: String,
+    driver: Driver,
+    hierarchies: Hierarchies,
+    /// `cpu.shares` of every Burstable pod: their sum is their parent's.
+    burstable: Mutex<BTreeMap<Uid, u64>>,
+    systemd: systemd::Systemd,
+}
+
+impl Cgroups {
+    /// `root` is one name without slashes. Reads what pods there are from the hierarchy.
+    pub fn open(root: &str, driver: Driver) -> Result<Cgroups, CgroupError> {
+        let table =
+            fs::read_to_string("/proc/thread-self/mountinfo").map_err(|source| CgroupError::Mounts { source })?;
+        let cgroups = Cgroups {
+            root: root.to_owned(),
+            driver,
+            hierarchies: hierarchies(&table).ok_or(CgroupError::NoHierarchy)?,
+            burstable: Mutex::default(),
+            systemd: systemd::Systemd::default(),
+        };
+        cgroups.remember_burstable();
+        Ok(cgroups)
+    }
+
+    /// The pod's cgroup as a container's `linux.cgroupsPath` takes it.
+    pub fn parent(&self, uid: &Uid, class: Class) -> CgroupParent {
+        match self.driver {
+            Driver::Cgroupfs => CgroupParent::Cgroupfs(format!("{}/{}", self.class_path(class), pod_name(uid))),
+            Driver::Systemd => CgroupParent::Systemd(systemd::pod_slice(&self.root, class, uid)),
+        }
+    }
+
+    /// Makes the pod's cgroup and sets its limits. Idempotent.
+    pub async fn make(self: &std::sync::Arc<Self>, uid: &Uid, limits: &Limits) -> Result<(), CgroupError> {
+        match self.driver {
+            Driver::Cgroupfs => {
+                let (this, uid, limits) = (self.clone(), uid.clone(), limits.clone());
+                super::blocking(move || this.make_directories(&uid, &limits)).await
+            }
+            Driver::Systemd => {
+                let path = systemd::path_of(&systemd::pod_slice(&self.root, limits.class, uid));
+                let place = self.main_hierarchy().join(path.trim_start_matches('/'));
+                let version2 = matches!(self.hierarchies, Hierarchies::V2 { .. });
+                self.systemd.start(&self.root, uid, limits, version2, &place).await?;
+                let sum = self.remember(uid, limits);
+                self.systemd.set_burstable(&self.root, sum, version2).await
+            }
+        }
+    }
+
+    /// Removes the pod's cgroup of whichever class; Ok when there is none. An error when processes stay in it.
+    pub async fn remove(self: &std::sync::Arc<Self>, uid: &Uid) -> Result<(), CgroupError> {
+        if self.driver == Driver::Systemd && self.exists(uid) {
+            for class in Class::ALL {
+                let slice = systemd::pod_slice(&self.root, class, uid);
+                if self.main_hierarchy().join(systemd::path_of(&slice).trim_start_matches('/')).exists() {
+                    self.systemd.stop(&slice).await?;
+                }
+            }
+        }
+        let (this, uid) = (self.clone(), uid.clone());
+        super::blocking(move || this.remove_directories(&uid)).await
+    }
+
+    /// Whether any directory of this pod's is left in any hierarchy.
+    pub fn exists(&self, uid: &Uid) -> bool {
+        self.places(uid).any(|place| place.exists())
+    }
+
+    /// Whether the pod's cgroup of this class stands where its limits are set.
+    pub fn stands(&self, uid: &Uid, class: Class) -> bool {
+        self.main_hierarchy().join(self.relative(uid, class)).is_dir()
+    }
+
+    /// Uids of all pods that have a directory in any hierarchy.
+    pub fn list(&self) -> BTreeSet<Uid> {
+        let mut found = BTreeSet::new();
+        for mount in self.mounts() {
+            for class in Class::ALL {
+                let directory = mount.join(self.class_path(class).trim_start_matches('/'));
+                let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+                found.extend(entries.filter_map(|entry| self.uid_of(entry.file_name().to_str()?)));
+            }
+        }
+        found
+    }
+
+    /// Removes the root and the classes' parents, when no pod is left in them. For taking the node down.
+    pub fn remove_root(&self) -> Result<(), CgroupError> {
+        for mount in self.mounts() {
+            for class in [Class::Burstable, Class::BestEffort, Class::Guaranteed] {
+                let path = mount.join(self.class_path(class).trim_start_matches('/'));
+                match fs::remove_dir(&path) {
+                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                        let pids = pids(&path);
+                        return Err(CgroupError::Remove { path, pids, source });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn make_directories(&self, uid: &Uid, limits: &Limits) -> Result<(), CgroupError> {
+        let pod = self.relative(uid, limits.class);
+        match &self.hierarchies {
+            Hierarchies::V1 { controllers, .. } => {
+                for mount in self.setting_mounts() {
+                    self.make_parents_v1(mount, controllers)?;
+                    make(&mount.join(&pod))?;
+                }
+                if let Some(mount) = controllers.get("cpu") {
+                    set_cpu_v1(&mount.join(&pod), limits)?;
+                }
+                if let (Some(mount), Some(bytes)) = (controllers.get("memory"), limits.memory_max) {
+                    set(&mount.join(&pod), "memory.limit_in_bytes", bytes)?;
+                }
+            }
+            Hierarchies::V2 { root } => {
+                let mut path = root.clone();
+                for part in pod.components() {
+                    delegate(&path)?;
+                    path.push(part);
+                    make(&path)?;
+                }
+                delegate(&path)?;
+                set_v2(&path, limits)?;
+            }
+        }
+        self.set_classes(self.remember(uid, limits))
+    }
+
+    /// The root and the classes' parents in one hierarchy, with what has to be set before anything is below them.
+    fn make_parents_v1(&self, mount: &Path, controllers: &BTreeMap<String, PathBuf>) -> Result<(), CgroupError> {
+        for class in Class::ALL {
+            let path = mount.join(self.class_path(class).trim_start_matches('/'));
+            if make(&path)? && class == Class::Guaranteed && controllers.get("memory").is_some_and(|m| m == mount) {
+                // Before Linux 5.11 a parent's memory limit counts its children only when told so.
+                let _ = fs::write(path.join("memory.use_hierarchy"), "1");
+            }
+        }
+        Ok(())
+    }
+
+    /// The weight of the root against the rest of the node, and of the classes against each other.
+    fn set_classes(&self, burstable_shares: u64) -> Result<(), CgroupError> {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        let of_class = [
+            (Class::Guaranteed, numbers::shares(cpus.saturating_mul(1000))),
+            (Class::Burstable, burstable_shares),
+            (Class::BestEffort, numbers::SHARES_MIN),
+        ];
+        for (class, shares) in of_class {
+            let relative = self.class_path(class);
+            let relative = relative.trim_start_matches('/');
+            match &self.hierarchies {
+                Hierarchies::V1 { controllers, .. } => {
+                    if let Some(mount) = controllers.get("cpu") {
+                        set(&mount.join(relative), "cpu.shares", shares)?;
+                    }
+                }
+                Hierarchies::V2 { root } => {
+                    let path = root.join(relative);
+                    if path.is_dir() {
+                        set_if_there(&path, "cpu.weight", &weight(shares).to_string())?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_directories(&self, uid: &Uid) -> Result<(), CgroupError> {
+        for place in self.places(uid) {
+            remove_tree(&place)?;
+        }
+        let (was_there, sum) = {
+            let mut burstable = self.burstable.lock().unwrap_or_else(PoisonError::into_inner);
+            (burstable.remove(uid).is_some(), burstable.values().fold(0, |sum: u64, s| sum.saturating_add(*s)))
+        };
+        if was_there && self.driver == Driver::Cgroupfs {
+            self.set_classes(sum.clamp(numbers::SHARES_MIN, numbers::SHARES_MAX))?;
+        }
+        Ok(())
+    }
+
+    /// Notes a pod's shares; the new sum of all Burstable ones.
+    fn remember(&self, uid: &Uid, limits: &Limits) -> u64 {
+        let mut burstable = self.burstable.lock().unwrap_or_else(PoisonError::into_inner);
+        if limits.class == Class::Burstable {
+            burstable.insert(uid.clone(), limits.shares);
+        }
+        burstable
+            .values()
+            .fold(0, |sum: u64, shares| sum.saturating_add(*shares))
+            .clamp(numbers::SHARES_MIN, numbers::SHARES_MAX)
+    }
+
+    /// After a restart the hierarchy says which Burstable pods there are and what they weigh.
+    fn remember_burstable(&self) {
+        let (mount, file) = match &self.hierarchies {
+            Hierarchies::V1 { controllers, .. } => (controllers.get("cpu").cloned(), "cpu.shares"),
+            Hierarchies::V2 { root } => (Some(root.clone()), "cpu.weight"),
+        };
+        let Some(mount) = mount else { return };
+        let directory = mount.join(self.class_path(Class::Burstable).trim_start_matches('/'));
+        let mut burstable = self.burstable.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let uid = entry.file_name().to_str().and_then(|name| self.uid_of(name));
+            let number = fs::read_to_string(entry.path().join(file)).ok().and_then(|text| text.trim().parse().ok());
+            if let (Some(uid), Some(number)) = (uid, number) {
+                let version1 = matches!(self.hierarchies, Hierarchies::V1 { .. });
+                burstable.insert(uid, if version1 { number } else { numbers::shares_of_weight(number) });
+            }
+        }
+    }
+
+    fn uid_of(&self, name: &str) -> Option<Uid> {
+        let uid = match self.driver {
+            Driver::Cgroupfs => name.strip_prefix("pod")?.to_owned(),
+            Driver::Systemd => systemd::uid_of(name)?,
+        };
+        super::is_safe_name(&uid).then_some(Uid(uid))
+    }
+
+    /// Absolute in the hierarchy.
+    fn class_path(&self, class: Class) -> String {
+        match (self.driver, class.parent()) {
+            (Driver::Cgroupfs, None) => format!("/{}", self.root),
+            (Driver::Cgroupfs, Some(parent)) => format!("/{}/{parent}", self.root),
+            (Driver::Systemd, _) => systemd::path_of(&systemd::class_slice(&self.root, class)),
+        }
+    }
+
+    fn relative(&self, uid: &Uid, class: Class) -> PathBuf {
+        let path = match self.parent(uid, class) {
+            CgroupParent::Cgroupfs(path) => path,
+            CgroupParent::Systemd(slice) => systemd::path_of(&slice),
+        };
+        PathBuf::from(path.trim_start_matches('/'))
+    }
+
+    /// Every directory that this pod may have.
+    fn places<'a>(&'a self, uid: &'a Uid) -> impl Iterator<Item = PathBuf> + 'a {
+        let paths: Vec<PathBuf> = Class::ALL.iter().map(|class| self.relative(uid, *class)).collect();
+        self.mounts().into_iter().flat_map(move |mount| {
+            let places: Vec<PathBuf> = paths.iter().map(|path| mount.join(path)).collect();
+            places
+        })
+    }
+
+    fn mounts(&self) -> Vec<&Path> {
+        match &self.hierarchies {
+            Hierarchies::V1 { all, .. } => all.iter().map(PathBuf::as_path).collect(),
+            Hierarchies::V2 { root } => vec![root],
+        }
+    }
+
+    /// Version 1: the mount points of the controllers that we set, each once (cpu and cpuacct may be one).
+    fn setting_mounts(&self) -> BTreeSet<&Path> {
+        match &self.hierarchies {
+            Hierarchies::V1 { controllers, .. } => {
+                SET_CONTROLLERS.iter().filter_map(|name| controllers.get(*name)).map(PathBuf::as_path).collect()
+            }
+            Hierarchies::V2 { root } => BTreeSet::from([root.as_path()]),
+        }
+    }
+
+    /// The hierarchy that is looked at to see whether a pod's cgroup stands.
+    fn main_hierarchy(&self) -> &Path {
+        match &self.hierarchies {
+            Hierarchies::V1 { controllers, all } => {
+                controllers.get("cpu").or_else(|| controllers.get("memory")).unwrap_or(&all[0])
+            }
+            Hierarchies::V2 { root } => root,
+        }
+    }
+}
+
+fn pod_name(uid: &Uid) -> String {
+    format!("pod{uid}")
+}
+
+/// Reads the hierarchies from a mountinfo table; None without any.
+fn hierarchies(mountinfo: &str) -> Option<Hierarchies> {
+    const CONTROLLERS: [&str; 13] = [
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "memory",
+        "devices",
+        "freezer",
+        "blkio",
+        "pids",
+        "net_cls",
+        "net_prio",
+        "perf_event",
+        "hugetlb",
+        "rdma",
+    ];
+    let mut controllers = BTreeMap::new();
+    let mut all = Vec::new();
+    let mut unified = None;
+    for line in mountinfo.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some(point) = left.split(' ').nth(4).map(|field| PathBuf::from(mounts::unescape(field))) else { continue };
+        let mut right = right.split(' ');
+        match right.next() {
+            Some("cgroup2") => {
+                unified.get_or_insert_with(|| point.clone());
+                all.push(point);
+            }
+            Some("cgroup") => {
+                for option in right.nth(1).unwrap_or("").split(',').filter(|o| CONTROLLERS.contains(o)) {
+                    controllers.entry(option.to_owned()).or_insert_with(|| point.clone());
+                }
+                all.push(point);
+            }
+            _ => {}
+        }
+    }
+    match unified {
+        Some(root) if controllers.is_empty() => Some(Hierarchies::V2 { root }),
+        _ if all.is_empty() => None,
+        _ => Some(Hierarchies::V1 { controllers, all }),
+    }
+}
+
+/// Makes one directory; whether it was not there.
+fn make(path: &Path) -> Result<bool, CgroupError> {
+    match fs::create_dir(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(source) => Err(CgroupError::Make { path: path.to_owned(), source }),
+    }
+}
+
+/// Version 2: children of this cgroup may use every controller that it has itself and that we or the runtime set.
+fn delegate(path: &Path) -> Result<(), CgroupError> {
+    const WANTED: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"];
+    let read = |name| fs::read_to_string(path.join(name)).unwrap_or_default();
+    let (offered, given) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
+    let has = |list: &str, name: &str| list.split_whitespace().any(|word| word == name);
+    let wanted: Vec<String> =
+        WANTED.iter().filter(|name| has(&offered, name) && !has(&given, name)).map(|name| format!("+{name}")).collect();
+    if wanted.is_empty() { Ok(()) } else { set_if_there(path, "cgroup.subtree_control", &wanted.join(" ")) }
+}
+
+fn set_cpu_v1(path: &Path, limits: &Limits) -> Result<(), CgroupError> {
+    set(path, "cpu.shares", limits.shares)?;
+    if let Some(quota) = limits.quota_us {
+        // A kernel without CFS bandwidth control has no such files; the pod then runs without the limit.
+        set_if_there(path, "cpu.cfs_period_us", &PERIOD_US.to_string())?;
+        set_if_there(path, "cpu.cfs_quota_us", &quota.to_string())?;
+    }
+    Ok(())
+}
+
+fn set_v2(path: &Path, limits: &Limits) -> Result<(), CgroupError> {
+    set_if_there(path, "cpu.weight", &weight(limits.shares).to_string())?;
+    if let Some(quota) = limits.quota_us {
+        set_if_there(path, "cpu.max", &format!("{quota} {PERIOD_US}"))?;
+    }
+    if let Some(bytes) = limits.memory_max {
+        set_if_there(path, "memory.max", &bytes.to_string())?;
+    }
+    Ok(())
+}
+
+fn set(path: &Path, file: &str, value: u64) -> Result<(), CgroupError> {
+    write_existing(&path.join(file), &value.to_string())
+}
+
+/// Like [`set`], but a file that this kernel does not have is passed over.
+fn set_if_there(path: &Path, file: &str, value: &str) -> Result<(), CgroupError> {
+    let path = path.join(file);
+    if path.exists() { write_existing(&path, value) } else { Ok(()) }
+}
+
+fn write_existing(path: &Path, value: &str) -> Result<(), CgroupError> {
+    fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(value.as_bytes()))
+        .map_err(|source| CgroupError::Set { path: path.to_owned(), value: value.to_owned(), source })
+}
+
+/// Removes a pod's cgroup and what a runtime forgot below it. Waits a little for processes that are just ending.
+fn remove_tree(path: &Path) -> Result<(), CgroupError> {
+    let mut pause = REMOVE_PAUSE;
+    for attempt in 1.. {
+        match remove_once(path, DEPTH_MAX) {
+            Ok(()) => return Ok(()),
+            Err(source) if attempt >= REMOVE_TRIES => {
+                return Err(CgroupError::Remove { path: path.to_owned(), pids: pids(path), source });
+            }
+            Err(_) => {
+                std::thread::sleep(pause);
+                pause = pause.saturating_mul(2).min(REMOVE_PAUSE_MAX);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn remove_once(path: &Path, depth: u32) -> io::Result<()> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if depth == 0 => return Err(error),
+        Ok(()) => return Ok(()),
+        Err(_) => {}
+    }
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_once(&entry.path(), depth - 1)?;
+        }
+    }
+    fs::remove_dir(path)
+}
+
+/// Process ids in a cgroup and below it, a few, for an error's text.
+fn pids(path: &Path) -> String {
+    const SHOWN: usize = 8;
+    let mut found: Vec<String> = Vec::new();
+    let mut waiting = vec![path.to_owned()];
+    while let Some(directory) = waiting.pop() {
+        let procs = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        found.extend(procs.lines().map(str::to_owned));
+        if found.len() >= SHOWN {
+            break;
+        }
+        let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+        waiting.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+    }
+    found.truncate(SHOWN);
+    if found.is_empty() { "none seen".into() } else { found.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hybrid_is_version_1_and_unified_alone_is_version_2() {
+        let hybrid = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+            35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+            40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+            41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let Some(Hierarchies::V1 { controllers, all }) = hierarchies(hybrid) else { panic!("not version 1") };
+        assert_eq!(controllers["cpuacct"], Path::new("/sys/fs/cgroup/cpu,cpuacct"));
+        assert_eq!((controllers.len(), all.len()), (3, 4));
+        let unified = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(hierarchies(unified), Some(Hierarchies::V2 { root: "/sys/fs/cgroup".into() }));
+        assert_eq!(hierarchies("22 27 0:21 / /proc rw - proc proc rw\n"), None);
+    }
+
+    #[test]
+    fn names_are_those_that_runc_expects_of_each_driver() {
+        let uid = Uid("0a-1b".into());
+        let cgroups = |driver| Cgroups {
+            root: "daemonlet".into(),
+            driver,
+            hierarchies: Hierarchies::V2 { root: "/sys/fs/cgroup".into() },
+            burstable: Mutex::default(),
+            systemd: systemd::Systemd::default(),
+        };
+        let fs = cgroups(Driver::Cgroupfs);
+        assert_eq!(fs.parent(&uid, Class::Guaranteed), CgroupParent::Cgroupfs("/daemonlet/pod0a-1b".into()));
+        assert_eq!(fs.parent(&uid, Class::Burstable), CgroupParent::Cgroupfs("/daemonlet/burstable/pod0a-1b".into()));
+        let sd = cgroups(Driver::Systemd);
+        assert_eq!(
+            sd.parent(&uid, Class::BestEffort),
+            CgroupParent::Systemd("daemonlet-besteffort-pod0a_1b.slice".into())
+        );
+        assert_eq!(sd.uid_of("daemonlet-besteffort-pod0a_1b.slice"), Some(uid));
+        assert_eq!(sd.uid_of("daemonlet-besteffort.slice"), None);
+        assert_eq!(fs.uid_of("pod../x"), None);
+    }
+}

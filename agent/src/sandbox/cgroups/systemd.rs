@@ -1,0 +1,178 @@
+//! Pods' cgroups as systemd slices: transient units over the system bus, where systemd owns the hierarchy.
+//!
+//! Driven by `cgroups`. The bus is connected to when the first slice is asked for. Facts about the interface:
+//! org.freedesktop.systemd1(5); about property names: systemd.resource-control(5).
+
+use std::path::Path;
+use std::time::Duration;
+
+use pod::name::Uid;
+use tokio::sync::OnceCell;
+use zbus::Connection;
+use zbus::Variant as Value;
+
+use super::numbers::{Class, Limits, PERIOD_US, weight};
+use super::{CgroupError, numbers};
+
+const DESTINATION: &str = "org.freedesktop.systemd1";
+const OBJECT: &str = "/org/freedesktop/systemd1";
+const INTERFACE: &str = "org.freedesktop.systemd1.Manager";
+/// A slice starts in milliseconds; a node under load may need a while.
+const STARTED_WITHIN: Duration = Duration::from_secs(10);
+/// How often the hierarchy is looked at while a slice starts.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+type Properties<'a> = Vec<(&'a str, Value<'a>)>;
+
+/// The connection to systemd, made when needed and kept.
+#[derive(Debug, Default)]
+pub struct Systemd {
+    bus: OnceCell<Connection>,
+}
+
+impl Systemd {
+    /// Starts the pod's slice (systemd makes its parents) and waits until its cgroup is at `place`.
+    pub async fn start(
+        &self,
+        root: &str,
+        uid: &Uid,
+        limits: &Limits,
+        version2: bool,
+        place: &Path,
+    ) -> Result<(), CgroupError> {
+        let slice = pod_slice(root, limits.class, uid);
+        let properties = properties(limits, version2);
+        if place.exists() {
+            return self.set(&slice, &properties).await;
+        }
+        let description = format!("daemonlet pod {uid}");
+        let mut all: Properties<'_> =
+            vec![("Description", Value::from(description.as_str())), ("DefaultDependencies", Value::from(false))];
+        all.extend(properties.iter().filter_map(|(name, value)| Some((*name, value.try_clone().ok()?))));
+        let none: Vec<(&str, Properties<'_>)> = Vec::new();
+        match self.call("StartTransientUnit", &slice, &(slice.as_str(), "replace", all, none)).await {
+            // An earlier try got that far.
+            Err(CgroupError::Systemd { source: zbus::Error::MethodError(name, ..), .. })
+                if name.as_str() == "org.freedesktop.systemd1.UnitExists" =>
+            {
+                self.set(&slice, &properties).await?;
+            }
+            other => other?,
+        }
+        let appeared = async {
+            while !place.exists() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let slow = |_| CgroupError::Slow { verb: "start", slice: slice.clone(), seconds: STARTED_WITHIN.as_secs() };
+        tokio::time::timeout(STARTED_WITHIN, appeared).await.map_err(slow)
+    }
+
+    /// Stops a slice; Ok when systemd does not know it.
+    pub async fn stop(&self, slice: &str) -> Result<(), CgroupError> {
+        match self.call("StopUnit", slice, &(slice, "replace")).await {
+            Err(CgroupError::Systemd { source: zbus::Error::MethodError(name, ..), .. })
+                if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit" =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// The weight of all Burstable pods together, once their parent is there.
+    pub async fn set_burstable(&self, root: &str, shares: u64, version2: bool) -> Result<(), CgroupError> {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        let whole = numbers::shares(cpus.saturating_mul(1000));
+        self.set(&class_slice(root, Class::Guaranteed), &[cpu(whole, version2)]).await?;
+        for (class, shares) in [(Class::Burstable, shares), (Class::BestEffort, numbers::SHARES_MIN)] {
+            self.set(&class_slice(root, class), &[cpu(shares, version2)]).await?;
+        }
+        Ok(())
+    }
+
+    async fn set(&self, slice: &str, properties: &[(&str, Value<'_>)]) -> Result<(), CgroupError> {
+        self.call("SetUnitProperties", slice, &(slice, true, properties)).await
+    }
+
+    async fn call<B>(&self, method: &'static str, slice: &str, body: &B) -> Result<(), CgroupError>
+    where
+        B: serde::Serialize + zbus::zvariant::DynamicType + Sync,
+    {
+        let verb = match method {
+            "StartTransientUnit" => "start",
+            "StopUnit" => "stop",
+            _ => "set the properties of",
+        };
+        let failed = |source| CgroupError::Systemd { verb, slice: slice.to_owned(), source };
+        let exchange = async {
+            let bus = self.bus.get_or_try_init(Connection::system).await?;
+            bus.call_method(Some(DESTINATION), OBJECT, Some(INTERFACE), method, body).await
+        };
+        let slow = |_| CgroupError::Slow { verb, slice: slice.to_owned(), seconds: STARTED_WITHIN.as_secs() };
+        tokio::time::timeout(STARTED_WITHIN, exchange).await.map_err(slow)?.map_err(failed)?;
+        Ok(())
+    }
+}
+
+/// `daemonlet.slice`, `daemonlet-burstable.slice`, `daemonlet-besteffort.slice`.
+pub fn class_slice(root: &str, class: Class) -> String {
+    match class.parent() {
+        None => format!("{root}.slice"),
+        Some(parent) => format!("{root}-{parent}.slice"),
+    }
+}
+
+/// `daemonlet-burstable-pod<uid>.slice`: a dash in a slice's name means a parent, so the uid's become underscores.
+pub fn pod_slice(root: &str, class: Class, uid: &Uid) -> String {
+    let class = class_slice(root, class);
+    format!("{}-pod{}.slice", class.trim_end_matches(".slice"), uid.0.replace('-', "_"))
+}
+
+/// The uid in a pod slice's name.
+pub fn uid_of(slice: &str) -> Option<String> {
+    let (_, uid) = slice.strip_suffix(".slice")?.rsplit_once("-pod")?;
+    Some(uid.replace('_', "-"))
+}
+
+/// Where a slice's cgroup is in the hierarchy: `a-b.slice` lies in `a.slice`.
+pub fn path_of(slice: &str) -> String {
+    let name = slice.trim_end_matches(".slice");
+    let ends = name.char_indices().filter(|(_, c)| *c == '-').map(|(at, _)| at).chain([name.len()]);
+    ends.map(|end| format!("/{}.slice", &name[..end])).collect()
+}
+
+fn properties(limits: &Limits, version2: bool) -> Properties<'static> {
+    let mut properties = vec![
+        ("CPUAccounting", Value::from(true)),
+        ("MemoryAccounting", Value::from(true)),
+        ("TasksAccounting", Value::from(true)),
+        cpu(limits.shares, version2),
+    ];
+    if let Some(quota) = limits.quota_us {
+        let a_second = quota.saturating_mul(1_000_000 / PERIOD_US);
+        properties.push(("CPUQuotaPerSecUSec", Value::from(a_second)));
+    }
+    if let Some(bytes) = limits.memory_max {
+        properties.push((if version2 { "MemoryMax" } else { "MemoryLimit" }, Value::from(bytes)));
+    }
+    properties
+}
+
+fn cpu(shares: u64, version2: bool) -> (&'static str, Value<'static>) {
+    if version2 { ("CPUWeight", Value::from(weight(shares))) } else { ("CPUShares", Value::from(shares)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_lies_in_the_slices_that_its_name_says() {
+        assert_eq!(path_of("daemonlet.slice"), "/daemonlet.slice");
+        assert_eq!(
+            path_of("daemonlet-burstable-pod0a_1b.slice"),
+            "/daemonlet.slice/daemonlet-burstable.slice/daemonlet-burstable-pod0a_1b.slice"
+        );
+    }
+}

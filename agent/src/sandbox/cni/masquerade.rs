@@ -1,0 +1,81 @@
+//! The node's packet rules for its pods: their packets leave with the node's address, and may be forwarded.
+//!
+//! Driven by `cni` beside an ADD. One set of rules for the whole pod network instead of a chain per pod: the bridge
+//! plugin's own (`ipMasq`) makes each ADD two to three times as long, and leaves its chains behind when a network
+//! namespace died before its DEL. Rules go to the ends of their chains, so that another program's refusals come first.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use super::cidr::Cidr;
+
+/// iptables waits for its lock at most this long (seconds), and we for iptables.
+const LOCK_WAIT_SECONDS: &str = "5";
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum RuleError {
+    #[error("{program} is not installed: pods can reach the node, but nothing beyond it; install iptables")]
+    NoProgram { program: &'static str },
+    #[error("{program} could not {what} the rule {rule:?}: {said}")]
+    Failed { program: &'static str, what: &'static str, rule: String, said: String },
+    #[error("cannot run {program}")]
+    Run { program: &'static str, source: std::io::Error },
+    #[error("{program} did not answer within {} s", TIMEOUT.as_secs())]
+    Slow { program: &'static str },
+}
+
+/// Adds the rules that are not there.
+pub async fn ensure(bridge: &str, cidrs: &[Cidr]) -> Result<(), RuleError> {
+    for (program, rule) in rules(bridge, cidrs) {
+        if !run(program, "-C", &rule).await?.0 {
+            let (added, said) = run(program, "-A", &rule).await?;
+            if !added {
+                return Err(RuleError::Failed { program, what: "add", rule: rule.join(" "), said });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes the rules; Ok when they are not there, or nothing is installed that could have made them.
+pub async fn remove(bridge: &str, cidrs: &[Cidr]) -> Result<(), RuleError> {
+    for (program, rule) in rules(bridge, cidrs) {
+        match run(program, "-D", &rule).await {
+            Ok(_) | Err(RuleError::NoProgram { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Program and rule: table, chain and matches.
+fn rules(bridge: &str, cidrs: &[Cidr]) -> Vec<(&'static str, Vec<String>)> {
+    let words = |text: String| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let mut rules = Vec::new();
+    for cidr in cidrs {
+        let program = if cidr.is_ipv4() { "iptables" } else { "ip6tables" };
+        rules.push((
+            program,
+            words(format!("nat POSTROUTING -s {cidr} ! -o {bridge} -m comment --comment daemonlet -j MASQUERADE")),
+        ));
+        rules.push((program, words(format!("filter FORWARD -i {bridge} -m comment --comment daemonlet -j ACCEPT"))));
+        rules.push((program, words(format!("filter FORWARD -o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment daemonlet -j ACCEPT"))));
+    }
+    rules
+}
+
+async fn run(program: &'static str, verb: &str, rule: &[String]) -> Result<(bool, String), RuleError> {
+    let [table, rest @ ..] = rule else { return Ok((true, String::new())) };
+    let mut command = Command::new(program);
+    command.args(["-w", LOCK_WAIT_SECONDS, "-t", table, verb]).args(rest);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(TIMEOUT, command.output()).await.map_err(|_| RuleError::Slow { program })?;
+    match output {
+        Ok(output) => Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).trim().replace('\n', " "))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(RuleError::NoProgram { program }),
+        Err(source) => Err(RuleError::Run { program, source }),
+    }
+}

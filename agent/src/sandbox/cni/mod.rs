@@ -1,0 +1,395 @@
+//! A pod's network through CNI plugins (CNI specification 1.0.0): our own bridge configuration, addresses that are
+//! recorded before they are asked for and given back whatever happens.
+//!
+//! Driven by `sandbox`. `plugin` runs one plugin, `masquerade` keeps the node's rules, `record` (one level up) remembers.
+//! The container id that plugins see is the pod's uid. Waits are asynchronous; the little files are read and written
+//! inline, in microseconds.
+
+pub mod cidr;
+mod masquerade;
+pub mod plugin;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Read as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use pod::name::Uid;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, Semaphore};
+
+use super::namespaces;
+use super::record::{self, Found, NetworkRecord};
+use cidr::Cidr;
+use plugin::{Call, PluginError, Verb};
+
+/// The pod's side of its connection.
+const INTERFACE: &str = "eth0";
+/// Also the name of the address plugin's directory.
+const NETWORK: &str = "daemonlet";
+/// Waiting for an IPv6 address to be free takes the bridge plugin up to ten seconds; nothing else takes one.
+const ADD_TIMEOUT: Duration = Duration::from_secs(30);
+const DEL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Plugins at once, for each processor: they mostly compute, and take turns on locks of their own.
+const PLUGINS_PER_CPU: usize = 2;
+/// The node's rules are looked at again after this long: somebody may have flushed them.
+const RULES_FOR: Duration = Duration::from_secs(300);
+/// Addresses that one result may have: one per family, and room for plugins that give more.
+const ADDRESSES_MAX: usize = 16;
+/// A reservation of host-local is a container id and an interface's name.
+const RESERVATION_MAX_BYTES: u64 = 1024;
+
+/// What the network needs to know of its node.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// At most 15 letters, a network interface's name.
+    pub bridge: String,
+    pub cidrs: Vec<Cidr>,
+    pub bin_dirs: Vec<PathBuf>,
+    /// Records, one file per pod.
+    pub records: PathBuf,
+    /// Where the address plugin keeps what it gave out.
+    pub reservations: PathBuf,
+}
+
+/// The names that plugins may want to know (CNI_ARGS).
+#[derive(Debug, Clone, Copy)]
+pub struct PodNames<'a> {
+    pub namespace: &'a str,
+    pub name: &'a str,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error("cannot connect the pod to the network {NETWORK}")]
+    Add { source: PluginError },
+    #[error("cannot give back the pod's addresses (tried again later)")]
+    Del { source: PluginError },
+    #[error("cannot make the bridge {bridge}")]
+    Bridge { bridge: String, source: io::Error },
+    #[error("cannot use what the CNI plugins answered: {reason}")]
+    Result { reason: String },
+    #[error("cannot read or write the network record {path}")]
+    Record { path: PathBuf, source: io::Error },
+    #[error("the pod's network namespace {path} is gone")]
+    NoNamespace { path: PathBuf },
+}
+
+/// The network of this node's pods.
+#[derive(Debug)]
+pub struct Network {
+    config: NetworkConfig,
+    at_once: Semaphore,
+    /// When the node's rules were last seen to be there.
+    rules_seen: Mutex<Option<Instant>>,
+}
+
+impl Network {
+    pub fn new(config: NetworkConfig) -> Network {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Network { config, at_once: Semaphore::new(cpus.saturating_mul(PLUGINS_PER_CPU)), rules_seen: Mutex::default() }
+    }
+
+    /// The pod's addresses, when it is connected and the namespace is the one that was connected.
+    pub fn addresses(&self, uid: &Uid, netns: &Path) -> Result<Option<Vec<IpAddr>>, NetworkError> {
+        Ok(match self.record(uid)? {
+            Found::Record(record) if record.result.is_some() && current(&record, netns) => Some(record.addresses),
+            _ => None,
+        })
+    }
+
+    /// Whether there is anything to give back that does not belong to this namespace.
+    pub fn is_stale(&self, uid: &Uid, netns: &Path) -> Result<bool, NetworkError> {
+        Ok(match self.record(uid)? {
+            Found::Nothing => false,
+            Found::Unreadable => true,
+            Found::Record(record) => !current(&record, netns),
+        })
+    }
+
+    /// ADD. Idempotent: an earlier, finished ADD answers from its record, an unfinished one is given back first.
+    pub async fn connect(&self, uid: &Uid, pod: PodNames<'_>, netns: &Path) -> Result<Vec<IpAddr>, NetworkError> {
+        if let Some(addresses) = self.addresses(uid, netns)? {
+            return Ok(addresses);
+        }
+        if !matches!(self.record(uid)?, Found::Nothing) {
+            self.disconnect(uid, Some(netns)).await?;
+        }
+        let number = namespaces::number(netns).ok_or_else(|| NetworkError::NoNamespace { path: netns.to_owned() })?;
+        let mut record = NetworkRecord {
+            version: NetworkRecord::VERSION,
+            uid: uid.clone(),
+            interface: INTERFACE.into(),
+            netns: netns.to_owned(),
+            netns_number: number,
+            args: arguments(uid, pod),
+            plugins: self.plugins(),
+            result: None,
+            addresses: Vec::new(),
+        };
+        self.write(&record)?;
+        super::netlink::make_bridge(&self.config.bridge, hardware_address(&self.config))
+            .map_err(|source| NetworkError::Bridge { bridge: self.config.bridge.clone(), source })?;
+        let (added, ()) = tokio::join!(self.add(&record), self.ensure_rules());
+        match added.and_then(|result| Ok((addresses_of(&result)?, result))) {
+            Ok((addresses, result)) => {
+                record.result = Some(result);
+                record.addresses = addresses;
+                self.write(&record)?;
+                Ok(record.addresses)
+            }
+            Err(error) => {
+                // What the plugin got before it failed is given back now, or when the pod is tried or removed next.
+                if let Err(error) = self.disconnect(uid, Some(netns)).await {
+                    tracing::warn!(pod = %uid, error = %super::chain(&error), "an address is not given back yet");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// DEL, from what is on disk. `netns`: where the namespace may still be. Ok when nothing is there.
+    pub async fn disconnect(&self, uid: &Uid, netns: Option<&Path>) -> Result<(), NetworkError> {
+        let (plugins, result, args, interface) = match self.record(uid)? {
+            Found::Record(r) => (r.plugins, r.result, r.args, r.interface),
+            Found::Nothing if !self.holds_address(uid).await => return Ok(()),
+            Found::Nothing | Found::Unreadable => (self.plugins(), None, String::new(), INTERFACE.to_owned()),
+        };
+        let netns = netns.filter(|path| namespaces::is_pinned(path)).unwrap_or(Path::new(""));
+        let call = Call {
+            verb: Verb::Del,
+            container_id: &uid.0,
+            netns,
+            interface: &interface,
+            args: &args,
+            bin_dirs: &self.config.bin_dirs,
+            timeout: DEL_TIMEOUT,
+        };
+        let _turn = self.at_once.acquire().await;
+        let mut first_error = None;
+        for config in plugins.iter().rev() {
+            // A plugin that fails does not keep the others from giving back what they have.
+            if let Err(error) = plugin::run(&call, &with_result(config, result.as_ref())).await {
+                first_error.get_or_insert(error);
+            }
+        }
+        match first_error {
+            Some(source) => Err(NetworkError::Del { source }),
+            None => record::remove(&self.config.records, uid).map_err(|source| self.record_error(uid, source)),
+        }
+    }
+
+    /// Pods that have a record, or an address without a record.
+    pub fn known(&self) -> Result<BTreeSet<Uid>, NetworkError> {
+        let records = record::list(&self.config.records);
+        let path = || self.config.records.clone();
+        let mut known: BTreeSet<Uid> =
+            records.map_err(|source| NetworkError::Record { path: path(), source })?.into_iter().collect();
+        known.extend(self.reservations().into_iter().filter_map(|(_, owner)| owner));
+        Ok(known)
+    }
+
+    /// Frees reservations that name nobody: a power cut between the address plugin's making and writing the file.
+    pub fn sweep_empty_reservations(&self) -> Result<(), NetworkError> {
+        let mut in_use = BTreeSet::new();
+        for uid in self.known()? {
+            if let Found::Record(record) = self.record(&uid)? {
+                in_use.extend(record.addresses);
+            }
+        }
+        for (address, owner) in self.reservations() {
+            if owner.is_none() && !in_use.contains(&address) {
+                let path = self.config.reservations.join(NETWORK).join(address.to_string());
+                if let Err(source) = fs::remove_file(&path) {
+                    return Err(NetworkError::Record { path, source });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the bridge and the node's rules away. For taking the node down, when no pod is left.
+    pub async fn remove_node_network(&self) -> Result<(), String> {
+        masquerade::remove(&self.config.bridge, &self.config.cidrs).await.map_err(|error| super::chain(&error))?;
+        *self.rules_seen.lock().await = None;
+        super::netlink::delete_link(&self.config.bridge)
+            .map_err(|error| format!("cannot delete the bridge {}: {error}", self.config.bridge))
+    }
+
+    /// Whether the address plugin knows this pod, though we have no record of it.
+    async fn holds_address(&self, uid: &Uid) -> bool {
+        let (directory, uid) = (self.config.reservations.join(NETWORK), uid.clone());
+        super::blocking(move || reservations(&directory).iter().any(|(_, owner)| owner.as_ref() == Some(&uid))).await
+    }
+
+    fn reservations(&self) -> Vec<(IpAddr, Option<Uid>)> {
+        reservations(&self.config.reservations.join(NETWORK))
+    }
+
+    async fn add(&self, record: &NetworkRecord) -> Result<Value, NetworkError> {
+        let call = Call {
+            verb: Verb::Add,
+            container_id: &record.uid.0,
+            netns: &record.netns,
+            interface: &record.interface,
+            args: &record.args,
+            bin_dirs: &self.config.bin_dirs,
+            timeout: ADD_TIMEOUT,
+        };
+        let _turn = self.at_once.acquire().await;
+        let mut result = None;
+        for config in &record.plugins {
+            let answer = plugin::run(&call, &with_result(config, result.as_ref())).await;
+            result = Some(answer.map_err(|source| NetworkError::Add { source })?);
+        }
+        Ok(result.unwrap_or(Value::Null))
+    }
+
+    /// Failing costs the pods only what lies beyond the node: they start all the same, and the log says what is missing.
+    async fn ensure_rules(&self) {
+        let mut seen = self.rules_seen.lock().await;
+        if seen.is_some_and(|at| at.elapsed() < RULES_FOR) {
+            return;
+        }
+        match masquerade::ensure(&self.config.bridge, &self.config.cidrs).await {
+            Ok(()) => *seen = Some(Instant::now()),
+            Err(error) => tracing::warn!(error = %super::chain(&error), "packet rules for pods are missing"),
+        }
+    }
+
+    fn plugins(&self) -> Vec<Value> {
+        vec![bridge_config(&self.config)]
+    }
+
+    fn record(&self, uid: &Uid) -> Result<Found, NetworkError> {
+        record::read(&self.config.records, uid).map_err(|source| self.record_error(uid, source))
+    }
+
+    fn write(&self, record: &NetworkRecord) -> Result<(), NetworkError> {
+        record::write(&self.config.records, record).map_err(|source| self.record_error(&record.uid, source))
+    }
+
+    fn record_error(&self, uid: &Uid, source: io::Error) -> NetworkError {
+        NetworkError::Record { path: record::path(&self.config.records, uid), source }
+    }
+}
+
+/// The bridge plugin's configuration. It gives the bridge its address, makes a pair of interfaces and the routes, and turns forwarding on;
+/// masquerading is done once for all pods (`masquerade`).
+fn bridge_config(config: &NetworkConfig) -> Value {
+    let ranges: Vec<Value> = config.cidrs.iter().map(|cidr| json!([{"subnet": cidr.to_string()}])).collect();
+    let default = |ipv4: bool| if ipv4 { "0.0.0.0/0" } else { "::/0" };
+    let families: BTreeSet<&str> = config.cidrs.iter().map(|cidr| default(cidr.is_ipv4())).collect();
+    let routes: Vec<Value> = families.iter().map(|dst| json!({"dst": dst})).collect();
+    json!({
+        "cniVersion": "1.0.0",
+        "name": NETWORK,
+        "type": "bridge",
+        "bridge": config.bridge,
+        "isGateway": true,
+        "ipMasq": false,
+        "hairpinMode": true,
+        "ipam": {"type": "host-local", "dataDir": config.reservations, "ranges": ranges, "routes": routes},
+    })
+}
+
+/// The bridge's hardware address: locally administered, always the same on this node.
+///
+/// The bridge is made here with an address of its own because the plugin's way has a hole: a bridge that it made and left
+/// before pinning the address loses it with its last port, and the ADD that meets this fails.
+fn hardware_address(config: &NetworkConfig) -> [u8; 6] {
+    use sha2::{Digest as _, Sha256};
+    let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let digest = Sha256::digest(format!("{machine}/{}/{}", config.bridge, config.records.display()));
+    [0x02, digest[0], digest[1], digest[2], digest[3], digest[4]]
+}
+
+fn with_result(config: &Value, result: Option<&Value>) -> Value {
+    let mut config = config.clone();
+    if let (Some(object), Some(result)) = (config.as_object_mut(), result) {
+        object.insert("prevResult".into(), result.clone());
+    }
+    config
+}
+
+fn arguments(uid: &Uid, pod: PodNames<'_>) -> String {
+    format!(
+        "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={uid};K8S_POD_UID={uid}",
+        pod.namespace, pod.name
+    )
+}
+
+/// host-local's files: named by address, the container's id in the first line; None where that is not written.
+fn reservations(directory: &Path) -> Vec<(IpAddr, Option<Uid>)> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let read = |entry: fs::DirEntry| {
+        let address: IpAddr = entry.file_name().to_str()?.parse().ok()?;
+        let mut text = String::new();
+        fs::File::open(entry.path()).ok()?.take(RESERVATION_MAX_BYTES).read_to_string(&mut text).ok()?;
+        let owner = text.lines().next().map(str::trim).filter(|id| super::is_safe_name(id));
+        Some((address, owner.map(|id| Uid(id.to_owned()))))
+    };
+    entries.filter_map(read).collect()
+}
+
+fn current(record: &NetworkRecord, netns: &Path) -> bool {
+    namespaces::number(netns) == Some(record.netns_number)
+}
+
+/// The addresses of a result (specification, "Success": `ips[].address` in CIDR notation).
+fn addresses_of(result: &Value) -> Result<Vec<IpAddr>, NetworkError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        ips: Vec<Ip>,
+    }
+    #[derive(Deserialize)]
+    struct Ip {
+        address: String,
+    }
+    let bad = |reason: String| NetworkError::Result { reason };
+    let answer = Answer::deserialize(result).map_err(|error| bad(error.to_string()))?;
+    if answer.ips.is_empty() || answer.ips.len() > ADDRESSES_MAX {
+        return Err(bad(format!("it has {} addresses", answer.ips.len())));
+    }
+    let parse = |ip: &Ip| {
+        let address = ip.address.split('/').next().unwrap_or_default();
+        address.parse().map_err(|_| bad(format!("{:?} is no address", ip.address)))
+    };
+    answer.ips.iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_come_from_the_result_and_a_result_without_any_is_an_error() {
+        let two = json!({"cniVersion":"1.0.0","ips":[{"address":"198.18.0.2/15","gateway":"198.18.0.1"},{"address":"fd00::2/64"}]});
+        let expected: Vec<IpAddr> = vec!["198.18.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        assert_eq!(addresses_of(&two).unwrap(), expected);
+        for bad in [json!({}), json!({"ips":[]}), json!({"ips":[{"address":"x"}]}), json!([1]), json!({"ips":"no"})] {
+            assert!(matches!(addresses_of(&bad), Err(NetworkError::Result { .. })), "{bad}");
+        }
+        let many: Vec<Value> = (0..40).map(|i| json!({"address": format!("198.18.0.{i}/15")})).collect();
+        assert!(addresses_of(&json!({ "ips": many })).is_err());
+    }
+
+    #[test]
+    fn the_configuration_has_a_range_and_a_route_for_each_family() {
+        let config = NetworkConfig {
+            bridge: "daemonlet0".into(),
+            cidrs: vec!["198.18.0.0/15".parse().unwrap(), "fd00:88::/64".parse().unwrap()],
+            bin_dirs: vec![],
+            records: "/s/network".into(),
+            reservations: "/s/cni".into(),
+        };
+        let config = bridge_config(&config);
+        assert_eq!(config["ipam"]["ranges"], json!([[{"subnet":"198.18.0.0/15"}],[{"subnet":"fd00:88::/64"}]]));
+        assert_eq!(config["ipam"]["routes"], json!([{"dst":"0.0.0.0/0"},{"dst":"::/0"}]));
+        assert_eq!(with_result(&config, Some(&json!({"a":1})))["prevResult"]["a"], 1);
+    }
+}

@@ -1,0 +1,223 @@
+//! The files that every container of a pod shares: /etc/hosts, /etc/hostname, /etc/resolv.conf and /dev/shm.
+//!
+//! Driven by `sandbox`; blocking, well under a millisecond. The three small files lie in a file system of their own in
+//! memory with a size limit, so that a container that writes to its /etc/hosts fills nothing but that.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::net::IpAddr;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::libc::O_NOFOLLOW;
+
+use super::mounts;
+
+/// Room for the three files together: a node's own hosts file of [`NODE_FILE_MAX`] fits twice.
+const ETC_OPTIONS: &str = "size=1m,nr_inodes=16,mode=0755";
+/// As much shared memory as containerd's CRI gives a pod.
+const SHM_OPTIONS: &str = "size=64m,mode=1777";
+/// A node's hosts file or resolv.conf longer than this is cut at a line's end.
+const NODE_FILE_MAX: u64 = 400 * 1024;
+const FILE_MODE: u32 = 0o644;
+
+const HOSTS_HEADER: &str = "# Kubernetes-managed hosts file.\n";
+const HOST_NETWORK_HEADER: &str = "# Kubernetes-managed hosts file (host network).\n";
+const LOCALHOST: &str = "127.0.0.1\tlocalhost\n\
+    ::1\tlocalhost ip6-localhost ip6-loopback\n\
+    fe00::0\tip6-localnet\n\
+    ff00::0\tip6-mcastprefix\n\
+    ff02::1\tip6-allnodes\n\
+    ff02::2\tip6-allrouters\n";
+
+/// Where the node's own files are: /etc and systemd-resolved's list of the servers behind its stub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFiles {
+    pub etc: PathBuf,
+    pub resolved: PathBuf,
+}
+
+impl Default for NodeFiles {
+    fn default() -> Self {
+        NodeFiles { etc: "/etc".into(), resolved: "/run/systemd/resolve/resolv.conf".into() }
+    }
+}
+
+/// What the files of a pod depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted<'a> {
+    pub hostname: &'a str,
+    pub host_network: bool,
+    pub host_ipc: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    #[error("cannot mount the pod's {path}")]
+    Mount { path: PathBuf, source: io::Error },
+    #[error("cannot unmount the pod's {path}")]
+    Unmount { path: PathBuf, source: io::Error },
+    #[error("cannot write the pod's {path}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot read the node's {path}")]
+    Node { path: PathBuf, source: io::Error },
+}
+
+/// Mounts and writes everything. Idempotent; the pod's addresses come later, by [`write_hosts`].
+pub fn make(pod_dir: &Path, wanted: &Wanted<'_>, node: &NodeFiles) -> Result<(), FilesError> {
+    let etc = pod_dir.join("etc");
+    mount(&etc, ETC_OPTIONS)?;
+    if !wanted.host_ipc {
+        mount(&pod_dir.join("shm"), SHM_OPTIONS)?;
+    }
+    write(&etc.join("hostname"), &format!("{}\n", wanted.hostname))?;
+    write(&etc.join("resolv.conf"), &resolv_conf(wanted.host_network, node)?)?;
+    let hosts = if wanted.host_network {
+        format!("{HOST_NETWORK_HEADER}{}", read_node(&node.etc.join("hosts"))?)
+    } else {
+        hosts(wanted.hostname, &[])
+    };
+    write(&etc.join("hosts"), &hosts)
+}
+
+/// Completes /etc/hosts with the pod's addresses, in place: a container may have it mounted already.
+pub fn write_hosts(pod_dir: &Path, hostname: &str, addresses: &[IpAddr]) -> Result<(), FilesError> {
+    write(&pod_dir.join("etc/hosts"), &hosts(hostname, addresses))
+}
+
+/// Container path to host path of every file that [`make`] made.
+pub fn places(pod_dir: &Path, host_ipc: bool) -> BTreeMap<String, PathBuf> {
+    let etc = pod_dir.join("etc");
+    let shm = if host_ipc { PathBuf::from("/dev/shm") } else { pod_dir.join("shm") };
+    BTreeMap::from([
+        ("/dev/shm".to_owned(), shm),
+        ("/etc/hostname".to_owned(), etc.join("hostname")),
+        ("/etc/hosts".to_owned(), etc.join("hosts")),
+        ("/etc/resolv.conf".to_owned(), etc.join("resolv.conf")),
+    ])
+}
+
+/// What is missing of the files, in words.
+pub fn missing(pod_dir: &Path, host_ipc: bool) -> Option<String> {
+    let etc = pod_dir.join("etc");
+    if !mounts::is_mount_root(&etc) || !etc.join("hosts").exists() {
+        return Some(format!("{} is not mounted", etc.display()));
+    }
+    let shm = pod_dir.join("shm");
+    (!host_ipc && !mounts::is_mount_root(&shm)).then(|| format!("{} is not mounted", shm.display()))
+}
+
+/// Unmounts what [`make`] mounted; Ok when nothing is there.
+pub fn remove(pod_dir: &Path) -> Result<(), FilesError> {
+    ["etc", "shm"].iter().try_for_each(|name| {
+        let path = pod_dir.join(name);
+        mounts::unmount(&path).map_err(|source| FilesError::Unmount { path, source })
+    })
+}
+
+/// A pod's name as its hostname: at most 63 letters, not ending in `-` or `.` (Kubernetes).
+pub fn hostname(pod_name: &str) -> String {
+    const HOSTNAME_MAX: usize = 63;
+    let cut: String = pod_name.chars().take(HOSTNAME_MAX).collect();
+    if cut.len() < pod_name.len() { cut.trim_end_matches(['-', '.']).to_owned() } else { cut }
+}
+
+fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
+    let own: String = addresses.iter().map(|address| format!("{address}\t{hostname}\n")).collect();
+    format!("{HOSTS_HEADER}{LOCALHOST}{own}")
+}
+
+/// The node's resolv.conf; systemd-resolved's list of real servers where the node's names only the stub on 127.0.0.53,
+/// which a pod with a network of its own cannot reach.
+fn resolv_conf(host_network: bool, node: &NodeFiles) -> Result<String, FilesError> {
+    let own = read_node(&node.etc.join("resolv.conf"))?;
+    if !host_network && only_stub(&own) && node.resolved.exists() {
+        return read_node(&node.resolved);
+    }
+    Ok(own)
+}
+
+fn only_stub(resolv_conf: &str) -> bool {
+    let mut servers = resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("nameserver")).peekable();
+    servers.peek().is_some() && servers.all(|server| server.trim() == "127.0.0.53")
+}
+
+/// A file of the node's as text, empty when there is none, cut at a line's end when it is too long.
+fn read_node(path: &Path) -> Result<String, FilesError> {
+    let failed = |source| FilesError::Node { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    match fs::File::open(path) {
+        Ok(file) => file.take(NODE_FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut text = String::from_utf8_lossy(&bytes).into_owned();
+    if bytes.len() as u64 > NODE_FILE_MAX {
+        text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+        text.push_str("# Cut here: the node's file is too long for a pod.\n");
+    }
+    Ok(text)
+}
+
+fn mount(path: &Path, options: &str) -> Result<(), FilesError> {
+    mounts::tmpfs(path, options).map_err(|source| FilesError::Mount { path: path.to_owned(), source })
+}
+
+fn write(path: &Path, text: &str) -> Result<(), FilesError> {
+    let attempt = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .custom_flags(O_NOFOLLOW)
+            .open(path)?;
+        file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)
+    };
+    attempt().map_err(|source| FilesError::Write { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_names_localhost_then_the_pod_by_each_address() {
+        let text = hosts("web-0", &["198.18.0.2".parse().unwrap(), "fd00::2".parse().unwrap()]);
+        assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost "));
+        assert!(text.ends_with("198.18.0.2\tweb-0\nfd00::2\tweb-0\n"));
+    }
+
+    #[test]
+    fn a_long_pod_name_becomes_a_valid_hostname() {
+        assert_eq!(hostname("web-0"), "web-0");
+        assert_eq!(hostname(&"a".repeat(80)).len(), 63);
+        assert_eq!(hostname(&format!("{}-.b", "a".repeat(61))), "a".repeat(61));
+    }
+
+    #[test]
+    fn the_stub_resolver_is_replaced_only_for_a_pod_with_its_own_network() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = NodeFiles { etc: dir.path().into(), resolved: dir.path().join("resolved") };
+        fs::write(dir.path().join("resolv.conf"), "# stub\nnameserver 127.0.0.53\noptions edns0\n").unwrap();
+        assert!(resolv_conf(false, &node).unwrap().contains("127.0.0.53"));
+        fs::write(&node.resolved, "nameserver 198.18.0.53\n").unwrap();
+        assert_eq!(resolv_conf(false, &node).unwrap(), "nameserver 198.18.0.53\n");
+        assert!(resolv_conf(true, &node).unwrap().contains("127.0.0.53"));
+        fs::write(dir.path().join("resolv.conf"), "nameserver 127.0.0.53\nnameserver 198.18.0.1\n").unwrap();
+        assert!(resolv_conf(false, &node).unwrap().contains("198.18.0.1"));
+    }
+
+    #[test]
+    fn a_node_file_that_is_too_long_is_cut_at_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hosts");
+        fs::write(&path, "198.18.0.9 name\n".repeat(40_000)).unwrap();
+        let text = read_node(&path).unwrap();
+        assert!(text.len() < 500_000);
+        assert!(text.ends_with("name\n# Cut here: the node's file is too long for a pod.\n"));
+    }
+}

@@ -1,0 +1,470 @@
+//! Pods' surroundings on this node: namespaces, network, cgroups, volumes and files, made without a pause container.
+//!
+//! Driven by the workers through [`Sandboxes`]. [`NodeSandboxes`] here is the order of things; each folder or file below
+//! knows one of them: `namespaces` (with `netlink`), `cni` (with `record`), `cgroups`, `volumes`, `files` (with `mounts`),
+//! `addresses`. None of it knows containers, plans or containerd.
+//!
+//! Where things are, for a pod `U`:
+//!
+//! ```text
+//! <run-dir>/pods/U/ns/{net,ipc,uts}   pinned namespaces       <run-dir>/pods/U/made     set-up ended
+//! <run-dir>/pods/U/etc/{hosts,…}      files for containers    <run-dir>/pods/U/shm      /dev/shm
+//! <state-dir>/network/U.json          CNI record              <state-dir>/cni/daemonlet reservations
+//! <state-dir>/pods/U/volumes/image    VOLUMEs of images       <cgroup>/<root>/…/podU    cgroup
+//! ```
+//!
+//! What takes long or may hang runs on tokio's blocking threads or in plugins; `inspect` and the small files of `cni` are
+//! done inline, in tens of microseconds.
+
+mod addresses;
+pub mod cgroups;
+pub mod cni;
+mod files;
+mod mounts;
+mod namespaces;
+mod netlink;
+mod record;
+pub mod volumes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pod::name::Uid;
+use pod::observed::SandboxState;
+use pod::record::Record;
+use pod::spec::{PodTemplate, Volume};
+
+use crate::seams::{Sandbox, Sandboxes, StepError};
+use cgroups::Cgroups;
+use cgroups::numbers::limits;
+use cni::cidr::Cidr;
+use cni::{Network, NetworkConfig, PodNames};
+
+pub use cgroups::Driver;
+pub use files::NodeFiles;
+
+/// Kubernetes' reasons.
+const CREATE: &str = "CreatePodSandboxError";
+const KILL: &str = "KillPodSandboxError";
+const MOUNT: &str = "FailedMount";
+
+/// A hostPath on a dead network file system hangs for ever; after this the pod says so and is tried again.
+const VOLUMES_TIMEOUT: Duration = Duration::from_secs(10);
+/// Threads that a pod's hanging hostPaths may hold: as many as it may have containers created at once.
+const LOOKS_MAX: usize = 16;
+
+/// What has to be known of the node.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub run_dir: PathBuf,
+    pub state_dir: PathBuf,
+    /// `spec.nodeName`, for messages.
+    pub node_name: String,
+    /// One name: `daemonlet`.
+    pub cgroup_root: String,
+    pub cgroup_driver: Driver,
+    pub cni_bin_dirs: Vec<PathBuf>,
+    /// Not read: pods use our own bridge configuration.
+    pub cni_conf_dir: PathBuf,
+    /// One of a family, the first of which gives `podIP`.
+    pub pod_cidrs: Vec<Cidr>,
+    /// The bridge's name, so that several nodes may run in one network namespace; at most 15 letters.
+    pub bridge: String,
+    pub node_files: NodeFiles,
+}
+
+/// Why the node's sandboxes cannot be served at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{name:?} cannot be a cgroup root: letters, digits, `_` and `.` only")]
+    CgroupRoot { name: String },
+    #[error("{name:?} cannot be a bridge's name: 1 to 15 letters, digits, `-`, `_` and `.`")]
+    Bridge { name: String },
+    #[error("cannot prepare {path} for the pods' mounts (is CAP_SYS_ADMIN there?)")]
+    Directory { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Cgroups(cgroups::CgroupError),
+}
+
+/// The real [`Sandboxes`].
+#[derive(Debug, Clone)]
+pub struct NodeSandboxes {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    cgroups: Arc<Cgroups>,
+    network: Network,
+    node_addresses: addresses::NodeAddresses,
+    /// How many threads look at a pod's volumes just now.
+    looking: Mutex<BTreeMap<Uid, usize>>,
+}
+
+impl NodeSandboxes {
+    /// Prepares the pods' directory and reads what cgroups there are. Blocking, a millisecond; call it once, at start.
+    pub fn open(config: Config) -> Result<NodeSandboxes, OpenError> {
+        let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "_.".contains(c));
+        if config.cgroup_root.is_empty() || config.cgroup_root.starts_with('.') || !plain(&config.cgroup_root) {
+            return Err(OpenError::CgroupRoot { name: config.cgroup_root });
+        }
+        if config.bridge.is_empty() || config.bridge.len() > 15 || !plain(&config.bridge.replace('-', "")) {
+            return Err(OpenError::Bridge { name: config.bridge });
+        }
+        let pods = config.run_dir.join("pods");
+        let prepared = mounts::make_shared_root(&pods)
+            .and_then(|()| fs::set_permissions(&pods, fs::Permissions::from_mode(0o700)));
+        prepared.map_err(|source| OpenError::Directory { path: pods, source })?;
+        let cgroups = Cgroups::open(&config.cgroup_root, config.cgroup_driver).map_err(OpenError::Cgroups)?;
+        let network = Network::new(NetworkConfig {
+            bridge: config.bridge.clone(),
+            cidrs: config.pod_cidrs.clone(),
+            bin_dirs: config.cni_bin_dirs.clone(),
+            records: config.state_dir.join("network"),
+            reservations: config.state_dir.join("cni"),
+        });
+        let shared = Shared {
+            config,
+            cgroups: Arc::new(cgroups),
+            network,
+            node_addresses: addresses::NodeAddresses::default(),
+            looking: Mutex::default(),
+        };
+        Ok(NodeSandboxes { shared: Arc::new(shared) })
+    }
+
+    /// Gives back the addresses of pods that nobody knows any more. At start, when the records have been read.
+    pub async fn release_unknown(&self, known: &BTreeSet<Uid>) -> Result<(), StepError> {
+        let shared = &self.shared;
+        let failed = |error: cni::NetworkError| step(KILL, &error);
+        shared.network.sweep_empty_reservations().map_err(failed)?;
+        let mut first_error = Ok(());
+        for uid in shared.network.known().map_err(failed)?.difference(known) {
+            let given_back = shared.network.disconnect(uid, Some(&shared.netns(uid))).await;
+            tracing::info!(pod = %uid, ok = given_back.is_ok(), "gave back the address of an unknown pod");
+            first_error = first_error.and(given_back.map_err(failed));
+        }
+        first_error
+    }
+
+    /// Where the directory of a VOLUME of a container's image lies on the host; removed with the pod.
+    pub fn image_volume(&self, uid: &Uid, container: &str, path: &str) -> PathBuf {
+        volumes::image_volume(&self.shared.config.state_dir, uid, container, path)
+    }
+
+    /// The node's addresses, IPv4 first, one of a family.
+    pub fn node_ips(&self) -> Vec<IpAddr> {
+        self.shared.node_addresses.get(&self.shared.config.bridge)
+    }
+
+    /// Takes away what all pods share: the bridge, packet rules, parents of cgroups, the mount at the pods' directory.
+    /// For taking the node down, when no pod is left.
+    pub async fn close_down(&self) -> Result<(), StepError> {
+        let shared = self.shared.clone();
+        shared.network.remove_node_network().await.map_err(|message| StepError::new(KILL, message))?;
+        blocking(move || {
+            shared.cgroups.remove_root().map_err(|error| step(KILL, &error))?;
+            let pods = shared.config.run_dir.join("pods");
+            mounts::unmount(&pods).map_err(|error| step(KILL, &error))
+        })
+        .await
+    }
+}
+
+impl Sandboxes for NodeSandboxes {
+    async fn inspect(&self, uid: &Uid, template: &PodTemplate) -> SandboxState {
+        if is_safe_name(&uid.0) { self.shared.inspect(uid, template) } else { SandboxState::Absent }
+    }
+
+    async fn set_up(&self, record: &Record, template: &PodTemplate) -> Result<(), StepError> {
+        let uid = &record.uid;
+        check_uid(uid, CREATE)?;
+        let shared = &self.shared;
+        // An address of a namespace that is gone is given back before there is a new one.
+        let netns = shared.netns(uid);
+        if shared.network.is_stale(uid, &netns).map_err(|e| step(CREATE, &e))? {
+            shared.network.disconnect(uid, Some(&netns)).await.map_err(|e| step(CREATE, &e))?;
+        }
+        let making = {
+            let (shared, uid) = (shared.clone(), uid.clone());
+            let hostname = shared.hostname(record, template);
+            let (host_network, host_ipc) = (template.spec.host_network, template.spec.host_ipc);
+            blocking(move || {
+                let wanted = files::Wanted { hostname: &hostname, host_network, host_ipc };
+                shared.make(&uid, &wanted).map_err(|error| step(CREATE, &*error))
+            })
+        };
+        let limits = limits(&template.spec);
+        let cgroup = async { shared.cgroups.make(uid, &limits).await.map_err(|e| step(CREATE, &e)) };
+        let (made, grouped, mounted) = tokio::join!(making, cgroup, shared.volumes(uid, &template.spec.volumes));
+        made?;
+        grouped?;
+        mounted?;
+        fs::write(shared.pod_dir(uid).join("made"), "").map_err(|e| step(CREATE, &e))
+    }
+
+    async fn connect(&self, record: &Record, template: &PodTemplate) -> Result<Vec<IpAddr>, StepError> {
+        check_uid(&record.uid, CREATE)?;
+        if template.spec.host_network {
+            return Ok(self.node_ips());
+        }
+        let shared = &self.shared;
+        let names = PodNames { namespace: &record.workload.namespace, name: &record.name };
+        let connected = shared.network.connect(&record.uid, names, &shared.netns(&record.uid)).await;
+        let addresses = connected.map_err(|error| step(CREATE, &error))?;
+        files::write_hosts(&shared.pod_dir(&record.uid), &shared.hostname(record, template), &addresses)
+            .map_err(|error| step(CREATE, &error))?;
+        Ok(addresses)
+    }
+
+    async fn describe(&self, record: &Record, template: &PodTemplate) -> Result<Sandbox, StepError> {
+        let (uid, spec) = (&record.uid, &template.spec);
+        check_uid(uid, CREATE)?;
+        let shared = &self.shared;
+        let ns = shared.pod_dir(uid).join("ns");
+        let kinds = namespaces::own_kinds(spec.host_network, spec.host_ipc);
+        let pod_ips = if spec.host_network {
+            self.node_ips()
+        } else {
+            let known = shared.network.addresses(uid, &shared.netns(uid));
+            known.map_err(|error| step(CREATE, &error))?.unwrap_or_default()
+        };
+        Ok(Sandbox {
+            namespaces: kinds.iter().map(|kind| (kind.oci().to_owned(), ns.join(kind.file()))).collect(),
+            cgroup: shared.cgroups.parent(uid, limits(spec).class),
+            files: files::places(&shared.pod_dir(uid), spec.host_ipc),
+            volumes: shared.volumes(uid, &spec.volumes).await?,
+            hostname: shared.hostname(record, template),
+            host_ips: self.node_ips(),
+            pod_ips,
+        })
+    }
+
+    async fn tear_down(&self, uid: &Uid) -> Result<(), StepError> {
+        check_uid(uid, KILL)?;
+        let shared = self.shared.clone();
+        // Each part is tried whatever became of the one before it; the first error is told.
+        let netns = shared.netns(uid);
+        let disconnected = shared.network.disconnect(uid, Some(&netns)).await.map_err(|e| step(KILL, &e));
+        let removed = {
+            let (shared, uid) = (shared.clone(), uid.clone());
+            blocking(move || shared.remove(&uid).map_err(|error| step(KILL, &*error))).await
+        };
+        let ungrouped = shared.cgroups.remove(uid).await.map_err(|e| step(KILL, &e));
+        disconnected.and(removed).and(ungrouped)
+    }
+
+    async fn list(&self) -> Result<Vec<Uid>, StepError> {
+        let shared = self.shared.clone();
+        blocking(move || {
+            let mut found = shared.network.known().map_err(|error| step(KILL, &error))?;
+            found.extend(shared.cgroups.list());
+            for directory in [shared.config.run_dir.join("pods"), shared.config.state_dir.join("pods")] {
+                found.extend(uids_in(&directory).map_err(|error| step(KILL, &error))?);
+            }
+            Ok(found.into_iter().collect())
+        })
+        .await
+    }
+}
+
+impl Shared {
+    fn pod_dir(&self, uid: &Uid) -> PathBuf {
+        self.config.run_dir.join("pods").join(&uid.0)
+    }
+
+    fn state_dir(&self, uid: &Uid) -> PathBuf {
+        self.config.state_dir.join("pods").join(&uid.0)
+    }
+
+    fn netns(&self, uid: &Uid) -> PathBuf {
+        self.pod_dir(uid).join("ns/net")
+    }
+
+    fn hostname(&self, record: &Record, template: &PodTemplate) -> String {
+        if template.spec.host_network {
+            nix::unistd::gethostname()
+                .ok()
+                .and_then(|name| name.into_string().ok())
+                .unwrap_or_else(|| self.config.node_name.clone())
+        } else {
+            files::hostname(&record.name)
+        }
+    }
+
+    fn inspect(&self, uid: &Uid, template: &PodTemplate) -> SandboxState {
+        let broken = |reason: String| SandboxState::Broken { reason };
+        let (pod_dir, spec) = (self.pod_dir(uid), &template.spec);
+        let connection = self.network.is_stale(uid, &self.netns(uid));
+        if !pod_dir.exists() {
+            return match connection {
+                Ok(true) => broken("its network namespace is gone, its address is still recorded".into()),
+                Err(error) => broken(chain(&error)),
+                Ok(false) if self.state_dir(uid).exists() => broken("its directory is left over".into()),
+                Ok(false) if self.cgroups.exists(uid) => broken("its cgroup is left over".into()),
+                Ok(false) => SandboxState::Absent,
+            };
+        }
+        if !pod_dir.join("made").exists() {
+            return broken("its set-up was interrupted".into());
+        }
+        for kind in namespaces::own_kinds(spec.host_network, spec.host_ipc) {
+            let path = pod_dir.join("ns").join(kind.file());
+            if !namespaces::is_pinned(&path) {
+                return broken(format!("its {} namespace is not pinned at {}", kind.oci(), path.display()));
+            }
+        }
+        if let Some(reason) = files::missing(&pod_dir, spec.host_ipc) {
+            return broken(reason);
+        }
+        if !self.cgroups.stands(uid, limits(spec).class) {
+            return broken("its cgroup is gone".into());
+        }
+        if spec.host_network {
+            return SandboxState::Connected { ips: self.node_addresses.get(&self.config.bridge) };
+        }
+        match (connection, self.network.addresses(uid, &self.netns(uid))) {
+            (Ok(true), _) => broken("its recorded address belongs to another network namespace".into()),
+            (Ok(false), Ok(Some(ips))) => SandboxState::Connected { ips },
+            (Ok(false), Ok(None)) => SandboxState::Made,
+            (Err(error), _) | (_, Err(error)) => broken(chain(&error)),
+        }
+    }
+
+    /// Namespaces and files. Blocking.
+    fn make(&self, uid: &Uid, wanted: &files::Wanted<'_>) -> Result<(), Box<dyn std::error::Error>> {
+        let pod_dir = self.pod_dir(uid);
+        let ns = pod_dir.join("ns");
+        fs::create_dir_all(&pod_dir)?;
+        let kinds = namespaces::own_kinds(wanted.host_network, wanted.host_ipc);
+        if !kinds.iter().all(|kind| namespaces::is_pinned(&ns.join(kind.file()))) {
+            namespaces::make(&ns, &kinds, wanted.hostname)?;
+        }
+        Ok(files::make(&pod_dir, wanted, &self.config.node_files)?)
+    }
+
+    /// Namespaces, files, directories: everything but network and cgroup. Blocking.
+    fn remove(&self, uid: &Uid) -> Result<(), Box<dyn std::error::Error>> {
+        let pod_dir = self.pod_dir(uid);
+        // First of all it is no longer whole, should we be interrupted.
+        absent_is_fine(fs::remove_file(pod_dir.join("made")))?;
+        namespaces::remove(&pod_dir.join("ns"))?;
+        files::remove(&pod_dir)?;
+        absent_is_fine(fs::remove_dir_all(&pod_dir))?;
+        let state_dir = self.state_dir(uid);
+        if state_dir.exists() {
+            // Containers write there: nothing mounted below may be emptied by the removal, and links are not followed.
+            mounts::unmount_below(&state_dir)?;
+            absent_is_fine(fs::remove_dir_all(&state_dir))?;
+        }
+        Ok(())
+    }
+
+    /// Resolves the volumes on a blocking thread, and gives up waiting when it takes too long.
+    async fn volumes(self: &Arc<Self>, uid: &Uid, wanted: &[Volume]) -> Result<BTreeMap<String, PathBuf>, StepError> {
+        if wanted.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        {
+            let mut looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = looking.entry(uid.clone()).or_default();
+            if *count >= LOOKS_MAX {
+                let hangs = "a hostPath of this pod still does not answer; is its file system gone?";
+                return Err(StepError::new(MOUNT, hangs));
+            }
+            *count += 1;
+        }
+        let (this, uid, wanted) = (self.clone(), uid.clone(), wanted.to_owned());
+        let resolving = blocking(move || {
+            let resolved = volumes::resolve(&wanted).map_err(|error| step(MOUNT, &error));
+            let mut looking = this.looking.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(count) = looking.get_mut(&uid) {
+                *count -= 1;
+                if *count == 0 {
+                    looking.remove(&uid);
+                }
+            }
+            resolved
+        });
+        let seconds = VOLUMES_TIMEOUT.as_secs();
+        let hangs = |_| {
+            StepError::new(
+                MOUNT,
+                format!("a hostPath of this pod did not answer within {seconds} s; is its file system gone?"),
+            )
+        };
+        tokio::time::timeout(VOLUMES_TIMEOUT, resolving).await.map_err(hangs)?
+    }
+}
+
+/// Whether a uid or the like may be a file's name: letters, digits, `-`; it may not climb.
+fn is_safe_name(name: &str) -> bool {
+    const NAME_MAX: usize = 64;
+    !name.is_empty() && name.len() <= NAME_MAX && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
+fn check_uid(uid: &Uid, reason: &'static str) -> Result<(), StepError> {
+    if is_safe_name(&uid.0) {
+        return Ok(());
+    }
+    Err(StepError::new(reason, format!("the uid {:?} cannot name a pod: letters, digits and `-` only", uid.0)))
+}
+
+fn uids_in(directory: &Path) -> io::Result<Vec<Uid>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        found.extend(name.to_str().filter(|name| is_safe_name(name)).map(|name| Uid(name.to_owned())));
+    }
+    Ok(found)
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Runs a closure that may take a while beside the single thread of the runtime.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Blocking work is cancelled only when the runtime goes down, and then nobody polls us again.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+fn step(reason: &'static str, error: &dyn std::error::Error) -> StepError {
+    StepError::new(reason, chain(error))
+}
+
+/// An error with all its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,181 @@
+//! A container's status (v1 ContainerStatus) from its record, its newest run and what it waits for.
+
+use pod::observed::{ContainerState, ObservedContainer};
+use pod::plan::{PodView, Waiting};
+use pod::record::{ContainerMemory, Lifecycle, Termination};
+use pod::spec::{Container, RestartPolicy};
+use serde_json::{Map, Value, json};
+
+use super::time;
+use crate::board::Published;
+
+/// v1 ContainerStatus.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerStatus {
+    pub name: String,
+    pub image: String,
+    pub image_id: String,
+    pub container_id: Option<String>,
+    pub restarts: u32,
+    pub state: State,
+    pub last: Option<Termination>,
+}
+
+/// v1 ContainerState.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    Waiting { reason: String, message: String },
+    Running { started_at: Option<jiff::Timestamp> },
+    Terminated(Termination),
+}
+
+impl ContainerStatus {
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, State::Running { .. })
+    }
+
+    pub fn to_json(&self) -> Value {
+        let mut status = Map::new();
+        status.insert("name".into(), self.name.clone().into());
+        status.insert("image".into(), self.image.clone().into());
+        status.insert("imageID".into(), self.image_id.clone().into());
+        status.insert("restartCount".into(), self.restarts.into());
+        // Without probes a container is ready, and has started, exactly while it runs.
+        status.insert("ready".into(), self.is_running().into());
+        status.insert("started".into(), self.is_running().into());
+        if let Some(id) = &self.container_id {
+            status.insert("containerID".into(), format!("containerd://{id}").into());
+        }
+        status.insert(
+            "state".into(),
+            match &self.state {
+                State::Waiting { reason, message } => {
+                    json!({"waiting": with_message(json!({"reason": reason}), message)})
+                }
+                State::Running { started_at } => json!({"running": {"startedAt": started_at.map(time)}}),
+                State::Terminated(termination) => json!({"terminated": terminated(termination)}),
+            },
+        );
+        let last = self.last.as_ref().map_or_else(|| json!({}), |last| json!({"terminated": terminated(last)}));
+        status.insert("lastState".into(), last);
+        Value::Object(status)
+    }
+}
+
+/// In the template's order.
+pub fn states(published: &Published, view: &PodView) -> Vec<ContainerStatus> {
+    view.template.spec.containers.iter().map(|container| state_of(published, view, container)).collect()
+}
+
+fn state_of(published: &Published, view: &PodView, container: &Container) -> ContainerStatus {
+    let nothing = ContainerMemory::default();
+    let memory = view.record.containers.get(&container.name).unwrap_or(&nothing);
+    let runs = || view.containers.iter().filter(|run| run.run.container == container.name);
+    let current = memory.started_attempt.and_then(|attempt| runs().find(|run| run.run.attempt == attempt));
+    let (state, last) = match (memory.started_attempt, current.map(|run| &run.state)) {
+        (Some(_), Some(ContainerState::Running { .. })) => {
+            (State::Running { started_at: memory.started_at }, memory.last.clone())
+        }
+        (Some(attempt), _) if memory.last.as_ref().is_some_and(|last| last.attempt >= attempt) => {
+            after_its_end(published, view, container, memory)
+        }
+        (Some(attempt), Some(ContainerState::Exited { exit_code, oom, finished_at })) => {
+            // The worker has not written it down yet.
+            let ended = Termination {
+                attempt,
+                container_id: current.map(|run| run.id.clone()).unwrap_or_default(),
+                exit_code: *exit_code,
+                reason: reason(*exit_code, *oom).into(),
+                message: String::new(),
+                started_at: memory.started_at,
+                finished_at: *finished_at,
+            };
+            (State::Terminated(ended), memory.last.clone())
+        }
+        _ => (waiting(published, view, container), memory.last.clone()),
+    };
+    let shown: Option<&ObservedContainer> = current.or_else(|| runs().max_by_key(|run| run.run.attempt));
+    let container_id = match &state {
+        State::Terminated(ended) => Some(ended.container_id.clone()).filter(|id| !id.is_empty()),
+        _ => current.map(|run| run.id.clone()).or_else(|| last.as_ref().map(|last| last.container_id.clone())),
+    };
+    ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone(),
+        image_id: shown.map(|run| run.image_id.clone()).unwrap_or_default(),
+        container_id,
+        restarts: memory.started_attempt.unwrap_or(0),
+        state,
+        last,
+    }
+}
+
+fn after_its_end(
+    published: &Published,
+    view: &PodView,
+    container: &Container,
+    memory: &ContainerMemory,
+) -> (State, Option<Termination>) {
+    let Some(last) = memory.last.clone() else { return (waiting(published, view, container), None) };
+    let again = match view.template.spec.restart_policy {
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure => last.exit_code != 0,
+        RestartPolicy::Never => false,
+    };
+    if !again || view.record.lifecycle != Lifecycle::Running {
+        return (State::Terminated(last), None);
+    }
+    let state = match wait_of(published, view, container) {
+        Some(wait) => wait_state(wait),
+        // It is started again at this moment: Kubernetes shows the end until then.
+        None => return (State::Terminated(last), None),
+    };
+    (state, Some(last))
+}
+
+fn waiting(published: &Published, view: &PodView, container: &Container) -> State {
+    match wait_of(published, view, container) {
+        Some(wait) => wait_state(wait),
+        None => State::Waiting { reason: "ContainerCreating".into(), message: String::new() },
+    }
+}
+
+/// What this container waits for, else what its pod as a whole waits for.
+fn wait_of<'a>(published: &'a Published, view: &PodView, container: &Container) -> Option<&'a Waiting> {
+    let ours = || published.waiting.iter().filter(|wait| wait.uid.as_ref() == Some(&view.record.uid));
+    let own = ours().find(|wait| wait.container.as_deref() == Some(container.name.as_str()));
+    own.or_else(|| ours().find(|wait| wait.container.is_none()))
+}
+
+fn wait_state(wait: &Waiting) -> State {
+    State::Waiting { reason: wait.reason.clone(), message: wait.message.clone() }
+}
+
+fn reason(exit_code: u32, oom: bool) -> &'static str {
+    match (exit_code, oom) {
+        (_, true) => "OOMKilled",
+        (0, false) => "Completed",
+        (_, false) => "Error",
+    }
+}
+
+fn terminated(termination: &Termination) -> Value {
+    let Termination { attempt: _, container_id, exit_code, reason, message, started_at, finished_at } = termination;
+    let mut shown = json!({
+        "exitCode": exit_code,
+        "reason": reason,
+        "startedAt": started_at.map(time),
+        "finishedAt": time(*finished_at),
+    });
+    if !container_id.is_empty() {
+        shown["containerID"] = format!("containerd://{container_id}").into();
+    }
+    with_message(shown, message)
+}
+
+fn with_message(mut value: Value, message: &str) -> Value {
+    if !message.is_empty() {
+        value["message"] = message.into();
+    }
+    value
+}

@@ -1,0 +1,158 @@
+//! What is published, as v1 Pod JSON: for `get pods`, `/pods`, `describe`.
+//!
+//! Driven by the doors. Pure: the board's values and the node's facts in, JSON out. It decides nothing about a pod; a
+//! time that Kubernetes shows is one that the record remembers, so that the same pod looks the same after a restart.
+
+mod containers;
+pub mod node;
+mod phase;
+pub mod why;
+
+#[cfg(test)]
+pub mod sample;
+#[cfg(test)]
+mod tests;
+
+use pod::name::WorkloadKind;
+use pod::observed::SandboxState;
+use pod::plan::PodView;
+use pod::record::Lifecycle;
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::board::{Board, NodeFacts, Published};
+
+/// All pods of the board as a v1 PodList, by namespace and name.
+pub fn pod_list(board: &Board) -> Value {
+    let mut items = pods(board);
+    items.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let items: Vec<Value> = items.into_iter().map(|(_, pod)| pod).collect();
+    json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items})
+}
+
+/// All pods with what sorts and identifies them: namespace, name, uid.
+pub fn pods(board: &Board) -> Vec<((String, String, String), Value)> {
+    let node = board.node();
+    let mut pods = Vec::new();
+    for published in board.workloads().values() {
+        for view in &published.pods {
+            let record = &view.record;
+            let key = (record.workload.namespace.clone(), record.name.clone(), record.uid.0.clone());
+            pods.push((key, pod(published, view, &node)));
+        }
+    }
+    pods
+}
+
+/// One pod as v1 Pod.
+pub fn pod(published: &Published, view: &PodView, node: &NodeFacts) -> Value {
+    let statuses = containers::states(published, view);
+    let mut status = Map::new();
+    let phase = phase::phase(view, &statuses);
+    status.insert("phase".into(), phase.into());
+    status.insert("conditions".into(), phase::conditions(view, &statuses, phase));
+    status.insert("qosClass".into(), phase::qos(view).into());
+    status.insert("startTime".into(), time(view.record.admitted_at).into());
+    if let Some(address) = node.addresses.first() {
+        status.insert("hostIP".into(), address.to_string().into());
+        status.insert("hostIPs".into(), ips(&node.addresses));
+    }
+    let pod_ips = match &view.sandbox {
+        SandboxState::Connected { ips } => ips.as_slice(),
+        SandboxState::Made if view.template.spec.host_network => node.addresses.as_slice(),
+        SandboxState::Absent | SandboxState::Broken { .. } | SandboxState::Made => &[],
+    };
+    if let Some(address) = pod_ips.first() {
+        status.insert("podIP".into(), address.to_string().into());
+        status.insert("podIPs".into(), ips(pod_ips));
+    }
+    let statuses = statuses.iter().map(containers::ContainerStatus::to_json).collect();
+    status.insert("containerStatuses".into(), Value::Array(statuses));
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata(published, view),
+        "spec": spec(view, node),
+        "status": status,
+    })
+}
+
+/// RFC 3339 in whole seconds, as Kubernetes' metav1.Time.
+pub fn time(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn metadata(published: &Published, view: &PodView) -> Value {
+    let record = &view.record;
+    let mut labels = view.template.labels.clone();
+    let mut annotations = view.template.annotations.clone();
+    let mut metadata = Map::new();
+    match record.workload.kind {
+        WorkloadKind::Pod => {
+            annotations.insert("kubernetes.io/config.hash".into(), record.uid.0.clone());
+        }
+        WorkloadKind::DaemonSet => {
+            labels.insert("controller-revision-hash".into(), record.revision.clone());
+            metadata.insert("generateName".into(), format!("{}-", record.workload.name).into());
+            metadata.insert("ownerReferences".into(), json!([owner(view)]));
+        }
+    }
+    annotations.insert("kubernetes.io/config.seen".into(), record.admitted_at.to_string());
+    annotations.insert("kubernetes.io/config.source".into(), "file".into());
+    metadata.insert("name".into(), record.name.clone().into());
+    metadata.insert("namespace".into(), record.workload.namespace.clone().into());
+    metadata.insert("uid".into(), record.uid.0.clone().into());
+    metadata.insert("creationTimestamp".into(), time(record.admitted_at).into());
+    metadata.insert("annotations".into(), json!(annotations));
+    if !labels.is_empty() {
+        metadata.insert("labels".into(), json!(labels));
+    }
+    if let Lifecycle::Terminating { since, deadline, .. } = &record.lifecycle {
+        // The deadline is on the boot clock, which ticks like the wall clock but starts elsewhere.
+        let now = published.now;
+        let left = deadline.since(now.boot);
+        let over = now.boot.since(*deadline);
+        let at = now.wall.saturating_add(left).and_then(|at| at.saturating_sub(over)).unwrap_or(now.wall);
+        metadata.insert("deletionTimestamp".into(), time(at).into());
+        let grace = at.duration_since(*since).as_secs().max(0);
+        metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+    }
+    Value::Object(metadata)
+}
+
+/// The DaemonSet document as the owner. It has no uid of its own on a node without a control endpoint: one is derived
+/// from its name, so that it stays.
+fn owner(view: &PodView) -> Value {
+    let workload = &view.record.workload;
+    let uid = match view.record.document.pointer("/metadata/uid").and_then(Value::as_str) {
+        Some(uid) => uid.to_owned(),
+        None => {
+            let hash: String = Sha256::digest(workload.to_string()).iter().map(|b| format!("{b:02x}")).collect();
+            let (a, b, c, d, e) = (&hash[..8], &hash[8..12], &hash[13..16], &hash[17..20], &hash[20..32]);
+            format!("{a}-{b}-8{c}-8{d}-{e}")
+        }
+    };
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "name": workload.name,
+        "uid": uid,
+        "controller": true,
+        "blockOwnerDeletion": true,
+    })
+}
+
+/// The specification as received, placed on this node.
+fn spec(view: &PodView, node: &NodeFacts) -> Value {
+    let place = match view.record.workload.kind {
+        WorkloadKind::Pod => "/spec",
+        WorkloadKind::DaemonSet => "/spec/template/spec",
+    };
+    let mut spec = view.record.document.pointer(place).and_then(Value::as_object).cloned().unwrap_or_default();
+    spec.insert("nodeName".into(), node.name.clone().into());
+    Value::Object(spec)
+}
+
+fn ips(addresses: &[std::net::IpAddr]) -> Value {
+    addresses.iter().map(|ip| json!({"ip": ip.to_string()})).collect()
+}

@@ -1,0 +1,121 @@
+//! This node as v1 Node JSON, with what only this program has under the key `daemonlet`.
+
+use serde_json::{Value, json};
+
+use crate::board::{Board, Check};
+use crate::config::{node_labels, taint_text};
+
+/// What a Node document shows of the machine itself; read once, it does not change while the machine runs.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    pub kernel: String,
+    pub os_image: String,
+    pub machine_id: String,
+    /// Processors that this process may use.
+    pub processors: usize,
+    pub memory_bytes: u64,
+}
+
+impl Machine {
+    /// Blocking, a few small files.
+    pub fn read() -> Machine {
+        let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let os_image = text("/etc/os-release")
+            .lines()
+            .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+            .map(|name| name.trim_matches('"').to_owned())
+            .unwrap_or_default();
+        let memory_kib = text("/proc/meminfo")
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
+            .unwrap_or(0);
+        Machine {
+            kernel: text("/proc/sys/kernel/osrelease"),
+            os_image,
+            machine_id: text("/etc/machine-id"),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_bytes: memory_kib.saturating_mul(1024),
+        }
+    }
+}
+
+/// The node as v1 Node.
+pub fn node(board: &Board, machine: &Machine) -> Value {
+    let facts = board.node();
+    let live = board.live();
+    let checks = board.checks();
+    let failed: Vec<String> = checks
+        .iter()
+        .filter_map(|(check, outcome)| outcome.as_ref().err().map(|why| format!("{}: {why}", check.name())))
+        .collect();
+    let ready = match failed.is_empty() {
+        true => json!({"type": "Ready", "status": "True", "reason": "DaemonletReady", "message": "all checks are ok"}),
+        false => {
+            json!({"type": "Ready", "status": "False", "reason": "DaemonletNotReady", "message": failed.join("; ")})
+        }
+    };
+    let taints: Vec<Value> = live
+        .taints
+        .iter()
+        .map(|taint| {
+            let text = taint_text(taint);
+            let effect = text.rsplit_once(':').map_or("", |(_, effect)| effect);
+            json!({"key": taint.key, "value": taint.value, "effect": effect})
+        })
+        .collect();
+    let labels = node_labels(&facts.name, &live);
+    let addresses = facts.addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}));
+    let addresses: Vec<Value> = addresses.chain([json!({"type": "Hostname", "address": facts.name})]).collect();
+    let capacity = json!({
+        "cpu": machine.processors.to_string(),
+        "memory": format!("{}Ki", machine.memory_bytes / 1024),
+        "pods": facts.max_pods.to_string(),
+    });
+    let checks: Vec<Value> = Check::ALL
+        .iter()
+        .map(|check| match &checks[check] {
+            Ok(()) => json!({"name": check.name(), "ok": true}),
+            Err(why) => json!({"name": check.name(), "ok": false, "reason": why}),
+        })
+        .collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": facts.name, "labels": labels},
+        "spec": {"taints": taints},
+        "status": {
+            "conditions": [ready],
+            "addresses": addresses,
+            "capacity": capacity,
+            "nodeInfo": {
+                "architecture": labels["kubernetes.io/arch"],
+                "operatingSystem": "linux",
+                "kernelVersion": machine.kernel,
+                "osImage": machine.os_image,
+                "machineID": machine.machine_id,
+                "bootID": facts.boot_id,
+                "containerRuntimeVersion": facts.runtime_version.clone().unwrap_or_default(),
+                "kubeletVersion": concat!("daemonlet-", env!("CARGO_PKG_VERSION")),
+            },
+        },
+        "daemonlet": {
+            "checks": checks,
+            "cgroup": facts.cgroup,
+            "missingCapabilities": facts.missing_capabilities,
+            "needsRestart": board.needs_restart(),
+            "configFault": board.config_fault(),
+            "logLimits": {
+                "maxFileSize": live.log_limits.max_file_size,
+                "maxFiles": live.log_limits.max_files,
+                "budget": live.log_limits.budget,
+            },
+            "containerd": facts.containerd,
+            "containerdNamespace": facts.containerd_namespace,
+            "listen": facts.listen,
+            "logDir": facts.log_dir,
+            "manifestDir": facts.manifest_dir,
+            "imageDir": facts.image_dir,
+            "stateDir": facts.state_dir,
+        },
+    })
+}

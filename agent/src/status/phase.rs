@@ -1,0 +1,109 @@
+//! Phase, conditions and quality of service (v1 PodStatus), from the states of the containers.
+
+use pod::observed::SandboxState;
+use pod::plan::PodView;
+use pod::record::Lifecycle;
+use pod::spec::RestartPolicy;
+use serde_json::{Value, json};
+
+use super::containers::{ContainerStatus, State};
+use super::time;
+
+/// v1 PodPhase.
+pub fn phase(view: &PodView, statuses: &[ContainerStatus]) -> &'static str {
+    let ended = |status: &ContainerStatus| match &status.state {
+        State::Terminated(ended) => Some(ended.exit_code),
+        State::Waiting { .. } => status.last.as_ref().map(|last| last.exit_code),
+        State::Running { .. } => None,
+    };
+    if statuses.iter().any(ContainerStatus::is_running) {
+        let unstarted = |s: &ContainerStatus| matches!(s.state, State::Waiting { .. }) && s.last.is_none();
+        return if statuses.iter().any(unstarted) { "Pending" } else { "Running" };
+    }
+    let codes: Option<Vec<u32>> = statuses.iter().map(ended).collect();
+    let Some(codes) = codes else { return "Pending" };
+    let restarts = match view.template.spec.restart_policy {
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure => codes.iter().any(|code| *code != 0),
+        RestartPolicy::Never => false,
+    };
+    match restarts && view.record.lifecycle != Lifecycle::Finished {
+        true => "Running",
+        false if codes.iter().all(|code| *code == 0) => "Succeeded",
+        false => "Failed",
+    }
+}
+
+/// v1 PodCondition list, in the kubelet's order.
+pub fn conditions(view: &PodView, statuses: &[ContainerStatus], phase: &str) -> Value {
+    let admitted = view.record.admitted_at;
+    let unready: Vec<&str> = statuses.iter().filter(|s| !s.is_running()).map(|s| s.name.as_str()).collect();
+    let done = phase == "Succeeded" || phase == "Failed";
+    let started = statuses.iter().filter_map(|status| match &status.state {
+        State::Running { started_at } => *started_at,
+        State::Waiting { .. } | State::Terminated(_) => None,
+    });
+    let ended = statuses.iter().filter_map(|status| match &status.state {
+        State::Terminated(ended) => Some(ended.finished_at),
+        State::Waiting { .. } => status.last.as_ref().map(|last| last.finished_at),
+        State::Running { .. } => None,
+    });
+    let since = if unready.is_empty() { started.max() } else { ended.max() }.unwrap_or(admitted);
+    let ready = match (unready.is_empty(), phase) {
+        (true, _) => Ok(()),
+        (false, "Succeeded") => Err(("PodCompleted", String::new())),
+        (false, "Failed") => Err(("PodFailed", String::new())),
+        (false, _) => Err(("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" ")))),
+    };
+    let network = match &view.sandbox {
+        SandboxState::Connected { .. } => true,
+        SandboxState::Made => view.template.spec.host_network,
+        SandboxState::Absent | SandboxState::Broken { .. } => false,
+    };
+    let stands = if network { Ok(()) } else { Err(("", String::new())) };
+    let initialized = if phase == "Succeeded" { Err(("PodCompleted", String::new())) } else { Ok(()) };
+    // A finished pod was initialized: only its reason is told.
+    let mut initialized = condition("Initialized", &initialized, admitted);
+    initialized["status"] = "True".into();
+    let network_since = if done { since } else { admitted };
+    json!([
+        condition("PodReadyToStartContainers", &stands, network_since),
+        initialized,
+        condition("Ready", &ready, since),
+        condition("ContainersReady", &ready, since),
+        condition("PodScheduled", &Ok(()), admitted),
+    ])
+}
+
+fn condition(kind: &str, holds: &Result<(), (&str, String)>, since: jiff::Timestamp) -> Value {
+    let status = if holds.is_ok() { "True" } else { "False" };
+    let mut condition = json!({"type": kind, "status": status, "lastTransitionTime": time(since)});
+    if let Err((reason, message)) = holds {
+        if !reason.is_empty() {
+            condition["reason"] = (*reason).into();
+        }
+        if !message.is_empty() {
+            condition["message"] = message.as_str().into();
+        }
+    }
+    condition
+}
+
+/// v1 PodQOSClass.
+pub fn qos(view: &PodView) -> &'static str {
+    let containers = &view.template.spec.containers;
+    let asks = |quantity: Option<u64>| quantity.is_some_and(|q| q > 0);
+    let any = containers
+        .iter()
+        .map(|c| &c.resources)
+        .any(|r| [r.cpu_request_milli, r.cpu_limit_milli, r.memory_request, r.memory_limit].into_iter().any(asks));
+    let all = containers.iter().map(|c| &c.resources).all(|r| {
+        let cpu = asks(r.cpu_limit_milli) && r.cpu_limit_milli == r.cpu_request_milli;
+        cpu && asks(r.memory_limit) && r.memory_limit == r.memory_request
+    });
+    match (any, all) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}

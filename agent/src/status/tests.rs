@@ -1,0 +1,105 @@
+use pod::observed::ContainerState;
+use pod::plan::Waiting;
+use pod::record::ContainerMemory;
+use pod::spec::RestartPolicy;
+use pod::time::Moment;
+
+use super::sample::{at, ended, published, run, view, waits};
+use super::*;
+
+fn shown(view: PodView, waiting: Vec<Waiting>) -> Value {
+    let published = published(view.clone(), waiting);
+    let node = NodeFacts { name: "n1".into(), addresses: vec!["10.0.0.5".parse().unwrap()], ..NodeFacts::default() };
+    pod(&published, &view, &node)
+}
+
+fn condition<'a>(pod: &'a Value, kind: &str) -> &'a Value {
+    pod["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == kind).expect("is there")
+}
+
+#[test]
+fn a_running_daemon_is_ready_with_everything_that_kubectl_reads() {
+    let mut view = view();
+    let memory = ContainerMemory { started_attempt: Some(0), started_at: Some(at(101)), ..Default::default() };
+    view.record.containers.insert("c".into(), memory);
+    view.containers.push(run(0, ContainerState::Running { pid: 7 }));
+    let pod = shown(view, vec![]);
+    assert_eq!(pod["status"]["phase"], "Running");
+    assert_eq!(condition(&pod, "Ready")["status"], "True");
+    assert_eq!(condition(&pod, "Ready")["lastTransitionTime"], "1970-01-01T00:01:41Z");
+    let status = &pod["status"]["containerStatuses"][0];
+    assert_eq!(status["state"]["running"]["startedAt"], "1970-01-01T00:01:41Z");
+    assert_eq!(
+        (&status["ready"], &status["restartCount"], &status["imageID"]),
+        (&json!(true), &json!(0), &json!("img@sha256:0"))
+    );
+    assert!(status["containerID"].as_str().unwrap().starts_with("containerd://"));
+    assert_eq!(pod["status"]["podIP"], "10.0.0.5");
+    assert_eq!(pod["status"]["qosClass"], "BestEffort");
+    assert_eq!(pod["spec"]["nodeName"], "n1");
+    let metadata = &pod["metadata"];
+    assert_eq!(metadata["labels"], json!({"name": "ds", "controller-revision-hash": "rev1"}));
+    assert_eq!(metadata["ownerReferences"][0]["kind"], "DaemonSet");
+    assert_eq!(metadata["ownerReferences"][0]["uid"].as_str().unwrap().len(), 36);
+    assert_eq!(metadata["annotations"]["kubernetes.io/config.source"], "file");
+    assert_eq!(metadata["creationTimestamp"], "1970-01-01T00:01:40Z");
+}
+
+#[test]
+fn a_container_in_back_off_waits_and_remembers_its_end() {
+    let mut view = view();
+    let memory = ContainerMemory { started_attempt: Some(2), last: Some(ended(2, 3)), ..Default::default() };
+    view.record.containers.insert("c".into(), memory);
+    let wait = waits(&view.record.uid);
+    let pod = shown(view, vec![wait]);
+    let status = &pod["status"]["containerStatuses"][0];
+    assert_eq!(status["state"]["waiting"], json!({"reason": "CrashLoopBackOff", "message": "back-off 40s"}));
+    assert_eq!(status["lastState"]["terminated"]["exitCode"], 3);
+    assert_eq!(status["restartCount"], 2);
+    assert_eq!(pod["status"]["phase"], "Running");
+    assert_eq!(condition(&pod, "Ready")["reason"], "ContainersNotReady");
+    assert_eq!(condition(&pod, "Ready")["message"], "containers with unready status: [c]");
+}
+
+#[test]
+fn a_pod_that_has_not_started_is_pending() {
+    let pod = shown(view(), vec![]);
+    assert_eq!(pod["status"]["phase"], "Pending");
+    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
+}
+
+#[test]
+fn a_finished_pod_is_succeeded_or_failed_by_its_exit_codes() {
+    for (code, phase) in [(0, "Succeeded"), (1, "Failed")] {
+        let mut view = view();
+        view.template.spec.restart_policy = RestartPolicy::Never;
+        view.record.lifecycle = Lifecycle::Finished;
+        let memory = ContainerMemory { started_attempt: Some(0), last: Some(ended(0, code)), ..Default::default() };
+        view.record.containers.insert("c".into(), memory);
+        let pod = shown(view, vec![]);
+        assert_eq!(pod["status"]["phase"], phase);
+        assert_eq!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], code);
+    }
+}
+
+#[test]
+fn a_terminating_pod_says_when_it_is_killed() {
+    let mut view = view();
+    view.record.lifecycle =
+        Lifecycle::Terminating { since: at(190), deadline: Moment(70_000), reason: "removed".into() };
+    let pod = shown(view, vec![]);
+    // Now is 200 s and 50,000 ms; 20 s are left.
+    assert_eq!(pod["metadata"]["deletionTimestamp"], "1970-01-01T00:03:40Z");
+    assert_eq!(pod["metadata"]["deletionGracePeriodSeconds"], 30);
+}
+
+#[test]
+fn quality_of_service_follows_requests_and_limits() {
+    let mut view = view();
+    let resources = &mut view.template.spec.containers[0].resources;
+    resources.memory_request = Some(1);
+    assert_eq!(phase::qos(&view), "Burstable");
+    let resources = &mut view.template.spec.containers[0].resources;
+    (resources.memory_limit, resources.cpu_limit_milli, resources.cpu_request_milli) = (Some(1), Some(5), Some(5));
+    assert_eq!(phase::qos(&view), "Guaranteed");
+}

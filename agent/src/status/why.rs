@@ -1,0 +1,198 @@
+//! `why`: one answer a daemon to "why does it not run (as I want)?", from what is already published.
+//!
+//! Pure. The first reason of an answer is the one to look at; an answer without reasons runs as wanted.
+
+use pod::name::{WorkloadKey, WorkloadKind};
+use pod::time::Moment;
+use serde::{Deserialize, Serialize};
+
+use super::time;
+use crate::board::{Board, Check, FileState, Published, WantedSummary};
+
+/// What stands between a daemon and its running as wanted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub namespace: String,
+    /// `Pod` or `DaemonSet`; `Node` for what concerns every daemon; empty for a file that names nothing.
+    pub kind: String,
+    pub name: String,
+    /// Names of its pods.
+    pub pods: Vec<String>,
+    pub state: State,
+    /// In the order of importance.
+    pub reasons: Vec<Reason>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Runs, and nothing else is wanted.
+    Running,
+    Waiting,
+    /// What runs is kept although its document cannot be taken at present.
+    Held,
+    /// No document of it is taken and nothing runs.
+    Refused,
+    /// Accepted, not for this node.
+    Elsewhere,
+    /// Nobody wants it any more: it is being ended.
+    Leaving,
+}
+
+impl State {
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Running => "running",
+            State::Waiting => "waiting",
+            State::Held => "held",
+            State::Refused => "refused",
+            State::Elsewhere => "elsewhere",
+            State::Leaving => "leaving",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reason {
+    /// Kubernetes' reason where one exists.
+    pub reason: String,
+    pub message: String,
+    pub pod: Option<String>,
+    pub container: Option<String>,
+    /// When it is tried next, RFC 3339.
+    pub until: Option<String>,
+    /// The manifest file and line that it is about.
+    pub file: Option<String>,
+}
+
+impl Reason {
+    fn new(reason: &str, message: impl Into<String>) -> Reason {
+        let message = message.into();
+        Reason { reason: reason.into(), message, pod: None, container: None, until: None, file: None }
+    }
+}
+
+/// One answer a daemon, and one for the node where a check fails; those that wait first within a namespace's order.
+pub fn answers(board: &Board) -> Vec<Answer> {
+    let files = board.files();
+    let mut answers: Vec<Answer> = node(board).into_iter().collect();
+    for (key, published) in &board.workloads() {
+        let mut answer = workload(key, published);
+        for file in files.iter().filter(|file| about(file, key)) {
+            let mut reason = Reason::new(&format!("{:?}", file.state), file.message.clone());
+            reason.file = Some(place(&file.file, file.line));
+            match file.state {
+                FileState::Accepted | FileState::NoEffect | FileState::Ignored => {}
+                FileState::Refused => answer.reasons.insert(0, reason),
+                FileState::NotPlaced | FileState::Conflict | FileState::OutOfPods => answer.reasons.push(reason),
+            }
+        }
+        answers.push(answer);
+    }
+    let workloads = board.workloads();
+    for file in files.iter() {
+        let state = match file.state {
+            FileState::Accepted | FileState::NoEffect | FileState::Ignored => continue,
+            FileState::NotPlaced => State::Elsewhere,
+            FileState::Refused | FileState::Conflict => State::Refused,
+            FileState::OutOfPods => State::Waiting,
+        };
+        if workloads.keys().any(|key| about(file, key)) {
+            continue;
+        }
+        let mut reason = Reason::new(&format!("{:?}", file.state), file.message.clone());
+        reason.file = Some(place(&file.file, file.line));
+        let known = answers.iter_mut().find(|answer| {
+            !file.name.is_empty()
+                && (&answer.namespace, &answer.kind, &answer.name) == (&file.namespace, &file.kind, &file.name)
+        });
+        match known {
+            Some(answer) => answer.reasons.push(reason),
+            None => answers.push(Answer {
+                namespace: file.namespace.clone(),
+                kind: file.kind.clone(),
+                name: file.name.clone(),
+                pods: Vec::new(),
+                state,
+                reasons: vec![reason],
+            }),
+        }
+    }
+    answers
+}
+
+fn node(board: &Board) -> Option<Answer> {
+    let checks = board.checks();
+    let mut reasons: Vec<Reason> = Check::ALL
+        .iter()
+        .filter_map(|check| checks[check].as_ref().err().map(|why| Reason::new(check.name(), why.clone())))
+        .collect();
+    let needs_restart = board.needs_restart();
+    if !needs_restart.is_empty() {
+        reasons.push(Reason::new(
+            "needs restart",
+            format!("changed in the configuration file: {}", needs_restart.join(", ")),
+        ));
+    }
+    reasons.extend(board.config_fault().map(|fault| Reason::new("configuration", fault)));
+    let state = State::Waiting;
+    let name = board.node().name;
+    (!reasons.is_empty()).then(|| Answer {
+        namespace: String::new(),
+        kind: "Node".into(),
+        name,
+        pods: Vec::new(),
+        state,
+        reasons,
+    })
+}
+
+fn workload(key: &WorkloadKey, published: &Published) -> Answer {
+    let mut reasons: Vec<Reason> = Vec::new();
+    let state = match &published.wanted {
+        WantedSummary::Hold { reason } => {
+            reasons.push(Reason::new("Held", reason.clone()));
+            State::Held
+        }
+        WantedSummary::Gone => State::Leaving,
+        WantedSummary::Run { .. } if published.waiting.is_empty() => State::Running,
+        WantedSummary::Run { .. } => State::Waiting,
+    };
+    for wait in &published.waiting {
+        let pod = published.pods.iter().find(|pod| wait.uid.as_ref() == Some(&pod.record.uid));
+        let mut reason = Reason::new(&wait.reason, wait.message.clone());
+        reason.pod = pod.map(|pod| pod.record.name.clone());
+        reason.container.clone_from(&wait.container);
+        reason.until = wait.until.and_then(|until| wall(published, until));
+        reasons.push(reason);
+    }
+    Answer {
+        namespace: key.namespace.clone(),
+        kind: kind(key.kind).into(),
+        name: key.name.clone(),
+        pods: published.pods.iter().map(|pod| pod.record.name.clone()).collect(),
+        state,
+        reasons,
+    }
+}
+
+/// A moment of the boot clock as people read it.
+fn wall(published: &Published, until: Moment) -> Option<String> {
+    let left = until.since(published.now.boot);
+    published.now.wall.saturating_add(left).ok().map(time)
+}
+
+fn about(file: &crate::board::FileOutcome, key: &WorkloadKey) -> bool {
+    file.namespace == key.namespace && file.kind == kind(key.kind) && file.name == key.name
+}
+
+fn kind(kind: WorkloadKind) -> &'static str {
+    match kind {
+        WorkloadKind::Pod => "Pod",
+        WorkloadKind::DaemonSet => "DaemonSet",
+    }
+}
+
+fn place(file: &str, line: u32) -> String {
+    if line == 0 { file.to_owned() } else { format!("{file}:{line}") }
+}

@@ -1,0 +1,552 @@
+//! Pods' surroundings made for real: namespaces, the Debian CNI plugins, cgroups, mounts. Needs root.
+//!
+//! Each test is a node of its own: a thread in a new network namespace (so that the machine's bridges and packet rules
+//! stay as they are), directories in a temporary place, a cgroup root of its own; and each ends by proving that nothing is
+//! left. Addresses are of 198.18.0.0/15.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use agent::sandbox::{Config, Driver, NodeFiles, NodeSandboxes};
+use agent::seams::{CgroupParent, Sandboxes as _};
+use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, unshare};
+use pod::desired::{Origin, Source};
+use pod::name::{Uid, WorkloadKey, WorkloadKind};
+use pod::observed::SandboxState;
+use pod::record::{Lifecycle, Record};
+use pod::spec::*;
+
+const PLUGINS: &str = "/usr/lib/cni";
+
+struct Node {
+    dir: tempfile::TempDir,
+    cgroup_root: String,
+    /// Where plugins are looked for; a test puts its stand-ins here.
+    bin_dir: PathBuf,
+}
+
+impl Node {
+    fn config(&self) -> Config {
+        Config {
+            run_dir: self.dir.path().join("run"),
+            state_dir: self.dir.path().join("state"),
+            node_name: "node".into(),
+            cgroup_root: self.cgroup_root.clone(),
+            cgroup_driver: Driver::Cgroupfs,
+            cni_bin_dirs: vec![self.bin_dir.clone(), PLUGINS.into()],
+            cni_conf_dir: "/etc/cni/net.d".into(),
+            pod_cidrs: vec!["198.18.0.0/15".parse().unwrap()],
+            bridge: "daemonlet0".into(),
+            node_files: NodeFiles { etc: self.dir.path().join("etc"), resolved: self.dir.path().join("resolved") },
+        }
+    }
+
+    fn open(&self) -> NodeSandboxes {
+        NodeSandboxes::open(self.config()).unwrap()
+    }
+
+    fn pod_dir(&self, record: &Record) -> PathBuf {
+        self.dir.path().join("run/pods").join(&record.uid.0)
+    }
+
+    /// Addresses that host-local has given out.
+    fn reserved(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path().join("state/cni/daemonlet")).into_iter().flatten().flatten();
+        let names = entries.map(|e| e.file_name().into_string().unwrap());
+        names.filter(|n| n.parse::<IpAddr>().is_ok()).collect()
+    }
+
+    /// A script that stands before the real bridge plugin.
+    fn stand_in(&self, script: &str) {
+        let path = self.bin_dir.join("bridge");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn mounts(&self) -> Vec<PathBuf> {
+        let root = self.dir.path().canonicalize().unwrap();
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let points = table.lines().map(|line| PathBuf::from(line.split(' ').nth(4).unwrap()));
+        points.filter(|point| point.starts_with(&root)).collect()
+    }
+
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let mounts = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|e| e.path().join(&self.cgroup_root));
+        mounts.chain([Path::new("/sys/fs/cgroup").join(&self.cgroup_root)]).filter(|path| path.exists()).collect()
+    }
+}
+
+impl Drop for Node {
+    /// After a failed test too: nothing of it stays on the machine.
+    fn drop(&mut self) {
+        for point in self.mounts().iter().rev() {
+            let _ = umount2(point, MntFlags::MNT_DETACH);
+        }
+        for root in self.cgroups() {
+            let _ = Command::new("find").arg(root).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]).status();
+        }
+    }
+}
+
+/// Runs the test on a thread with a network namespace and a runtime of its own, closes the node down and looks around.
+fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce(std::sync::Arc<Node>) -> F + Send + 'static) {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let body = move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
+        let dir = tempfile::Builder::new().prefix("daemonlet-sandbox").tempdir().unwrap();
+        let bin_dir = dir.path().join("bin");
+        fs::create_dir(&bin_dir).unwrap();
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        fs::write(dir.path().join("etc/hosts"), "127.0.0.1 localhost\n198.18.9.9 neighbour\n").unwrap();
+        fs::write(dir.path().join("etc/resolv.conf"), "nameserver 198.18.0.53\n").unwrap();
+        let cgroup_root = format!("daemonlet_test_{}_{number}", std::process::id());
+        let node = std::sync::Arc::new(Node { dir, cgroup_root, bin_dir });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            test(node.clone()).await;
+            fs::remove_file(node.bin_dir.join("bridge")).ok();
+            assert_eq!(node.reserved(), [""; 0], "addresses are left");
+            node.open().close_down().await.unwrap();
+        });
+        assert_eq!(node.mounts(), Vec::<PathBuf>::new(), "mounts are left");
+        assert_eq!(node.cgroups(), Vec::<PathBuf>::new(), "cgroups are left");
+        let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        assert!(!links.contains("veth") && !links.contains("daemonlet0"), "{links}");
+    };
+    std::thread::spawn(body).join().unwrap();
+}
+
+fn record(uid: &str, name: &str) -> Record {
+    Record {
+        uid: Uid(uid.into()),
+        workload: WorkloadKey { namespace: "default".into(), kind: WorkloadKind::Pod, name: name.into() },
+        name: name.into(),
+        revision: "r".into(),
+        origin: Origin { source: Source::Static, file: "f".into(), line: 1 },
+        document: serde_json::Value::Null,
+        admitted_at: jiff::Timestamp::UNIX_EPOCH,
+        generation: 1,
+        boot_id: "b".into(),
+        lifecycle: Lifecycle::Running,
+        containers: BTreeMap::new(),
+    }
+}
+
+/// A record with a uid that no other test uses.
+fn pod(name: &str) -> Record {
+    record(&format!("{:032x}", std::collections::hash_map::RandomState::new().hash(name)), name)
+}
+
+trait HashName {
+    fn hash(&self, name: &str) -> u64;
+}
+
+impl HashName for std::collections::hash_map::RandomState {
+    fn hash(&self, name: &str) -> u64 {
+        std::hash::BuildHasher::hash_one(self, name)
+    }
+}
+
+fn template() -> PodTemplate {
+    let container = Container {
+        name: "main".into(),
+        image: "image".into(),
+        pull_policy: PullPolicy::Never,
+        command: vec![],
+        args: vec![],
+        working_dir: None,
+        env: vec![],
+        resources: Resources::default(),
+        mounts: vec![],
+        security: Security::default(),
+        ports: vec![],
+        stdin: false,
+        tty: false,
+    };
+    PodTemplate {
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        spec: PodSpec {
+            containers: vec![container],
+            volumes: vec![],
+            restart_policy: RestartPolicy::Always,
+            termination_grace: Duration::from_secs(30),
+            host_network: false,
+            host_pid: false,
+            host_ipc: false,
+            priority: 0,
+            priority_class: None,
+            placement: Placement::default(),
+        },
+    }
+}
+
+/// What a command prints inside a pod's namespace.
+fn inside(kind: &str, file: &Path, command: &[&str]) -> String {
+    let output = Command::new("nsenter").arg(format!("--{kind}={}", file.display())).args(command).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_pod_gets_namespaces_files_and_an_address_and_gives_all_back() {
+    on_a_node(|node| async move {
+        let (sandboxes, record, template) = (node.open(), pod("web-0"), template());
+        assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Absent);
+        sandboxes.set_up(&record, &template).await.unwrap();
+        assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Made);
+        let ips = sandboxes.connect(&record, &template).await.unwrap();
+        assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Connected { ips: ips.clone() });
+        assert_eq!(node.reserved(), [ips[0].to_string()]);
+
+        let sandbox = sandboxes.describe(&record, &template).await.unwrap();
+        assert_eq!(sandbox.pod_ips, ips);
+        assert_eq!(sandbox.namespaces.keys().collect::<Vec<_>>(), ["ipc", "network", "uts"]);
+        assert_eq!(inside("uts", &sandbox.namespaces["uts"], &["hostname"]), "web-0");
+        let links = inside("net", &sandbox.namespaces["network"], &["ip", "-o", "addr"]);
+        assert!(links.contains("127.0.0.1/8") && links.contains(&format!("{}/15", ips[0])), "{links}");
+        let node_side = std::net::TcpListener::bind("198.18.0.1:0").unwrap();
+        let dial = format!("exec 3<>/dev/tcp/198.18.0.1/{}", node_side.local_addr().unwrap().port());
+        inside("net", &sandbox.namespaces["network"], &["bash", "-c", &dial]);
+        let hosts = fs::read_to_string(&sandbox.files["/etc/hosts"]).unwrap();
+        assert!(hosts.ends_with(&format!("{}\tweb-0\n", ips[0])), "{hosts}");
+        assert_eq!(fs::read_to_string(&sandbox.files["/etc/resolv.conf"]).unwrap(), "nameserver 198.18.0.53\n");
+        assert_eq!(fs::read_to_string(&sandbox.files["/etc/hostname"]).unwrap(), "web-0\n");
+        assert_eq!(sandboxes.list().await.unwrap(), std::slice::from_ref(&record.uid));
+
+        // Again, by an agent that was started anew: nothing changes.
+        let again = node.open();
+        let number =
+            fs::metadata(&sandbox.namespaces["network"]).map(|m| std::os::unix::fs::MetadataExt::ino(&m)).unwrap();
+        again.set_up(&record, &template).await.unwrap();
+        assert_eq!(again.connect(&record, &template).await.unwrap(), ips);
+        let now =
+            fs::metadata(&sandbox.namespaces["network"]).map(|m| std::os::unix::fs::MetadataExt::ino(&m)).unwrap();
+        assert_eq!(number, now);
+        assert_eq!(fs::read_to_string(&sandbox.files["/etc/hosts"]).unwrap(), hosts);
+
+        again.tear_down(&record.uid).await.unwrap();
+        again.tear_down(&record.uid).await.unwrap();
+        assert_eq!(again.inspect(&record.uid, &template).await, SandboxState::Absent);
+        assert_eq!(again.list().await.unwrap(), []);
+        assert!(!node.pod_dir(&record).exists());
+    });
+}
+
+#[test]
+fn a_pod_on_the_hosts_network_shares_its_name_addresses_and_hosts_file() {
+    on_a_node(|node| async move {
+        let (sandboxes, record, mut template) = (node.open(), pod("agent-node"), template());
+        template.spec.host_network = true;
+        sandboxes.set_up(&record, &template).await.unwrap();
+        let ips = vec![IpAddr::from([127, 0, 0, 1])];
+        assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Connected { ips: ips.clone() });
+        assert_eq!(sandboxes.connect(&record, &template).await.unwrap(), ips);
+        let sandbox = sandboxes.describe(&record, &template).await.unwrap();
+        assert_eq!(sandbox.namespaces.keys().collect::<Vec<_>>(), ["ipc"]);
+        assert_eq!(sandbox.hostname, nix::unistd::gethostname().unwrap().into_string().unwrap());
+        let hosts = fs::read_to_string(&sandbox.files["/etc/hosts"]).unwrap();
+        assert!(hosts.starts_with("# Kubernetes-managed hosts file (host network).\n"));
+        assert!(hosts.contains("198.18.9.9 neighbour"));
+        template.spec.host_ipc = true;
+        let sandbox = sandboxes.describe(&record, &template).await.unwrap();
+        assert_eq!(sandbox.files["/dev/shm"], Path::new("/dev/shm"));
+        assert!(sandbox.namespaces.is_empty());
+        sandboxes.tear_down(&record.uid).await.unwrap();
+    });
+}
+
+#[test]
+fn what_a_pod_writes_to_its_files_is_limited() {
+    on_a_node(|node| async move {
+        let (sandboxes, record, template) = (node.open(), pod("greedy"), template());
+        sandboxes.set_up(&record, &template).await.unwrap();
+        let files = sandboxes.describe(&record, &template).await.unwrap().files;
+        assert!(fs::write(&files["/etc/hosts"], vec![b'x'; 8 << 20]).is_err());
+        assert!(fs::metadata(&files["/etc/hosts"]).unwrap().len() <= 1 << 20);
+        assert!(fs::write(files["/dev/shm"].join("big"), vec![b'x'; 65 << 20]).is_err());
+        assert_eq!(fs::metadata(&files["/dev/shm"]).unwrap().permissions().mode() & 0o7777, 0o1777);
+        // The node's own later writes still go through.
+        sandboxes.connect(&record, &template).await.unwrap();
+        assert!(fs::read_to_string(&files["/etc/hosts"]).unwrap().contains("\tgreedy\n"));
+        sandboxes.tear_down(&record.uid).await.unwrap();
+    });
+}
+
+#[test]
+fn a_plugin_killed_after_it_got_an_address_costs_no_address() {
+    on_a_node(|node| async move {
+        let (sandboxes, record, template) = (node.open(), pod("unlucky"), template());
+        sandboxes.set_up(&record, &template).await.unwrap();
+        node.stand_in(&format!("{PLUGINS}/bridge >/dev/null; [ $CNI_COMMAND = ADD ] && kill -9 $$"));
+        let error = sandboxes.connect(&record, &template).await.unwrap_err();
+        assert_eq!(error.reason, "CreatePodSandboxError");
+        assert!(error.message.contains("bridge refused its ADD: signal: 9"), "{error}");
+        assert_eq!(node.reserved(), [""; 0]);
+
+        // An answer that nobody can read: the same.
+        node.stand_in(&format!("{PLUGINS}/bridge >/dev/null && echo nonsense"));
+        let error = sandboxes.connect(&record, &template).await.unwrap_err();
+        assert!(error.message.contains("nonsense"), "{error}");
+        assert_eq!(node.reserved(), [""; 0]);
+
+        fs::remove_file(node.bin_dir.join("bridge")).unwrap();
+        let ips = sandboxes.connect(&record, &template).await.unwrap();
+        assert_eq!(node.reserved(), [ips[0].to_string()]);
+        sandboxes.tear_down(&record.uid).await.unwrap();
+    });
+}
+
+#[test]
+fn an_agent_killed_during_an_add_finds_the_address_again() {
+    on_a_node(|node| async move {
+        let (sandboxes, record, template) = (node.open(), pod("cut"), template());
+        sandboxes.set_up(&record, &template).await.unwrap();
+        // The plugin has got an address and then hangs; the agent goes away (its future is dropped).
+        node.stand_in(&format!("{PLUGINS}/bridge >/dev/null; exec sleep 1000"));
+        let connecting = sandboxes.connect(&record, &template);
+        let reserved = async {
+            while node.reserved().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            _ = connecting => panic!("the stand-in never answers"),
+            () = reserved => {}
+            () = tokio::time::sleep(Duration::from_secs(20)) => panic!("no address was reserved"),
+        }
+        fs::remove_file(node.bin_dir.join("bridge")).unwrap();
+        drop(sandboxes);
+        let sandboxes = node.open();
+        assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Made);
+        let ips = sandboxes.connect(&record, &template).await.unwrap();
+        assert_eq!(node.reserved(), [ips[0].to_string()]);
+        sandboxes.tear_down(&record.uid).await.unwrap();
+    });
+}
+
+#[test]
+fn addresses_of_a_former_boot_are_given_back() {
+    on_a_node(|node| async move {
+        let (sandboxes, kept, orphan, template) = (node.open(), pod("kept"), pod("orphan"), template());
+        for record in [&kept, &orphan] {
+            sandboxes.set_up(record, &template).await.unwrap();
+            sandboxes.connect(record, &template).await.unwrap();
+        }
+        let lost = pod("lost");
+        sandboxes.set_up(&lost, &template).await.unwrap();
+        sandboxes.connect(&lost, &template).await.unwrap();
+        assert_eq!(node.reserved().len(), 3);
+        // The power goes: everything under the run directory is gone, and one record was never written to disk.
+        for point in node.mounts().iter().rev() {
+            umount2(point, MntFlags::MNT_DETACH).unwrap();
+        }
+        fs::remove_dir_all(node.dir.path().join("run")).unwrap();
+        fs::write(node.dir.path().join(format!("state/network/{}.json", kept.uid)), "").unwrap();
+        fs::remove_file(node.dir.path().join(format!("state/network/{}.json", lost.uid))).unwrap();
+        fs::write(node.dir.path().join("state/cni/daemonlet/198.18.200.1"), "").unwrap();
+
+        let sandboxes = node.open();
+        let state = sandboxes.inspect(&kept.uid, &template).await;
+        assert!(matches!(state, SandboxState::Broken { .. }), "{state:?}");
+        sandboxes.release_unknown(&BTreeSet::from([kept.uid.clone()])).await.unwrap();
+        assert_eq!(node.reserved().len(), 1);
+        sandboxes.tear_down(&kept.uid).await.unwrap();
+        assert_eq!(sandboxes.inspect(&kept.uid, &template).await, SandboxState::Absent);
+        for record in [&orphan, &lost] {
+            sandboxes.tear_down(&record.uid).await.unwrap();
+        }
+        assert_eq!(sandboxes.list().await.unwrap(), []);
+    });
+}
+
+#[test]
+fn without_plugins_nothing_is_reserved_and_the_error_says_where_they_were_looked_for() {
+    on_a_node(|node| async move {
+        let mut config = node.config();
+        config.cni_bin_dirs = vec!["/nowhere".into()];
+        let (sandboxes, record, template) = (NodeSandboxes::open(config).unwrap(), pod("alone"), template());
+        sandboxes.set_up(&record, &template).await.unwrap();
+        let error = sandboxes.connect(&record, &template).await.unwrap_err();
+        assert!(error.message.contains("bridge is in none of /nowhere"), "{error}");
+        // With the plugins back, the half-made record stands in nobody's way.
+        node.open().tear_down(&record.uid).await.unwrap();
+    });
+}
+
+#[test]
+fn pods_lie_under_their_class_with_their_limits() {
+    on_a_node(|node| async move {
+        let (sandboxes, small, big, mut template) = (node.open(), pod("small"), pod("big"), template());
+        template.spec.host_network = true;
+        template.spec.containers[0].resources = Resources {
+            cpu_request_milli: Some(100),
+            cpu_limit_milli: Some(500),
+            memory_request: Some(16 << 20),
+            memory_limit: Some(32 << 20),
+            ..Resources::default()
+        };
+        sandboxes.set_up(&small, &template).await.unwrap();
+        let parent = format!("/{}/burstable/pod{}", node.cgroup_root, small.uid);
+        let sandbox = sandboxes.describe(&small, &template).await.unwrap();
+        assert_eq!(sandbox.cgroup, CgroupParent::Cgroupfs(parent.clone()));
+        let read = |controller: &str, path: &str, file: &str| {
+            let v1 = Path::new("/sys/fs/cgroup").join(controller).join(path.trim_start_matches('/')).join(file);
+            fs::read_to_string(v1).unwrap().trim().to_owned()
+        };
+        if !Path::new("/sys/fs/cgroup/cpu").exists() {
+            println!("cgroup v1 is not mounted here: the values are looked at in the booted machine only");
+        } else {
+            assert_eq!(read("cpu", &parent, "cpu.shares"), "102");
+            assert_eq!(read("cpu", &parent, "cpu.cfs_quota_us"), "50000");
+            assert_eq!(read("memory", &parent, "memory.limit_in_bytes"), (32 << 20).to_string());
+            template.spec.containers[0].resources.cpu_request_milli = Some(1000);
+            sandboxes.set_up(&big, &template).await.unwrap();
+            let class = format!("{}/burstable", node.cgroup_root);
+            assert_eq!(read("cpu", &class, "cpu.shares"), "1126");
+            // A restarted agent still knows the other's share.
+            node.open().tear_down(&big.uid).await.unwrap();
+            assert_eq!(read("cpu", &class, "cpu.shares"), "102");
+            assert_eq!(read("cpu", &format!("{}/besteffort", node.cgroup_root), "cpu.shares"), "2");
+        }
+        sandboxes.tear_down(&small.uid).await.unwrap();
+    });
+}
+
+#[test]
+fn a_process_left_in_a_pods_cgroup_is_named_and_not_killed() {
+    on_a_node(|node| async move {
+        let (sandboxes, record, mut template) = (node.open(), pod("left"), template());
+        template.spec.host_network = true;
+        sandboxes.set_up(&record, &template).await.unwrap();
+        let place = Path::new("/sys/fs/cgroup/pids").join(&node.cgroup_root).join("besteffort");
+        if !place.exists() {
+            println!("cgroup v1 is not mounted here");
+            return sandboxes.tear_down(&record.uid).await.unwrap();
+        }
+        // As a runtime does it: a cgroup of the container's below the pod's.
+        let container = place.join(format!("pod{}", record.uid)).join("container");
+        fs::create_dir(&container).unwrap();
+        let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        fs::write(container.join("cgroup.procs"), child.id().to_string()).unwrap();
+        let error = sandboxes.tear_down(&record.uid).await.unwrap_err();
+        assert!(error.message.contains(&format!("processes in it: {}", child.id())), "{error}");
+        assert!(child.try_wait().unwrap().is_none());
+        let state = sandboxes.inspect(&record.uid, &template).await;
+        assert!(matches!(state, SandboxState::Broken { .. }), "{state:?}");
+        assert_eq!(sandboxes.list().await.unwrap(), std::slice::from_ref(&record.uid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        sandboxes.tear_down(&record.uid).await.unwrap();
+        assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Absent);
+    });
+}
+
+#[test]
+fn an_interrupted_set_up_is_broken_and_is_completed_or_removed() {
+    on_a_node(|node| async move {
+        let (sandboxes, record, template) = (node.open(), pod("half"), template());
+        sandboxes.set_up(&record, &template).await.unwrap();
+        let dir = node.pod_dir(&record);
+        let hurts: [&dyn Fn(); 3] = [
+            &|| fs::remove_file(dir.join("made")).unwrap(),
+            &|| umount2(&dir.join("ns/uts"), MntFlags::MNT_DETACH).unwrap(),
+            &|| umount2(&dir.join("shm"), MntFlags::MNT_DETACH).unwrap(),
+        ];
+        for hurt in hurts {
+            hurt();
+            let state = sandboxes.inspect(&record.uid, &template).await;
+            assert!(matches!(state, SandboxState::Broken { .. }), "{state:?}");
+            sandboxes.set_up(&record, &template).await.unwrap();
+            assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Made);
+        }
+        // With an address: the new namespace gets a new connection, the old address goes back.
+        sandboxes.connect(&record, &template).await.unwrap();
+        umount2(&dir.join("ns/net"), MntFlags::MNT_DETACH).unwrap();
+        sandboxes.set_up(&record, &template).await.unwrap();
+        assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Made);
+        assert_eq!(node.reserved(), [""; 0]);
+        umount2(&dir.join("etc"), MntFlags::MNT_DETACH).unwrap();
+        sandboxes.tear_down(&record.uid).await.unwrap();
+    });
+}
+
+#[test]
+fn volumes_are_checked_and_removal_stays_within_the_pods_own() {
+    on_a_node(|node| async move {
+        let (sandboxes, record, mut template) = (node.open(), pod("data"), template());
+        template.spec.host_network = true;
+        let host = |name: &str| node.dir.path().canonicalize().unwrap().join(name);
+        let volume = |path: &Path, kind| Volume {
+            name: "data".into(),
+            source: VolumeSource::HostPath { path: path.to_str().unwrap().into(), kind },
+        };
+        template.spec.volumes = vec![volume(&host("bin"), HostPathKind::File)];
+        let error = sandboxes.set_up(&record, &template).await.unwrap_err();
+        assert_eq!(error.reason, "FailedMount");
+        assert!(error.message.contains("hostPath type check failed"), "{error}");
+        template.spec.volumes = vec![volume(&host("made/here"), HostPathKind::Unset)];
+        sandboxes.set_up(&record, &template).await.unwrap();
+        let sandbox = sandboxes.describe(&record, &template).await.unwrap();
+        assert_eq!(sandbox.volumes["data"], host("made/here"));
+
+        // A container plants a link in its image's volume, and something is mounted there: neither is followed.
+        let image_volume = sandboxes.image_volume(&record.uid, "main", "/var/lib/x");
+        fs::create_dir_all(image_volume.join("mounted")).unwrap();
+        std::os::unix::fs::symlink(host("made"), image_volume.join("link")).unwrap();
+        fs::write(host("made/here/kept"), "").unwrap();
+        let bind = nix::mount::MsFlags::MS_BIND;
+        nix::mount::mount(Some(&host("made")), &image_volume.join("mounted"), None::<&str>, bind, None::<&str>)
+            .unwrap();
+        sandboxes.tear_down(&record.uid).await.unwrap();
+        assert!(host("made/here/kept").exists());
+        assert!(!image_volume.exists());
+    });
+}
+
+#[test]
+fn thirty_pods_at_once_get_thirty_addresses() {
+    on_a_node(|node| async move {
+        let (sandboxes, template) = (node.open(), template());
+        let pods: Vec<Record> = (0..30).map(|i| pod(&format!("many-{i}"))).collect();
+        let mut tasks = tokio::task::JoinSet::new();
+        for record in pods.clone() {
+            let (sandboxes, template) = (sandboxes.clone(), template.clone());
+            tasks.spawn(async move {
+                sandboxes.set_up(&record, &template).await.unwrap();
+                sandboxes.connect(&record, &template).await.unwrap()
+            });
+        }
+        let ips: BTreeSet<IpAddr> = tasks.join_all().await.into_iter().flatten().collect();
+        assert_eq!(ips.len(), 30);
+        let rules = Command::new("iptables").args(["-w", "-t", "nat", "-S", "POSTROUTING"]).output().unwrap();
+        let rules = String::from_utf8(rules.stdout).unwrap();
+        assert_eq!(rules.matches("MASQUERADE").count(), 1, "{rules}");
+        for record in &pods {
+            sandboxes.tear_down(&record.uid).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_uid_that_climbs_is_refused() {
+    on_a_node(|node| async move {
+        let (sandboxes, template) = (node.open(), template());
+        for uid in ["../../etc", "", "a/b", "."] {
+            let record = record(uid, "evil");
+            assert!(sandboxes.set_up(&record, &template).await.is_err());
+            assert!(sandboxes.tear_down(&record.uid).await.is_err());
+            assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Absent);
+        }
+    });
+}

@@ -1,0 +1,160 @@
+//! The snapshots of all sources to one desired set: precedence, duplicates, what is not known, and room on the node.
+//!
+//! Driven by the agent whenever a source, a record or the node's labels change. The answer does not depend on the
+//! order in which anything is handed in. What cannot be read is never taken for gone: its workloads are held.
+
+mod claims;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::desired::{DesiredPod, DesiredSet, Node, Origin, Source, Wanted};
+use crate::manifest::{Identity, Parsed, Rejection};
+use crate::name::{WorkloadKey, WorkloadKind};
+use crate::placement::{self, Placement};
+use crate::record::{Lifecycle, Record};
+
+use claims::{Claim, Claims};
+
+/// What one source says at present.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    pub source: Source,
+    pub said: Said,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Said {
+    /// Everything that it holds, one entry a file.
+    Files(Vec<Parsed>),
+    /// Missing, unreadable or not yet tried, and no checkpoint was read: never the same as empty.
+    NotHeard { reason: String },
+}
+
+/// What the merge has to know of a record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Recorded {
+    pub workload: WorkloadKey,
+    /// The pod's own name.
+    pub name: String,
+    pub origin: Origin,
+    /// Not terminating.
+    pub live: bool,
+}
+
+impl From<&Record> for Recorded {
+    fn from(record: &Record) -> Recorded {
+        Recorded {
+            workload: record.workload.clone(),
+            name: record.name.clone(),
+            origin: record.origin.clone(),
+            live: !matches!(record.lifecycle, Lifecycle::Terminating { .. }),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Merged {
+    pub set: DesiredSet,
+    /// One for every document and every broken file, by source, file and line: `get files`.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// What became of a document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    pub origin: Origin,
+    /// None where it cannot be told, and for a file as a whole.
+    pub identity: Option<Identity>,
+    pub fate: Fate,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fate {
+    /// Its pod is wanted here.
+    Accepted,
+    /// A kind that is accepted and does nothing.
+    NoEffect { reason: String },
+    /// Nothing of it is taken; a pod that was admitted from it before is kept.
+    Refused { rejections: Vec<Rejection> },
+    /// A DaemonSet for other nodes.
+    NotForThisNode { reason: String },
+    /// Another document has the same identity and comes first.
+    Duplicate { winner: Origin },
+    /// The node is full (Kubernetes' reason OutOfpods).
+    OutOfPods { reason: String },
+}
+
+/// The one desired set.
+pub fn merge(snapshots: &[Snapshot], recorded: &[Recorded], node: &Node, max_pods: usize) -> Merged {
+    let mut claims = Claims::gather(snapshots, recorded);
+    let complete = snapshots.iter().all(|s| matches!(s.said, Said::Files(_)));
+    let mut merged = Merged { set: DesiredSet { workloads: BTreeMap::new(), complete }, outcomes: Vec::new() };
+    for (key, claim) in claims.winners(recorded) {
+        let wanted = match claim {
+            Claim::Held { reason } => Wanted::Hold { reason },
+            Claim::Wants(pod) => place(*pod, recorded, node, &mut claims),
+        };
+        merged.set.workloads.insert(key, wanted);
+    }
+    limit(&mut merged.set, recorded, max_pods, &mut claims);
+    merged.outcomes = claims.into_outcomes();
+    merged
+}
+
+/// Whether the pod belongs here and may have its name.
+fn place(pod: DesiredPod, recorded: &[Recorded], node: &Node, claims: &mut Claims) -> Wanted {
+    if let Some(reason) = name_taken(&pod, recorded, node) {
+        claims.refuse(&pod, "metadata.name", reason.clone());
+        return Wanted::Hold { reason };
+    }
+    match (placement::decide(node, pod.workload.kind, &pod.template), pod.workload.kind) {
+        (Placement::Runs, _) => Wanted::Run(Box::new(pod)),
+        (Placement::Stays { reason }, _) => {
+            claims.decide(&pod.workload, &pod.origin, Fate::NotForThisNode { reason: reason.clone() });
+            Wanted::Hold { reason }
+        }
+        (Placement::Not { reason }, WorkloadKind::DaemonSet) => {
+            claims.decide(&pod.workload, &pod.origin, Fate::NotForThisNode { reason });
+            Wanted::Gone
+        }
+        // Somebody put it into this node's directory, so it is a mistake, and a mistake stops nothing that runs.
+        (Placement::Not { reason }, WorkloadKind::Pod) => {
+            let reason = format!("NodeAffinity: {reason}");
+            claims.refuse(&pod, "spec", reason.clone());
+            Wanted::Hold { reason }
+        }
+    }
+}
+
+/// A static pod's name is given; a DaemonSet's pod of the same name may be there by chance and keeps it.
+fn name_taken(pod: &DesiredPod, recorded: &[Recorded], node: &Node) -> Option<String> {
+    if pod.workload.kind != WorkloadKind::Pod {
+        return None;
+    }
+    let name = format!("{}-{}", pod.workload.name, node.name);
+    let same =
+        |r: &&Recorded| r.name == name && r.workload.namespace == pod.workload.namespace && r.workload != pod.workload;
+    let other = recorded.iter().filter(same).min()?;
+    Some(format!("the pod name {name} is taken by a pod of {}; rename one of them", other.workload))
+}
+
+/// `--max-pods`: who has been admitted keeps the place, newcomers come in by priority, then by name.
+fn limit(set: &mut DesiredSet, recorded: &[Recorded], max_pods: usize, claims: &mut Claims) {
+    let live: BTreeSet<&WorkloadKey> = recorded.iter().filter(|r| r.live).map(|r| &r.workload).collect();
+    let kept = live.iter().filter(|key| set.wanted(key) != Wanted::Gone).count();
+    let newcomers = set.workloads.iter().filter_map(|(key, wanted)| match wanted {
+        Wanted::Run(pod) if !live.contains(key) => {
+            Some((std::cmp::Reverse(pod.template.spec.priority), key.clone(), pod.origin.clone()))
+        }
+        _ => None,
+    });
+    let mut newcomers: Vec<_> = newcomers.collect();
+    newcomers.sort();
+    for (_, key, origin) in newcomers.into_iter().skip(max_pods.saturating_sub(kept)) {
+        let reason = format!("OutOfpods: the node takes {max_pods} pods (--max-pods)");
+        claims.decide(&key, &origin, Fate::OutOfPods { reason: reason.clone() });
+        set.workloads.insert(key, Wanted::Hold { reason });
+    }
+}

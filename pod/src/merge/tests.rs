@@ -1,0 +1,262 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::manifest::{Document, DocumentOutcome};
+use crate::sample;
+use crate::spec::PodTemplate;
+
+fn identity(key: &WorkloadKey) -> Identity {
+    let kind = if key.kind == WorkloadKind::Pod { "Pod" } else { "DaemonSet" };
+    Identity { kind: kind.into(), namespace: key.namespace.clone(), name: key.name.clone() }
+}
+
+fn rejection(file: &str, line: u32) -> Rejection {
+    Rejection { file: file.into(), line, path: "spec".into(), reason: "is wrong".into() }
+}
+
+fn outcome(line: u32, key: Option<&WorkloadKey>, result: Result<Document, Vec<Rejection>>) -> DocumentOutcome {
+    DocumentOutcome { line, identity: key.map(identity), result, no_effect: Vec::new() }
+}
+
+fn wants(line: u32, key: &WorkloadKey) -> DocumentOutcome {
+    wants_template(line, key, sample::template(&["a"]))
+}
+
+fn wants_template(line: u32, key: &WorkloadKey, template: PodTemplate) -> DocumentOutcome {
+    outcome(line, Some(key), Ok(Document::Workload(Box::new(sample::desired(key, template)))))
+}
+
+fn refused(file: &str, line: u32, key: Option<&WorkloadKey>) -> DocumentOutcome {
+    outcome(line, key, Err(vec![rejection(file, line)]))
+}
+
+fn file(name: &str, documents: Vec<DocumentOutcome>) -> Parsed {
+    Parsed { file: name.into(), documents, whole: None }
+}
+
+fn broken(name: &str) -> Parsed {
+    Parsed { file: name.into(), documents: Vec::new(), whole: Some(rejection(name, 1)) }
+}
+
+fn static_files(files: Vec<Parsed>) -> Snapshot {
+    Snapshot { source: Source::Static, said: Said::Files(files) }
+}
+
+fn recorded(key: &WorkloadKey, source: Source, file: &str) -> Recorded {
+    let origin = Origin { source, file: file.into(), line: 1 };
+    Recorded { workload: key.clone(), name: format!("{}-xxxxx", key.name), origin, live: true }
+}
+
+fn node() -> Node {
+    Node { name: "n1".into(), ..Node::default() }
+}
+
+fn merged(snapshots: &[Snapshot], recorded: &[Recorded]) -> Merged {
+    merge(snapshots, recorded, &node(), 110)
+}
+
+fn file_of(wanted: &Wanted) -> &str {
+    match wanted {
+        Wanted::Run(pod) => &pod.origin.file,
+        Wanted::Hold { .. } => "held",
+        Wanted::Gone => "gone",
+    }
+}
+
+fn fate_in<'m>(merged: &'m Merged, file: &str) -> &'m Fate {
+    &merged.outcomes.iter().find(|o| o.origin.file == file).expect("an outcome").fate
+}
+
+#[test]
+fn static_beats_control_and_the_loser_learns_who_won() {
+    let d = sample::daemonset("d");
+    let control = Snapshot { source: Source::Control, said: Said::Files(vec![file("a", vec![wants(1, &d)])]) };
+    let merged = merged(&[control, static_files(vec![file("z", vec![wants(1, &d)])])], &[]);
+    assert_eq!(file_of(&merged.set.wanted(&d)), "z");
+    let winner = Origin { source: Source::Static, file: "z".into(), line: 1 };
+    assert_eq!(fate_in(&merged, "a"), &Fate::Duplicate { winner });
+}
+
+#[test]
+fn recorded_claim_stays_and_without_one_the_first_file_wins() {
+    let d = sample::daemonset("d");
+    let both = [static_files(vec![file("b", vec![wants(1, &d)]), file("a", vec![wants(1, &d)])])];
+    assert_eq!(file_of(&merged(&both, &[]).set.wanted(&d)), "a");
+    assert_eq!(file_of(&merged(&both, &[recorded(&d, Source::Static, "b")]).set.wanted(&d)), "b");
+}
+
+#[test]
+fn refused_document_holds_its_workload_and_stops_nothing_else() {
+    let (d, e) = (sample::daemonset("d"), sample::daemonset("e"));
+    let files = vec![file("a", vec![refused("a", 1, Some(&d)), wants(9, &e)])];
+    let merged = merged(&[static_files(files)], &[recorded(&d, Source::Static, "a")]);
+    assert_eq!(merged.set.wanted(&d), Wanted::Hold { reason: "a:1: spec: is wrong".into() });
+    assert_eq!(file_of(&merged.set.wanted(&e)), "a");
+}
+
+#[test]
+fn bad_edit_is_not_an_invitation_for_a_duplicate() {
+    let d = sample::daemonset("d");
+    let files = vec![file("a", vec![refused("a", 1, Some(&d))]), file("b", vec![wants(1, &d)])];
+    let snapshots = [static_files(files)];
+    assert_eq!(file_of(&merged(&snapshots, &[recorded(&d, Source::Static, "a")]).set.wanted(&d)), "held");
+    assert_eq!(file_of(&merged(&snapshots, &[]).set.wanted(&d)), "b");
+}
+
+#[test]
+fn broken_file_holds_all_that_was_admitted_from_it() {
+    let (d, e, f) = (sample::daemonset("d"), sample::daemonset("e"), sample::daemonset("f"));
+    let records =
+        [recorded(&d, Source::Static, "a"), recorded(&e, Source::Static, "b"), recorded(&f, Source::Static, "c")];
+    let files = vec![broken("a"), file("b", vec![refused("b", 1, None)]), file("c", vec![])];
+    let merged = merged(&[static_files(files)], &records);
+    assert_eq!(file_of(&merged.set.wanted(&d)), "held");
+    assert_eq!(file_of(&merged.set.wanted(&e)), "held");
+    assert_eq!(file_of(&merged.set.wanted(&f)), "gone");
+}
+
+#[test]
+fn source_that_was_not_heard_holds_everything() {
+    let (d, e) = (sample::daemonset("d"), sample::daemonset("e"));
+    let silent = Snapshot { source: Source::Static, said: Said::NotHeard { reason: "not mounted".into() } };
+    let control = Snapshot { source: Source::Control, said: Said::Files(vec![file("c", vec![wants(1, &d)])]) };
+    let records = [recorded(&d, Source::Static, "a"), recorded(&e, Source::Control, "c")];
+    let merged = merged(&[silent, control], &records);
+    assert_eq!(merged.set.wanted(&d), Wanted::Hold { reason: "not mounted".into() });
+    assert_eq!(file_of(&merged.set.wanted(&e)), "held");
+}
+
+#[test]
+fn workload_that_moved_to_another_file_is_the_same() {
+    let d = sample::daemonset("d");
+    let merged = merged(&[static_files(vec![file("b", vec![wants(1, &d)])])], &[recorded(&d, Source::Static, "a")]);
+    assert_eq!(file_of(&merged.set.wanted(&d)), "b");
+}
+
+#[test]
+fn daemonset_for_other_nodes_is_gone_and_a_pod_for_another_is_refused() {
+    let (d, p) = (sample::daemonset("d"), sample::static_pod("p"));
+    let mut elsewhere = sample::template(&["a"]);
+    elsewhere.spec.placement.node_name = Some("n2".into());
+    let files = vec![
+        file("d", vec![wants_template(1, &d, elsewhere.clone())]),
+        file("p", vec![wants_template(1, &p, elsewhere)]),
+    ];
+    let merged = merged(&[static_files(files)], &[recorded(&d, Source::Static, "d")]);
+    assert_eq!(merged.set.wanted(&d), Wanted::Gone);
+    assert!(matches!(fate_in(&merged, "d"), Fate::NotForThisNode { reason } if reason.contains("n2")));
+    let Fate::Refused { rejections } = fate_in(&merged, "p") else { panic!("{:?}", merged.outcomes) };
+    assert!(rejections[0].reason.starts_with("NodeAffinity"), "{rejections:?}");
+}
+
+#[test]
+fn full_node_keeps_who_is_there_and_takes_newcomers_by_priority_then_name() {
+    let keys = ["a", "b", "c", "d"].map(sample::daemonset);
+    let documents = keys.iter().enumerate().map(|(i, key)| {
+        let mut template = sample::template(&["a"]);
+        template.spec.priority = if key.name == "c" { 100 } else { 0 };
+        wants_template(u32::try_from(i).unwrap() + 1, key, template)
+    });
+    let snapshots = [static_files(vec![file("f", documents.collect())])];
+    let merged = merge(&snapshots, &[recorded(&keys[3], Source::Static, "f")], &node(), 3);
+    let files: Vec<_> = keys.iter().map(|key| file_of(&merged.set.workloads[key]).to_owned()).collect();
+    assert_eq!(files, ["f", "held", "f", "f"]);
+    assert!(matches!(merged.outcomes[1].fate, Fate::OutOfPods { .. }));
+}
+
+#[test]
+fn static_pod_does_not_take_the_name_of_another_workloads_pod() {
+    let p = sample::static_pod("d");
+    let mut other = recorded(&sample::daemonset("d"), Source::Static, "a");
+    other.name = "d-n1".into();
+    let merged = merged(&[static_files(vec![file("p", vec![wants(1, &p)])])], &[other]);
+    assert_eq!(file_of(&merged.set.wanted(&p)), "held");
+    assert!(matches!(fate_in(&merged, "p"), Fate::Refused { .. }));
+}
+
+#[test]
+fn documents_on_one_line_have_fates_of_their_own() {
+    let (d, e) = (sample::daemonset("d"), sample::daemonset("e"));
+    let snapshots = [static_files(vec![
+        file("a", vec![wants(1, &d)]),
+        file("list", vec![wants(1, &d), wants(1, &e), wants(1, &e)]),
+    ])];
+    let merged = merged(&snapshots, &[]);
+    let fates: Vec<_> = merged.outcomes.iter().map(|o| matches!(o.fate, Fate::Duplicate { .. })).collect();
+    assert_eq!(fates, [false, true, false, true]);
+}
+
+fn any_file() -> impl Strategy<Value = Parsed> {
+    let key = || {
+        (0_u8..3, any::<bool>()).prop_map(|(n, pod)| {
+            let name = format!("w{n}");
+            if pod { sample::static_pod(&name) } else { sample::daemonset(&name) }
+        })
+    };
+    let document = (key(), 0_u8..6, 0_i32..3);
+    (0_u8..4, prop::collection::vec(document, 0..4), any::<bool>()).prop_map(|(name, documents, whole)| {
+        let name = format!("f{name}");
+        let documents = documents.into_iter().enumerate().map(|(i, (key, what, priority))| {
+            let line = u32::try_from(i).unwrap() + 1;
+            let mut template = sample::template(&["a"]);
+            template.spec.priority = priority;
+            match what {
+                0 => refused(&name, line, Some(&key)),
+                1 => refused(&name, line, None),
+                2 => {
+                    template.spec.placement.node_name = Some("n2".into());
+                    wants_template(line, &key, template)
+                }
+                _ => wants_template(line, &key, template),
+            }
+        });
+        Parsed { documents: documents.collect(), whole: whole.then(|| rejection(&name, 99)), file: name }
+    })
+}
+
+fn any_record() -> impl Strategy<Value = Recorded> {
+    (0_u8..4, any::<bool>(), 0_u8..4, any::<bool>()).prop_map(|(n, control, f, live)| {
+        let source = if control { Source::Control } else { Source::Static };
+        let mut record = recorded(&sample::daemonset(&format!("w{n}")), source, &format!("f{f}"));
+        record.live = live;
+        record
+    })
+}
+
+/// Files with their names once: a directory has no two of one name.
+fn distinct(files: Vec<Parsed>) -> Vec<Parsed> {
+    let by_name: BTreeMap<String, Parsed> = files.into_iter().map(|f| (f.file.clone(), f)).collect();
+    by_name.into_values().collect()
+}
+
+proptest! {
+    #[test]
+    fn merge_does_not_depend_on_order(
+        of_static in prop::collection::vec(any_file(), 0..5).prop_map(distinct),
+        of_control in prop::option::of(prop::collection::vec(any_file(), 0..5).prop_map(distinct)),
+        records in prop::collection::vec(any_record(), 0..5),
+        max_pods in 0_usize..5,
+        rotate in 0_usize..5,
+    ) {
+        let control = |files: Option<Vec<Parsed>>| Snapshot {
+            source: Source::Control,
+            said: files.map_or(Said::NotHeard { reason: "silent".into() }, Said::Files),
+        };
+        let there = merge(
+            &[static_files(of_static.clone()), control(of_control.clone())], &records, &node(), max_pods,
+        );
+        let turn = |mut files: Vec<Parsed>| { files.reverse(); let n = files.len().max(1); files.rotate_left(rotate % n); files };
+        let mut turned = records.clone();
+        turned.reverse();
+        let back = merge(
+            &[control(of_control.map(turn)), static_files(turn(of_static))], &turned, &node(), max_pods,
+        );
+        prop_assert_eq!(&there, &back);
+        let live = |key: &&WorkloadKey| records.iter().any(|r| r.live && r.workload == **key);
+        let runs = |w: &Wanted| matches!(w, Wanted::Run(_));
+        let newcomers = there.set.workloads.iter().filter(|(k, w)| runs(w) && !live(k)).count();
+        let kept: BTreeSet<_> = records.iter().filter(|r| r.live).map(|r| &r.workload)
+            .filter(|k| there.set.wanted(k) != Wanted::Gone).collect();
+        prop_assert!(newcomers == 0 || newcomers + kept.len() <= max_pods);
+    }
+}
