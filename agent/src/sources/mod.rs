@@ -1,0 +1,3 @@
+//! Where manifests and images come from: each source gives whole snapshots, and knows nothing of the others.
+
+pub mod image_dir;
