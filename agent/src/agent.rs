@@ -40,7 +40,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 const BRIDGE: &str = "daemonlet0";
 
 /// The real machine.
-#[derive(Debug)]
 pub struct NodeMachine {
     runtime: Containerd,
     sandboxes: NodeSandboxes,
@@ -215,7 +214,7 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
 fn describe_node(board: &Board, config: &Config, node_name: &str, machine: &NodeMachine) {
     board.set_node(|node| {
         node.name = node_name.to_owned();
-        node.cgroup = machine.sandboxes.cgroup_description();
+        node.cgroup = cgroup_description();
         node.addresses = machine.sandboxes.node_ips();
         node.boot_id.clone_from(&machine.boot_id);
         node.log_dir.clone_from(&config.log_dir);
@@ -227,6 +226,16 @@ fn describe_node(board: &Board, config: &Config, node_name: &str, machine: &Node
         node.listen = config.listen.to_string();
         node.max_pods = config.max_pods;
     });
+}
+
+/// `v2/systemd`, for people.
+fn cgroup_description() -> String {
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let driver = match sandbox::Driver::detect() {
+        sandbox::Driver::Systemd => "systemd",
+        sandbox::Driver::Cgroupfs => "cgroupfs",
+    };
+    format!("{}/{driver}", if unified { "v2" } else { "v1" })
 }
 
 /// The configured name, the one recorded at the first start, or the hostname, which is recorded now: a node that is
