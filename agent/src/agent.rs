@@ -144,7 +144,12 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let (image_outcomes, image_dir) = image_dir::follow(config.image_dir.clone(), images);
     tokio::spawn(image_dir);
     tokio::spawn(publish_images(board.clone(), image_outcomes));
-    tokio::spawn(logs::supervise(config.run_dir.clone(), config.log_dir.clone(), keeper_program(&config)?, following.clone()));
+    tokio::spawn(logs::supervise(
+        config.run_dir.clone(),
+        config.log_dir.clone(),
+        keeper_program(&config)?,
+        following.clone(),
+    ));
     tokio::spawn(publish_config(board.clone(), following));
 
     let progress = Arc::new(AtomicU64::new(0));
