@@ -118,7 +118,7 @@ qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -smp 2 -m 2048 -cpu max 
     -kernel "$base/vmlinuz" -initrd "$base/initrd" -append "root=/dev/vda rw console=ttyS0 panic=-1 systemd.show_status=1" \
     -drive "file=$base/root.img,if=virtio,format=raw,snapshot=on" \
     -drive "file=$cache/payload.img,if=virtio,format=raw,readonly=on" \
-    -device virtio-rng-pci -serial "file:$console" -serial "file:$results" 9>&- &
+    -device virtio-rng-pci -serial "file:$console" -serial "file:$results" 9>&- 2>"$cache/qemu.log" &
 qemu=$!
 # The machine ends with this script, however this script ends.
 trap 'kill "$qemu" 2>/dev/null || true' EXIT
@@ -145,6 +145,7 @@ fail() {
     cat "$results" >&2
     echo "--- last lines of the console ($console)" >&2
     tail -n 60 "$console" >&2
+    cat "$cache/qemu.log" >&2
     exit 1
 }
 grep -q '^done' "$results" || fail "the guest did not finish its tests within $RUN_SECONDS s"

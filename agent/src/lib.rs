@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod desired;
 pub mod disk;
+pub mod doctor;
 pub mod events;
 pub mod execute;
 pub mod fake;

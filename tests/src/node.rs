@@ -155,7 +155,7 @@ impl TestNode {
         let containerd_bin = std::env::var_os("DAEMONLET_TEST_CONTAINERD_BIN").map(PathBuf::from);
         let node =
             Self { cgroup_root: id.replace('-', "_"), id, dir, containerd: None, agent: None, flags, containerd_bin };
-        for made in [node.manifest_dir(), node.image_dir(), node.cni_dir(), node.dir().join("containerd")] {
+        for made in [node.manifest_dir(), node.image_dir(), node.dir().join("containerd")] {
             fs::create_dir_all(made).expect("a directory can be made in an own directory");
         }
         node.ip(&["netns", "add", &node.id]);
@@ -201,10 +201,6 @@ impl TestNode {
         self.dir().join("log")
     }
 
-    fn cni_dir(&self) -> PathBuf {
-        self.dir().join("cni")
-    }
-
     pub fn containerd_socket(&self) -> PathBuf {
         self.dir().join("containerd/c.sock")
     }
@@ -229,7 +225,7 @@ impl TestNode {
             "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\noom_score = 0\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \
              \"io.containerd.snapshotter.v1.btrfs\", \"io.containerd.snapshotter.v1.zfs\", \"io.containerd.snapshotter.v1.aufs\", \
              \"io.containerd.snapshotter.v1.devmapper\", \"io.containerd.tracing.processor.v1.otlp\", \"io.containerd.internal.v1.tracing\"]\n\
-             [grpc]\n  address = \"{0}/c.sock\"\n[plugins.\"io.containerd.internal.v1.opt\"]\n  path = \"{0}/opt\"\n",
+             [debug]\n  level = \"warn\"\n[grpc]\n  address = \"{0}/c.sock\"\n[plugins.\"io.containerd.internal.v1.opt\"]\n  path = \"{0}/opt\"\n",
             dir.display()
         );
         fs::write(dir.join("config.toml"), config).expect("a file can be written in an own directory");
@@ -266,7 +262,6 @@ impl TestNode {
             ("--containerd", dir(self.containerd_socket())),
             ("--containerd-namespace", self.id.clone()),
             ("--cgroup-root", self.cgroup_root.clone()),
-            ("--cni-conf-dir", dir(self.cni_dir())),
             ("--pod-cidr", "198.18.0.0/16".to_owned()),
             ("--listen", LISTEN.to_owned()),
         ] {

@@ -35,6 +35,7 @@ pub mod host;
 pub mod image_facts;
 pub mod images;
 pub mod labels;
+pub mod look;
 pub mod oci;
 mod resources;
 pub mod seccomp;

@@ -296,9 +296,10 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Mount>, SpecError> {
     ];
     let own: Vec<PathBuf> = run.container.mounts.iter().map(|it| normal(&it.mount_path)).collect();
     // A volume on such a place replaces it; one on /dev brings the host's terminals and queues with it.
+    let over_dev = own.iter().any(|path| path == Path::new("/dev"));
     kernel.retain(|it| {
-        let place = it.destination();
-        !own.contains(place) && !(place.starts_with("/dev") && own.iter().any(|path| path == Path::new("/dev")))
+        let replaced = own.contains(it.destination()) || (over_dev && it.destination().starts_with("/dev"));
+        !replaced
     });
 
     let mut binds = Vec::new();

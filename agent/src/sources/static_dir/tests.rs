@@ -37,7 +37,11 @@ impl Followed {
 
     async fn until(&mut self, what: &str, is: impl Fn(&Snapshot) -> bool) -> Snapshot {
         let found = tokio::time::timeout(BOUND, self.receiver.wait_for(|s| is(s))).await.map(|s| s.unwrap().clone());
-        found.unwrap_or_else(|_| panic!("never came: {what}; there is {:#?}", *self.receiver.borrow()))
+        found.unwrap_or_else(|_| {
+            let there = self.receiver.borrow();
+            let faults: Vec<_> = there.files.values().filter_map(|p| p.whole.clone()).collect();
+            panic!("never came: {what}; there is {:?} {:?} {faults:?}", there.not_heard, pods(&there))
+        })
     }
 
     /// Waits until the directory is heard and holds exactly these pods (as `file:pod`).
@@ -99,9 +103,9 @@ async fn editors_leftovers_and_hidden_files_do_not_count() {
     ] {
         fs::write(dir.path().join(name), pod("x")).unwrap();
     }
-    fs::write(dir.path().join("b.yaml"), pod("y")).unwrap();
+    fs::write(dir.path().join("b.yaml"), pod("counted")).unwrap();
     let mut followed = Followed::of(dir.path());
-    followed.until_pods(&["b.yaml:y"]).await;
+    followed.until_pods(&["b.yaml:counted"]).await;
 }
 
 #[tokio::test]
@@ -117,7 +121,7 @@ async fn file_written_in_place_is_taken_at_close() {
     // Comes after both in inotify's order, and makes a snapshot: neither is in it.
     rename_in(dir.path(), "z.yaml", &pod("z"));
     followed.until_pods(&["old.yaml:before", "z.yaml:z"]).await;
-    new.write_all(pod("\nhalf2").replacen("apiVersion", "---\napiVersion", 1).as_bytes()).unwrap();
+    new.write_all(format!("---\n{}", pod("half2")).as_bytes()).unwrap();
     drop(new);
     drop(old);
     followed.until_pods(&["new.yaml:half", "new.yaml:half2", "old.yaml:after", "z.yaml:z"]).await;
