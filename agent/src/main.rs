@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let Cli { run_dir, word } = Cli::parse();
     match word {
-        Word::Agent(args) => run_agent(args, run_dir),
+        Word::Agent(args) => run_agent(*args, run_dir),
         word => cli::run(run_dir.as_ref(), word),
     }
 }

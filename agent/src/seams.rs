@@ -129,6 +129,60 @@ pub trait Runtime: Send + Sync + 'static {
     fn version(&self) -> impl Future<Output = Result<String, StepError>> + Send;
 }
 
+/// Where images are kept, as the image directory sees it.
+pub trait ImageStore: Send + Sync + 'static {
+    /// All images, by name. A quick look leaves sizes and problems out and costs one call.
+    fn images(&self, look: Look) -> impl Future<Output = Result<Vec<PresentImage>, ImportFailure>> + Send;
+    /// Imports an archive and remembers `stamp` (one line that tells the file's state) with each of its images. Dropped,
+    /// it is given up and nothing of it has a name.
+    fn import(&self, archive: &Path, stamp: &str) -> impl Future<Output = Result<Import, ImportFailure>> + Send;
+}
+
+/// How closely to look at images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    Quick,
+    Close,
+}
+
+/// An image that is there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PresentImage {
+    /// Canonical.
+    pub name: String,
+    /// What the name points at: `sha256:…`.
+    pub digest: String,
+    /// Configuration and layers as stored, bytes.
+    pub size: Option<u64>,
+    /// Stamps of the archives that brought it, oldest first.
+    pub stamps: Vec<String>,
+    /// Why it cannot be used.
+    pub problem: Option<String>,
+}
+
+/// What an archive brought.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Import {
+    /// Canonical names with the digest that each points at now.
+    pub images: Vec<(String, String)>,
+    /// Images that were left out, with the reason.
+    pub skipped: Vec<String>,
+}
+
+/// Why an archive did not become images.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImportFailure {
+    /// The archive is at fault: it is not tried again until it changes.
+    #[error("{0}")]
+    Refused(String),
+    /// Something else is: it is tried again after a while.
+    #[error("{0}")]
+    Failed(String),
+    /// The store is not there at present: it is tried again soon.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
 /// Pods' surroundings on the node: namespaces, network, cgroups, volumes, files.
 pub trait Sandboxes: Send + Sync + 'static {
     /// What stands of this pod's sandbox.

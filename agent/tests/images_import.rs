@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use agent::runtime::containerd::client::Client;
 use agent::runtime::containerd::images::Images;
+use agent::seams::Look;
+use pod::spec::{Container, PullPolicy, Resources, Security};
 use serde_json::json;
-use support::archives::{Tar, docker_archive, oci_archive};
+use support::archives::{Layout, Tar, architecture, docker_archive, gzip, oci_archive, zstd};
 use support::containerd::Containerd;
 
 const NAMESPACE: &str = "daemonlet-images-test";
@@ -45,11 +47,29 @@ fn run() -> serde_json::Value {
     json!({"Cmd": ["/bin/sh", "-c", "echo from-the-image"], "Env": ["PATH=/bin"], "User": "7", "StopSignal": "SIGINT"})
 }
 
+fn container(image: &str, pull_policy: PullPolicy) -> Container {
+    Container {
+        name: "c".into(),
+        image: image.into(),
+        pull_policy,
+        command: Vec::new(),
+        args: Vec::new(),
+        working_dir: None,
+        env: Vec::new(),
+        resources: Resources::default(),
+        mounts: Vec::new(),
+        security: Security::default(),
+        ports: Vec::new(),
+        stdin: false,
+        tty: false,
+    }
+}
+
 #[tokio::test]
 async fn an_oci_archive_is_imported_unpacked_and_runs() {
     let Some(node) = Node::start() else { return };
     let archive = node.file("a.tar", &oci_archive("busybox:test", &busybox(), run()));
-    let imported = node.images.import(&archive, "a.tar 1 2").await.unwrap();
+    let imported = node.images.import_archive(&archive, "a.tar 1 2").await.unwrap();
     assert_eq!(imported.images[0].0, "docker.io/library/busybox:test");
 
     let facts = node.images.facts("busybox:test").await.unwrap();
@@ -66,10 +86,183 @@ async fn a_docker_archive_is_imported_unpacked_and_runs() {
     let second = Tar::default().file("etc/second", b"2").end();
     let layers: [&[u8]; 2] = [&busybox(), &second];
     let archive = node.file("d.tar", &docker_archive(&["quay.io/x/y:v1", "y"], &layers, run()));
-    let imported = node.images.import(&archive, "d.tar 1 2").await.unwrap();
+    let imported = node.images.import_archive(&archive, "d.tar 1 2").await.unwrap();
     let names: Vec<&str> = imported.images.iter().map(|(n, _)| n.as_str()).collect();
     assert_eq!(names, ["docker.io/library/y:latest", "quay.io/x/y:v1"]);
     let id = format!("images-test-d-{}", std::process::id());
     let out = node.ctr(&["run", "--rm", "quay.io/x/y:v1", &id, "/bin/sh", "-c", "read x < /etc/second; echo got $x"]);
     assert!(out.contains("got 2"), "{out}");
+}
+
+#[tokio::test]
+async fn importing_twice_changes_nothing_and_compressed_is_the_same() {
+    let Some(node) = Node::start() else { return };
+    let plain = oci_archive("x:1", &busybox(), run());
+    let mut seen = Vec::new();
+    for (name, bytes) in
+        [("a.tar", plain.clone()), ("a.tgz", gzip(&plain)), ("a.tar.zst", zstd(&plain)), ("b.tar", plain)]
+    {
+        let archive = node.file(name, &bytes);
+        node.images.import_archive(&archive, name).await.unwrap();
+        seen.push((node.ctr(&["content", "ls", "-q"]), node.ctr(&["snapshots", "ls"])));
+    }
+    assert!(seen.windows(2).all(|w| w[0].0 == w[1].0), "{seen:?}");
+    assert_eq!(node.images.list(Look::Close).await.unwrap()[0].stamps, ["a.tar", "a.tgz", "a.tar.zst", "b.tar"]);
+    assert_eq!(node.ctr(&["leases", "ls", "-q"]).trim(), "", "every lease was given back");
+}
+
+#[tokio::test]
+async fn the_collector_keeps_what_an_image_refers_to_and_takes_what_failed() {
+    let Some(node) = Node::start() else { return };
+    let archive = node.file("a.tar", &oci_archive("x:1", &busybox(), run()));
+    node.images.import_archive(&archive, "s").await.unwrap();
+    let before = node.ctr(&["content", "ls", "-q"]);
+
+    // A second image whose layer does not unpack to what its configuration says.
+    let mut layout = Layout::default();
+    let layer =
+        layout.blob("application/vnd.oci.image.layer.v1.tar+gzip", &gzip(&Tar::default().file("y", b"y").end()));
+    let config = support::archives::config(architecture(), &[b"something else"], run());
+    let config = layout.blob("application/vnd.oci.image.config.v1+json", &config);
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]}).to_string();
+    let manifest = layout.blob("application/vnd.oci.image.manifest.v1+json", manifest.as_bytes());
+    layout.named("liar:1", manifest);
+    let liar = node.file("liar.tar", &layout.tar());
+    let error = node.images.import_archive(&liar, "s").await.unwrap_err().sentence();
+    assert!(error.contains("diff_ids") && error.contains("unpacks to digest"), "{error}");
+
+    // Removing an image makes containerd collect at once.
+    let other = node.file("o.tar", &oci_archive("other:1", &Tar::default().file("z", b"z").end(), run()));
+    node.images.import_archive(&other, "s").await.unwrap();
+    node.ctr(&["images", "rm", "--sync", "docker.io/library/other:1"]);
+    assert_eq!(node.ctr(&["content", "ls", "-q"]), before);
+    let facts = node.images.facts("x:1").await.unwrap();
+    assert!(node.ctr(&["snapshots", "info", &facts.chain_id]).contains("Committed"));
+    assert_eq!(node.ctr(&["images", "ls", "-q"]).trim(), "docker.io/library/x:1");
+}
+
+#[tokio::test]
+async fn a_layer_with_wrong_bytes_leaves_nothing_with_a_name() {
+    let Some(node) = Node::start() else { return };
+    let mut layout = Layout::default();
+    let manifest = layout.image(architecture(), &busybox(), run());
+    layout.named("x:1", manifest);
+    let (digest, layer) = layout.blobs.iter_mut().max_by_key(|(_, b)| b.len()).unwrap();
+    let middle = layer.len() / 2;
+    layer[middle] ^= 1;
+    let digest = digest.clone();
+    let archive = node.file("bad.tar", &layout.tar());
+    let error = node.images.import_archive(&archive, "s").await.unwrap_err().sentence();
+    assert!(
+        error.contains("bad.tar: blobs/sha256/") && error.contains("expected digest") && error.contains(&digest),
+        "{error}"
+    );
+    assert_eq!(node.ctr(&["images", "ls", "-q"]).trim(), "");
+    assert!(!node.ctr(&["content", "ls", "-q"]).contains(&digest));
+}
+
+#[tokio::test]
+async fn a_lost_snapshot_is_unpacked_again_once_however_many_wait() {
+    let Some(node) = Node::start() else { return };
+    let archive = node.file("a.tar", &oci_archive("x:1", &busybox(), run()));
+    node.images.import_archive(&archive, "s").await.unwrap();
+    let chain = node.images.facts("x:1").await.unwrap().chain_id;
+    node.ctr(&["snapshots", "rm", &chain]);
+    let container = container("x:1", PullPolicy::IfNotPresent);
+    let prepare = || node.images.prepare(&container);
+    let (a, b, c, d) = tokio::join!(prepare(), prepare(), prepare(), prepare());
+    assert_eq!([a, b, c, d], [Ok(()), Ok(()), Ok(()), Ok(())]);
+    assert!(node.ctr(&["snapshots", "info", &chain]).contains("Committed"));
+    assert!(!node.ctr(&["snapshots", "ls"]).contains("extract-"));
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said_in_kubernetes_words() {
+    let Some(mut node) = Node::start() else { return };
+    let archive = node.file("a.tar", &oci_archive("quay.io/a/fluentd:v2.5.1", &busybox(), run()));
+    node.images.import_archive(&archive, "s").await.unwrap();
+    let error =
+        node.images.prepare(&container("quay.io/a/fluentd:v2.5.2", PullPolicy::IfNotPresent)).await.unwrap_err();
+    assert_eq!(error.reason, "ErrImagePull");
+    assert!(error.message.contains("image directory") && error.message.contains("quay.io/a/fluentd:v2.5.1"), "{error}");
+    let error = node.images.prepare(&container("y", PullPolicy::Never)).await.unwrap_err();
+    assert_eq!(error.reason, "ErrImageNeverPull");
+    let error = node.images.prepare(&container("Not/A Name", PullPolicy::Always)).await.unwrap_err();
+    assert_eq!(error.reason, "InvalidImageName");
+
+    assert_eq!(node.images.prepare(&container("quay.io/a/fluentd:v2.5.1", PullPolicy::Always)).await, Ok(()));
+    let digest = node.images.list(Look::Quick).await.unwrap()[0].digest.clone();
+    let by_digest = format!("quay.io/a/fluentd:any@{digest}");
+    assert_eq!(node.images.prepare(&container(&by_digest, PullPolicy::IfNotPresent)).await, Ok(()));
+    assert!(node.images.facts(&by_digest).await.unwrap().name.ends_with(&digest));
+
+    node.containerd.stop();
+    let error = node.images.prepare(&container("y", PullPolicy::Never)).await.unwrap_err();
+    assert!(error.unavailable, "{error}");
+}
+
+#[tokio::test]
+async fn a_containerd_killed_in_the_middle_is_met_again() {
+    let Some(mut node) = Node::start() else { return };
+    let big = Tar::default().file("big", &vec![7u8; 64 << 20]).end();
+    let archive = node.file("big.tar", &docker_archive(&["big:1"], &[&big], run()));
+    let images = node.images.clone();
+    let path = archive.clone();
+    let import = tokio::spawn(async move { images.import_archive(&path, "s").await });
+    node.containerd.restart();
+    // It may have been quick enough, or it failed; either way the next one succeeds.
+    drop(import.await.unwrap());
+    node.images.import_archive(&archive, "s").await.unwrap();
+    assert_eq!(node.ctr(&["images", "ls", "-q"]).trim(), "docker.io/library/big:1");
+}
+
+/// Prints what a large image costs this process; nothing is asserted but that it arrives.
+#[tokio::test]
+async fn a_large_image_costs_little_memory() {
+    let Some(node) = Node::start() else { return };
+    let mib: usize = std::env::var("IMAGE_MIB").ok().and_then(|m| m.parse().ok()).unwrap_or(128);
+    let path = node.containerd.dir().join("large.tar");
+    large_docker_archive(&path, mib);
+    // Forgets the peak so far, so that the next is the import's.
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = peak_kib();
+    let started = std::time::Instant::now();
+    node.images.import_archive(&path, "s").await.unwrap();
+    let after = peak_kib();
+    println!("importing {mib} MiB: peak memory {before} KiB before, {after} KiB after, {:?}", started.elapsed());
+}
+
+/// One layer of zeros, made without holding it.
+fn large_docker_archive(path: &std::path::Path, mib: usize) {
+    use sha2::Digest as _;
+    use std::io::Write as _;
+    let mut layer = support::archives::header("zeros", tar::EntryType::Regular, (mib as u64) << 20, 0o644);
+    layer.set_cksum();
+    let block = vec![0u8; 1 << 20];
+    let mut hash = sha2::Sha256::new();
+    hash.update(layer.as_bytes());
+    (0..mib).for_each(|_| hash.update(&block));
+    hash.update([0u8; 1024]);
+    let diff_id: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    let config = json!({"os": "linux", "architecture": architecture(), "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]}})
+    .to_string();
+    let manifest = json!([{"Config": "c", "RepoTags": ["large:1"], "Layers": ["l"]}]).to_string();
+    let start = Tar::default().file("c", config.as_bytes()).file("manifest.json", manifest.as_bytes()).end();
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
+    file.write_all(&start[..start.len() - 1024]).unwrap();
+    let mut outer = support::archives::header("l", tar::EntryType::Regular, ((mib as u64) << 20) + 512 + 1024, 0o644);
+    outer.set_cksum();
+    file.write_all(outer.as_bytes()).unwrap();
+    file.write_all(layer.as_bytes()).unwrap();
+    (0..mib).for_each(|_| file.write_all(&block).unwrap());
+    file.write_all(&[0u8; 1024 + 1024]).unwrap();
+    file.flush().unwrap();
+}
+
+/// The most memory that this process has had, in KiB.
+fn peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

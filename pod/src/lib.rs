@@ -15,6 +15,7 @@ pub mod name;
 pub mod observed;
 pub mod placement;
 pub mod plan;
+pub mod qos;
 pub mod record;
 pub mod spec;
 pub mod time;

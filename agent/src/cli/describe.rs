@@ -94,6 +94,12 @@ fn container(status: &Value, spec: Option<&Value>, out: &mut impl Write) -> io::
             line(name, &pairs(quantities))?;
         }
     }
+    for variable in spec["env"].as_array().into_iter().flatten() {
+        let value = variable.get("value").or_else(|| variable.get("valueFrom"));
+        let value =
+            value.map_or_else(String::new, |value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        line("Environment", &format!("{}={value}", field(variable, "/name")))?;
+    }
     for mount in spec["volumeMounts"].as_array().into_iter().flatten() {
         let mode = if mount["readOnly"] == true { "ro" } else { "rw" };
         line("Mount", &format!("{} from {} ({mode})", field(mount, "/mountPath"), field(mount, "/name")))?;

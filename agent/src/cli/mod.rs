@@ -8,8 +8,11 @@ mod check;
 mod client;
 mod delete;
 mod describe;
+mod doctor;
 mod find;
 mod get;
+mod log_file;
+mod logs;
 mod pod_row;
 mod table;
 mod why;
@@ -44,17 +47,21 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Word {
     /// Run the agent
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// Show pods, manifest files, images, events or the node
     Get(get::GetArgs),
     /// Show everything that is known of one thing
     #[command(subcommand)]
     Describe(Describe),
+    /// Print a container's log
+    Logs(logs::LogsArgs),
     /// End something; what is still wanted is started anew
     #[command(subcommand)]
     Delete(Delete),
     /// Say what a daemon waits for
     Why(why::WhyArgs),
+    /// Look for what on this node would keep daemons from running
+    Doctor(doctor::DoctorArgs),
     /// Judge manifest files as the agent would, without an agent
     Check(check::CheckArgs),
     /// Print the version
@@ -163,8 +170,10 @@ fn speak(client: &Client, word: Word, out: &mut impl io::Write) -> Result<(), Fa
         Word::Agent(_) => Err(Failure::Usage("the agent is started by main".into())),
         Word::Get(args) => get::run(client, &args, out),
         Word::Describe(Describe::Pod(named)) => describe::pod(client, &named, out),
+        Word::Logs(args) => logs::run(client, &args, out),
         Word::Delete(Delete::Pod(named)) => delete::pod(client, &named, out),
         Word::Why(args) => why::run(client, &args, out),
+        Word::Doctor(args) => doctor::run(client, &args, out),
         Word::Check(args) => check::run(&args, out),
         Word::Version => Ok(writeln!(out, "daemonlet {}", env!("CARGO_PKG_VERSION"))?),
         Word::Completion { shell } => {

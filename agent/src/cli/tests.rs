@@ -216,3 +216,72 @@ fn completion_and_version_need_no_agent() {
 fn the_command_line_is_consistent() {
     Cli::command().debug_assert();
 }
+
+/// A board whose node has its logs in this directory, with a file of the running pod's container.
+fn with_logs(served: &Served, dir: &std::path::Path) -> std::path::PathBuf {
+    let log_dir = dir.to_owned();
+    served.board.set_node(|node| node.log_dir = log_dir);
+    let pod = dir.join("pods/kube-system_ds-abcde_u1/c");
+    std::fs::create_dir_all(&pod).unwrap();
+    pod.join("0.log")
+}
+
+fn cri(text: &str) -> String {
+    format!("2026-01-01T00:00:00.000000000Z stdout F {text}\n")
+}
+
+#[test]
+fn logs_are_read_from_the_keepers_files() {
+    let (served, dir) = (served(), tempfile::tempdir().unwrap());
+    let file = with_logs(&served, dir.path());
+    assert_eq!(say(&served, &["logs", "ds/ds"]).0, 4, "there is none yet");
+    std::fs::write(file.with_extension("log.20260101-000000"), cri("one") + &cri("two")).unwrap();
+    std::fs::write(&file, cri("three")).unwrap();
+    assert_eq!(say(&served, &["logs", "ds-abcde"]).1, "one\ntwo\nthree\n");
+    assert_eq!(say(&served, &["logs", "ds/ds", "--tail", "2"]).1, "two\nthree\n");
+    assert_eq!(say(&served, &["logs", "ds-abcde", "-c", "other"]).0, 4);
+    assert_eq!(say(&served, &["logs", "ds-abcde", "--previous"]).0, 4);
+}
+
+#[test]
+fn following_loses_no_line_across_rotations_and_ends_with_the_container() {
+    let (served, dir) = (served(), tempfile::tempdir().unwrap());
+    let file = with_logs(&served, dir.path());
+    std::fs::write(&file, cri("0")).unwrap();
+    let board = served.board.clone();
+    let writer = std::thread::spawn(move || {
+        use std::io::Write as _;
+        let append = || std::fs::OpenOptions::new().create(true).append(true).open(&file).unwrap();
+        for n in 1..2000 {
+            append().write_all(cri(&n.to_string()).as_bytes()).unwrap();
+            if n % 100 == 0 {
+                std::fs::rename(&file, file.with_extension(format!("log.20260101-{n:06}"))).unwrap();
+                drop(append());
+            }
+        }
+        board.publish(&sample::running().0, None);
+    });
+    let (code, out, said) = say(&served, &["logs", "-f", "ds-abcde"]);
+    writer.join().unwrap();
+    assert_eq!(code, 0, "{said}");
+    let numbers: Vec<u32> = out.lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(numbers, (0..2000).collect::<Vec<_>>());
+}
+
+#[test]
+fn doctor_answers_with_and_without_an_agent() {
+    let served = served();
+    let (code, out, _) = say(&served, &["doctor"]);
+    assert!(code <= 1);
+    for name in ["privileges", "kernel", "cgroups", "containerd", "runc", "log keeper", "agent", "log directory shared"]
+    {
+        assert!(out.lines().any(|line| line.contains(name)), "{name} is not in\n{out}");
+    }
+    let (_, json, _) = say(&served, &["doctor", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["lines"].as_array().unwrap().iter().all(|line| line["name"].is_string() && line["found"].is_string()));
+    let mut out = Vec::new();
+    let failure =
+        speak(&Client::new("/nonexistent/x.sock".into()), Cli::parse_from(["daemonlet", "doctor"]).word, &mut out);
+    assert_eq!(failure.unwrap_err().code(), 1, "an agent that does not answer is a failing line, not exit code 3");
+}

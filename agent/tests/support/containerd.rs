@@ -32,10 +32,15 @@ impl Containerd {
         self.dir.path()
     }
 
-    /// Kills it with SIGKILL and starts it anew on the same state.
-    pub fn restart(&mut self) {
+    /// Kills it with SIGKILL.
+    pub fn stop(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// Kills it with SIGKILL and starts it anew on the same state.
+    pub fn restart(&mut self) {
+        self.stop();
         self.process = spawn(self.dir.path());
         self.wait();
     }
@@ -71,7 +76,9 @@ impl Containerd {
 impl Drop for Containerd {
     fn drop(&mut self) {
         // SIGTERM first: it stops its shims' connections and closes its database.
-        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
+        if matches!(self.process.try_wait(), Ok(None)) {
+            let _ = Command::new("kill").arg(self.process.id().to_string()).status();
+        }
         let end = Instant::now() + Duration::from_secs(5);
         while Instant::now() < end && matches!(self.process.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(10));

@@ -3,3 +3,4 @@
 
 pub mod archives;
 pub mod containerd;
+pub mod pods;

@@ -107,11 +107,16 @@ pub fn all_done(pod: &PodView) -> bool {
 }
 
 fn done(pod: &PodView, container: &str) -> bool {
-    let Some(last) = pod.record.containers.get(container).and_then(|m| m.last.as_ref()) else { return false };
+    let last = pod.record.containers.get(container).and_then(|m| m.last.as_ref());
+    last.is_some_and(|last| !restarts(pod, last))
+}
+
+/// Whether the pod's restart policy wants another run after this end.
+fn restarts(pod: &PodView, last: &Termination) -> bool {
     match pod.template.spec.restart_policy {
-        RestartPolicy::Always => false,
-        RestartPolicy::OnFailure => last.exit_code == 0,
-        RestartPolicy::Never => true,
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure => last.exit_code != 0,
+        RestartPolicy::Never => false,
     }
 }
 
@@ -160,30 +165,41 @@ impl Runs<'_> {
         }
         self.back_off(draft);
         let due = self.due();
-        let found = self.observed(due);
-        let mut stands = false;
-        match found.map(|c| standing(self.view, self.pod, c)) {
+        let found = self.observed(due).map(|c| standing(self.view, self.pod, c));
+        let next = self.next_is_wanted(found.as_ref());
+        // The shim is shared by the pod and ends with its last run: what ended goes when its successor stands.
+        let stands = matches!(found, Some(Standing::Waits | Standing::Runs));
+        match found {
             None => self.create(draft, due),
-            Some(Standing::Waits) => {
-                stands = true;
-                self.start(draft, due);
-            }
-            Some(Standing::Runs) => {
-                stands = true;
-                self.run(draft, due);
-            }
+            Some(Standing::Waits) => self.start(draft, due),
+            Some(Standing::Runs) => self.started(draft, due),
             Some(Standing::Ended(_)) if self.until == Until::Created => draft.step(self.delete(due)),
             Some(Standing::Ended(ended)) => remember(draft, self.pod, ended),
             Some(Standing::Debris) => draft.step(self.delete(due)),
         }
-        let standby = due.saturating_add(1);
+        let after = due.saturating_add(1);
+        if next && self.observed(after).is_none() {
+            self.create(draft, after);
+        }
         for other in self.pod.containers.iter().filter(|c| c.run.container == self.container.name) {
             let attempt = other.run.attempt;
-            // The shim is shared by the pod and ends with its last run: the old one goes when the new one stands.
             let before = attempt < due && (stands || !over(other));
-            if before || attempt > standby || (attempt == standby && !self.keeps_standby(other)) {
+            let kept = attempt == after && next && other.state == ContainerState::Created;
+            if before || (attempt > due && !kept) {
                 remove(draft, other);
             }
+        }
+    }
+
+    /// Whether the run after the one that is due is created already: where a successor stands by, and while the end
+    /// of this one is being written down, because a creation takes longer than a write.
+    fn next_is_wanted(&self, due: Option<&Standing>) -> bool {
+        match due {
+            Some(Standing::Runs) => self.pod.template.standby(),
+            Some(Standing::Ended(Change::Ended { termination, .. })) => {
+                self.until == Until::Started && restarts(self.pod, termination)
+            }
+            _ => false,
         }
     }
 
@@ -203,14 +219,10 @@ impl Runs<'_> {
         delete(&self.pod.record.uid, &self.container.name, attempt)
     }
 
-    fn run(&self, draft: &mut Draft<'_>, due: u32) {
+    fn started(&self, draft: &mut Draft<'_>, due: u32) {
         if self.memory().is_none_or(|m| m.started_attempt < Some(due)) {
             let change = Change::Started { container: self.container.name.clone(), attempt: due };
             remember(draft, self.pod, change);
-        }
-        let standby = due.saturating_add(1);
-        if self.pod.template.standby() && self.observed(standby).is_none() {
-            self.create(draft, standby);
         }
     }
 
@@ -293,10 +305,5 @@ impl Runs<'_> {
             }
             _ => false,
         })
-    }
-
-    /// A created successor of the running one is kept where the pod asks for it; what died of it is replaced.
-    fn keeps_standby(&self, other: &ObservedContainer) -> bool {
-        self.pod.template.standby() && other.state == ContainerState::Created
     }
 }

@@ -191,7 +191,7 @@ pub fn is_unavailable(status: &Status) -> bool {
 }
 
 /// The messages of a status and of what caused it, without repetitions.
-fn causes(status: &Status) -> String {
+pub fn causes(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut next = std::error::Error::source(status);
     while let Some(error) = next {

@@ -40,6 +40,7 @@ impl Containerd {
             self.client.step_error("CreateContainerError", &format!("{what} for container {}", run.run), status)
         };
         let (spec, adapted) = self.spec_of(run, image).await?;
+        let spec = serde_json::to_vec(&spec).expect("a spec has only text keys");
         let systemd_cgroup = matches!(run.sandbox.cgroup, CgroupParent::Systemd(_));
         let record = ContainerRecord {
             id: id.clone(),
@@ -49,10 +50,7 @@ impl Containerd {
                 name: tasks::RUNTIME.to_owned(),
                 options: tasks::runtime_options(systemd_cgroup),
             }),
-            spec: Some(Any {
-                type_url: SPEC_TYPE.to_owned(),
-                value: serde_json::to_vec(&spec).expect("a spec has only text keys"),
-            }),
+            spec: Some(Any { type_url: SPEC_TYPE.to_owned(), value: spec.clone() }),
             snapshotter: self.config.snapshotter.clone(),
             snapshot_key: id.clone(),
             ..ContainerRecord::default()
@@ -115,17 +113,17 @@ impl Containerd {
             host_devices: &host_devices,
             volume_devices: &volume_devices,
             node_name: &self.config.node_name,
+            seccomp_default: self.config.seccomp_default,
         };
         oci::spec(&inputs).map_err(|error| StepError::new(error.reason(), error.to_string()))
     }
 
     /// Whether what is there is what would be made: the same spec, and a task that has not ended.
-    async fn is_complete(&self, id: &str, wanted: &Spec) -> Result<bool, Status> {
+    async fn is_complete(&self, id: &str, wanted: &[u8]) -> Result<bool, Status> {
         let Some(record) = get_record(&self.client, id).await? else { return Ok(false) };
-        let same = record
-            .spec
-            .and_then(|any| serde_json::from_slice::<Spec>(&any.value).ok())
-            .is_some_and(|there| there == *wanted);
+        // Parsed, since the order within its sets is by chance.
+        let parsed = |json: &[u8]| serde_json::from_slice::<Spec>(json).ok();
+        let same = parsed(wanted).is_some_and(|spec| record.spec.and_then(|any| parsed(&any.value)) == Some(spec));
         let task = if same { tasks::get(&self.client, id).await? } else { None };
         Ok(task.is_some_and(|it| matches!(it.status(), TaskStatus::Created | TaskStatus::Running)))
     }

@@ -35,6 +35,7 @@ pub mod host;
 pub mod image_facts;
 pub mod images;
 pub mod labels;
+pub mod look;
 pub mod oci;
 mod resources;
 pub mod seccomp;
@@ -54,6 +55,8 @@ pub struct Config {
     /// `overlayfs` unless the machine needs another.
     pub snapshotter: String,
     pub node_name: String,
+    /// Whether an unset seccomp profile means RuntimeDefault.
+    pub seccomp_default: bool,
 }
 
 impl Config {
@@ -64,6 +67,7 @@ impl Config {
             namespace: "daemonlet".into(),
             snapshotter: "overlayfs".into(),
             node_name: node_name.into(),
+            seccomp_default: true,
         }
     }
 }

@@ -163,7 +163,8 @@ impl Model {
         let runs: Vec<RunKey> = self.all_running();
         let Some(run) = runs.get(nth.checked_rem(runs.len()).unwrap_or(0)).cloned() else { return };
         self.set(&run, ContainerState::Exited { exit_code, oom: false, finished_at: now });
-        self.ended.insert(run, true);
+        let sure = self.knows_start(&run);
+        self.ended.insert(run, sure);
     }
 
     /// What waits for its start dies.
@@ -304,7 +305,8 @@ impl Model {
                 if self.running(&uid, &container, attempt) && (self.obedient || signal == Signal::Kill) {
                     let run = RunKey { uid, container, attempt };
                     self.set(&run, ContainerState::Exited { exit_code: 143, oom: false, finished_at: now.wall });
-                    self.ended.insert(run, true);
+                    let sure = self.knows_start(&run);
+                    self.ended.insert(run, sure);
                 }
             }
             Step::Delete { uid, container, attempt } => {

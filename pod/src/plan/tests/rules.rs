@@ -117,14 +117,11 @@ fn crashing_container_starts_at_kubernetes_instants_for_ever() {
 #[test]
 fn successor_stands_created_during_the_back_off_and_the_exited_run_goes_then() {
     let mut model = running(&["a"]);
-    for _ in 0..2 {
-        model.exit(0, 1);
-        until(&mut model, |s| matches!(s, Step::Create { .. }));
-        assert_eq!(model.pods[0].containers.len(), 1, "the exited run keeps the shim alive");
-        if model.pods[0].record.containers["a"].not_before.is_none() {
-            model.settle();
-        }
-    }
+    model.exit(0, 1);
+    model.settle();
+    model.exit(0, 1);
+    until(&mut model, |s| matches!(s, Step::Create { .. }));
+    assert_eq!(model.pods[0].containers.len(), 1, "the exited run keeps the shim alive");
     while !model.in_flight.is_empty() {
         model.end(0, Outcome::Done);
     }
@@ -139,11 +136,13 @@ fn successor_stands_created_during_the_back_off_and_the_exited_run_goes_then() {
 }
 
 #[test]
-fn end_is_remembered_before_anything_else_happens_to_the_run() {
+fn end_is_written_down_while_the_successor_is_created_and_before_anything_else_happens() {
     let mut model = running(&["a"]);
     model.exit(0, 3);
     let plan = model.plan();
-    let [Step::Remember { change: Change::Ended { termination, .. }, .. }] = &plan.steps[..] else {
+    let [Step::Remember { change: Change::Ended { termination, .. }, .. }, Step::Create { attempt: 1, .. }] =
+        &plan.steps[..]
+    else {
         panic!("{plan:?}");
     };
     assert_eq!((termination.exit_code, termination.reason.as_str()), (3, "Error"));
@@ -423,4 +422,14 @@ fn pod_whose_start_was_not_recorded_is_an_old_pod_that_runs() {
     want(&mut model, 1, &["a"]);
     until(&mut model, |s| matches!(s, Step::Create { .. }));
     assert_eq!(model.pods[0].record.lifecycle, Lifecycle::Running);
+}
+
+#[test]
+fn run_that_ended_before_its_start_was_recorded_counts() {
+    let mut model = Model::new(revision(0, &["a"]));
+    until(&mut model, starts);
+    model.restart_agent(true);
+    model.exit(0, 1);
+    model.settle();
+    assert_eq!(model.pods[0].record.containers["a"].next_attempt(), 1);
 }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use containerd_client::services::v1::Image;
-use containerd_client::tonic::Status;
+use containerd_client::services::v1::{Image, Info};
+use containerd_client::tonic::{Code, Status};
 use containerd_client::types::Descriptor as WireDescriptor;
 use tokio::runtime::Handle;
 
@@ -19,25 +19,17 @@ use super::digest::Digest;
 use super::store::{self, Lease, Write, WriteError, to_i64};
 use super::tarball::{ArchiveError, Entry, Tarball, read_failed, truncated};
 use super::{ImageError, Images};
+use crate::seams::Import;
 
 /// Which archives brought an image: the last few file stamps, one a line, newest last.
 pub const ARCHIVES_LABEL: &str = "daemonlet.dev/archives";
 /// A label's key and value share 4,096 bytes in containerd.
 const MAX_ARCHIVES_LABEL: usize = 4000;
 
-/// What an import brought.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Imported {
-    /// Canonical names with the digest that each now has, sorted.
-    pub images: Vec<(String, String)>,
-    /// Images that were left out, with the reason.
-    pub skipped: Vec<String>,
-}
-
 impl Images {
     /// Imports every image of the archive that suits this node. `stamp` tells the file's state (one line) and is kept
     /// with the images. One import is under way at a time; dropping the future gives it up.
-    pub async fn import(&self, archive: &Path, stamp: &str) -> Result<Imported, ImageError> {
+    pub async fn import_archive(&self, archive: &Path, stamp: &str) -> Result<Import, ImageError> {
         let _turn = self.shared.importing.lock().await;
         let job = Job { images: self.clone(), path: archive.to_owned(), cancelled: Arc::new(AtomicBool::new(false)) };
         let _give_up = GiveUp(Arc::clone(&job.cancelled));
@@ -51,15 +43,15 @@ impl Images {
         outcome
     }
 
-    async fn import_under(&self, job: &Job, lease: &Lease, stamp: &str) -> Result<Imported, ImageError> {
+    async fn import_under(&self, job: &Job, lease: &Lease, stamp: &str) -> Result<Import, ImageError> {
         let (tarball, bundle) = job.read().await?;
         let missing = self.hold_present(lease, &bundle).await?;
         let bundle = Arc::new(bundle);
         job.write(tarball, Arc::clone(&bundle), missing, lease.clone()).await?;
-        let mut imported = Imported { images: Vec::new(), skipped: bundle.skipped.clone() };
+        let mut imported = Import { images: Vec::new(), skipped: bundle.skipped.clone() };
         for image in &bundle.images {
             let name = image.names.first().map(String::as_str).unwrap_or_default();
-            let resolved = self.resolve(name, &image.target.digest).await?;
+            let resolved = self.resolve_anew(name, &image.target.digest).await?;
             // Also when it is unpacked: the lease then holds the snapshots until the record does.
             self.unpack_under(name, &resolved, lease).await?;
         }
@@ -76,7 +68,7 @@ impl Images {
         let mut missing = BTreeSet::new();
         for blob in bundle.blobs.values() {
             let doing = || format!("looking for content {}", blob.digest);
-            let present = store::hold(self.client(), lease, &blob.digest).await;
+            let present = self.hold_whole(lease, blob).await;
             match present.map_err(ImageError::containerd(doing()))? {
                 None => drop(missing.insert(blob.digest.clone())),
                 Some(info) => {
@@ -92,6 +84,21 @@ impl Images {
             }
         }
         Ok(missing)
+    }
+
+    /// As `store::hold`, but a document whose bytes were damaged (a power cut) is removed: it will be written again.
+    async fn hold_whole(&self, lease: &Lease, blob: &Blob) -> Result<Option<Info>, Status> {
+        let held = store::hold(self.client(), lease, &blob.digest).await?;
+        if held.is_none() || matches!(blob.source, Source::Entry(_)) {
+            return Ok(held);
+        }
+        match store::document(self.client(), &blob.digest).await {
+            Err(status) if status.code() == Code::DataLoss => {
+                store::remove(self.client(), &blob.digest).await?;
+                Ok(None)
+            }
+            read => read.map(|_| held),
+        }
     }
 
     /// Creates the image records, or points them here.

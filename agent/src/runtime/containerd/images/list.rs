@@ -1,72 +1,69 @@
-//! The images of the namespace as rows, for `get images`.
+//! The images of the namespace, and [`ImageStore`] for the image directory and `get images`.
 
-use std::collections::BTreeMap;
+use std::path::Path;
 
-use super::ImageError;
-use super::Images;
 use super::digest::Digest;
 use super::import::ARCHIVES_LABEL;
 use super::store;
+use super::tarball::ArchiveError;
+use super::{ImageError, Images};
+use crate::seams::{ImageStore, Import, ImportFailure, Look, PresentImage};
 
-/// One image record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageRow {
-    pub name: String,
-    pub digest: String,
-    /// This node's configuration and layers as stored, bytes; None when it cannot be read.
-    pub size: Option<u64>,
-    /// The platform that runs here.
-    pub platform: Option<String>,
-    pub unpacked: bool,
-    /// Why the image cannot be used.
-    pub problem: Option<String>,
+impl ImageStore for Images {
+    async fn images(&self, look: Look) -> Result<Vec<PresentImage>, ImportFailure> {
+        self.list(look).await.map_err(failure)
+    }
+
+    async fn import(&self, archive: &Path, stamp: &str) -> Result<Import, ImportFailure> {
+        self.import_archive(archive, stamp).await.map_err(failure)
+    }
 }
 
 impl Images {
     /// All image records by name. One that is damaged is a row that says so.
-    pub async fn list(&self) -> Result<Vec<ImageRow>, ImageError> {
+    pub async fn list(&self, look: Look) -> Result<Vec<PresentImage>, ImageError> {
         let records = store::images(self.client(), None).await.map_err(ImageError::containerd("listing images"))?;
-        let mut rows = BTreeMap::new();
+        let mut images = Vec::new();
         for record in records {
-            let digest = record.target.map(|t| t.digest).unwrap_or_default();
-            let mut row = ImageRow {
-                name: record.name.clone(),
-                digest,
+            let stamps = record.labels.get(ARCHIVES_LABEL).map(String::as_str).unwrap_or_default();
+            let mut image = PresentImage {
+                stamps: stamps.lines().map(str::to_owned).collect(),
+                digest: record.target.map(|t| t.digest).unwrap_or_default(),
+                name: record.name,
                 size: None,
-                platform: None,
-                unpacked: false,
                 problem: None,
             };
-            match self.look(&record.name, &row.digest).await {
-                Ok((size, platform, unpacked)) => {
-                    (row.size, row.platform, row.unpacked) = (Some(size), Some(platform), unpacked);
+            if look == Look::Close {
+                match self.look(&image).await {
+                    Ok(size) => image.size = Some(size),
+                    Err(error) if error.is_unavailable() => return Err(error),
+                    Err(error) => image.problem = Some(error.sentence()),
                 }
-                Err(error) if error.is_unavailable() => return Err(error),
-                Err(error) => row.problem = Some(error.sentence()),
             }
-            rows.insert(record.name, row);
+            images.push(image);
         }
-        Ok(rows.into_values().collect())
+        images.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(images)
     }
 
-    async fn look(&self, name: &str, digest: &str) -> Result<(u64, String, bool), ImageError> {
+    async fn look(&self, image: &PresentImage) -> Result<u64, ImageError> {
         let refused =
-            |e: super::digest::InvalidDigest| ImageError::Refused { image: name.into(), reason: e.to_string() };
-        let target: Digest = digest.parse().map_err(refused)?;
-        let resolved = self.resolve(name, &target).await?;
-        let unpacked = self.is_unpacked(&resolved).await?;
-        Ok((resolved.size, resolved.platform.clone(), unpacked))
+            |e: super::digest::InvalidDigest| ImageError::Refused { image: image.name.clone(), reason: e.to_string() };
+        let target: Digest = image.digest.parse().map_err(refused)?;
+        self.resolve_anew(&image.name, &target).await.map(|r| r.size)
     }
+}
 
-    /// The stamps of all archives that brought an image which is still here, with the images' names: one call.
-    pub async fn archives(&self) -> Result<BTreeMap<String, Vec<String>>, ImageError> {
-        let records = store::images(self.client(), None).await.map_err(ImageError::containerd("listing images"))?;
-        let mut stamps: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for record in records {
-            for stamp in record.labels.get(ARCHIVES_LABEL).map(String::as_str).unwrap_or_default().lines() {
-                stamps.entry(stamp.to_owned()).or_default().push(record.name.clone());
-            }
+fn failure(error: ImageError) -> ImportFailure {
+    let words = error.sentence();
+    match error {
+        error if error.is_unavailable() => ImportFailure::Unavailable(words),
+        // A disk that cannot be read today may be read tomorrow.
+        ImageError::Archive { error: ArchiveError::Io(_) | ArchiveError::Cancelled, .. }
+        | ImageError::Containerd { .. }
+        | ImageError::Damaged { .. } => ImportFailure::Failed(words),
+        ImageError::Archive { .. } | ImageError::Platform { .. } | ImageError::Refused { .. } => {
+            ImportFailure::Refused(words)
         }
-        Ok(stamps)
     }
 }

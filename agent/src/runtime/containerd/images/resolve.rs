@@ -62,6 +62,11 @@ impl Images {
         if let Some(resolved) = self.shared.cache.get(target) {
             return Ok(resolved);
         }
+        self.resolve_anew(image, target).await
+    }
+
+    /// The same from the store's bytes, whatever was found before: tells whether they are whole.
+    pub async fn resolve_anew(&self, image: &str, target: &Digest) -> Result<Arc<Resolved>, ImageError> {
         let mut search = Search { images: self, image, offered: Vec::new(), tried: 0 };
         match search.descend(target).await? {
             Some(resolved) => {

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 
 use containerd_client::services::v1::{
-    AbortRequest, AddResourceRequest, CreateImageRequest, CreateRequest, DeleteRequest, GetImageRequest, Image, Info,
-    InfoRequest, ListImagesRequest, ListRequest, ReadContentRequest, Resource, UpdateImageRequest, UpdateRequest,
-    WriteAction, WriteContentRequest, WriteContentResponse,
+    AbortRequest, AddResourceRequest, CreateImageRequest, CreateRequest, DeleteContentRequest, DeleteRequest,
+    GetImageRequest, Image, Info, InfoRequest, ListImagesRequest, ListRequest, ReadContentRequest, Resource,
+    UpdateImageRequest, UpdateRequest, WriteAction, WriteContentRequest, WriteContentResponse,
 };
 use containerd_client::tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use containerd_client::tonic::metadata::{Ascii, MetadataValue};
@@ -155,6 +155,12 @@ pub async fn document(client: &Client, digest: &Digest) -> Result<Option<Vec<u8>
         return Err(Status::data_loss(format!("content {digest} is damaged: its bytes have digest {actual}")));
     }
     Ok(Some(bytes))
+}
+
+/// Removes content that is of no use.
+pub async fn remove(client: &Client, digest: &Digest) -> Result<(), Status> {
+    let request = client.request(DeleteContentRequest { digest: digest.to_string() });
+    found(bounded(QUICK, client.content().delete(request)).await).map(drop)
 }
 
 /// What is to be written, and under which lease.

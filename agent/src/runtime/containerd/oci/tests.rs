@@ -1,1 +1,438 @@
 //! What a container gets, as values.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pod::desired::{Origin, Source};
+use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
+use pod::record::{Lifecycle, Record};
+use pod::spec::{
+    Container, ContainerResource, EnvValue, EnvVar, Placement, PodField, PodSpec, PodTemplate, PullPolicy, Quantity,
+    Resources, RestartPolicy, Security, VolumeMount,
+};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::runtime::containerd::image_facts::ImageConfig;
+use crate::seams::Sandbox;
+
+/// Everything that a spec is made of, to be changed by a test.
+struct Case {
+    record: Record,
+    template: PodTemplate,
+    sandbox: Sandbox,
+    image: ImageFacts,
+    host: Host,
+    host_devices: Vec<HostDevice>,
+    volume_devices: BTreeMap<String, HostDevice>,
+}
+
+fn case() -> Case {
+    let uid = Uid("5f0c".into());
+    let container = Container {
+        name: "main".into(),
+        image: "busybox".into(),
+        pull_policy: PullPolicy::IfNotPresent,
+        command: vec![],
+        args: vec![],
+        working_dir: None,
+        env: vec![],
+        resources: Resources::default(),
+        mounts: vec![],
+        security: Security::default(),
+        ports: vec![],
+        stdin: false,
+        tty: false,
+    };
+    Case {
+        record: Record {
+            uid,
+            workload: WorkloadKey { namespace: "default".into(), kind: WorkloadKind::DaemonSet, name: "a".into() },
+            name: "a-x7f2k".into(),
+            revision: "6d4f".into(),
+            origin: Origin { source: Source::Static, file: "a.yaml".into(), line: 1 },
+            document: Value::Null,
+            admitted_at: jiff::Timestamp::UNIX_EPOCH,
+            generation: 1,
+            boot_id: String::new(),
+            lifecycle: Lifecycle::Running,
+            containers: BTreeMap::new(),
+        },
+        template: PodTemplate {
+            labels: BTreeMap::from([("app".into(), "a".into())]),
+            annotations: BTreeMap::new(),
+            spec: PodSpec {
+                containers: vec![container],
+                volumes: vec![],
+                restart_policy: RestartPolicy::Always,
+                termination_grace: Duration::from_secs(30),
+                host_network: false,
+                host_pid: false,
+                host_ipc: false,
+                priority: 0,
+                priority_class: None,
+                placement: Placement::default(),
+            },
+        },
+        sandbox: Sandbox {
+            namespaces: BTreeMap::from([
+                ("network".into(), "/run/n/net".into()),
+                ("ipc".into(), "/run/n/ipc".into()),
+                ("uts".into(), "/run/n/uts".into()),
+            ]),
+            files: BTreeMap::from([
+                ("/etc/hosts".into(), "/pods/hosts".into()),
+                ("/dev/shm".into(), "/pods/shm".into()),
+            ]),
+            hostname: "a-x7f2k".into(),
+            host_ips: vec!["198.18.0.1".parse().expect("an address")],
+            pod_ips: vec!["198.18.0.9".parse().expect("an address")],
+            ..Sandbox::default()
+        },
+        image: ImageFacts {
+            name: "docker.io/library/busybox:latest".into(),
+            digest: "sha256:ab".into(),
+            chain_id: "sha256:cd".into(),
+            config: ImageConfig {
+                env: vec!["PATH=/bin".into(), "A=image".into()],
+                entrypoint: vec!["/entry".into()],
+                cmd: vec!["cmd".into()],
+                ..ImageConfig::default()
+            },
+        },
+        host: Host {
+            capabilities: CapSet::ALL,
+            nofile_hard: u64::MAX,
+            oom_score_adj_min: -1000,
+            cgroup_v2: false,
+            swap_limits: true,
+            apparmor: AppArmor::Off,
+            architecture: "x86_64",
+            cpus: 4,
+            memory: 1000 << 20,
+        },
+        host_devices: vec![],
+        volume_devices: BTreeMap::new(),
+    }
+}
+
+impl Case {
+    fn main(&mut self) -> &mut Container {
+        &mut self.template.spec.containers[0]
+    }
+
+    fn mount(&mut self, volume: &str, place: &str, read_only: bool) {
+        self.sandbox.volumes.insert(volume.into(), format!("/host/{volume}").into());
+        self.main().mounts.push(VolumeMount { volume: volume.into(), mount_path: place.into(), read_only });
+    }
+
+    fn try_spec(&self) -> Result<(Spec, Vec<Adapted>), SpecError> {
+        let run = CreateRun {
+            run: RunKey { uid: self.record.uid.clone(), container: "main".into(), attempt: 0 },
+            workload: &self.record.workload,
+            record: &self.record,
+            template: &self.template,
+            container: &self.template.spec.containers[0],
+            sandbox: &self.sandbox,
+            stdout: "/o".into(),
+            stderr: "/e".into(),
+        };
+        spec(&Inputs {
+            run: &run,
+            image: &self.image,
+            accounts: &Accounts::default(),
+            host: &self.host,
+            host_devices: &self.host_devices,
+            volume_devices: &self.volume_devices,
+            node_name: "node-1",
+            seccomp_default: true,
+        })
+    }
+
+    /// As runc reads it.
+    fn json(&self) -> Value {
+        let (spec, _) = self.try_spec().expect("a spec");
+        serde_json::to_value(spec).expect("serializes")
+    }
+
+    fn adapted(&self) -> Vec<String> {
+        let (_, adapted) = self.try_spec().expect("a spec");
+        adapted.iter().map(|it| it.what.clone()).collect()
+    }
+}
+
+/// Destinations in order.
+fn places(json: &Value) -> Vec<&str> {
+    json["mounts"].as_array().expect("a list").iter().filter_map(|it| it["destination"].as_str()).collect()
+}
+
+fn mount_at<'a>(json: &'a Value, place: &str) -> &'a Value {
+    let all = json["mounts"].as_array().expect("a list");
+    all.iter().find(|it| it["destination"] == place).unwrap_or_else(|| panic!("nothing at {place}"))
+}
+
+#[test]
+fn what_the_library_presets_is_gone() {
+    let json = case().json();
+    for absent in ["hostname", "domainname", "hooks", "windows", "vm"] {
+        assert_eq!(json.get(absent), None, "{absent}");
+    }
+    assert_eq!(json["linux"].get("sysctl"), None);
+    assert_eq!(json["linux"].get("devices"), None);
+    assert_eq!(json["process"]["noNewPrivileges"], false);
+    assert_eq!(json["root"], json!({"path": "rootfs", "readonly": false}));
+    assert_eq!(json["annotations"], json!({"io.containerd.runc.v2.group": "5f0c"}));
+}
+
+#[test]
+fn namespaces_are_joined_own_or_the_hosts() {
+    let kinds = |json: &Value| {
+        let all = json["linux"]["namespaces"].as_array().expect("a list").clone();
+        all.iter().map(|it| format!("{} {}", it["type"], it["path"])).collect::<Vec<_>>().join(", ").replace('"', "")
+    };
+    let mut it = case();
+    assert_eq!(kinds(&it.json()), "mount null, pid null, ipc /run/n/ipc, network /run/n/net, uts /run/n/uts");
+    it.template.spec.host_pid = true;
+    it.sandbox.namespaces.clear();
+    it.host.cgroup_v2 = true;
+    assert_eq!(kinds(&it.json()), "mount null, cgroup null");
+    it.main().security.privileged = true;
+    assert_eq!(kinds(&it.json()), "mount null");
+}
+
+#[test]
+fn confinement_is_there_unless_privileged() {
+    let mut it = case();
+    let json = it.json();
+    assert_eq!(json["linux"]["maskedPaths"].as_array().map(Vec::len), Some(MASKED_PATHS.len()));
+    assert_eq!(json["linux"]["readonlyPaths"].as_array().map(Vec::len), Some(READONLY_PATHS.len()));
+    assert_eq!(json["linux"]["seccomp"]["defaultAction"], "SCMP_ACT_ERRNO");
+    assert_eq!(json["linux"]["resources"]["devices"][0]["allow"], false);
+    assert!(mount_at(&json, "/sys")["options"].as_array().expect("a list").contains(&json!("ro")));
+
+    it.main().security.privileged = true;
+    let null = HostDevice { path: "/dev/x".into(), block: true, major: 7, minor: 1, mode: 0o660, uid: 0, gid: 6 };
+    it.host_devices = vec![null];
+    let json = it.json();
+    for absent in ["maskedPaths", "readonlyPaths", "seccomp"] {
+        assert_eq!(json["linux"].get(absent), None, "{absent}");
+    }
+    assert_eq!(json["linux"]["resources"]["devices"][0]["allow"], true);
+    assert_eq!(json["linux"]["resources"]["devices"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        json["linux"]["devices"],
+        json!([{"path": "/dev/x", "type": "b", "major": 7, "minor": 1, "fileMode": 0o660, "uid": 0, "gid": 6}])
+    );
+    assert!(mount_at(&json, "/sys/fs/cgroup")["options"].as_array().expect("a list").contains(&json!("rw")));
+    assert_eq!(json["process"]["capabilities"]["effective"].as_array().map(Vec::len), Some(41));
+}
+
+#[test]
+fn what_the_machine_cannot_give_is_left_out_and_said() {
+    let mut it = case();
+    it.main().security.privileged = true;
+    it.main().resources.memory_limit = Some(1 << 20);
+    it.template.spec.priority_class = Some("system-node-critical".into());
+    it.host.capabilities = CapSet::ALL.without(CapSet::of(&["SYS_RESOURCE"]).expect("known"));
+    it.host.oom_score_adj_min = 0;
+    it.host.swap_limits = false;
+    it.host.nofile_hard = 20_000;
+    assert_eq!(
+        it.adapted(),
+        [
+            "capabilities SYS_RESOURCE not given",
+            "oom_score_adj 0 instead of -997",
+            "the memory limit does not count swap"
+        ]
+    );
+    let json = it.json();
+    assert_eq!(json["process"]["oomScoreAdj"], 0);
+    assert_eq!(json["process"]["rlimits"], json!([{"type": "RLIMIT_NOFILE", "hard": 20_000, "soft": 20_000}]));
+    assert_eq!(json["linux"]["resources"]["memory"], json!({"limit": 1 << 20}));
+    it.main().security.privileged = false;
+    it.host.apparmor = AppArmor::NoProfile;
+    assert!(it.adapted().contains(&"no AppArmor profile".to_owned()));
+    it.host.apparmor = AppArmor::Profile("p".into());
+    assert_eq!(it.json()["process"]["apparmorProfile"], "p");
+}
+
+#[test]
+fn resources_are_the_kubelets_numbers() {
+    let mut it = case();
+    assert_eq!(it.json()["linux"]["resources"]["cpu"], json!({"shares": 2}));
+    assert_eq!(it.json()["process"]["oomScoreAdj"], 1000);
+    it.main().resources = Resources {
+        cpu_request_milli: Some(100),
+        cpu_limit_milli: Some(5),
+        memory_request: Some(200 << 20),
+        memory_limit: Some(300 << 20),
+        ..Resources::default()
+    };
+    it.host.cgroup_v2 = true;
+    let resources = &it.json()["linux"]["resources"];
+    assert_eq!(resources["cpu"], json!({"shares": 102, "quota": 1000, "period": 100_000}));
+    assert_eq!(resources["memory"], json!({"limit": 300 << 20, "swap": 300 << 20}));
+    assert_eq!(resources["unified"], json!({"memory.oom.group": "1"}));
+    assert_eq!(it.json()["process"]["oomScoreAdj"], 800);
+    it.main().resources.memory_request = Some(2);
+    assert_eq!(it.json()["process"]["oomScoreAdj"], 999);
+    it.main().resources.memory_request = Some(1000 << 20);
+    assert_eq!(it.json()["process"]["oomScoreAdj"], 3);
+    it.main().resources.memory_request = Some(300 << 20);
+    it.main().resources.cpu_request_milli = Some(5);
+    assert_eq!(it.json()["process"]["oomScoreAdj"], -997);
+}
+
+#[test]
+fn mounts_come_shallow_before_deep_and_files_give_way_to_volumes() {
+    let mut it = case();
+    it.mount("deep", "/a/b/c", true);
+    it.mount("shallow", "/a/", false);
+    it.mount("hosts", "/etc/hosts", false);
+    let json = it.json();
+    let own: Vec<&str> = places(&json).split_off(6);
+    assert_eq!(own, ["/a", "/dev/shm", "/etc/hosts", "/a/b/c"]);
+    assert_eq!(mount_at(&json, "/etc/hosts")["source"], "/host/hosts");
+    assert_eq!(mount_at(&json, "/a/b/c")["options"], json!(["rbind", "rprivate", "ro"]));
+    assert_eq!(mount_at(&json, "/a")["options"], json!(["rbind", "rprivate", "rw"]));
+    assert_eq!(mount_at(&case().json(), "/etc/hosts")["options"], json!(["rbind", "rprivate", "ro"]));
+}
+
+#[test]
+fn a_volume_on_dev_replaces_what_would_lie_there() {
+    let mut it = case();
+    it.mount("devices", "/dev", false);
+    assert_eq!(places(&it.json()), ["/proc", "/sys", "/sys/fs/cgroup", "/dev", "/dev/shm", "/etc/hosts"]);
+}
+
+#[test]
+fn a_device_that_is_mounted_may_be_used_and_no_other() {
+    let mut it = case();
+    it.mount("kmsg", "/dev/kmsg", true);
+    let device = HostDevice { path: "/dev/kmsg".into(), block: false, major: 1, minor: 11, mode: 0, uid: 0, gid: 0 };
+    it.volume_devices.insert("kmsg".into(), device.clone());
+    it.volume_devices.insert("not-mounted".into(), HostDevice { minor: 1, ..device });
+    assert_eq!(
+        it.json()["linux"]["resources"]["devices"],
+        json!([
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}
+        ])
+    );
+}
+
+#[test]
+fn a_mount_of_a_volume_that_was_not_set_up_is_an_error() {
+    let mut it = case();
+    it.mount("data", "/data", false);
+    it.sandbox.volumes.clear();
+    assert_eq!(it.try_spec().err(), Some(SpecError::NoVolume("data".into())));
+}
+
+#[test]
+fn command_replaces_entrypoint_and_cmd_args_only_cmd() {
+    let check = |command: &[&str], args: &[&str]| {
+        let mut it = case();
+        it.main().command = owned(command);
+        it.main().args = owned(args);
+        it.json()["process"]["args"].clone()
+    };
+    assert_eq!(check(&[], &[]), json!(["/entry", "cmd"]));
+    assert_eq!(check(&["c"], &[]), json!(["c"]));
+    assert_eq!(check(&[], &["a"]), json!(["/entry", "a"]));
+    assert_eq!(check(&["c"], &["a"]), json!(["c", "a"]));
+    let mut it = case();
+    it.image.config.entrypoint.clear();
+    it.image.config.cmd.clear();
+    let error = it.try_spec().expect_err("nothing to run");
+    assert_eq!((error.reason(), error), ("CreateContainerError", SpecError::NoCommand));
+}
+
+#[test]
+fn environment_is_the_images_then_the_containers() {
+    let mut it = case();
+    let var = |name: &str, value: EnvValue| EnvVar { name: name.into(), value };
+    let literal = |name: &str, value: &str| var(name, EnvValue::Literal(value.into()));
+    let resource =
+        |resource, milli| EnvValue::Resource { container: "main".into(), resource, divisor: Quantity { milli } };
+    it.main().env = vec![
+        literal("A", "own"),
+        literal("B", "$(A) $(PATH) $$(A)"),
+        var("POD", EnvValue::Field(PodField::Name)),
+        var("NODE", EnvValue::Field(PodField::NodeName)),
+        var("IP", EnvValue::Field(PodField::PodIp)),
+        var("HASH", EnvValue::Field(PodField::Label("controller-revision-hash".into()))),
+        var("CPUS", resource(ContainerResource::LimitsCpu, 0)),
+        var("MEM", resource(ContainerResource::LimitsMemory, (1 << 20) * 1000)),
+        var("REQ", resource(ContainerResource::RequestsCpu, 1000)),
+    ];
+    it.main().resources.cpu_request_milli = Some(1);
+    it.main().command = vec!["run".into(), "$(POD)".into()];
+    let json = it.json();
+    assert_eq!(
+        json["process"]["env"],
+        json!([
+            "PATH=/bin",
+            "HOSTNAME=a-x7f2k",
+            "A=own",
+            "B=own $(PATH) $(A)",
+            "POD=a-x7f2k",
+            "NODE=node-1",
+            "IP=198.18.0.9",
+            "HASH=6d4f",
+            "CPUS=4",
+            "MEM=1000",
+            "REQ=1"
+        ])
+    );
+    assert_eq!(json["process"]["args"], json!(["run", "a-x7f2k"]));
+}
+
+#[test]
+fn working_directories_that_lead_out_are_refused() {
+    let check = |dir: &str| {
+        let mut it = case();
+        it.image.config.working_dir = dir.into();
+        it.try_spec().map(|(spec, _)| spec.process().as_ref().expect("has one").cwd().clone())
+    };
+    assert_eq!(check(""), Ok("/".into()));
+    assert_eq!(check("/srv/app"), Ok("/srv/app".into()));
+    for dir in ["/proc/self/fd/7", "/proc//1/fd/3", "relative", "/a/../..", "/./proc/self/fd/7"] {
+        assert_eq!(check(dir), Err(SpecError::WorkingDir(dir.into())), "{dir}");
+    }
+    let mut it = case();
+    it.image.config.volumes = ["/data/../../etc".to_owned()].into();
+    assert_eq!(it.try_spec().err(), Some(SpecError::ImageVolume("/data/../../etc".into())));
+}
+
+#[test]
+fn the_security_context_reaches_the_process() {
+    let mut it = case();
+    it.main().security = Security {
+        run_as_user: Some(7),
+        supplemental_groups: vec![9],
+        allow_privilege_escalation: Some(false),
+        read_only_root: true,
+        seccomp: Some(Seccomp::Unconfined),
+        capabilities_drop: vec!["ALL".into()],
+        ..Security::default()
+    };
+    let json = it.json();
+    assert_eq!(json["process"]["user"], json!({"uid": 7, "gid": 0, "additionalGids": [0, 9]}));
+    assert_eq!(json["process"]["noNewPrivileges"], true);
+    assert_eq!(json["process"]["capabilities"], json!({"bounding": [], "effective": [], "permitted": []}));
+    assert_eq!(json["root"]["readonly"], true);
+    assert_eq!(json["linux"].get("seccomp"), None);
+    it.main().security.capabilities_add = vec!["FLY".into()];
+    assert_eq!(it.try_spec().err(), Some(SpecError::UnknownCapability("FLY".into())));
+}
+
+#[test]
+fn cgroups_path_is_in_the_drivers_form() {
+    let mut it = case();
+    let id = RunKey { uid: it.record.uid.clone(), container: "main".into(), attempt: 0 }.container_id();
+    it.sandbox.cgroup = crate::seams::CgroupParent::Systemd("d-pod5f0c.slice".into());
+    assert_eq!(it.json()["linux"]["cgroupsPath"], format!("d-pod5f0c.slice:daemonlet:{id}"));
+    it.sandbox.cgroup = crate::seams::CgroupParent::Cgroupfs("/d/pod5f0c".into());
+    assert_eq!(it.json()["linux"]["cgroupsPath"], format!("/d/pod5f0c/{id}"));
+}

@@ -1,0 +1,299 @@
+//! A container's log files as the keeper leaves them: opened safely, in order, read as CRI lines.
+//!
+//! Driven by `logs`. Daemons may have the log directory mounted, writable, and plant links, pipes and devices in it at
+//! any moment: every path is resolved by the kernel beneath the directory without links, and what is not a regular file
+//! of ours with one name is refused before it is opened.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::unistd::geteuid;
+
+/// Read at a time.
+const CHUNK: usize = 64 << 10;
+/// A CRI line's head (time, stream, tag) and its 16 KiB of content fit twice; longer ones are not the keeper's.
+const LINE_MAX: usize = 40 << 10;
+/// The kernel says EAGAIN when a rename raced with the resolution.
+const RACES_MAX: usize = 16;
+
+/// Device and inode.
+pub type Identity = (u64, u64);
+
+/// The log directory of one container.
+#[derive(Debug)]
+pub struct LogDir {
+    dir: OwnedFd,
+}
+
+/// One opened log file.
+#[derive(Debug)]
+pub struct LogFile {
+    pub identity: Identity,
+    file: File,
+    rest: Vec<u8>,
+}
+
+impl LogDir {
+    /// `<log-dir>/pods/<pod>/<container>`. Links on the way to the log directory itself are the administrator's.
+    pub fn open(log_dir: &Path, pod: &str, container: &str) -> io::Result<LogDir> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = open(log_dir, flags, Mode::empty())?;
+        Ok(LogDir { dir: beneath(&root, &format!("pods/{pod}/{container}"), OFlag::O_RDONLY | OFlag::O_DIRECTORY)? })
+    }
+
+    /// The directory for inotify: this very one, whatever its path leads to by now.
+    pub fn watch_path(&self) -> String {
+        format!("/proc/self/fd/{}", self.dir.as_raw_fd())
+    }
+
+    /// All files of an attempt, oldest first; the last is the one that is written. Err(NotFound) where there is none.
+    pub fn files(&self, attempt: u64) -> io::Result<Vec<LogFile>> {
+        let current_name = format!("{attempt}.log");
+        // First, so that a rotation in between makes it appear twice and not never.
+        let current = self.file(&current_name)?;
+        let mut files = Vec::new();
+        for name in self.rotated(&current_name)? {
+            match self.file(&name) {
+                Ok(file) if file.identity != current.identity => files.push(file),
+                // Gone by now, or planted beside the keeper's: neither keeps the others from being shown.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        files.push(current);
+        Ok(files)
+    }
+
+    /// What has the name of the attempt's written file now.
+    pub fn current(&self, attempt: u64) -> io::Result<LogFile> {
+        self.file(&format!("{attempt}.log"))
+    }
+
+    fn file(&self, name: &str) -> io::Result<LogFile> {
+        // Opening a pipe or a device already does something: what it is, is decided on a descriptor that opens nothing.
+        let found = beneath(&self.dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
+        let stat = fstat(&found)?;
+        let regular = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+        if !regular || stat.st_nlink > 1 || stat.st_uid != geteuid().as_raw() {
+            return Err(io::Error::other("it is not the regular file that the log keeper made; somebody replaced it"));
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = open(format!("/proc/self/fd/{}", found.as_raw_fd()).as_str(), flags, Mode::empty())?;
+        Ok(LogFile { identity: (stat.st_dev, stat.st_ino), file: File::from(file), rest: Vec::new() })
+    }
+
+    /// `<n>.log.<stamp>`, which sort by age.
+    fn rotated(&self, current: &str) -> io::Result<Vec<String>> {
+        let own = beneath(&self.dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        let mut names = Vec::new();
+        for entry in Dir::from_fd(own)?.iter() {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            let stamp = name.strip_prefix(current).and_then(|rest| rest.strip_prefix('.'));
+            if stamp.is_some_and(|stamp| !stamp.is_empty() && stamp.bytes().all(|b| b.is_ascii_digit() || b == b'-')) {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+impl LogFile {
+    /// Prints what has come since the last call. False when nothing had.
+    pub fn print(&mut self, out: &mut impl Write) -> io::Result<bool> {
+        let mut chunk = vec![0; CHUNK];
+        let mut any = false;
+        loop {
+            let read = self.file.read(&mut chunk)?;
+            if read == 0 {
+                return Ok(any);
+            }
+            any = true;
+            self.rest.extend_from_slice(&chunk[..read]);
+            let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else {
+                if self.rest.len() > LINE_MAX {
+                    self.finish(out)?;
+                }
+                continue;
+            };
+            let after = self.rest.split_off(end + 1);
+            for line in self.rest.split_inclusive(|b| *b == b'\n') {
+                content(line, out)?;
+            }
+            self.rest = after;
+        }
+    }
+
+    /// Prints what no line's end follows: nothing more is coming.
+    pub fn finish(&mut self, out: &mut impl Write) -> io::Result<()> {
+        let rest = std::mem::take(&mut self.rest);
+        if rest.is_empty() { Ok(()) } else { content(&rest, out) }
+    }
+
+    /// How many full lines (pieces tagged P belong to the line that they begin) are kept, up to `most`, and where the
+    /// first of the last `most` begins. The place of reading is moved there.
+    pub fn seek_to_last(&mut self, most: usize) -> io::Result<usize> {
+        self.file.seek(SeekFrom::Start(0))?;
+        let mut starts: VecDeque<u64> = VecDeque::new();
+        let (mut at, mut line_start, mut within) = (0_u64, 0_u64, false);
+        let mut line: Vec<u8> = Vec::new();
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let read = self.file.read(&mut chunk)?;
+            if read == 0 {
+                break;
+            }
+            for piece in chunk[..read].split_inclusive(|b| *b == b'\n') {
+                // Only the head is looked at.
+                line.extend_from_slice(&piece[..piece.len().min(64_usize.saturating_sub(line.len()))]);
+                at += piece.len() as u64;
+                if !piece.ends_with(b"\n") {
+                    continue;
+                }
+                if !within {
+                    starts.push_back(line_start);
+                    if starts.len() > most {
+                        starts.pop_front();
+                    }
+                }
+                within = is_partial(&line);
+                line_start = at;
+                line.clear();
+            }
+        }
+        let begin = starts.front().copied().unwrap_or(at);
+        self.file.seek(SeekFrom::Start(begin))?;
+        Ok(starts.len())
+    }
+}
+
+/// The content of `<time> <stream> <F|P> <content>\n`: a piece without, a full line with its end. What is no CRI line
+/// is printed as it is.
+fn content(line: &[u8], out: &mut impl Write) -> io::Result<()> {
+    let mut parts = line.splitn(4, |b| *b == b' ');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(_), Some(b"stdout" | b"stderr"), Some(tag), Some(content)) => match tag {
+            b"P" => out.write_all(content.strip_suffix(b"\n").unwrap_or(content)),
+            _ => out.write_all(content),
+        },
+        _ => out.write_all(line),
+    }
+}
+
+fn is_partial(head: &[u8]) -> bool {
+    head.splitn(4, |b| *b == b' ').nth(2) == Some(b"P")
+}
+
+fn beneath(at: &OwnedFd, path: &str, flags: OFlag) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
+    for _ in 0..RACES_MAX {
+        match openat2(at, path, how) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(Errno::ELOOP | Errno::EXDEV) => {
+                return Err(io::Error::other("a symbolic link lies in the way; it is not followed"));
+            }
+            done => return Ok(done?),
+        }
+    }
+    Err(Errno::EAGAIN.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn line(text: &str) -> String {
+        format!("2026-01-01T00:00:00.000000000Z stdout F {text}\n")
+    }
+
+    struct Logs {
+        root: tempfile::TempDir,
+    }
+
+    impl Logs {
+        fn new() -> Logs {
+            let root = tempfile::tempdir().unwrap();
+            fs::create_dir_all(root.path().join("pods/ns_p_u/c")).unwrap();
+            Logs { root }
+        }
+
+        fn path(&self, name: &str) -> std::path::PathBuf {
+            self.root.path().join("pods/ns_p_u/c").join(name)
+        }
+
+        fn dir(&self) -> LogDir {
+            LogDir::open(self.root.path(), "ns_p_u", "c").unwrap()
+        }
+    }
+
+    fn printed(file: &mut LogFile) -> String {
+        let mut out = Vec::new();
+        file.print(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn rotated_files_come_first_and_foreign_ones_not_at_all() {
+        let logs = Logs::new();
+        fs::write(logs.path("0.log"), line("three")).unwrap();
+        fs::write(logs.path("0.log.20260101-000001"), line("two")).unwrap();
+        fs::write(logs.path("0.log.20260101-000000"), line("one")).unwrap();
+        fs::write(logs.path("0.log.bak"), line("foreign")).unwrap();
+        fs::write(logs.path("1.log"), line("other attempt")).unwrap();
+        symlink("/etc/hostname", logs.path("0.log.20260101-000002")).unwrap();
+        let all: String = logs.dir().files(0).unwrap().iter_mut().map(printed).collect();
+        assert_eq!(all, "one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn planted_links_pipes_and_second_names_are_refused() {
+        let logs = Logs::new();
+        let secret = logs.root.path().join("secret");
+        fs::write(&secret, "secret").unwrap();
+        symlink(&secret, logs.path("0.log")).unwrap();
+        fs::hard_link(&secret, logs.path("1.log")).unwrap();
+        nix::unistd::mkfifo(&logs.path("2.log"), Mode::S_IRWXU).unwrap();
+        fs::create_dir(logs.path("3.log")).unwrap();
+        for attempt in 0..4 {
+            assert!(logs.dir().files(attempt).is_err(), "{attempt}");
+        }
+        symlink(logs.root.path().join("pods/ns_p_u"), logs.root.path().join("pods/link")).unwrap();
+        assert!(LogDir::open(logs.root.path(), "link", "c").is_err());
+        assert!(LogDir::open(logs.root.path(), "..", "c").is_err());
+    }
+
+    #[test]
+    fn pieces_of_a_long_line_are_joined_and_a_torn_line_waits() {
+        let logs = Logs::new();
+        let partial = "2026-01-01T00:00:00Z stdout P ab\n2026-01-01T00:00:00Z stderr F cd\n2026-01-01T00:00:00Z stdo";
+        fs::write(logs.path("0.log"), partial).unwrap();
+        let mut file = logs.dir().current(0).unwrap();
+        assert_eq!(printed(&mut file), "abcd\n");
+        fs::OpenOptions::new().append(true).open(logs.path("0.log")).unwrap().write_all(b"ut F ef\n").unwrap();
+        assert_eq!(printed(&mut file), "ef\n");
+    }
+
+    #[test]
+    fn the_last_lines_are_found_and_pieces_count_once() {
+        let logs = Logs::new();
+        let text =
+            format!("{}2026-01-01T00:00:00Z stdout P x\n2026-01-01T00:00:00Z stdout F y\n{}", line("a"), line("b"));
+        fs::write(logs.path("0.log"), text).unwrap();
+        for (most, shown, kept) in [(0, "", 0), (1, "b\n", 1), (2, "xy\nb\n", 2), (9, "a\nxy\nb\n", 3)] {
+            let mut file = logs.dir().current(0).unwrap();
+            assert_eq!(file.seek_to_last(most).unwrap(), kept);
+            assert_eq!(printed(&mut file), shown);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! `doctor`: what on this node would keep daemons from running, line by line.
+//!
+//! Driven by the command line, with or without an agent. Each line is a probe, which looks at the machine and changes
+//! nothing, and a judge, a pure function of what was found; a test shows each judge failing.
+
+mod advisories;
+mod cgroups;
+mod containers;
+mod directories;
+mod machine;
+mod neighbours;
+mod networks;
+mod node;
+mod units;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::config::{Cidr, Config};
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Ok,
+    /// Some daemons, or some of what they ask for, may suffer.
+    Warn,
+    /// Daemons do not run, or not for long.
+    Fail,
+}
+
+/// One line of the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Line {
+    pub name: String,
+    pub verdict: Verdict,
+    /// What is so.
+    pub found: String,
+    /// What to do; empty where nothing needs doing.
+    pub fix: String,
+}
+
+impl Line {
+    fn ok(name: &str, found: impl Into<String>) -> Line {
+        Line { name: name.into(), verdict: Verdict::Ok, found: found.into(), fix: String::new() }
+    }
+
+    fn warn(name: &str, found: impl Into<String>, fix: impl Into<String>) -> Line {
+        Line { name: name.into(), verdict: Verdict::Warn, found: found.into(), fix: fix.into() }
+    }
+
+    fn fail(name: &str, found: impl Into<String>, fix: impl Into<String>) -> Line {
+        Line { name: name.into(), verdict: Verdict::Fail, found: found.into(), fix: fix.into() }
+    }
+}
+
+/// Where to look: the agent's own places where it answers, else those of the configuration.
+#[derive(Debug, Clone)]
+pub struct Places {
+    pub run_dir: PathBuf,
+    pub state_dir: PathBuf,
+    pub manifest_dir: PathBuf,
+    pub image_dir: PathBuf,
+    pub log_dir: PathBuf,
+    pub containerd: PathBuf,
+    pub containerd_namespace: String,
+    pub cni_bin_dirs: Vec<PathBuf>,
+    pub cni_conf_dir: PathBuf,
+    pub pod_cidrs: Vec<Cidr>,
+    /// What the agent says of itself (v1 Node), or why it does not answer.
+    pub agent: Result<serde_json::Value, String>,
+}
+
+impl Places {
+    pub fn new(config: &Config, agent: Result<serde_json::Value, String>) -> Places {
+        let told = |key: &str, configured: &PathBuf| {
+            let node = agent.as_ref().ok();
+            let text = node.and_then(|node| node.pointer(&format!("/daemonlet/{key}"))).and_then(|path| path.as_str());
+            text.filter(|text| !text.is_empty()).map_or_else(|| configured.clone(), PathBuf::from)
+        };
+        let namespace = agent.as_ref().ok().and_then(|node| node.pointer("/daemonlet/containerdNamespace")?.as_str());
+        Places {
+            run_dir: config.run_dir.clone(),
+            state_dir: told("stateDir", &config.state_dir),
+            manifest_dir: told("manifestDir", &config.manifest_dir),
+            image_dir: told("imageDir", &config.image_dir),
+            log_dir: told("logDir", &config.log_dir),
+            containerd: told("containerd", &config.containerd),
+            containerd_namespace: namespace.unwrap_or(&config.containerd_namespace).to_owned(),
+            cni_bin_dirs: config.cni_bin_dirs.clone(),
+            cni_conf_dir: config.cni_conf_dir.clone(),
+            pod_cidrs: config.pod_cidrs.clone(),
+            agent,
+        }
+    }
+}
+
+/// All lines, in the order of what depends on what. Blocking, a few seconds at most.
+pub fn examine(places: &Places) -> Vec<Line> {
+    let containerd = containers::probe_containerd(places);
+    let pid = containerd.as_ref().ok().and_then(|look| look.pid);
+    let mut lines = vec![
+        machine::judge_privileges(&machine::probe_privileges(pid)),
+        machine::judge_kernel(&machine::probe_kernel()),
+        machine::judge_clock(jiff::Timestamp::now()),
+        cgroups::judge(&cgroups::probe()),
+        containers::judge_containerd(&containerd, places),
+        containers::judge_snapshotter(&containerd),
+        containers::judge_runc(&containers::probe_runc()),
+        containers::judge_cni(&containers::probe_cni(&places.cni_bin_dirs)),
+        networks::judge(&networks::probe(&places.cni_conf_dir), &places.pod_cidrs),
+        node::judge_keeper(&node::probe_keeper(&places.run_dir)),
+        node::judge_agent(&places.agent),
+    ];
+    lines.extend(directories::lines(places));
+    lines.push(units::judge(&units::probe()));
+    let neighbours = neighbours::probe();
+    lines.push(neighbours::judge_kubelet(&neighbours, &places.log_dir));
+    lines.push(neighbours::judge_namespace(&neighbours, &places.containerd_namespace));
+    lines
+}

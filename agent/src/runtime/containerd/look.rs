@@ -1,0 +1,37 @@
+//! A look at containerd for `doctor`, which has no agent to ask: its version, its process, and whether it can snapshot.
+
+use std::path::Path;
+use std::time::Duration;
+
+use containerd_client::services::v1::snapshots::StatSnapshotRequest;
+use containerd_client::tonic::Code;
+
+use super::client::{Client, bounded};
+
+/// A person waits for the answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What containerd says of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Look {
+    pub version: String,
+    /// None when it lives in a foreign PID namespace.
+    pub pid: Option<i32>,
+    /// Err says why the snapshotter cannot be used.
+    pub snapshotter: Result<(), String>,
+}
+
+/// Changes nothing. Err says why nobody answers. Must be called within a tokio runtime.
+pub async fn look(socket: &Path, namespace: &str, snapshotter: &str) -> Result<Look, String> {
+    let client = Client::new(socket, namespace).map_err(|why| why.to_string())?;
+    let version = bounded(PATIENCE, client.version().version(client.request(()))).await;
+    let version = version.map_err(|status| super::client::causes(&status))?.version;
+    // Nothing has this key: a snapshotter that is there says so, one that is not is refused as an argument.
+    let request = StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: "daemonlet-look-for-nothing".into() };
+    let snapshotter = match bounded(PATIENCE, client.snapshots().stat(client.request(request))).await {
+        Ok(_) => Ok(()),
+        Err(status) if status.code() == Code::NotFound => Ok(()),
+        Err(status) => Err(status.message().to_owned()),
+    };
+    Ok(Look { version, pid: client.peer_pid(), snapshotter })
+}

@@ -1,0 +1,196 @@
+//! What a container gets and does not get, seen from inside on a real containerd.
+
+mod support;
+
+use agent::seams::Runtime as _;
+use pod::spec::{EnvValue, EnvVar, Seccomp};
+use support::pods::{TestContainerd, TestPod};
+use tests::image::{Image, Tarball};
+
+/// Runs the script to its end; everything that it printed.
+async fn said(node: &TestContainerd, script: &str, change: impl FnOnce(&mut TestPod)) -> String {
+    let runtime = node.open();
+    let mut pod = TestPod::new(node, "a", script);
+    change(&mut pod);
+    let mut run = pod.run(0, 0);
+    let (_, output) = run.finish(&runtime).await;
+    runtime.delete(&run.id()).await.expect("deleted");
+    output
+}
+
+/// The value of a line `name value` or `name: value`.
+fn field<'a>(output: &'a str, name: &str) -> &'a str {
+    let line = output.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("no {name} in {output}")).trim_start_matches(':').trim()
+}
+
+#[tokio::test]
+async fn an_unprivileged_container_is_confined() {
+    let node = TestContainerd::start();
+    let script = "grep -E '^(Cap|NoNew|Seccomp)' /proc/self/status; echo proc $({ echo x >/proc/sys/kernel/domainname; } 2>&1); \
+                  echo keys $(cat /proc/keys | wc -c); echo firmware $(ls /sys/firmware | wc -l); \
+                  echo sys $(mkdir /sys/fs/x 2>&1); echo cgroup $(mkdir /sys/fs/cgroup/memory/x 2>&1); \
+                  echo mount $(mount -t tmpfs none /tmp 2>&1); echo node $(mknod /tmp/kmsg c 1 11 && cat /tmp/kmsg 2>&1); \
+                  echo null $(echo x 2>&1 >/dev/null && echo ok); echo random $(head -c 4 /dev/urandom | wc -c); \
+                  echo pids $(ls /proc | grep -c '^[0-9]'); echo shm $(df -h /dev | tail -n 1)";
+    let out = said(&node, script, |_| {}).await;
+    // The fourteen; inheritable and ambient are empty.
+    assert_eq!(field(&out, "CapBnd"), "00000000a80425fb");
+    assert_eq!(field(&out, "CapEff"), "00000000a80425fb");
+    assert_eq!(field(&out, "CapInh"), "0000000000000000");
+    assert_eq!(field(&out, "CapAmb"), "0000000000000000");
+    assert_eq!(field(&out, "NoNewPrivs"), "0");
+    assert_eq!(field(&out, "Seccomp"), "2");
+    assert!(field(&out, "proc").contains("Read-only"), "{out}");
+    assert_eq!(field(&out, "keys"), "0");
+    assert_eq!(field(&out, "firmware"), "0");
+    assert!(field(&out, "sys").contains("Read-only"), "{out}");
+    assert!(field(&out, "cgroup").contains("Read-only"), "{out}");
+    assert!(field(&out, "mount").contains("not permitted") || field(&out, "mount").contains("denied"), "{out}");
+    assert!(field(&out, "node").contains("not permitted"), "{out}");
+    assert_eq!(field(&out, "null"), "ok");
+    assert_eq!(field(&out, "random"), "4");
+    assert!(field(&out, "pids").parse::<u32>().expect("a number") < 10, "{out}");
+}
+
+#[tokio::test]
+async fn a_privileged_container_gets_the_machine() {
+    let node = TestContainerd::start();
+    let runtime = node.open();
+    runtime.version().await.expect("connected");
+    let given = runtime.host().capabilities;
+    let script = "grep -E '^(Cap|NoNew|Seccomp)' /proc/self/status; mount -t tmpfs none /tmp && echo mounted yes; \
+                  echo devices $(ls /dev | wc -l); mkdir /sys/fs/cgroup/memory/inner && rmdir /sys/fs/cgroup/memory/inner && echo cgroup yes; \
+                  mknod /tmp/k c 1 11 && exec 3</tmp/k && echo kmsg yes";
+    let out = said(&node, script, |pod| pod.main().security.privileged = true).await;
+    assert_eq!(field(&out, "CapEff"), format!("{:016x}", given.0));
+    assert_eq!(field(&out, "Seccomp"), "0");
+    assert_eq!(field(&out, "mounted"), "yes");
+    assert_eq!(field(&out, "cgroup"), "yes");
+    assert_eq!(field(&out, "kmsg"), "yes");
+    // Without CAP_SYS_RESOURCE in containerd the container still runs, and its label says what it lacks.
+    if !given.has("SYS_RESOURCE") {
+        let pod = {
+            let mut pod = TestPod::new(&node, "b", "exit 0");
+            pod.main().security.privileged = true;
+            pod
+        };
+        let run = pod.run(0, 0);
+        runtime.create(&run.create).await.expect("created");
+        let (_, info) = node.ctr(&["containers", "info", &run.id()]);
+        assert!(info.contains("daemonlet.dev/adapted") && info.contains("SYS_RESOURCE"), "{info}");
+    }
+}
+
+#[tokio::test]
+async fn capabilities_and_privileges_are_as_asked() {
+    let node = TestContainerd::start();
+    let out = said(&node, "grep -E '^(Cap|NoNew|Seccomp)' /proc/self/status; id", |pod| {
+        let security = &mut pod.main().security;
+        security.capabilities_add = vec!["NET_ADMIN".into()];
+        security.capabilities_drop = vec!["ALL".into()];
+        security.allow_privilege_escalation = Some(false);
+        security.run_as_user = Some(1234);
+        security.run_as_group = Some(4321);
+        security.supplemental_groups = vec![77];
+        security.seccomp = Some(Seccomp::Unconfined);
+    })
+    .await;
+    assert_eq!(field(&out, "CapBnd"), "0000000000001000");
+    assert_eq!(field(&out, "NoNewPrivs"), "1");
+    assert_eq!(field(&out, "Seccomp"), "0");
+    assert!(out.contains("uid=1234 gid=4321 groups=77"), "{out}");
+}
+
+#[tokio::test]
+async fn a_read_only_root_still_has_its_volumes() {
+    let node = TestContainerd::start();
+    let dir = node.path().join("volume");
+    std::fs::create_dir_all(&dir).expect("made");
+    let out = said(
+        &node,
+        "touch /x 2>&1; touch /data/y && echo wrote; touch /ro/z 2>&1; touch /dev/shm/s 2>&1 && echo shm",
+        |pod| {
+            pod.main().security.read_only_root = true;
+            pod.host_path("data", dir.to_str().expect("text"), "/data");
+            pod.host_path("ro", dir.to_str().expect("text"), "/ro");
+            pod.main().mounts[1].read_only = true;
+        },
+    )
+    .await;
+    assert!(out.contains("/x: Read-only"), "{out}");
+    assert!(out.contains("wrote"), "{out}");
+    assert!(out.contains("/ro/z: Read-only"), "{out}");
+    assert!(dir.join("y").exists() && !dir.join("z").exists());
+}
+
+#[tokio::test]
+async fn the_hosts_dev_is_there_and_its_neighbours_stay_denied() {
+    let node = TestContainerd::start();
+    let Some(device) = ["/dev/fuse", "/dev/kvm"].into_iter().find(|it| std::path::Path::new(it).exists()) else {
+        panic!("this machine has no device that could be denied");
+    };
+    // The seeds' random-refresher: all of /dev mounted, only the random device written.
+    let script = format!("echo x >/host_dev/random && echo wrote; exec 3</host_dev{} && echo leaked", &device[4..]);
+    let out = said(&node, &script, |pod| pod.host_path("devices", "/dev", "/host_dev")).await;
+    assert!(out.contains("wrote") && out.contains("not permitted"), "{out}");
+    assert!(!out.contains("leaked"), "{out}");
+    // A device that is mounted by name may be used.
+    let script = "(exec 3</device) && echo opened; mknod /m b 7 0; (exec 4</m) && echo leaked";
+    let out = said(&node, script, |pod| pod.host_path("device", device, "/device")).await;
+    assert!(out.contains("opened") && out.contains("not permitted"), "{out}");
+    assert!(!out.contains("leaked"), "{out}");
+    // Mounted over /dev itself.
+    let out = said(&node, "ls /dev; echo x >/dev/null && echo wrote", |pod| pod.host_path("d", "/dev", "/dev")).await;
+    assert!(out.contains("wrote"), "{out}");
+}
+
+#[tokio::test]
+async fn the_images_user_is_found_by_name_and_hostile_ones_are_refused() {
+    let node = TestContainerd::start();
+    let accounts = |user: &str, name: &str| {
+        let layer = Tarball::new()
+            .file("etc/passwd", 0o644, b"root:x:0:0::/root:/bin/sh\napp:x:100:101::/srv:/bin/sh\n")
+            .file("etc/group", 0o644, b"app:x:101:\nlogs:x:55:app\n");
+        Image::busybox(name).expect("busybox").layer(layer.bytes()).config("User", user.into())
+    };
+    node.import(&accounts("app", "docker.io/library/named:1"));
+    let out = said(&node, "id", |pod| pod.main().image = "named:1".into()).await;
+    assert!(out.contains("uid=100(app) gid=101(app) groups=55(logs),101(app)"), "{out}");
+
+    node.import(&accounts("4294967296", "docker.io/library/wraps:1"));
+    let runtime = node.open();
+    let mut pod = TestPod::new(&node, "a", "id");
+    pod.main().image = "wraps:1".into();
+    let error = runtime.create(&pod.run(0, 0).create).await.expect_err("wraps to root");
+    assert!(error.message.contains("4294967296"), "{error}");
+    pod.main().image = support::pods::IMAGE.into();
+    pod.main().security.run_as_non_root = true;
+    let error = runtime.create(&pod.run(0, 0).create).await.expect_err("is root");
+    assert_eq!(error.reason, "CreateContainerConfigError");
+    assert!(error.message.contains("runAsNonRoot"), "{error}");
+    assert_eq!(runtime.observe(None).await.expect("observed"), []);
+    // The look into the image left no snapshot behind.
+    let left: Vec<_> = node.rows(&["snapshots", "list"]).into_iter().filter(|it| it.contains("look")).collect();
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn environment_and_limits_arrive() {
+    let node = TestContainerd::start();
+    let script = "env; pwd; ulimit -n; cat /sys/fs/cgroup/memory/memory.limit_in_bytes; cat /proc/self/oom_score_adj; echo $0 $1";
+    let out = said(&node, script, |pod| {
+        let literal = |name: &str, value: &str| EnvVar { name: name.into(), value: EnvValue::Literal(value.into()) };
+        let main = pod.main();
+        main.env = vec![literal("A", "1"), literal("B", "$(A)-$(C)"), literal("PATH", "/bin")];
+        main.args = vec!["zero".into(), "$(A)".into()];
+        main.working_dir = Some("/made/here".into());
+        main.resources.memory_limit = Some(64 << 20);
+        main.resources.memory_request = Some(64 << 20);
+        main.resources.cpu_limit_milli = Some(100);
+    })
+    .await;
+    for line in ["A=1", "B=1-$(C)", "PATH=/bin", "HOSTNAME=the-host", "/made/here", "67108864", "zero 1"] {
+        assert!(out.lines().any(|it| it == line), "{line} in {out}");
+    }
+}

@@ -1,0 +1,203 @@
+//! What a pod's and a container's resources mean in numbers: quality of service, cgroup values, who dies first when
+//! memory runs out. Kubernetes' formulas; the sandbox and the runtime only write the results.
+
+use std::fmt;
+
+use crate::spec::{PodSpec, Resources};
+
+/// The CFS period that quotas are given for, in µs (Kubernetes' default).
+pub const CPU_PERIOD_US: u64 = 100_000;
+/// The kernel takes no smaller quota, in µs.
+const CPU_QUOTA_MIN_US: u64 = 1_000;
+/// The kernel's bounds of cpu.shares; a container without request gets the least.
+pub const SHARES_MIN: u64 = 2;
+pub const SHARES_MAX: u64 = 262_144;
+
+/// The priority class whose pods are as safe as guaranteed ones.
+const NODE_CRITICAL: &str = "system-node-critical";
+const OOM_GUARANTEED: i32 = -997;
+const OOM_BEST_EFFORT: i32 = 1000;
+/// Burstable pods lie between: never as safe as guaranteed ones, never as exposed as best effort ones.
+const OOM_BURSTABLE: std::ops::RangeInclusive<i64> = 3..=999;
+
+/// v1 PodQOSClass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    Guaranteed,
+    Burstable,
+    BestEffort,
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Class::Guaranteed => "Guaranteed",
+            Class::Burstable => "Burstable",
+            Class::BestEffort => "BestEffort",
+        })
+    }
+}
+
+/// What is written to a cgroup. None: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cgroup {
+    /// cgroup v1 `cpu.shares`; [`weight`] makes `cpu.weight` of it.
+    pub shares: u64,
+    /// Processor time in µs a [`CPU_PERIOD_US`].
+    pub quota_us: Option<u64>,
+    /// Bytes.
+    pub memory_max: Option<u64>,
+}
+
+/// Guaranteed: every container's requests are its limits, for both resources. BestEffort: nobody asks for anything.
+/// A quantity of 0 is none.
+pub fn class(spec: &PodSpec) -> Class {
+    let mut all = spec.containers.iter().map(|c| &c.resources);
+    if all.clone().all(asks_for_nothing) {
+        Class::BestEffort
+    } else if all.all(is_pinned) {
+        Class::Guaranteed
+    } else {
+        Class::Burstable
+    }
+}
+
+/// The cgroup of one container.
+pub fn of_container(resources: &Resources) -> Cgroup {
+    Cgroup {
+        shares: shares(resources.cpu_request_milli.unwrap_or(0)),
+        quota_us: some(resources.cpu_limit_milli).map(quota_us),
+        memory_max: some(resources.memory_limit),
+    }
+}
+
+/// The cgroup of the pod: the sums, and a limit only where every container has one.
+pub fn of_pod(spec: &PodSpec) -> Cgroup {
+    let all = || spec.containers.iter().map(|c| &c.resources);
+    let requests = all().fold(0_u64, |sum, r| sum.saturating_add(r.cpu_request_milli.unwrap_or(0)));
+    Cgroup {
+        shares: shares(requests),
+        quota_us: sum_if_all(all().map(|r| r.cpu_limit_milli)).map(quota_us),
+        memory_max: sum_if_all(all().map(|r| r.memory_limit)),
+    }
+}
+
+/// `oom_score_adj` of a container of this pod on a node with `node_memory` bytes.
+pub fn oom_score_adj(spec: &PodSpec, own: &Resources, node_memory: u64) -> i32 {
+    let critical = spec.priority_class.as_deref() == Some(NODE_CRITICAL);
+    match class(spec) {
+        _ if critical => OOM_GUARANTEED,
+        Class::Guaranteed => OOM_GUARANTEED,
+        Class::BestEffort => OOM_BEST_EFFORT,
+        Class::Burstable => {
+            let asked = u128::from(own.memory_request.unwrap_or(0)) * 1000 / u128::from(node_memory.max(1));
+            let left = 1000 - i64::try_from(asked).unwrap_or(i64::MAX).min(1000);
+            let score = left.clamp(*OOM_BURSTABLE.start(), *OOM_BURSTABLE.end());
+            i32::try_from(score).expect("the bounds fit")
+        }
+    }
+}
+
+/// cgroup v2 `cpu.weight` for these shares, as the kubelet maps them for pods (linear).
+pub fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(SHARES_MIN, SHARES_MAX) - SHARES_MIN) * 9999 / (SHARES_MAX - SHARES_MIN)
+}
+
+fn shares(cpu_milli: u64) -> u64 {
+    (cpu_milli.saturating_mul(1024) / 1000).clamp(SHARES_MIN, SHARES_MAX)
+}
+
+fn quota_us(cpu_milli: u64) -> u64 {
+    (cpu_milli.saturating_mul(CPU_PERIOD_US) / 1000).max(CPU_QUOTA_MIN_US)
+}
+
+fn asks_for_nothing(resources: &Resources) -> bool {
+    let Resources { cpu_request_milli, cpu_limit_milli, memory_request, memory_limit, limits: _, requests: _ } =
+        resources;
+    [cpu_request_milli, cpu_limit_milli, memory_request, memory_limit].into_iter().all(|value| some(*value).is_none())
+}
+
+fn is_pinned(resources: &Resources) -> bool {
+    let pinned = |request: Option<u64>, limit: Option<u64>| some(limit).is_some() && request == limit;
+    pinned(resources.cpu_request_milli, resources.cpu_limit_milli)
+        && pinned(resources.memory_request, resources.memory_limit)
+}
+
+fn some(value: Option<u64>) -> Option<u64> {
+    value.filter(|value| *value > 0)
+}
+
+fn sum_if_all(mut values: impl Iterator<Item = Option<u64>>) -> Option<u64> {
+    values.try_fold(0_u64, |sum, value| Some(sum.saturating_add(some(value)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    const GIB: u64 = 1 << 30;
+
+    /// (processor request, limit, memory request, limit); 0 for none.
+    fn spec(containers: &[(u64, u64, u64, u64)]) -> PodSpec {
+        let names = vec!["c"; containers.len()];
+        let mut spec = sample::template(&names).spec;
+        let given = |value: u64| (value > 0).then_some(value);
+        for (container, (cpu_request, cpu_limit, memory_request, memory_limit)) in
+            spec.containers.iter_mut().zip(containers)
+        {
+            container.resources.cpu_request_milli = given(*cpu_request);
+            container.resources.cpu_limit_milli = given(*cpu_limit);
+            container.resources.memory_request = given(*memory_request);
+            container.resources.memory_limit = given(*memory_limit);
+        }
+        spec
+    }
+
+    #[test]
+    fn class_is_kubernetes_class() {
+        assert_eq!(class(&spec(&[(0, 0, 0, 0)])), Class::BestEffort);
+        assert_eq!(class(&spec(&[(1, 1, 1, 1), (2, 2, 2, 2)])), Class::Guaranteed);
+        assert_eq!(class(&spec(&[(1, 1, 1, 1), (0, 0, 0, 0)])), Class::Burstable);
+        assert_eq!(class(&spec(&[(1, 2, 1, 1)])), Class::Burstable);
+        assert_eq!(class(&spec(&[(1, 1, 0, 0)])), Class::Burstable);
+    }
+
+    #[test]
+    fn cgroup_values_are_the_kubelets() {
+        let none = of_pod(&spec(&[(0, 0, 0, 0)]));
+        assert_eq!(none, Cgroup { shares: 2, quota_us: None, memory_max: None });
+        let fluentd = spec(&[(100, 0, 200 << 20, 200 << 20)]);
+        let expected = Cgroup { shares: 102, quota_us: None, memory_max: Some(200 << 20) };
+        assert_eq!(of_pod(&fluentd), expected);
+        assert_eq!(of_container(&fluentd.containers[0].resources), expected);
+        assert_eq!(of_container(&spec(&[(500, 5, 0, 0)]).containers[0].resources).quota_us, Some(1000));
+        assert_eq!(of_container(&spec(&[(u64::MAX, 0, 0, 0)]).containers[0].resources).shares, SHARES_MAX);
+    }
+
+    #[test]
+    fn pod_has_a_limit_only_where_every_container_has_one() {
+        let one_without = of_pod(&spec(&[(100, 200, 1, 5), (100, 0, 1, 0)]));
+        assert_eq!(one_without, Cgroup { shares: 204, quota_us: None, memory_max: None });
+        let both = of_pod(&spec(&[(100, 200, 1, 5), (100, 300, 1, 6)]));
+        assert_eq!(both, Cgroup { shares: 204, quota_us: Some(50_000), memory_max: Some(11) });
+    }
+
+    #[test]
+    fn oom_score_follows_class_and_request() {
+        let score = |spec: &PodSpec| oom_score_adj(spec, &spec.containers[0].resources, 8 * GIB);
+        assert_eq!(score(&spec(&[(0, 0, 0, 0)])), 1000);
+        assert_eq!(score(&spec(&[(1, 1, GIB, GIB)])), -997);
+        assert_eq!(score(&spec(&[(0, 0, 2 * GIB, 0)])), 750);
+        assert_eq!(score(&spec(&[(1, 0, 0, 0)])), 999);
+        assert_eq!(score(&spec(&[(1, 0, u64::MAX, 0)])), 3);
+        let mut critical = spec(&[(0, 0, 0, 0)]);
+        critical.priority_class = Some(NODE_CRITICAL.into());
+        assert_eq!(score(&critical), -997);
+    }
+
+    #[test]
+    fn weight_spans_its_whole_range() {
+        assert_eq!((weight(0), weight(SHARES_MIN), weight(1024), weight(SHARES_MAX)), (1, 1, 39, 10_000));
+    }
+}
