@@ -43,7 +43,6 @@ impl Node {
             cgroup_root: self.cgroup_root.clone(),
             cgroup_driver: Driver::Cgroupfs,
             cni_bin_dirs: vec![self.bin_dir.clone(), PLUGINS.into()],
-            cni_conf_dir: "/etc/cni/net.d".into(),
             pod_cidrs: vec!["198.18.0.0/15".parse().unwrap()],
             bridge: "daemonlet0".into(),
             node_files: NodeFiles { etc: self.dir.path().join("etc"), resolved: self.dir.path().join("resolved") },
@@ -272,9 +271,11 @@ fn what_a_pod_writes_to_its_files_is_limited() {
         let (sandboxes, record, template) = (node.open(), pod("greedy"), template());
         sandboxes.set_up(&record, &template).await.unwrap();
         let files = sandboxes.describe(&record, &template).await.unwrap().files;
-        assert!(fs::write(&files["/etc/hosts"], vec![b'x'; 8 << 20]).is_err());
-        assert!(fs::metadata(&files["/etc/hosts"]).unwrap().len() <= 1 << 20);
-        assert!(fs::write(files["/dev/shm"].join("big"), vec![b'x'; 65 << 20]).is_err());
+        for place in [files["/etc/hosts"].clone(), files["/dev/shm"].join("big")] {
+            assert!(fs::write(&place, vec![b'x'; 70 << 20]).is_err());
+            assert!(fs::metadata(&place).unwrap().len() <= 65 << 20);
+            fs::OpenOptions::new().write(true).open(&place).unwrap().set_len(0).unwrap();
+        }
         assert_eq!(fs::metadata(&files["/dev/shm"]).unwrap().permissions().mode() & 0o7777, 0o1777);
         // The node's own later writes still go through.
         sandboxes.connect(&record, &template).await.unwrap();
@@ -385,6 +386,22 @@ fn without_plugins_nothing_is_reserved_and_the_error_says_where_they_were_looked
 }
 
 #[test]
+fn with_two_ranges_a_pod_gets_an_address_of_each_family() {
+    on_a_node(|node| async move {
+        let mut config = node.config();
+        config.pod_cidrs.push("fd00:88::/64".parse().unwrap());
+        let (sandboxes, record, template) = (NodeSandboxes::open(config).unwrap(), pod("dual"), template());
+        sandboxes.set_up(&record, &template).await.unwrap();
+        let ips = sandboxes.connect(&record, &template).await.unwrap();
+        assert!(ips.len() == 2 && ips[0].is_ipv4() && ips[1].is_ipv6(), "{ips:?}");
+        let hosts = fs::read_to_string(node.pod_dir(&record).join("etc/hosts")).unwrap();
+        assert!(hosts.ends_with(&format!("{}\tdual\n{}\tdual\n", ips[0], ips[1])), "{hosts}");
+        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.close_down().await.unwrap();
+    });
+}
+
+#[test]
 fn pods_lie_under_their_class_with_their_limits() {
     on_a_node(|node| async move {
         let (sandboxes, small, big, mut template) = (node.open(), pod("small"), pod("big"), template());
@@ -461,7 +478,7 @@ fn an_interrupted_set_up_is_broken_and_is_completed_or_removed() {
         let hurts: [&dyn Fn(); 3] = [
             &|| fs::remove_file(dir.join("made")).unwrap(),
             &|| umount2(&dir.join("ns/uts"), MntFlags::MNT_DETACH).unwrap(),
-            &|| umount2(&dir.join("shm"), MntFlags::MNT_DETACH).unwrap(),
+            &|| fs::remove_dir(dir.join("shm")).unwrap(),
         ];
         for hurt in hurts {
             hurt();
@@ -476,7 +493,8 @@ fn an_interrupted_set_up_is_broken_and_is_completed_or_removed() {
         sandboxes.set_up(&record, &template).await.unwrap();
         assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Made);
         assert_eq!(node.reserved(), [""; 0]);
-        umount2(&dir.join("etc"), MntFlags::MNT_DETACH).unwrap();
+        umount2(&dir, MntFlags::MNT_DETACH).unwrap();
+        assert!(matches!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Broken { .. }));
         sandboxes.tear_down(&record.uid).await.unwrap();
     });
 }
@@ -532,9 +550,72 @@ fn thirty_pods_at_once_get_thirty_addresses() {
         let rules = Command::new("iptables").args(["-w", "-t", "nat", "-S", "POSTROUTING"]).output().unwrap();
         let rules = String::from_utf8(rules.stdout).unwrap();
         assert_eq!(rules.matches("MASQUERADE").count(), 1, "{rules}");
+        let rules = Command::new("iptables").args(["-w", "-S", "FORWARD"]).output().unwrap();
+        let rules = String::from_utf8(rules.stdout).unwrap();
+        assert_eq!(rules.matches("daemonlet0").count(), 2, "{rules}");
         for record in &pods {
             sandboxes.tear_down(&record.uid).await.unwrap();
         }
+    });
+}
+
+/// The real runtime joins what was made, and leaves nothing that tear_down does not find.
+#[test]
+fn runc_runs_a_container_in_the_sandbox() {
+    on_a_node(|node| async move {
+        let (sandboxes, record, mut template) = (node.open(), pod("joined"), template());
+        template.spec.containers[0].resources =
+            Resources { memory_request: Some(64 << 20), memory_limit: Some(64 << 20), ..Resources::default() };
+        sandboxes.set_up(&record, &template).await.unwrap();
+        let ips = sandboxes.connect(&record, &template).await.unwrap();
+        let sandbox = sandboxes.describe(&record, &template).await.unwrap();
+
+        let bundle = node.dir.path().join("bundle");
+        fs::create_dir_all(bundle.join("rootfs/bin")).unwrap();
+        fs::copy("/bin/busybox", bundle.join("rootfs/bin/busybox")).unwrap();
+        let script = "/bin/busybox hostname; /bin/busybox ip -o -4 addr show eth0; /bin/busybox cat /etc/hosts; \
+            echo x >/dev/shm/x && echo shared; echo y >/etc/hosts || echo kept";
+        let namespaces: Vec<_> = [("pid", None), ("mount", None)]
+            .into_iter()
+            .chain(sandbox.namespaces.iter().map(|(kind, path)| (kind.as_str(), Some(path))))
+            .map(|(kind, path)| match path {
+                Some(path) => serde_json::json!({"type": kind, "path": path}),
+                None => serde_json::json!({"type": kind}),
+            })
+            .collect();
+        let mut mounts = vec![
+            serde_json::json!({"destination": "/proc", "type": "proc", "source": "proc"}),
+            serde_json::json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]}),
+        ];
+        mounts.extend(sandbox.files.iter().map(|(place, source)| {
+            let access = if place.starts_with("/etc") { "ro" } else { "rw" };
+            serde_json::json!({"destination": place, "type": "bind", "source": source, "options": ["rbind", "rprivate", access]})
+        }));
+        let id = format!("daemonlet-sandbox-test-{}", record.uid);
+        let spec = serde_json::json!({
+            "ociVersion": "1.0.2",
+            "process": {"user": {"uid": 0, "gid": 0}, "args": ["/bin/busybox", "sh", "-c", script], "cwd": "/"},
+            "root": {"path": "rootfs"},
+            "mounts": mounts,
+            "linux": {"namespaces": namespaces, "cgroupsPath": sandbox.cgroup.cgroups_path(&id)},
+        });
+        fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+        let output = Command::new("runc")
+            .arg("--root")
+            .arg(node.dir.path().join("runc"))
+            .args(["run", "--bundle"])
+            .arg(&bundle)
+            .arg(&id)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{output:?}");
+        for expected in ["joined\n", &format!("inet {}/15", ips[0]), &format!("{}\tjoined", ips[0]), "shared", "kept"] {
+            assert!(said.contains(expected), "{expected}: {said}");
+        }
+        assert_eq!(fs::read_to_string(sandbox.files["/dev/shm"].join("x")).unwrap(), "x\n");
+        sandboxes.tear_down(&record.uid).await.unwrap();
     });
 }
 

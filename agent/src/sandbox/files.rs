@@ -1,7 +1,7 @@
 //! The files that every container of a pod shares: /etc/hosts, /etc/hostname, /etc/resolv.conf and /dev/shm.
 //!
-//! Driven by `sandbox`; blocking, well under a millisecond. The three small files lie in a file system of their own in
-//! memory with a size limit, so that a container that writes to its /etc/hosts fills nothing but that.
+//! Driven by `sandbox`; blocking, well under a millisecond. They lie in the pod's own file system in memory, which has a
+//! size limit, so that a container that writes to them fills nothing but that.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -12,15 +12,11 @@ use std::path::{Path, PathBuf};
 
 use nix::libc::O_NOFOLLOW;
 
-use super::mounts;
-
-/// Room for the three files together: a node's own hosts file of [`NODE_FILE_MAX`] fits twice.
-const ETC_OPTIONS: &str = "size=1m,nr_inodes=16,mode=0755";
-/// As much shared memory as containerd's CRI gives a pod.
-const SHM_OPTIONS: &str = "size=64m,mode=1777";
 /// A node's hosts file or resolv.conf longer than this is cut at a line's end.
 const NODE_FILE_MAX: u64 = 400 * 1024;
 const FILE_MODE: u32 = 0o644;
+const ETC_MODE: u32 = 0o755;
+const SHM_MODE: u32 = 0o1777;
 
 const HOSTS_HEADER: &str = "# Kubernetes-managed hosts file.\n";
 const HOST_NETWORK_HEADER: &str = "# Kubernetes-managed hosts file (host network).\n";
@@ -54,22 +50,20 @@ pub struct Wanted<'a> {
 
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    #[error("cannot mount the pod's {path}")]
-    Mount { path: PathBuf, source: io::Error },
-    #[error("cannot unmount the pod's {path}")]
-    Unmount { path: PathBuf, source: io::Error },
+    #[error("cannot make the pod's directory {path}")]
+    Directory { path: PathBuf, source: io::Error },
     #[error("cannot write the pod's {path}")]
     Write { path: PathBuf, source: io::Error },
     #[error("cannot read the node's {path}")]
     Node { path: PathBuf, source: io::Error },
 }
 
-/// Mounts and writes everything. Idempotent; the pod's addresses come later, by [`write_hosts`].
+/// Makes and writes everything. Idempotent; the pod's addresses come later, by [`write_hosts`].
 pub fn make(pod_dir: &Path, wanted: &Wanted<'_>, node: &NodeFiles) -> Result<(), FilesError> {
     let etc = pod_dir.join("etc");
-    mount(&etc, ETC_OPTIONS)?;
+    directory(&etc, ETC_MODE)?;
     if !wanted.host_ipc {
-        mount(&pod_dir.join("shm"), SHM_OPTIONS)?;
+        directory(&pod_dir.join("shm"), SHM_MODE)?;
     }
     write(&etc.join("hostname"), &format!("{}\n", wanted.hostname))?;
     write(&etc.join("resolv.conf"), &resolv_conf(wanted.host_network, node)?)?;
@@ -100,20 +94,9 @@ pub fn places(pod_dir: &Path, host_ipc: bool) -> BTreeMap<String, PathBuf> {
 
 /// What is missing of the files, in words.
 pub fn missing(pod_dir: &Path, host_ipc: bool) -> Option<String> {
-    let etc = pod_dir.join("etc");
-    if !mounts::is_mount_root(&etc) || !etc.join("hosts").exists() {
-        return Some(format!("{} is not mounted", etc.display()));
-    }
-    let shm = pod_dir.join("shm");
-    (!host_ipc && !mounts::is_mount_root(&shm)).then(|| format!("{} is not mounted", shm.display()))
-}
-
-/// Unmounts what [`make`] mounted; Ok when nothing is there.
-pub fn remove(pod_dir: &Path) -> Result<(), FilesError> {
-    ["etc", "shm"].iter().try_for_each(|name| {
-        let path = pod_dir.join(name);
-        mounts::unmount(&path).map_err(|source| FilesError::Unmount { path, source })
-    })
+    let of_node = Path::new("/dev/shm");
+    let gone = |path: &PathBuf| path != of_node && !path.exists();
+    places(pod_dir, host_ipc).into_values().find(gone).map(|path| format!("{} is gone", path.display()))
 }
 
 /// A pod's name as its hostname: at most 63 letters, not ending in `-` or `.` (Kubernetes).
@@ -160,8 +143,14 @@ fn read_node(path: &Path) -> Result<String, FilesError> {
     Ok(text)
 }
 
-fn mount(path: &Path, options: &str) -> Result<(), FilesError> {
-    mounts::tmpfs(path, options).map_err(|source| FilesError::Mount { path: path.to_owned(), source })
+/// Makes a directory with this mode whatever the umask is; one that is there is left as it is.
+fn directory(path: &Path, mode: u32) -> Result<(), FilesError> {
+    let made = match fs::create_dir(path) {
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    };
+    made.map_err(|source| FilesError::Directory { path: path.to_owned(), source })
 }
 
 fn write(path: &Path, text: &str) -> Result<(), FilesError> {

@@ -7,11 +7,14 @@
 //! Where things are, for a pod `U`:
 //!
 //! ```text
-//! <run-dir>/pods/U/ns/{net,ipc,uts}   pinned namespaces       <run-dir>/pods/U/made     set-up ended
-//! <run-dir>/pods/U/etc/{hosts,…}      files for containers    <run-dir>/pods/U/shm      /dev/shm
+//! <run-dir>/pods/U/                   a small file system in memory, and in it:
+//!     ns/{net,ipc,uts}                pinned namespaces       made                      set-up ended
+//!     etc/{hosts,…}                   files for containers    shm                       /dev/shm
 //! <state-dir>/network/U.json          CNI record              <state-dir>/cni/daemonlet reservations
 //! <state-dir>/pods/U/volumes/image    VOLUMEs of images       <cgroup>/<root>/…/podU    cgroup
 //! ```
+//!
+//! One unmount takes a pod's whole directory away with all that is pinned in it.
 //!
 //! What takes long or may hang runs on tokio's blocking threads or in plugins; `inspect` and the small files of `cni` are
 //! done inline, in tens of microseconds.
@@ -54,6 +57,8 @@ const CREATE: &str = "CreatePodSandboxError";
 const KILL: &str = "KillPodSandboxError";
 const MOUNT: &str = "FailedMount";
 
+/// As much shared memory as containerd's CRI gives a pod, and a little for the files.
+const POD_DIR_OPTIONS: &str = "size=65m,mode=0700";
 /// A hostPath on a dead network file system hangs for ever; after this the pod says so and is tried again.
 const VOLUMES_TIMEOUT: Duration = Duration::from_secs(10);
 /// Threads that a pod's hanging hostPaths may hold: as many as it may have containers created at once.
@@ -70,8 +75,6 @@ pub struct Config {
     pub cgroup_root: String,
     pub cgroup_driver: Driver,
     pub cni_bin_dirs: Vec<PathBuf>,
-    /// Not read: pods use our own bridge configuration.
-    pub cni_conf_dir: PathBuf,
     /// One of a family, the first of which gives `podIP`.
     pub pod_cidrs: Vec<Cidr>,
     /// The bridge's name, so that several nodes may run in one network namespace; at most 15 letters.
@@ -321,6 +324,9 @@ impl Shared {
                 return broken(format!("its {} namespace is not pinned at {}", kind.oci(), path.display()));
             }
         }
+        if !mounts::is_mount_root(&pod_dir) {
+            return broken(format!("{} is not mounted", pod_dir.display()));
+        }
         if let Some(reason) = files::missing(&pod_dir, spec.host_ipc) {
             return broken(reason);
         }
@@ -342,7 +348,7 @@ impl Shared {
     fn make(&self, uid: &Uid, wanted: &files::Wanted<'_>) -> Result<(), Box<dyn std::error::Error>> {
         let pod_dir = self.pod_dir(uid);
         let ns = pod_dir.join("ns");
-        fs::create_dir_all(&pod_dir)?;
+        mounts::tmpfs(&pod_dir, POD_DIR_OPTIONS)?;
         let kinds = namespaces::own_kinds(wanted.host_network, wanted.host_ipc);
         if !kinds.iter().all(|kind| namespaces::is_pinned(&ns.join(kind.file()))) {
             namespaces::make(&ns, &kinds, wanted.hostname)?;
@@ -353,11 +359,12 @@ impl Shared {
     /// Namespaces, files, directories: everything but network and cgroup. Blocking.
     fn remove(&self, uid: &Uid) -> Result<(), Box<dyn std::error::Error>> {
         let pod_dir = self.pod_dir(uid);
-        // First of all it is no longer whole, should we be interrupted.
-        absent_is_fine(fs::remove_file(pod_dir.join("made")))?;
-        namespaces::remove(&pod_dir.join("ns"))?;
-        files::remove(&pod_dir)?;
-        absent_is_fine(fs::remove_dir_all(&pod_dir))?;
+        // Everything that is mounted below goes with it; what a former version or a stranger left beside is removed too.
+        mounts::unmount(&pod_dir)?;
+        if absent_is_fine(fs::remove_dir(&pod_dir)).is_err() {
+            mounts::unmount_below(&pod_dir)?;
+            absent_is_fine(fs::remove_dir_all(&pod_dir))?;
+        }
         let state_dir = self.state_dir(uid);
         if state_dir.exists() {
             // Containers write there: nothing mounted below may be emptied by the removal, and links are not followed.

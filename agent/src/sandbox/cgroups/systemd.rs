@@ -10,6 +10,7 @@ use pod::name::Uid;
 use tokio::sync::OnceCell;
 use zbus::Connection;
 use zbus::Variant as Value;
+use zbus::zvariant::DynamicType;
 
 use super::numbers::{Class, Limits, PERIOD_US, weight};
 use super::{CgroupError, numbers};
@@ -45,12 +46,12 @@ impl Systemd {
         if place.exists() {
             return self.set(&slice, &properties).await;
         }
-        let description = format!("daemonlet pod {uid}");
-        let mut all: Properties<'_> =
-            vec![("Description", Value::from(description.as_str())), ("DefaultDependencies", Value::from(false))];
-        all.extend(properties.iter().filter_map(|(name, value)| Some((*name, value.try_clone().ok()?))));
-        let none: Vec<(&str, Properties<'_>)> = Vec::new();
-        match self.call("StartTransientUnit", &slice, &(slice.as_str(), "replace", all, none)).await {
+        let mut all: Properties<'_> = vec![
+            ("Description", Value::from(format!("daemonlet pod {uid}"))),
+            ("DefaultDependencies", Value::from(false)),
+        ];
+        all.extend(self::properties(limits, version2));
+        match self.call("StartTransientUnit", &slice, &start_body(&slice, all)).await {
             // An earlier try got that far.
             Err(CgroupError::Systemd { source: zbus::Error::MethodError(name, ..), .. })
                 if name.as_str() == "org.freedesktop.systemd1.UnitExists" =>
@@ -92,12 +93,12 @@ impl Systemd {
     }
 
     async fn set(&self, slice: &str, properties: &[(&str, Value<'_>)]) -> Result<(), CgroupError> {
-        self.call("SetUnitProperties", slice, &(slice, true, properties)).await
+        self.call("SetUnitProperties", slice, &set_body(slice, properties)).await
     }
 
     async fn call<B>(&self, method: &'static str, slice: &str, body: &B) -> Result<(), CgroupError>
     where
-        B: serde::Serialize + zbus::zvariant::DynamicType + Sync,
+        B: serde::Serialize + DynamicType + Sync,
     {
         let verb = match method {
             "StartTransientUnit" => "start",
@@ -113,6 +114,16 @@ impl Systemd {
         tokio::time::timeout(STARTED_WITHIN, exchange).await.map_err(slow)?.map_err(failed)?;
         Ok(())
     }
+}
+
+/// Name, mode, properties, auxiliary units.
+fn start_body<'a>(slice: &'a str, properties: Properties<'a>) -> impl serde::Serialize + DynamicType + Sync {
+    (slice, "replace", properties, Vec::<(&str, Properties<'_>)>::new())
+}
+
+/// Name, whether only until the next boot, properties.
+fn set_body<'a>(slice: &'a str, properties: &'a [(&'a str, Value<'a>)]) -> impl serde::Serialize + DynamicType + Sync {
+    (slice, true, properties)
 }
 
 /// `daemonlet.slice`, `daemonlet-burstable.slice`, `daemonlet-besteffort.slice`.
@@ -166,6 +177,25 @@ fn cpu(shares: u64, version2: bool) -> (&'static str, Value<'static>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What org.freedesktop.systemd1(5) declares.
+    #[test]
+    fn calls_have_the_types_that_systemd_declares() {
+        let limits =
+            Limits { class: Class::Burstable, shares: 102, quota_us: Some(50_000), memory_max: Some(32 << 20) };
+        let properties = properties(&limits, true);
+        let find = |name: &str| properties.iter().find(|(n, _)| *n == name).map(|(_, v)| v.try_clone().unwrap());
+        assert_eq!(find("CPUQuotaPerSecUSec"), Some(Value::from(500_000u64)));
+        assert_eq!(find("MemoryMax"), Some(Value::from(33_554_432u64)));
+        assert_eq!(find("CPUWeight"), Some(Value::from(4u64)));
+        assert_eq!(signature(&set_body("a.slice", &properties)), "sba(sv)");
+        assert_eq!(signature(&start_body("a.slice", properties)), "ssa(sv)a(sa(sv))");
+    }
+
+    fn signature(body: &(impl serde::Serialize + DynamicType)) -> String {
+        let message = zbus::Message::method_call(OBJECT, "Any").build(body).unwrap();
+        message.body().signature().to_string_no_parens()
+    }
 
     #[test]
     fn a_slice_lies_in_the_slices_that_its_name_says() {

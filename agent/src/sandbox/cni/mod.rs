@@ -37,6 +37,8 @@ const DEL_TIMEOUT: Duration = Duration::from_secs(30);
 const PLUGINS_PER_CPU: usize = 2;
 /// The node's rules are looked at again after this long: somebody may have flushed them.
 const RULES_FOR: Duration = Duration::from_secs(300);
+/// What cannot be had now (no iptables, no kernel module) is not asked for again with every pod.
+const RULES_RETRY: Duration = Duration::from_secs(30);
 /// Addresses that one result may have: one per family, and room for plugins that give more.
 const ADDRESSES_MAX: usize = 16;
 /// A reservation of host-local is a container id and an interface's name.
@@ -83,14 +85,14 @@ pub enum NetworkError {
 pub struct Network {
     config: NetworkConfig,
     at_once: Semaphore,
-    /// When the node's rules were last seen to be there.
-    rules_seen: Mutex<Option<Instant>>,
+    /// When the node's rules are to be looked at next; None: with the next ADD.
+    rules_due: Mutex<Option<Instant>>,
 }
 
 impl Network {
     pub fn new(config: NetworkConfig) -> Network {
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Network { config, at_once: Semaphore::new(cpus.saturating_mul(PLUGINS_PER_CPU)), rules_seen: Mutex::default() }
+        Network { config, at_once: Semaphore::new(cpus.saturating_mul(PLUGINS_PER_CPU)), rules_due: Mutex::default() }
     }
 
     /// The pod's addresses, when it is connected and the namespace is the one that was connected.
@@ -214,7 +216,7 @@ impl Network {
     /// Takes the bridge and the node's rules away. For taking the node down, when no pod is left.
     pub async fn remove_node_network(&self) -> Result<(), String> {
         masquerade::remove(&self.config.bridge, &self.config.cidrs).await.map_err(|error| super::chain(&error))?;
-        *self.rules_seen.lock().await = None;
+        *self.rules_due.lock().await = None;
         super::netlink::delete_link(&self.config.bridge)
             .map_err(|error| format!("cannot delete the bridge {}: {error}", self.config.bridge))
     }
@@ -250,14 +252,18 @@ impl Network {
 
     /// Failing costs the pods only what lies beyond the node: they start all the same, and the log says what is missing.
     async fn ensure_rules(&self) {
-        let mut seen = self.rules_seen.lock().await;
-        if seen.is_some_and(|at| at.elapsed() < RULES_FOR) {
+        let mut due = self.rules_due.lock().await;
+        if due.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        match masquerade::ensure(&self.config.bridge, &self.config.cidrs).await {
-            Ok(()) => *seen = Some(Instant::now()),
-            Err(error) => tracing::warn!(error = %super::chain(&error), "packet rules for pods are missing"),
-        }
+        let again = match masquerade::ensure(&self.config.bridge, &self.config.cidrs).await {
+            Ok(()) => RULES_FOR,
+            Err(error) => {
+                tracing::warn!(error = %super::chain(&error), "packet rules for pods are missing");
+                RULES_RETRY
+            }
+        };
+        *due = Instant::now().checked_add(again);
     }
 
     fn plugins(&self) -> Vec<Value> {
