@@ -60,6 +60,8 @@ pub struct Inputs<'a> {
     /// Volumes whose host path is a device node, by volume name.
     pub volume_devices: &'a BTreeMap<String, HostDevice>,
     pub node_name: &'a str,
+    /// An unset profile means RuntimeDefault; false: Unconfined, as in Kubernetes.
+    pub seccomp_default: bool,
 }
 
 /// Something that was asked for and that this machine cannot give.
@@ -113,6 +115,14 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
         if !is_plain_absolute(volume) {
             return Err(SpecError::ImageVolume(volume.clone()));
         }
+        // Otherwise it is a directory in the container's own writable layer: as long-lived as the run, as with CRI.
+        let covered = run.container.mounts.iter().any(|it| Path::new(volume).starts_with(normal(&it.mount_path)));
+        if security.read_only_root && !covered {
+            adapted.push(Adapted {
+                what: format!("the image's volume {volume} is read-only"),
+                why: "so is the root that it lies in; mount a volume there".into(),
+            });
+        }
     }
     let capabilities = given_capabilities(inputs, &mut adapted)?;
     let process = process(inputs, capabilities, &mut adapted)?;
@@ -130,7 +140,12 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
         .set_readonly_paths(None);
     if !security.privileged {
         linux.set_masked_paths(Some(owned(&MASKED_PATHS))).set_readonly_paths(Some(owned(&READONLY_PATHS)));
-        if security.seccomp != Some(Seccomp::Unconfined) {
+        let confined = match security.seccomp {
+            Some(Seccomp::RuntimeDefault) => true,
+            Some(Seccomp::Unconfined) => false,
+            None => inputs.seccomp_default,
+        };
+        if confined {
             linux.set_seccomp(Some(seccomp::runtime_default(capabilities, host.architecture)));
         }
     }
@@ -299,9 +314,11 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Mount>, SpecError> {
     for (place, source) in &run.sandbox.files {
         let place = normal(place);
         if !own.contains(&place) {
-            // Shared memory is for writing; /etc/hosts and its like are ours, and could fill the disk.
-            let (access, more): (_, &[&str]) =
-                if place.starts_with("/etc") { ("ro", &[]) } else { ("rw", &["nosuid", "nodev", "noexec"]) };
+            // /etc/hosts and its like follow the root (they lie in a file system of bounded size); shared memory is
+            // for writing.
+            let shared_memory = place.starts_with("/dev");
+            let access = if run.container.security.read_only_root && !shared_memory { "ro" } else { "rw" };
+            let more: &[&str] = if shared_memory { &["nosuid", "nodev", "noexec"] } else { &[] };
             binds.push(bind(place, source.clone(), &[&["rbind", "rprivate", access], more].concat()));
         }
     }
