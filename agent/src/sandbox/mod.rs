@@ -174,6 +174,7 @@ impl NodeSandboxes {
     pub async fn close_down(&self) -> Result<(), StepError> {
         let shared = self.shared.clone();
         shared.network.remove_node_network().await.map_err(|message| StepError::new(KILL, message))?;
+        shared.cgroups.stop_classes().await.map_err(|error| step(KILL, &error))?;
         blocking(move || {
             shared.cgroups.remove_root().map_err(|error| step(KILL, &error))?;
             let pods = shared.config.run_dir.join("pods");
@@ -361,6 +362,8 @@ impl Shared {
     /// Namespaces, files, directories: everything but network and cgroup. Blocking.
     fn remove(&self, uid: &Uid) -> Result<(), Box<dyn std::error::Error>> {
         let pod_dir = self.pod_dir(uid);
+        // A container that has the whole node's tree mounted keeps a copy of this mount: at least it keeps no memory.
+        let _ = fs::remove_dir_all(pod_dir.join("shm"));
         // Everything that is mounted below goes with it; what a former version or a stranger left beside is removed too.
         mounts::unmount(&pod_dir)?;
         if absent_is_fine(fs::remove_dir(&pod_dir)).is_err() {

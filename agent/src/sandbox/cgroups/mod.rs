@@ -165,6 +165,17 @@ impl Cgroups {
         found
     }
 
+    /// With systemd: stops the slices that hold the pods', so that it lets go of their cgroups.
+    pub async fn stop_classes(&self) -> Result<(), CgroupError> {
+        for class in [Class::Burstable, Class::BestEffort, Class::Guaranteed] {
+            let path = self.class_path(class);
+            if self.driver == Driver::Systemd && self.main_hierarchy().join(path.trim_start_matches('/')).exists() {
+                self.systemd.stop(&systemd::class_slice(&self.root, class)).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the root and the classes' parents, when no pod is left in them. For taking the node down.
     pub fn remove_root(&self) -> Result<(), CgroupError> {
         for mount in self.mounts() {
@@ -534,6 +545,37 @@ mod tests {
         let unified = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
         assert_eq!(hierarchies(unified), Some(Hierarchies::V2 { root: "/sys/fs/cgroup".into() }));
         assert_eq!(hierarchies("22 27 0:21 / /proc rw - proc proc rw\n"), None);
+    }
+
+    /// The unified hierarchy of a hybrid node has no controllers, but directories it has: the order of making and
+    /// removing is proved there, the values in the booted machine.
+    #[tokio::test]
+    async fn version_2_makes_and_removes_its_directories() {
+        let root = Path::new("/sys/fs/cgroup/unified");
+        if !root.join("cgroup.controllers").exists() {
+            println!("no unified hierarchy beside version 1 here");
+            return;
+        }
+        let name = format!("daemonlet_unit_{}", std::process::id());
+        let cgroups = std::sync::Arc::new(Cgroups {
+            root: name.clone(),
+            driver: Driver::Cgroupfs,
+            hierarchies: Hierarchies::V2 { root: root.into() },
+            burstable: Mutex::default(),
+            systemd: systemd::Systemd::default(),
+        });
+        let uid = Uid("0a-1b".into());
+        let limits = Limits { class: Class::Burstable, shares: 102, quota_us: Some(1000), memory_max: Some(1 << 20) };
+        cgroups.make(&uid, &limits).await.unwrap();
+        cgroups.make(&uid, &limits).await.unwrap();
+        let place = root.join(&name).join("burstable/pod0a-1b");
+        assert!(place.is_dir() && cgroups.stands(&uid, Class::Burstable) && !cgroups.stands(&uid, Class::BestEffort));
+        assert_eq!(cgroups.list(), BTreeSet::from([uid.clone()]));
+        fs::create_dir_all(place.join("container/init")).unwrap();
+        cgroups.remove(&uid).await.unwrap();
+        assert!(!place.exists() && cgroups.list().is_empty());
+        cgroups.remove_root().unwrap();
+        assert!(!root.join(name).exists());
     }
 
     #[test]
