@@ -36,6 +36,8 @@ pub struct Config {
     pub node_name: Option<String>,
     pub manifest_dir: PathBuf,
     pub image_dir: PathBuf,
+    /// The node's own CNI configurations: only read, by `doctor`, which says that pods do not use them.
+    pub cni_conf_dir: PathBuf,
     pub state_dir: PathBuf,
     pub run_dir: PathBuf,
     pub log_dir: PathBuf,
@@ -97,6 +99,9 @@ pub struct Settings {
     /// Where image archives are taken from [default: /var/lib/daemonlet/images]
     #[arg(long, value_name = "D", value_parser = value::path)]
     pub image_dir: Option<PathBuf>,
+    /// The node's own CNI configurations, only looked at [default: /etc/cni/net.d]
+    #[arg(long, value_name = "D", value_parser = value::path)]
+    pub cni_conf_dir: Option<PathBuf>,
     /// Records and everything else that must outlive a reboot [default: /var/lib/daemonlet]
     #[arg(long, value_name = "D", value_parser = value::path)]
     pub state_dir: Option<PathBuf>,
@@ -177,6 +182,7 @@ impl Config {
             node_name,
             manifest_dir,
             image_dir,
+            cni_conf_dir,
             state_dir,
             log_dir,
             containerd,
@@ -214,6 +220,7 @@ impl Config {
             node_name,
             manifest_dir: path(manifest_dir, "/etc/daemonlet/manifests"),
             image_dir: path(image_dir, "/var/lib/daemonlet/images"),
+            cni_conf_dir: path(cni_conf_dir, "/etc/cni/net.d"),
             state_dir: path(state_dir, "/var/lib/daemonlet"),
             run_dir: path(run_dir, RUN_DIR),
             log_dir: path(log_dir, "/var/log"),
@@ -241,6 +248,7 @@ impl Config {
             node_name,
             manifest_dir,
             image_dir,
+            cni_conf_dir,
             state_dir,
             run_dir,
             log_dir,
@@ -259,6 +267,7 @@ impl Config {
             ("node-name", *node_name != new.node_name),
             ("manifest-dir", *manifest_dir != new.manifest_dir),
             ("image-dir", *image_dir != new.image_dir),
+            ("cni-conf-dir", *cni_conf_dir != new.cni_conf_dir),
             ("state-dir", *state_dir != new.state_dir),
             ("run-dir", *run_dir != new.run_dir),
             ("log-dir", *log_dir != new.log_dir),
@@ -290,6 +299,7 @@ impl Settings {
             node_name: self.node_name.or(file.node_name),
             manifest_dir: self.manifest_dir.or(file.manifest_dir),
             image_dir: self.image_dir.or(file.image_dir),
+            cni_conf_dir: self.cni_conf_dir.or(file.cni_conf_dir),
             state_dir: self.state_dir.or(file.state_dir),
             log_dir: self.log_dir.or(file.log_dir),
             containerd: self.containerd.or(file.containerd),

@@ -24,6 +24,7 @@ impl Record {
             Change::Ended { container, termination, failures, not_before } => {
                 let memory = self.memory(container);
                 if memory.next_attempt() <= termination.attempt {
+                    memory.ended_unrecorded(termination.attempt, now);
                     memory.last = Some(termination);
                     memory.failures = failures;
                     memory.not_before = not_before;
@@ -82,5 +83,103 @@ impl ContainerMemory {
             self.started_at = Some(now.wall);
             self.started_moment = Some(now.boot);
         }
+    }
+
+    /// What ended had been started, even if nobody had come to write it down: at an unknown time before now.
+    fn ended_unrecorded(&mut self, attempt: u32, now: Now) {
+        if self.started_attempt < Some(attempt) {
+            self.started_attempt = Some(attempt);
+            self.started_at = None;
+            self.started_moment = Some(now.boot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Termination;
+    use crate::sample;
+
+    fn at(ms: u64) -> Now {
+        let wall = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        Now { boot: Moment(ms), wall: wall.expect("a small number") }
+    }
+
+    fn ended(attempt: u32) -> Change {
+        let termination = Termination {
+            attempt,
+            container_id: "id".into(),
+            exit_code: 1,
+            reason: "Error".into(),
+            message: String::new(),
+            started_at: None,
+            finished_at: at(5).wall,
+        };
+        Change::Ended { container: "a".into(), termination, failures: attempt + 1, not_before: Some(Moment(9)) }
+    }
+
+    fn terminating(deadline: u64) -> Change {
+        Change::Terminating { deadline: Moment(deadline), reason: "r".into() }
+    }
+
+    fn deadline_of(record: &Record) -> Option<Moment> {
+        match record.lifecycle {
+            Lifecycle::Terminating { deadline, .. } => Some(deadline),
+            Lifecycle::Running | Lifecycle::Finished => None,
+        }
+    }
+
+    #[test]
+    fn deadline_only_shrinks_and_nothing_comes_back_to_life() {
+        let mut record = sample::record("u");
+        for (deadline, expected) in [(50, 50), (60, 50), (40, 40)] {
+            record.remember(terminating(deadline), at(1), "boot");
+            assert_eq!(deadline_of(&record), Some(Moment(expected)));
+        }
+        record.remember(Change::Finished, at(1), "boot");
+        assert_eq!(deadline_of(&record), Some(Moment(40)));
+    }
+
+    #[test]
+    fn grace_is_at_least_a_second() {
+        let mut template = sample::template(&["a"]);
+        template.spec.termination_grace = Duration::ZERO;
+        assert_eq!(deadline(&template, Moment(10)), Moment(1_010));
+        template.spec.termination_grace = Duration::MAX;
+        assert_eq!(deadline(&template, Moment(10)), Moment(u64::MAX));
+    }
+
+    #[test]
+    fn stale_changes_alter_nothing() {
+        let mut record = sample::record("u");
+        record.remember(Change::Started { container: "a".into(), attempt: 1 }, at(3), "boot");
+        record.remember(ended(1), at(5), "boot");
+        let before = record.clone();
+        record.remember(ended(0), at(6), "boot");
+        record.remember(ended(1), at(6), "boot");
+        record.remember(Change::Started { container: "a".into(), attempt: 1 }, at(6), "boot");
+        assert_eq!(record, before);
+        assert_eq!(record.containers["a"].next_attempt(), 2);
+    }
+
+    #[test]
+    fn run_that_ended_had_been_started() {
+        let mut record = sample::record("u");
+        record.remember(ended(0), at(5), "boot");
+        let memory = &record.containers["a"];
+        assert_eq!((memory.started_attempt, memory.started_at), (Some(0), None));
+    }
+
+    #[test]
+    fn another_boot_voids_moments_and_keeps_counts() {
+        let mut record = sample::record("u");
+        record.remember(ended(3), at(5), "boot");
+        record.remember(terminating(50_000), at(6), "boot");
+        record.remember(Change::NewBoot, at(1), "next");
+        let memory = &record.containers["a"];
+        assert_eq!((memory.failures, memory.not_before, memory.started_moment), (0, None, None));
+        assert_eq!((memory.next_attempt(), record.boot_id.as_str()), (4, "next"));
+        assert_eq!(deadline_of(&record), Some(Moment(1)));
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::desired::{DesiredPod, Origin, Source, UpdateStrategy};
 use crate::digest;
-use crate::name::{WorkloadKey, WorkloadKind};
+use crate::name::{Uid, WorkloadKey, WorkloadKind};
+use crate::record::{Lifecycle, Record};
 use crate::spec::{Container, Placement, PodSpec, PodTemplate, PullPolicy, Resources, RestartPolicy, Security};
 
 /// A DaemonSet's key in the namespace `default`.
@@ -69,5 +70,22 @@ pub fn desired(workload: &WorkloadKey, template: PodTemplate) -> DesiredPod {
         update: UpdateStrategy::RollingUpdate,
         origin: origin("a.yaml"),
         document: serde_json::json!({}),
+    }
+}
+
+/// A record of the DaemonSet `d`, fresh.
+pub fn record(uid: &str) -> Record {
+    Record {
+        uid: Uid(uid.into()),
+        workload: daemonset("d"),
+        name: "d-xxxxx".into(),
+        revision: "r".into(),
+        origin: origin("a.yaml"),
+        document: serde_json::json!({}),
+        admitted_at: jiff::Timestamp::UNIX_EPOCH,
+        generation: 1,
+        boot_id: "boot".into(),
+        lifecycle: Lifecycle::Running,
+        containers: BTreeMap::new(),
     }
 }

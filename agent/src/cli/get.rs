@@ -87,7 +87,8 @@ pub fn run(client: &Client, args: &GetArgs, out: &mut impl Write) -> Result<(), 
         Some(Output::Yaml) => out.write_all(yaml::to_yaml(&whole(args, items)).as_bytes())?,
         Some(Output::Wide) | None if items.is_empty() => {
             out.flush()?;
-            eprintln!("No resources found");
+            // As kubectl: said beside the output, so that a script sees an empty list.
+            let _unread = writeln!(std::io::stderr(), "No resources found");
         }
         Some(Output::Wide) | None => {
             let wide = args.output.is_some();

@@ -9,6 +9,7 @@ mod containers;
 mod directories;
 mod machine;
 mod neighbours;
+mod networks;
 mod node;
 mod units;
 
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Cidr, Config};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -65,6 +66,8 @@ pub struct Places {
     pub containerd: PathBuf,
     pub containerd_namespace: String,
     pub cni_bin_dirs: Vec<PathBuf>,
+    pub cni_conf_dir: PathBuf,
+    pub pod_cidrs: Vec<Cidr>,
     /// What the agent says of itself (v1 Node), or why it does not answer.
     pub agent: Result<serde_json::Value, String>,
 }
@@ -86,6 +89,8 @@ impl Places {
             containerd: told("containerd", &config.containerd),
             containerd_namespace: namespace.unwrap_or(&config.containerd_namespace).to_owned(),
             cni_bin_dirs: config.cni_bin_dirs.clone(),
+            cni_conf_dir: config.cni_conf_dir.clone(),
+            pod_cidrs: config.pod_cidrs.clone(),
             agent,
         }
     }
@@ -104,6 +109,7 @@ pub fn examine(places: &Places) -> Vec<Line> {
         containers::judge_snapshotter(&containerd),
         containers::judge_runc(&containers::probe_runc()),
         containers::judge_cni(&containers::probe_cni(&places.cni_bin_dirs)),
+        networks::judge(&networks::probe(&places.cni_conf_dir), &places.pod_cidrs),
         node::judge_keeper(&node::probe_keeper(&places.run_dir)),
         node::judge_agent(&places.agent),
     ];

@@ -52,7 +52,7 @@ impl ContainerStatus {
                 State::Waiting { reason, message } => {
                     json!({"waiting": with_message(json!({"reason": reason}), message)})
                 }
-                State::Running { started_at } => json!({"running": {"startedAt": started_at.map(time)}}),
+                State::Running { started_at } => json!({"running": with_start(json!({}), *started_at)}),
                 State::Terminated(termination) => json!({"terminated": terminated(termination)}),
             },
         );
@@ -71,10 +71,15 @@ fn state_of(published: &Published, view: &PodView, container: &Container) -> Con
     let nothing = ContainerMemory::default();
     let memory = view.record.containers.get(&container.name).unwrap_or(&nothing);
     let runs = || view.containers.iter().filter(|run| run.run.container == container.name);
-    let current = memory.started_attempt.and_then(|attempt| runs().find(|run| run.run.attempt == attempt));
-    let (state, last) = match (memory.started_attempt, current.map(|run| &run.state)) {
-        (Some(_), Some(ContainerState::Running { .. })) => {
-            (State::Running { started_at: memory.started_at }, memory.last.clone())
+    // A start that is not on record yet (the agent died in between) is seen by what runs.
+    let runs_now =
+        runs().filter(|run| matches!(run.state, ContainerState::Running { .. })).map(|run| run.run.attempt).max();
+    let attempt = memory.started_attempt.max(runs_now);
+    let current = attempt.and_then(|attempt| runs().find(|run| run.run.attempt == attempt));
+    let (state, last) = match (attempt, current.map(|run| &run.state)) {
+        (Some(attempt), Some(ContainerState::Running { .. })) => {
+            let started_at = memory.started_at.filter(|_| memory.started_attempt == Some(attempt));
+            (State::Running { started_at }, memory.last.clone())
         }
         (Some(attempt), _) if memory.last.as_ref().is_some_and(|last| last.attempt >= attempt) => {
             after_its_end(published, view, container, memory)
@@ -104,7 +109,7 @@ fn state_of(published: &Published, view: &PodView, container: &Container) -> Con
         image: container.image.clone(),
         image_id: shown.map(|run| run.image_id.clone()).unwrap_or_default(),
         container_id,
-        restarts: memory.started_attempt.unwrap_or(0),
+        restarts: attempt.unwrap_or(0),
         state,
         last,
     }
@@ -164,13 +169,19 @@ fn terminated(termination: &Termination) -> Value {
     let mut shown = json!({
         "exitCode": exit_code,
         "reason": reason,
-        "startedAt": started_at.map(time),
         "finishedAt": time(*finished_at),
     });
     if !container_id.is_empty() {
         shown["containerID"] = format!("containerd://{container_id}").into();
     }
-    with_message(shown, message)
+    with_message(with_start(shown, *started_at), message)
+}
+
+fn with_start(mut value: Value, started_at: Option<jiff::Timestamp>) -> Value {
+    if let Some(started_at) = started_at {
+        value["startedAt"] = time(started_at).into();
+    }
+    value
 }
 
 fn with_message(mut value: Value, message: &str) -> Value {

@@ -103,3 +103,21 @@ fn quality_of_service_follows_requests_and_limits() {
     (resources.memory_limit, resources.cpu_limit_milli, resources.cpu_request_milli) = (Some(1), Some(5), Some(5));
     assert_eq!(phase::qos(&view), "Guaranteed");
 }
+
+#[test]
+fn a_start_that_is_not_on_record_yet_is_shown_as_what_runs() {
+    let mut view = view();
+    view.containers.push(run(0, ContainerState::Running { pid: 7 }));
+    let pod = shown(view, vec![]);
+    assert_eq!(pod["status"]["phase"], "Running");
+    assert_eq!(pod["status"]["containerStatuses"][0]["ready"], true);
+}
+
+#[test]
+fn a_created_successor_standing_by_changes_nothing_that_is_shown() {
+    let (_, published) = super::sample::running();
+    let before = super::pod(&published, &published.pods[0], &NodeFacts::default());
+    let mut standing = published.pods[0].clone();
+    standing.containers.push(run(1, ContainerState::Created));
+    assert_eq!(super::pod(&published, &standing, &NodeFacts::default()), before);
+}

@@ -1,4 +1,9 @@
+use proptest::prelude::*;
+use serde_json::json;
+
 use super::*;
+use crate::desired::UpdateStrategy;
+use crate::spec::{Container, EnvValue, HostPathKind, PodField, PullPolicy, Seccomp, VolumeSource};
 
 const SEED_RANDOM: &str = "\
 # DaemonSet resource
@@ -74,12 +79,537 @@ spec:
             memory: 200Mi
 ";
 
+/// A Pod that uses every honoured field.
+const FULL: &str = "\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: full
+  namespace: kube-system
+  labels: {app: full}
+  annotations: {daemonlet.dev/standby: \"true\"}
+spec:
+  hostNetwork: yes
+  hostPID: on
+  priorityClassName: system-node-critical
+  terminationGracePeriodSeconds: 010
+  nodeSelector: {disk: ssd}
+  affinity:
+    nodeAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+        nodeSelectorTerms:
+        - matchExpressions:
+          - {key: zone, operator: In, values: [a, b]}
+          matchFields:
+          - {key: metadata.name, operator: In, values: [n1]}
+  tolerations:
+  - {key: a, operator: Exists, effect: NoExecute}
+  securityContext: {runAsUser: 1000, supplementalGroups: [4, 5], seccompProfile: {type: RuntimeDefault}}
+  containers:
+  - name: main
+    image: example.com/main:1
+    imagePullPolicy: Always
+    command: [run]
+    args: [$(NODE), \"1\"]
+    workingDir: /srv
+    env:
+    - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+    - {name: APP, valueFrom: {fieldRef: {fieldPath: \"metadata.labels['app']\"}}}
+    - {name: ACCOUNT, valueFrom: {fieldRef: {fieldPath: spec.serviceAccountName}}}
+    - {name: CPUS, valueFrom: {resourceFieldRef: {resource: limits.cpu, divisor: 1m}}}
+    resources:
+      limits: {cpu: 1.5, memory: 64Mi}
+      requests: {cpu: 100m}
+    ports: [{name: http, containerPort: 80, hostPort: 80}]
+    volumeMounts:
+    - {name: log, mountPath: /host/log, readOnly: true}
+    securityContext:
+      privileged: false
+      runAsUser: 0x10
+      allowPrivilegeEscalation: no
+      capabilities: {add: [NET_ADMIN, CAP_SYS_TIME], drop: [ALL]}
+  volumes:
+  - name: log
+    hostPath: {path: /var/log, type: Directory}
+";
+
+fn context() -> Context {
+    Context { node_name: "node-1".into() }
+}
+
+fn of(text: &str) -> Parsed {
+    parse("f.yaml", text.as_bytes(), &context())
+}
+
+/// The one pod of a text that is taken whole.
+fn pod(text: &str) -> DesiredPod {
+    let parsed = of(text);
+    assert!(parsed.is_accepted(), "{:#?}\n{text}", parsed.rejections().map(ToString::to_string).collect::<Vec<_>>());
+    match parsed.documents.into_iter().next().unwrap().result.unwrap() {
+        Document::Workload(pod) => *pod,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn container(text: &str) -> Container {
+    pod(text).template.spec.containers.remove(0)
+}
+
+/// The rejections of a text, as they are printed.
+fn refused(text: &str) -> Vec<String> {
+    of(text).rejections().map(ToString::to_string).collect()
+}
+
+/// FULL with one piece replaced.
+fn with(from: &str, to: &str) -> String {
+    assert!(FULL.contains(from), "{from}");
+    FULL.replacen(from, to, 1)
+}
+
 #[test]
 fn seeds_are_taken_unchanged() {
     for seed in [SEED_RANDOM, SEED_FLUENTD] {
-        let parsed = parse("seed.yaml", seed.as_bytes(), &Context::default());
+        let parsed = of(seed);
         assert!(parsed.is_accepted(), "{:?}", parsed.rejections().collect::<Vec<_>>());
         assert_eq!(parsed.documents.len(), 1);
         assert_eq!(parsed.documents[0].no_effect, []);
+    }
+    let random = pod(SEED_RANDOM);
+    assert_eq!(random.workload.to_string(), "ds/default/random-refresher");
+    assert_eq!((random.origin.line, random.update), (3, UpdateStrategy::RollingUpdate));
+    let command = &random.template.spec.containers[0].command;
+    assert_eq!(command[2], "while true; do\n  java RandomRunner /host_dev/random 100000;\n  sleep 30;\ndone");
+    assert_eq!(
+        random.template.spec.volumes[0].source,
+        VolumeSource::HostPath { path: "/dev".into(), kind: HostPathKind::Unset }
+    );
+    let fluentd = container(SEED_FLUENTD);
+    assert_eq!(fluentd.resources.memory_limit, Some(200 << 20));
+    assert_eq!((fluentd.resources.cpu_request_milli, fluentd.resources.cpu_limit_milli), (Some(100), None));
+    assert_eq!(fluentd.pull_policy, PullPolicy::IfNotPresent);
+    // The edit that the second seed shows.
+    let edited =
+        SEED_FLUENTD.replace("type: RollingUpdate ", "rollingUpdate:\n      maxUnavailable: 1\n    type: OnDelete ");
+    assert_eq!(pod(&edited).update, UpdateStrategy::OnDelete);
+}
+
+#[test]
+fn every_honoured_field_arrives() {
+    let full = pod(FULL);
+    let spec = &full.template.spec;
+    assert_eq!((spec.host_network, spec.host_pid, spec.host_ipc), (true, true, false));
+    assert_eq!(spec.priority, 2_000_001_000);
+    assert_eq!(spec.termination_grace.as_secs(), 8, "0-prefixed integers are octal");
+    assert!(full.template.standby());
+    let terms = spec.placement.required_terms.as_ref().unwrap();
+    assert_eq!((terms[0].labels[0].values.len(), terms[0].fields.len()), (2, 1));
+    let main = &spec.containers[0];
+    assert_eq!(main.env[0].value, EnvValue::Field(PodField::NodeName));
+    assert_eq!(main.env[1].value, EnvValue::Field(PodField::Label("app".into())));
+    assert_eq!(main.env[2].value, EnvValue::Literal("default".into()));
+    assert!(
+        matches!(&main.env[3].value, EnvValue::Resource { container, divisor, .. } if container == "main" && divisor.milli == 1)
+    );
+    assert_eq!((main.resources.cpu_limit_milli, main.resources.cpu_request_milli), (Some(1500), Some(100)));
+    assert_eq!(main.resources.memory_request, Some(64 << 20), "a limit without request is the request");
+    assert_eq!(main.security.run_as_user, Some(16), "the container's over the pod's");
+    assert_eq!(main.security.capabilities_add, ["NET_ADMIN", "SYS_TIME"]);
+    assert_eq!(main.security.supplemental_groups, [4, 5]);
+    assert_eq!(main.security.seccomp, Some(Seccomp::RuntimeDefault));
+    assert_eq!(main.security.allow_privilege_escalation, Some(false));
+    assert!(main.mounts[0].read_only);
+}
+
+#[test]
+fn what_is_refused_is_refused_by_path_and_line() {
+    let cases: &[(&str, &str, &str)] = &[
+        ("  hostPID: on", "  hostPid: on", "10: spec.hostPid: unknown field: did you mean `hostPID`?"),
+        ("kind: Pod", "kind: Pods", "2: kind: \"Pods\" is not run here: did you mean Pod?"),
+        ("kind: Pod", "kind: ConfigMap", "2: kind: ConfigMap documents are not built yet"),
+        ("kind: Pod", "kind: Deployment", "2: kind: Deployment is not run here"),
+        ("apiVersion: v1", "apiVersion: v2", "1: apiVersion: must be v1 for a Pod"),
+        ("  name: full", "  name: Full", "4: metadata.name: \"Full\" is not a valid name"),
+        ("  name: full", "  generateName: full", "4: metadata.generateName: a document needs a name of its own"),
+        ("{app: full}", "{app: 1}", "6: metadata.labels.app: must be a text, is a number: put it in quotes"),
+        ("{app: full}", "{-x: full}", "6: metadata.labels['-x']: \"-x\" is not a valid key"),
+        ("\"true\"}", "\"maybe\"}", "7: metadata.annotations['daemonlet.dev/standby']: must be \"true\" or \"false\""),
+        ("hostPID: on", "hostPID: \"on\"", "10: spec.hostPID: must be true or false, is a text: remove its quotes"),
+        ("hostPID: on", "initContainers: [{}]", "10: spec.initContainers: not built yet"),
+        (
+            "hostPID: on",
+            "restartPolicy: Sometimes",
+            "10: spec.restartPolicy: \"Sometimes\" is not one of Always, OnFailure, Never",
+        ),
+        ("hostPID: on", "dnsPolicy: None", "10: spec.dnsPolicy: None is not built yet"),
+        ("hostPID: on", "hostUsers: false", "10: spec.hostUsers: not built yet"),
+        ("hostPID: on", "priority: 5", "10: spec.priority: must be 2000001000"),
+        ("Seconds: 010", "Seconds: -1", "12: spec.terminationGracePeriodSeconds: must be 0 or more seconds"),
+        (
+            "operator: In, values: [a, b]",
+            "operator: Gt, values: [a]",
+            "19: spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].values: must have one value",
+        ),
+        (
+            "key: metadata.name",
+            "key: metadata.uid",
+            "21: spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchFields[0].key: only metadata.name can be matched",
+        ),
+        (
+            "{key: a, operator: Exists",
+            "{key: a, value: b, operator: Exists",
+            "23: spec.tolerations[0].value: must be left out",
+        ),
+        ("{key: a, operator: Exists", "{value: b", "23: spec.tolerations[0]: a toleration without key"),
+        (
+            "runAsUser: 1000",
+            "runAsUser: 4294967296",
+            "24: spec.securityContext.runAsUser: must be between 0 and 2147483647",
+        ),
+        ("runAsUser: 1000", "fsGroup: 1000", "24: spec.securityContext.fsGroup: not built yet"),
+        (
+            "type: RuntimeDefault",
+            "type: Localhost, localhostProfile: \"\"",
+            "24: spec.securityContext.seccompProfile.localhostProfile: not built yet",
+        ),
+        ("name: main", "name: Main", "26: spec.containers[0].name: \"Main\" is not a valid name"),
+        ("image: example.com/main:1", "image: \"\"", "27: spec.containers[0].image: must not be empty"),
+        ("    image: example.com/main:1\n", "", "26: spec.containers[0].image: is missing"),
+        (
+            "Policy: Always",
+            "Policy: always",
+            "28: spec.containers[0].imagePullPolicy: \"always\" is not one of Always, IfNotPresent, Never",
+        ),
+        ("\"1\"]", "1]", "30: spec.containers[0].args[1]: must be a text, is a number: put it in quotes"),
+        ("/srv", "/x/../proc/self/fd/7", "31: spec.containers[0].workingDir: must not be in /proc"),
+        ("/srv", "srv", "31: spec.containers[0].workingDir: \"srv\" must be an absolute path"),
+        ("name: NODE", "name: A=B", "33: spec.containers[0].env[0].name: \"A=B\" is not a valid variable name"),
+        (
+            "spec.nodeName",
+            "spec.nodename",
+            "33: spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: \"spec.nodename\" cannot be shown",
+        ),
+        (
+            "fieldRef: {fieldPath: spec.nodeName}",
+            "secretKeyRef: {name: a}",
+            "33: spec.containers[0].env[0].valueFrom.secretKeyRef: not built yet",
+        ),
+        (
+            "resource: limits.cpu",
+            "containerName: other, resource: limits.cpu",
+            "36: spec.containers[0].env[3].valueFrom.resourceFieldRef.containerName: the pod has no container \"other\"",
+        ),
+        (
+            "divisor: 1m",
+            "divisor: 3m",
+            "36: spec.containers[0].env[3].valueFrom.resourceFieldRef.divisor: must be one of 1m, 1",
+        ),
+        ("memory: 64Mi", "memory: 64MB", "38: spec.containers[0].resources.limits.memory: \"64MB\" is not a quantity"),
+        (
+            "memory: 64Mi",
+            "nvidia.com/gpu: 1",
+            "38: spec.containers[0].resources.limits['nvidia.com/gpu']: not supported",
+        ),
+        ("cpu: 100m", "cpu: 2", "39: spec.containers[0].resources.requests.cpu: 2 is more than the limit, 1.5"),
+        ("hostPort: 80", "hostPort: 81", "40: spec.containers[0].ports[0].hostPort: must be 80"),
+        (
+            "containerPort: 80, hostPort: 80",
+            "containerPort: 0",
+            "40: spec.containers[0].ports[0].containerPort: must be between 1 and 65535",
+        ),
+        (
+            "mountPath: /host/log",
+            "mountPath: host",
+            "42: spec.containers[0].volumeMounts[0].mountPath: \"host\" must be an absolute path",
+        ),
+        (
+            "mountPath: /host/log",
+            "mountPath: /",
+            "42: spec.containers[0].volumeMounts[0].mountPath: cannot be the root",
+        ),
+        (
+            "{name: log, m",
+            "{name: logs, m",
+            "42: spec.containers[0].volumeMounts[0].name: the pod has no volume \"logs\": did you mean log?",
+        ),
+        ("readOnly: true", "subPath: a", "42: spec.containers[0].volumeMounts[0].subPath: not built yet"),
+        (
+            "privileged: false",
+            "privileged: true",
+            "46: spec.containers[0].securityContext.allowPrivilegeEscalation: cannot be false in a privileged container",
+        ),
+        ("runAsUser: 0x10", "{runAsUser: 0, runAsNonRoot: true}", "46: this is not YAML"),
+        (
+            "runAsUser: 0x10",
+            "runAsUser: 0\n      runAsNonRoot: true",
+            "43: spec.containers[0].securityContext: runAsNonRoot is true and runAsUser is 0",
+        ),
+        (
+            "NET_ADMIN",
+            "NET_ADMINS",
+            "47: spec.containers[0].securityContext.capabilities.add[0]: \"NET_ADMINS\" is no capability: did you mean NET_ADMIN?",
+        ),
+        ("path: /var/log", "path: /var/../etc", "50: spec.volumes[0].hostPath.path: must not contain `..`"),
+        ("path: /var/log", "path: var", "50: spec.volumes[0].hostPath.path: \"var\" must be an absolute path"),
+        ("type: Directory", "type: Dir", "50: spec.volumes[0].hostPath.type: \"Dir\" is not one of"),
+        ("hostPath: {path: /var/log, type: Directory}", "emptyDir: {}", "50: spec.volumes[0].emptyDir: not built yet"),
+        (
+            "  - name: log\n",
+            "  - name: log\n    name: log\n",
+            "50: spec.volumes[0].name: stands twice, first on line 49",
+        ),
+    ];
+    for (from, to, wanted) in cases {
+        let refused = refused(&with(from, to));
+        let wanted = format!("f.yaml:{wanted}");
+        assert!(refused.iter().any(|r| r.starts_with(&wanted)), "{from} -> {to}: {refused:#?}");
+        assert!(refused.len() <= 2, "{from} -> {to}: one fault is told once: {refused:#?}");
+    }
+}
+
+#[test]
+fn daemon_set_rules() {
+    let cases: &[(&str, &str, &str)] = &[
+        (
+            "      app: random-refresher\n  template",
+            "      app: other\n  template",
+            "13: spec.template.metadata.labels: do not match spec.selector",
+        ),
+        ("    matchLabels:\n      app: random-refresher\n", "    {}\n", "8: spec.selector: must not be empty"),
+        (
+            "    spec:\n",
+            "    spec:\n      restartPolicy: Never\n",
+            "16: spec.template.spec.restartPolicy: must be Always",
+        ),
+        (
+            "spec:\n",
+            "spec:\n  updateStrategy: {type: Recreate}\n",
+            "8: spec.updateStrategy.type: \"Recreate\" is not one of",
+        ),
+        (
+            "spec:\n",
+            "spec:\n  updateStrategy: {rollingUpdate: {maxUnavailable: 0}}\n",
+            "8: spec.updateStrategy.rollingUpdate: maxUnavailable and maxSurge cannot both be 0",
+        ),
+        (
+            "spec:\n",
+            "spec:\n  updateStrategy: {rollingUpdate: {maxUnavailable: 101%}}\n",
+            "8: spec.updateStrategy.rollingUpdate.maxUnavailable: must be 0 or more",
+        ),
+        ("apps/v1", "extensions/v1beta1", "3: apiVersion: must be apps/v1 for a DaemonSet"),
+        ("hostPath:", "hostpath:", "37: spec.template.spec.volumes[0].hostpath: unknown field"),
+    ];
+    for (from, to, wanted) in cases {
+        assert!(SEED_RANDOM.contains(from), "{from}");
+        let refused = refused(&SEED_RANDOM.replacen(from, to, 1));
+        assert!(refused.iter().any(|r| r.starts_with(&format!("f.yaml:{wanted}"))), "{from} -> {to}: {refused:#?}");
+    }
+    let expressions = "    matchExpressions:\n    - {key: app, operator: In, values: [x, random-refresher]}\n    - {key: other, operator: DoesNotExist}\n";
+    pod(&SEED_RANDOM.replacen("    matchLabels:\n      app: random-refresher\n", expressions, 1));
+}
+
+#[test]
+fn fields_without_effect_are_listed() {
+    let text = with("hostPID: on", "schedulerName: mine\n  serviceAccountName: a\n  affinity: null");
+    let parsed = of(&text.replace("  affinity:\n    node", "  affinity:\n    podAffinity: {}\n    node"));
+    // `affinity` stands twice.
+    assert!(!parsed.is_accepted());
+    let parsed = of(&with(
+        "hostPID: on",
+        "schedulerName: mine\n  serviceAccountName: a\n  enableServiceLinks: false\n  initContainers: []\n  hostAliases: null",
+    ));
+    assert!(parsed.is_accepted(), "an empty list and null count as absent");
+    let listed: Vec<_> = parsed.documents[0].no_effect.iter().map(|n| (n.line, n.path.as_str())).collect();
+    assert_eq!(listed, [(10, "spec.schedulerName"), (11, "spec.serviceAccountName"), (12, "spec.enableServiceLinks")]);
+    let status =
+        format!("{FULL}status: {{phase: Running}}\n").replace("metadata:\n", "metadata:\n  creationTimestamp: null\n");
+    assert_eq!(of(&status).documents[0].no_effect.len(), 1);
+}
+
+#[test]
+fn documents_stand_or_fall_one_by_one() {
+    let text = format!(
+        "---\n---\n{FULL}---\n# nothing\n---\nkind: Pod\napiVersion: v1\n---\n{SEED_FLUENTD}---\nkind: Service\napiVersion: v1\nmetadata: {{name: s}}\n---\na: [\n"
+    );
+    let parsed = of(&text);
+    let lines: Vec<_> = parsed.documents.iter().map(|d| (d.line, d.result.is_ok())).collect();
+    assert_eq!(lines.len(), 4);
+    assert_eq!(lines.iter().map(|l| l.1).collect::<Vec<_>>(), [true, false, true, true]);
+    assert_eq!(lines[0].0, 3);
+    assert!(matches!(&parsed.documents[3].result, Ok(Document::Accepted { kind, .. }) if kind == "Service"));
+    let whole = parsed.whole.unwrap();
+    assert!(whole.reason.contains("not YAML") && whole.line > lines[3].0, "{whole}");
+}
+
+#[test]
+fn refused_document_keeps_its_identity() {
+    let parsed = of(&with("hostPID: on", "nonsense: on"));
+    let identity = parsed.documents[0].identity.as_ref().unwrap();
+    assert_eq!(identity.to_string(), "Pod kube-system/full");
+    assert_eq!(identity.workload().unwrap().to_string(), "pod/kube-system/full");
+}
+
+#[test]
+fn lists_are_taken_apart() {
+    let item = |name: &str, extra: &str| {
+        format!("- metadata: {{name: {name}}}\n  spec: {{containers: [{{name: c, image: i{extra}}}]}}\n")
+    };
+    let text =
+        format!("apiVersion: v1\nkind: PodList\nmetadata: {{}}\nitems:\n{}{}", item("a", ""), item("b", ", imag: x"));
+    let parsed = of(&text);
+    assert_eq!(parsed.documents.iter().map(|d| d.line).collect::<Vec<_>>(), [5, 7]);
+    let Ok(Document::Workload(a)) = &parsed.documents[0].result else { panic!("{parsed:#?}") };
+    assert_eq!(a.document["kind"], "Pod", "a record stands alone");
+    assert_eq!(refused(&text), ["f.yaml:8: items[1].spec.containers[0].imag: unknown field: did you mean `image`?"]);
+    let empty = of("apiVersion: v1\nkind: List\nitems: []\n");
+    assert!(empty.is_accepted() && empty.documents.is_empty());
+    assert_eq!(refused("apiVersion: v1\nkind: List\n").len(), 1);
+}
+
+#[test]
+fn json_is_read_with_its_lines() {
+    let json = serde_json::to_string_pretty(&pod(FULL).document).unwrap();
+    let again = parse("f.json", json.as_bytes(), &context());
+    assert!(again.is_accepted());
+    let broken = parse("f.json", json.replacen("\"kube-system\"", "\"kube-system\",,", 1).as_bytes(), &context());
+    assert!(broken.whole.unwrap().to_string().starts_with("f.json:"));
+    let two = parse("f.json", b"{\"kind\":\"Pod\"}\n{\"kind\":\n\"Pod\",\"kind\":1}", &context());
+    let told: Vec<_> = two.rejections().map(ToString::to_string).collect();
+    assert_eq!(told[0], "f.json:1: apiVersion: is missing: it is required");
+    assert!(told.iter().any(|r| r.starts_with("f.json:3: kind: stands twice, first on line 2")), "{told:?}");
+    let text = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","annotations":{"x":"\ud83d\ude00\/\u00e9\t"}},
+        "spec":{"containers":[{"name":"c","image":"i"}]}}"#;
+    assert_eq!(pod(text).template.annotations["x"], "😀/é\t");
+    // YAML in braces is no JSON, and fine.
+    pod("{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: c, image: i}]}}");
+}
+
+#[test]
+fn file_as_a_whole() {
+    let cases: &[(&[u8], u32, &str)] = &[
+        (b"", 1, "empty"),
+        (b" \n\t\n", 1, "empty"),
+        (b"# only a comment\n---\n", 1, "no document"),
+        (b"a: b\n\0", 2, "binary"),
+        (b"a: b\n\xff\xfe", 2, "not UTF-8"),
+        (b"a: *b\n", 1, "not YAML"),
+        (b"a: &a [*a]\n", 1, "alias"),
+        (b"a: !!python/object x\n", 1, "tag"),
+    ];
+    for (bytes, line, reason) in cases {
+        let whole = parse("f.yaml", bytes, &context()).whole.unwrap_or_else(|| panic!("{bytes:?}"));
+        assert!(whole.line == *line && whole.reason.contains(reason), "{whole}");
+    }
+    let large = vec![b' '; MAX_FILE_BYTES + 1];
+    assert!(parse("f", &large, &context()).whole.unwrap().reason.contains("more than"));
+    assert!(of(&format!("\u{feff}{FULL}")).is_accepted(), "a byte order mark is passed over");
+}
+
+#[test]
+fn budgets_hold() {
+    let bomb = (1..9).fold("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned(), |text, i| {
+        let row = vec![format!("*a{}", i - 1); 10].join(",");
+        format!("{text}a{i}: &a{i} [{row}]\n")
+    });
+    let long = format!("a: &a \"{}\"\nb: [{}]\n", "x".repeat(1 << 20), vec!["*a"; 20].join(","));
+    let chain = (1..300).fold("a0: &a0 []\n".to_owned(), |text, i| format!("{text}a{i}: &a{i} [*a{}]\n", i - 1));
+    let cases = [
+        (bomb, "values once its aliases"),
+        (long, "bytes of text"),
+        (chain, "nested deeper"),
+        ("[".repeat(100_000), "nested deeper"),
+        (format!("a: {}", "[".repeat(200)), "nested deeper"),
+        ("- ".repeat(100_000), "nested deeper"),
+        ("a: 1\n---\n".repeat(MAX_DOCUMENTS + 1), "more than 1000 documents"),
+    ];
+    for (text, reason) in cases {
+        let whole = of(&text).whole.unwrap_or_else(|| panic!("{reason}"));
+        assert!(whole.reason.contains(reason), "{whole}");
+    }
+    let many = format!("{FULL}\n{}", (0..500).map(|i| format!("x{i}: 1\n")).collect::<String>());
+    assert_eq!(refused(&many).len(), 101, "the rest is counted in the last line");
+}
+
+#[test]
+fn merge_keys_and_anchors_are_written_out() {
+    let text = FULL.replacen("  - name: main\n", "  - &base\n    name: main\n", 1).replacen(
+        "  volumes:",
+        "  - {<<: *base, name: second, ports: []}\n  volumes:",
+        1,
+    );
+    let pod = pod(&text);
+    let [first, second] = &pod.template.spec.containers[..] else { panic!() };
+    assert_eq!((second.name.as_str(), &second.image, &second.mounts), ("second", &first.image, &first.mounts));
+    assert_eq!(pod.document["spec"]["containers"][1]["<<"], json!(null), "what is recorded stands alone");
+}
+
+#[test]
+fn record_is_read_back_and_forgives_what_is_only_a_rule() {
+    for text in [FULL, SEED_RANDOM, SEED_FLUENTD] {
+        let pod = pod(text);
+        let again = parse_recorded(&pod.document, &pod.origin, &context()).unwrap();
+        assert_eq!(again, pod);
+    }
+    let taken = pod(FULL);
+    let mut older = taken.document.clone();
+    older["spec"]["goneField"] = json!(1);
+    older["spec"]["hostAliases"] = json!([{"ip": "1.2.3.4"}]);
+    older["metadata"]["labels"]["-bad"] = json!("x");
+    let again = parse_recorded(&older, &taken.origin, &context()).unwrap();
+    assert_eq!(again.template.spec, taken.template.spec);
+    older["spec"]["containers"][0]["name"] = json!("../../etc");
+    assert!(parse_recorded(&older, &taken.origin, &context()).is_err(), "a path never comes out of a name");
+    assert!(parse_recorded(&json!(null), &taken.origin, &context()).is_err());
+}
+
+#[test]
+fn defaults_are_kubernetes() {
+    let plain = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: i, securityContext: {}}]}\n";
+    let pod = pod(plain);
+    assert_eq!(pod.workload.namespace, "default");
+    assert_eq!(pod.template.spec.termination_grace.as_secs(), 30);
+    assert_eq!(pod.template.spec.containers[0].pull_policy, PullPolicy::Always);
+    assert_eq!(pod.template.spec.containers[0].security, Default::default());
+}
+
+proptest! {
+    /// Whatever stands in a file: no panic, a line for every fault, and what is taken reads back as the same.
+    #[test]
+    fn mutated_files_are_judged(edits in proptest::collection::vec((0usize..4000, any::<u8>(), 0u8..4), 1..6), which in 0usize..4) {
+        let json = serde_json::to_vec_pretty(&pod(FULL).document).unwrap();
+        let mut bytes = [FULL.as_bytes(), SEED_RANDOM.as_bytes(), SEED_FLUENTD.as_bytes(), &json][which].to_vec();
+        for (at, byte, how) in edits {
+            let at = at % bytes.len().max(1);
+            match how {
+                0 if !bytes.is_empty() => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                2 => bytes.insert(at, b"\n :-[]{}&*!|>'\"%@`#,?~0<"[usize::from(byte) % 24]),
+                _ if !bytes.is_empty() => { bytes.remove(at); }
+                _ => {}
+            }
+        }
+        let parsed = parse("f.yaml", &bytes, &context());
+        prop_assert!(parsed.rejections().all(|r| r.line >= 1 && !r.reason.is_empty()));
+        for document in &parsed.documents {
+            if let Ok(Document::Workload(pod)) = &document.result {
+                let again = parse_recorded(&pod.document, &pod.origin, &context());
+                prop_assert_eq!(again.as_ref(), Ok(pod.as_ref()));
+                let text = serde_json::to_vec(&pod.document).unwrap();
+                let parsed = parse("f.json", &text, &context());
+                let Ok(Document::Workload(same)) = &parsed.documents[0].result else { panic!("{parsed:#?}") };
+                prop_assert_eq!(&same.template, &pod.template);
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_judged(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let parsed = parse("f.yaml", &bytes, &context());
+        prop_assert!(parsed.rejections().all(|r| r.line >= 1));
+    }
+
+    #[test]
+    fn any_text_of_yaml_marks_is_judged(text in "[-a0:,\\[\\]{}&*!|>'\"%@#? \n\t~<]{0,80}") {
+        let parsed = of(&text);
+        prop_assert!(parsed.rejections().all(|r| r.line >= 1));
     }
 }
