@@ -1,8 +1,87 @@
-//! The agent's composition root: starts everything and waits for its end.
+//! The composition root: makes everything, joins it, and waits for the end. The only place that names all modules.
+//!
+//! Order at start: doors (one agent a run directory), records, sources, then READY. Nothing waits for containerd, for
+//! the network or for a pod. Order at the end: no new steps, steps in flight finish, doors close; containers run on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use crate::config::{Config, Settings};
+use anyhow::Context as _;
+use pod::manifest::Context;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::board::{Board, Check, ImageOutcome};
+use crate::config::{self, Config, Following, Settings};
+use crate::desired;
+use crate::disk::Disk;
+use crate::gate::Gate;
+use crate::http::Doors;
+use crate::logs::{self, Pipes};
+use crate::records::Records;
+use crate::runtime::containerd::{self, Containerd};
+use crate::sandbox::{self, NodeSandboxes};
+use crate::seams::{Clock, Machine, SystemClock};
+use crate::sources::{image_dir, static_dir};
+use crate::worker::Shared;
+use crate::workers::{BEAT, Directory, Workers};
+
+/// How long steps in flight may take once the agent is to stop; systemd's own patience is longer. What is cut short is
+/// completed or replaced by the next start.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// Silence of the workers' loop after which the agent says that it hangs.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// The bridge of pods with a network of their own.
+const BRIDGE: &str = "daemonlet0";
+
+/// The real machine.
+pub struct NodeMachine {
+    runtime: Containerd,
+    sandboxes: NodeSandboxes,
+    logs: Pipes,
+    boot_id: String,
+}
+
+impl Machine for NodeMachine {
+    type Runtime = Containerd;
+    type Sandboxes = NodeSandboxes;
+    type Logs = Pipes;
+    type Files = Disk;
+    type Clock = SystemClock;
+
+    fn runtime(&self) -> &Containerd {
+        &self.runtime
+    }
+
+    fn sandboxes(&self) -> &NodeSandboxes {
+        &self.sandboxes
+    }
+
+    fn logs(&self) -> &Pipes {
+        &self.logs
+    }
+
+    fn files(&self) -> &Disk {
+        &Disk
+    }
+
+    fn clock(&self) -> &SystemClock {
+        &SystemClock
+    }
+
+    fn random(&self) -> [u8; 16] {
+        uuid::Uuid::new_v4().into_bytes()
+    }
+
+    fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+}
 
 /// What `main` hands over.
 #[derive(Debug)]
@@ -14,7 +93,237 @@ pub struct Start {
     pub config_file: Option<PathBuf>,
 }
 
-/// Runs the agent until it is told to stop. On a current-thread runtime.
+/// Runs the agent until SIGTERM or SIGINT. Err only for what makes a start impossible.
 pub async fn run(start: Start) -> anyhow::Result<()> {
-    anyhow::bail!("node {:?}: this build has no workers", start.config.node_name)
+    let Start { config, flags, config_file } = start;
+    let doors = Doors::open(&config.run_dir, config.listen).await?;
+    let (board, commands) = Board::new();
+    let node_name = node_name(&config)?;
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .context("cannot read /proc/sys/kernel/random/boot_id: is /proc mounted?")?
+        .trim()
+        .to_owned();
+    let following = config::follow(config.clone(), flags, config_file);
+    let records = Records::new(&config.state_dir);
+    let loaded = records.load(&Disk).await?;
+    for (uid, why) in &loaded.damaged {
+        tracing::error!(%uid, why, "a record is damaged in both generations and was set aside as .damaged");
+    }
+
+    let machine = machine(&config, &node_name, boot_id)?;
+    describe_node(&board, &config, &node_name, &machine);
+    let images = machine.runtime.images().clone();
+    let (stop, stopping) = watch::channel(false);
+    let directory = Directory::default();
+    for record in &loaded.records {
+        directory.claim(record);
+    }
+    let context = Context { node_name: node_name.clone() };
+    let shared = Arc::new(Shared {
+        machine,
+        records,
+        gate: Gate::new(starts_at_once()),
+        board: board.clone(),
+        context: context.clone(),
+        directory,
+        stopping,
+    });
+
+    let manifests = static_dir::follow(config.manifest_dir.clone(), context);
+    let (desired_sender, desired_set) = watch::channel(pod::desired::DesiredSet::default());
+    let merging = desired::Merging {
+        node_name,
+        max_pods: config.max_pods,
+        manifests,
+        following: following.clone(),
+        shared: shared.clone(),
+        desired: desired_sender,
+    };
+    let (heard, ready) = tokio::sync::oneshot::channel();
+    tokio::spawn(desired::follow(merging, heard));
+    let (image_outcomes, image_dir) = image_dir::follow(config.image_dir.clone(), images);
+    tokio::spawn(image_dir);
+    tokio::spawn(publish_images(board.clone(), image_outcomes));
+    tokio::spawn(logs::supervise(
+        config.run_dir.clone(),
+        config.log_dir.clone(),
+        keeper_program(&config)?,
+        following.clone(),
+    ));
+    tokio::spawn(publish_config(board.clone(), following));
+
+    let progress = Arc::new(AtomicU64::new(0));
+    let beat = beat(board.clone(), progress.clone());
+    tokio::spawn(watch_progress(board.clone(), progress));
+    let workers = tokio::spawn(Workers::new(shared.clone(), desired_set, commands).run(loaded.records, beat));
+    let mut doors_stop = stop.subscribe();
+    let doors = tokio::spawn(doors.serve(board, async move {
+        // An error means that the sender is gone, and with it the agent.
+        let _ = doors_stop.wait_for(|stop| *stop).await;
+    }));
+
+    // The directory has been tried once, whether or not it is there.
+    let _ = ready.await;
+    tell_systemd(&[NotifyState::Ready]);
+    tracing::info!("ready");
+    let ended = until_told_to_stop(workers).await?;
+    tell_systemd(&[NotifyState::Stopping]);
+    stop.send_replace(true);
+    if tokio::time::timeout(STOP_MAX, ended).await.is_err() {
+        tracing::warn!("steps in flight were cut short; the next start completes them");
+    }
+    // The doors close within their own bound.
+    let _ = doors.await;
+    tracing::info!("stopped; containers run on");
+    Ok(())
+}
+
+/// The workers' task, once a signal says that the agent is to stop. Err when the workers ended by themselves.
+async fn until_told_to_stop(mut workers: tokio::task::JoinHandle<()>) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(workers),
+        _ = interrupt.recv() => Ok(workers),
+        ended = &mut workers => {
+            ended.context("the workers' loop panicked")?;
+            anyhow::bail!("the workers' loop ended without having been told to")
+        }
+    }
+}
+
+fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<NodeMachine> {
+    let mut runtime = containerd::Config::new(&config.containerd, node_name);
+    runtime.namespace.clone_from(&config.containerd_namespace);
+    runtime.seccomp_default = config.seccomp_default;
+    let pod_cidrs = config.pod_cidrs.iter().map(|cidr| cidr.to_string().parse()).collect::<Result<_, _>>()?;
+    let sandboxes = sandbox::Config {
+        run_dir: config.run_dir.clone(),
+        state_dir: config.state_dir.clone(),
+        node_name: node_name.to_owned(),
+        cgroup_root: config.cgroup_root.clone(),
+        cgroup_driver: sandbox::Driver::detect(),
+        cni_bin_dirs: config.cni_bin_dirs.clone(),
+        pod_cidrs,
+        bridge: BRIDGE.to_owned(),
+        node_files: sandbox::NodeFiles::default(),
+    };
+    Ok(NodeMachine {
+        runtime: Containerd::open(runtime)?,
+        sandboxes: NodeSandboxes::open(sandboxes)?,
+        logs: Pipes::new(&config.run_dir),
+        boot_id,
+    })
+}
+
+fn describe_node(board: &Board, config: &Config, node_name: &str, machine: &NodeMachine) {
+    board.set_node(|node| {
+        node.name = node_name.to_owned();
+        node.cgroup = cgroup_description();
+        node.addresses = machine.sandboxes.node_ips();
+        node.boot_id.clone_from(&machine.boot_id);
+        node.log_dir.clone_from(&config.log_dir);
+        node.manifest_dir.clone_from(&config.manifest_dir);
+        node.image_dir.clone_from(&config.image_dir);
+        node.state_dir.clone_from(&config.state_dir);
+        node.containerd.clone_from(&config.containerd);
+        node.containerd_namespace.clone_from(&config.containerd_namespace);
+        node.listen = config.listen.to_string();
+        node.max_pods = config.max_pods;
+    });
+}
+
+/// `v2/systemd`, for people.
+fn cgroup_description() -> String {
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let driver = match sandbox::Driver::detect() {
+        sandbox::Driver::Systemd => "systemd",
+        sandbox::Driver::Cgroupfs => "cgroupfs",
+    };
+    format!("{}/{driver}", if unified { "v2" } else { "v1" })
+}
+
+/// The configured name, the one recorded at the first start, or the hostname, which is recorded now: a node that is
+/// renamed by DHCP must not look like another one.
+fn node_name(config: &Config) -> anyhow::Result<String> {
+    let path = config.state_dir.join("node-name");
+    if let Some(name) = &config.node_name {
+        return Ok(name.clone());
+    }
+    if let Ok(recorded) = std::fs::read_to_string(&path) {
+        let recorded = recorded.trim();
+        if !recorded.is_empty() {
+            return Ok(recorded.to_owned());
+        }
+    }
+    let name = config::hostname()?;
+    let beside = path.with_extension("new");
+    std::fs::create_dir_all(&config.state_dir)
+        .and_then(|()| std::fs::write(&beside, format!("{name}\n")))
+        .and_then(|()| std::fs::rename(&beside, &path))
+        .with_context(|| format!("cannot record the node's name in {}: see --state-dir", path.display()))?;
+    Ok(name)
+}
+
+/// As many containers are created at once as keep the processors busy: a creation waits for the disk and for fork
+/// about as long as it computes.
+fn starts_at_once() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from) * 2
+}
+
+fn keeper_program(config: &Config) -> anyhow::Result<PathBuf> {
+    match &config.logkeeper {
+        Some(program) => Ok(program.clone()),
+        None => {
+            let own = std::env::current_exe().context("cannot find this program's own path: see --logkeeper")?;
+            Ok(own.parent().unwrap_or(Path::new("/usr/bin")).join("daemonlet-logkeeper"))
+        }
+    }
+}
+
+async fn publish_images(board: Board, mut outcomes: watch::Receiver<Vec<ImageOutcome>>) {
+    while outcomes.changed().await.is_ok() {
+        let newest = outcomes.borrow_and_update().clone();
+        board.set_images(newest);
+    }
+}
+
+async fn publish_config(board: Board, mut following: watch::Receiver<Following>) {
+    loop {
+        let Following { live, needs_restart, fault } = following.borrow_and_update().clone();
+        board.set_live(live, needs_restart, fault);
+        if following.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Called by the workers' loop at every turn: pets systemd's watchdog and shows that the loop moves.
+fn beat(board: Board, progress: Arc<AtomicU64>) -> impl FnMut() {
+    let mut last = 0;
+    move || {
+        let now = SystemClock.now().boot.0;
+        progress.store(now, Ordering::Relaxed);
+        board.set_check(Check::Loop, Ok(()));
+        if now.saturating_sub(last) >= u64::try_from(BEAT.as_millis()).unwrap_or(u64::MAX) / 2 {
+            last = now;
+            tell_systemd(&[NotifyState::Watchdog]);
+        }
+    }
+}
+
+async fn watch_progress(board: Board, progress: Arc<AtomicU64>) {
+    loop {
+        tokio::time::sleep(SILENCE_MAX).await;
+        let silence = Duration::from_millis(SystemClock.now().boot.0.saturating_sub(progress.load(Ordering::Relaxed)));
+        if silence > SILENCE_MAX {
+            board.set_check(Check::Loop, Err(format!("the workers' loop has not moved for {} s", silence.as_secs())));
+        }
+    }
+}
+
+fn tell_systemd(state: &[NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(state) {
+        tracing::warn!(error = %e, "systemd does not take our state");
+    }
 }

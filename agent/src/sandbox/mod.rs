@@ -75,8 +75,6 @@ pub struct Config {
     pub cgroup_root: String,
     pub cgroup_driver: Driver,
     pub cni_bin_dirs: Vec<PathBuf>,
-    /// Not read: pods use our own bridge configuration.
-    pub cni_conf_dir: PathBuf,
     /// One of a family, the first of which gives `podIP`.
     pub pod_cidrs: Vec<Cidr>,
     /// The bridge's name, so that several nodes may run in one network namespace; at most 15 letters.

@@ -113,6 +113,7 @@ impl Containerd {
             host_devices: &host_devices,
             volume_devices: &volume_devices,
             node_name: &self.config.node_name,
+            seccomp_default: self.config.seccomp_default,
         };
         oci::spec(&inputs).map_err(|error| StepError::new(error.reason(), error.to_string()))
     }

@@ -55,6 +55,8 @@ pub struct Config {
     /// `overlayfs` unless the machine needs another.
     pub snapshotter: String,
     pub node_name: String,
+    /// Whether an unset seccomp profile means RuntimeDefault.
+    pub seccomp_default: bool,
 }
 
 impl Config {
@@ -65,6 +67,7 @@ impl Config {
             namespace: "daemonlet".into(),
             snapshotter: "overlayfs".into(),
             node_name: node_name.into(),
+            seccomp_default: true,
         }
     }
 }

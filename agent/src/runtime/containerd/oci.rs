@@ -60,6 +60,8 @@ pub struct Inputs<'a> {
     /// Volumes whose host path is a device node, by volume name.
     pub volume_devices: &'a BTreeMap<String, HostDevice>,
     pub node_name: &'a str,
+    /// An unset profile means RuntimeDefault; false: Unconfined, as in Kubernetes.
+    pub seccomp_default: bool,
 }
 
 /// Something that was asked for and that this machine cannot give.
@@ -130,7 +132,12 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
         .set_readonly_paths(None);
     if !security.privileged {
         linux.set_masked_paths(Some(owned(&MASKED_PATHS))).set_readonly_paths(Some(owned(&READONLY_PATHS)));
-        if security.seccomp != Some(Seccomp::Unconfined) {
+        let confined = match security.seccomp {
+            Some(Seccomp::RuntimeDefault) => true,
+            Some(Seccomp::Unconfined) => false,
+            None => inputs.seccomp_default,
+        };
+        if confined {
             linux.set_seccomp(Some(seccomp::runtime_default(capabilities, host.architecture)));
         }
     }

@@ -145,6 +145,7 @@ impl Case {
             host_devices: &self.host_devices,
             volume_devices: &self.volume_devices,
             node_name: "node-1",
+            seccomp_default: true,
         })
     }
 

@@ -1,0 +1,105 @@
+//! Snapshots of all sources, the node's labels and the records to one desired set, and what became of every file to
+//! the board. Driven by changes of any of them; the decisions are `pod::merge`'s.
+
+use std::sync::Arc;
+
+use pod::desired::{DesiredSet, Node, Source};
+use pod::manifest::Parsed;
+use pod::merge::{Fate, Outcome, Said, merge};
+use tokio::sync::{oneshot, watch};
+
+use crate::board::{Board, Check, FileOutcome, FileState};
+use crate::config::{Following, node_labels};
+use crate::seams::Machine;
+use crate::sources::static_dir::Snapshot;
+use crate::worker::Shared;
+
+/// What is merged, and where the outcome goes.
+pub struct Merging<M> {
+    pub node_name: String,
+    pub max_pods: u32,
+    pub manifests: watch::Receiver<Snapshot>,
+    pub following: watch::Receiver<Following>,
+    pub shared: Arc<Shared<M>>,
+    pub desired: watch::Sender<DesiredSet>,
+}
+
+/// Merges whenever something changed, for ever. `tried` is told once the manifest directory has been read or found
+/// unreadable.
+pub async fn follow<M: Machine>(mut merging: Merging<M>, tried: oneshot::Sender<()>) {
+    let mut tried = Some(tried);
+    let mut freed = merging.shared.directory.freed();
+    loop {
+        let snapshot = merging.manifests.borrow_and_update().clone();
+        let live = merging.following.borrow_and_update().live.clone();
+        freed.borrow_and_update();
+        // Generation 0 is the one before the directory has been tried: nothing can be said yet.
+        if snapshot.generation > 0 {
+            let node = Node {
+                name: merging.node_name.clone(),
+                labels: node_labels(&merging.node_name, &live),
+                taints: live.taints,
+            };
+            merging.once(&snapshot, &node);
+            if let Some(tried) = tried.take() {
+                // The agent may have been told to stop meanwhile.
+                let _ = tried.send(());
+            }
+        }
+        // Every arm only waits; what changed is read at the top.
+        tokio::select! {
+            changed = merging.manifests.changed() => changed.expect("the thread that reads the manifest directory lives as long as the agent"),
+            Ok(()) = merging.following.changed() => {}
+            Ok(()) = freed.changed() => {}
+        }
+    }
+}
+
+impl<M: Machine> Merging<M> {
+    fn once(&self, snapshot: &Snapshot, node: &Node) {
+        let said = match &snapshot.not_heard {
+            None => Said::Files(snapshot.files.values().map(|parsed| Parsed::clone(parsed)).collect()),
+            Some(reason) => Said::NotHeard { reason: reason.clone() },
+        };
+        let board = &self.shared.board;
+        board.set_check(Check::SourceStatic, snapshot.not_heard.clone().map_or(Ok(()), Err));
+        let statics = pod::merge::Snapshot { source: Source::Static, said };
+        let recorded = self.shared.directory.recorded();
+        let max_pods = usize::try_from(self.max_pods).unwrap_or(usize::MAX);
+        let merged = merge(&[statics], &recorded, node, max_pods);
+        tell(board, &merged.outcomes);
+        board.set_files(merged.outcomes.into_iter().map(file_outcome).collect());
+        self.desired.send_replace(merged.set);
+    }
+}
+
+/// Logs what was refused, once: as long as it is refused for the same reason it is not said again.
+fn tell(board: &Board, outcomes: &[Outcome]) {
+    let known = board.files();
+    for outcome in outcomes {
+        let shown = file_outcome(outcome.clone());
+        if shown.state != FileState::Accepted && shown.state != FileState::NoEffect && !known.contains(&shown) {
+            tracing::warn!(file = shown.file, line = shown.line, kind = shown.kind, name = shown.name,
+                state = ?shown.state, why = shown.message, "document not taken");
+        }
+    }
+}
+
+fn file_outcome(outcome: Outcome) -> FileOutcome {
+    let Outcome { origin, identity, fate } = outcome;
+    let (kind, namespace, name) = identity.map(|i| (i.kind, i.namespace, i.name)).unwrap_or_default();
+    let (state, message) = match fate {
+        Fate::Accepted => (FileState::Accepted, String::new()),
+        Fate::NoEffect { reason } => (FileState::NoEffect, reason),
+        Fate::Refused { rejections } => {
+            let lines: Vec<String> = rejections.iter().map(ToString::to_string).collect();
+            (FileState::Refused, lines.join("\n"))
+        }
+        Fate::NotForThisNode { reason } => (FileState::NotPlaced, reason),
+        Fate::Duplicate { winner } => {
+            (FileState::Conflict, format!("{}:{} has the same identity and comes first", winner.file, winner.line))
+        }
+        Fate::OutOfPods { reason } => (FileState::OutOfPods, reason),
+    };
+    FileOutcome { file: origin.file, line: origin.line, kind, namespace, name, state, message }
+}

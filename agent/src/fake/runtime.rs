@@ -1,0 +1,142 @@
+//! A container runtime in memory, as forgetful and as strict as containerd.
+
+use pod::name::WorkloadKey;
+use pod::observed::{ContainerState, ObservedContainer};
+use pod::plan::Signal;
+use pod::spec::Container;
+
+use super::world::{FakeContainer, FakeState, World};
+use crate::seams::{CreateRun, Runtime, StepError, Wake};
+
+impl World {
+    fn up(&self) -> Result<(), StepError> {
+        if self.state().runtime_down {
+            let message = "the runtime is away: the simulation took it".to_owned();
+            return Err(StepError { reason: "RuntimeUnavailable", message, unavailable: true });
+        }
+        Ok(())
+    }
+}
+
+impl Runtime for World {
+    async fn observe(&self, workload: Option<&WorkloadKey>) -> Result<Vec<ObservedContainer>, StepError> {
+        self.up()?;
+        self.fate("observe").await?;
+        self.up()?;
+        let state = self.state();
+        let ours = state.containers.iter().filter(|(_, c)| !c.foreign && workload.is_none_or(|w| c.workload == *w));
+        Ok(ours
+            .map(|(id, c)| ObservedContainer {
+                id: id.clone(),
+                workload: c.workload.clone(),
+                run: c.run.clone(),
+                image_id: String::new(),
+                state: match c.state {
+                    FakeState::NoTask => ContainerState::NoTask,
+                    FakeState::Created => ContainerState::Created,
+                    FakeState::Running { pid } => ContainerState::Running { pid },
+                    FakeState::Exited { exit_code } => {
+                        ContainerState::Exited { exit_code, oom: false, finished_at: jiff::Timestamp::UNIX_EPOCH }
+                    }
+                },
+            })
+            .collect())
+    }
+
+    async fn prepare_image(&self, container: &Container) -> Result<(), StepError> {
+        self.up()?;
+        let fate = self.fate("prepare_image").await?;
+        if !self.state().images.contains(&container.image) {
+            return Err(StepError::new("ErrImagePull", format!("no image {}", container.image)));
+        }
+        self.told("prepare_image", fate)
+    }
+
+    async fn create(&self, run: &CreateRun<'_>) -> Result<(), StepError> {
+        self.up()?;
+        let fate = self.fate("create").await?;
+        let id = run.run.container_id();
+        let mut state = self.state();
+        if !state.sandboxes.contains_key(&run.record.uid) {
+            return Err(StepError::new("CreateContainerError", "its sandbox is not there"));
+        }
+        let container = FakeContainer {
+            workload: run.workload.clone(),
+            run: run.run.clone(),
+            state: FakeState::NoTask,
+            foreign: false,
+        };
+        let known = state.containers.entry(id.clone()).or_insert(container);
+        if known.state == FakeState::NoTask {
+            known.state = FakeState::Created;
+            let line = format!("created {}", run.run);
+            state.story.push(line);
+        }
+        drop(state);
+        self.told("create", fate)
+    }
+
+    async fn start(&self, id: &str) -> Result<u32, StepError> {
+        self.up()?;
+        let fate = self.fate("start").await?;
+        let pid = {
+            let mut state = self.state();
+            state.next_pid += 1;
+            let pid = state.next_pid;
+            state.assert_may_start(id);
+            let Some(container) = state.containers.get_mut(id) else {
+                return Err(StepError::new("RunContainerError", "no such container"));
+            };
+            match container.state {
+                FakeState::Created => container.state = FakeState::Running { pid },
+                FakeState::Running { .. } => {}
+                FakeState::NoTask | FakeState::Exited { .. } => {
+                    return Err(StepError::new("RunContainerError", "its task is not there or has ended"));
+                }
+            }
+            let line = format!("started {}", container.run);
+            state.story.push(line);
+            pid
+        };
+        self.told("start", fate)?;
+        Ok(pid)
+    }
+
+    async fn signal(&self, id: &str, signal: Signal) -> Result<(), StepError> {
+        self.up()?;
+        let fate = self.fate("signal").await?;
+        // A daemon obeys, or is deaf to anything but SIGKILL: by its id, so that it stays what it is.
+        let obeys = signal == Signal::Kill || !id.starts_with('f');
+        if obeys {
+            self.end_process(id, if signal == Signal::Kill { 137 } else { 143 });
+        }
+        self.told("signal", fate)
+    }
+
+    async fn delete(&self, id: &str) -> Result<(), StepError> {
+        self.up()?;
+        let fate = self.fate("delete").await?;
+        let mut state = self.state();
+        if let Some(removed) = state.containers.remove(id) {
+            assert!(!removed.foreign, "a foreign container was deleted");
+            state.story.push(format!("deleted {}", removed.run));
+        }
+        drop(state);
+        self.told("delete", fate)
+    }
+
+    async fn wake(&self) -> Wake {
+        loop {
+            let notified = self.woken.notified();
+            if let Some(wake) = self.state().wakes.pop_front() {
+                return wake;
+            }
+            notified.await;
+        }
+    }
+
+    async fn version(&self) -> Result<String, StepError> {
+        self.up()?;
+        Ok("fake://1".into())
+    }
+}

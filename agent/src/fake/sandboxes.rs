@@ -1,0 +1,80 @@
+//! Sandboxes and log pipes in memory.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use pod::name::{RunKey, Uid};
+use pod::observed::SandboxState;
+use pod::record::Record;
+use pod::spec::PodTemplate;
+
+use super::world::World;
+use crate::seams::{LogPipes, Sandbox, Sandboxes, StepError};
+
+/// The one address that a simulated pod or node has: of the range for benchmarks, so never anybody's.
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
+
+impl Sandboxes for World {
+    async fn inspect(&self, uid: &Uid, _template: &PodTemplate) -> SandboxState {
+        match self.state().sandboxes.get(uid) {
+            None => SandboxState::Absent,
+            Some(false) => SandboxState::Made,
+            Some(true) => SandboxState::Connected { ips: vec![ADDRESS] },
+        }
+    }
+
+    async fn set_up(&self, record: &Record, template: &PodTemplate) -> Result<(), StepError> {
+        let fate = self.fate("set_up").await?;
+        self.state().sandboxes.entry(record.uid.clone()).or_insert(template.spec.host_network);
+        self.told("set_up", fate)
+    }
+
+    async fn connect(&self, record: &Record, _template: &PodTemplate) -> Result<Vec<IpAddr>, StepError> {
+        let fate = self.fate("connect").await?;
+        match self.state().sandboxes.get_mut(&record.uid) {
+            Some(connected) => *connected = true,
+            None => return Err(StepError::new("CreatePodSandboxError", "its namespaces are not there")),
+        }
+        self.told("connect", fate)?;
+        Ok(vec![ADDRESS])
+    }
+
+    async fn describe(&self, _record: &Record, _template: &PodTemplate) -> Result<Sandbox, StepError> {
+        Ok(Sandbox::default())
+    }
+
+    async fn tear_down(&self, uid: &Uid) -> Result<(), StepError> {
+        let fate = self.fate("tear_down").await?;
+        let mut state = self.state();
+        let alive =
+            state.containers.values().any(|c| c.run.uid == *uid && matches!(c.state, super::FakeState::Running { .. }));
+        assert!(!alive, "the sandbox of {uid} was torn down under a running container");
+        state.sandboxes.remove(uid);
+        drop(state);
+        self.told("tear_down", fate)
+    }
+
+    async fn list(&self) -> Result<Vec<Uid>, StepError> {
+        self.fate("list").await?;
+        Ok(self.state().sandboxes.keys().cloned().collect())
+    }
+}
+
+impl LogPipes for World {
+    async fn open(&self, _record: &Record, run: &RunKey) -> Result<(PathBuf, PathBuf), StepError> {
+        let fate = self.fate("open").await?;
+        self.told("open", fate)?;
+        let dir = PathBuf::from("/fake/logs").join(run.container_id());
+        Ok((dir.join("stdout"), dir.join("stderr")))
+    }
+
+    async fn close(&self, _id: &str) -> Result<(), StepError> {
+        let fate = self.fate("close").await?;
+        self.told("close", fate)
+    }
+
+    async fn forget(&self, _record: &Record) -> Result<(), StepError> {
+        let fate = self.fate("forget").await?;
+        self.told("forget", fate)
+    }
+}

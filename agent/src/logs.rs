@@ -1,0 +1,180 @@
+//! The log keeper as the agent sees it: pipes for the workers, and somebody who notices when it is gone.
+//!
+//! The keeper is a program of its own ([`keeper`]), because the daemons' output must be read while the agent is dead.
+//! Under systemd its unit restarts it; elsewhere this module starts it, detached, beside this program. Never stopped
+//! from here.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use keeper::client::{Keeper, StreamTarget};
+use keeper::protocol::Limits;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pod::name::RunKey;
+use pod::record::Record;
+use tokio::sync::{oneshot, watch};
+
+use crate::config::{Following, LogLimits};
+use crate::execute::chain;
+use crate::seams::{LogPipes, StepError};
+
+/// Between two tries to start a keeper that does not come up: soon, because daemons block while nobody reads.
+const START_RETRY: Duration = Duration::from_secs(1);
+
+/// How long a keeper that was just started, by us or by its unit, may take until it answers.
+const START_MAX: Duration = Duration::from_secs(3);
+
+/// See the top of the file. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Pipes {
+    keeper: Keeper,
+}
+
+impl Pipes {
+    pub fn new(run_dir: &Path) -> Pipes {
+        Pipes { keeper: Keeper::new(run_dir) }
+    }
+
+    /// Runs a call of the blocking client beside the loop.
+    async fn ask<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Keeper) -> Result<T, keeper::client::Error> + Send + 'static,
+    ) -> Result<T, StepError> {
+        let keeper = self.keeper.clone();
+        match tokio::task::spawn_blocking(move || call(&keeper)).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(e)) => Err(StepError::new("CreateContainerError", chain(&e))),
+            Err(e) => Err(StepError::new("CreateContainerError", format!("a call to the log keeper ended: {e}"))),
+        }
+    }
+}
+
+/// `<ns>_<name>_<uid>`: the kubelet's name for a pod's log directory.
+pub fn pod_dir(record: &Record) -> String {
+    format!("{}_{}_{}", record.workload.namespace, record.name, record.uid)
+}
+
+fn target(record: &Record, run: &RunKey) -> StreamTarget {
+    let id = run.container_id();
+    let (namespace, container) = (&record.workload.namespace, &run.container);
+    // The name of the link is what log collectors take apart; it is cut where a file name may not be longer.
+    let stem = format!("{}_{namespace}_{container}", record.name);
+    let room = 255 - "-.log".len() - id.len();
+    let stem: String = stem.chars().take(room).collect();
+    StreamTarget {
+        log_path: format!("pods/{}/{container}/{}.log", pod_dir(record), run.attempt),
+        link: format!("containers/{stem}-{id}.log"),
+        id,
+    }
+}
+
+impl LogPipes for Pipes {
+    async fn open(&self, record: &Record, run: &RunKey) -> Result<(PathBuf, PathBuf), StepError> {
+        let target = target(record, run);
+        let pipes = self.ask(move |keeper| keeper.open(&target)).await?;
+        Ok((pipes.stdout, pipes.stderr))
+    }
+
+    async fn close(&self, id: &str) -> Result<(), StepError> {
+        let id = id.to_owned();
+        let closed = self.ask(move |keeper| keeper.close(&id).map(|closed| (id, closed))).await?;
+        if closed.1.lost > 0 {
+            tracing::warn!(container = closed.0, lost_bytes = closed.1.lost, "output was lost");
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, record: &Record) -> Result<(), StepError> {
+        let dir = format!("pods/{}", pod_dir(record));
+        self.ask(move |keeper| keeper.forget(&dir)).await
+    }
+}
+
+/// Keeps a keeper running and told of its limits, for as long as the agent lives.
+pub async fn supervise(run_dir: PathBuf, log_dir: PathBuf, program: PathBuf, mut live: watch::Receiver<Following>) {
+    let pipes = Pipes::new(&run_dir);
+    let socket = run_dir.join(keeper::protocol::SOCKET);
+    loop {
+        let Some(process) = present(&socket) else {
+            start(&program, &run_dir, &log_dir, live.borrow().live.log_limits);
+            if !comes_up(&socket).await {
+                tracing::error!(program = %program.display(), "the log keeper does not come up: daemons will block");
+                tokio::time::sleep(START_RETRY).await;
+            }
+            continue;
+        };
+        let limits = async {
+            loop {
+                let LogLimits { max_file_size, max_files, budget } = live.borrow_and_update().live.log_limits;
+                let limits = Limits { max_file_size, max_files, budget };
+                if let Err(e) = pipes.ask(move |keeper| keeper.limits(limits)).await {
+                    tracing::warn!(why = e.message, "the log keeper does not take its limits");
+                }
+                if live.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            _ = end_of(process) => tracing::warn!("the log keeper ended"),
+            () = limits => {}
+        }
+    }
+}
+
+/// A handle of the process that serves the socket, readable once it has ended. None when nobody serves it.
+fn present(socket: &Path) -> Option<OwnedFd> {
+    let stream = UnixStream::connect(socket).ok()?;
+    let pid = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials).ok()?.pid();
+    let pid = rustix::process::Pid::from_raw(pid)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK).ok()
+}
+
+/// Answers when the process has ended. A thread waits for it, because a safe way to wait for a pidfd on tokio's reactor
+/// does not exist; it costs a few kilobytes and wakes never.
+fn end_of(process: OwnedFd) -> oneshot::Receiver<()> {
+    let (ended, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+        // Nobody may be waiting any more.
+        let _ = ended.send(());
+    });
+    end
+}
+
+async fn comes_up(socket: &Path) -> bool {
+    let deadline = tokio::time::Instant::now() + START_MAX;
+    while tokio::time::Instant::now() < deadline {
+        if UnixStream::connect(socket).is_ok() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    false
+}
+
+/// Starts a keeper in a process group of its own, so that what ends the agent does not end it.
+fn start(program: &Path, run_dir: &Path, log_dir: &Path, limits: LogLimits) {
+    let mut command = Command::new(program);
+    command.arg("--run-dir").arg(run_dir).arg("--log-dir").arg(log_dir);
+    command.arg("--max-file-size").arg(limits.max_file_size.to_string());
+    command.arg("--max-files").arg(limits.max_files.to_string());
+    command.arg("--budget").arg(limits.budget.to_string());
+    // Without the agent's notification socket: the keeper would speak for the agent.
+    command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+    match command.spawn() {
+        Ok(mut child) => {
+            tracing::info!(pid = child.id(), program = %program.display(), "log keeper started");
+            // Its end is noticed by its pidfd; somebody has to take its exit status.
+            std::thread::spawn(move || child.wait());
+        }
+        Err(e) => tracing::error!(program = %program.display(), error = %e, "the log keeper cannot be started"),
+    }
+}
