@@ -105,8 +105,8 @@ if [ "$containerd_socket" = "$sockets/containerd.sock" ]; then
     for address in $addresses; do
         rm -f "${address#unix://}"
     done
-    rm -rf "/run/containerd/runc/$namespace"
 fi
+rm -rf "/run/containerd/runc/$namespace"
 
 # The last mount first.
 awk '{ print $5 }' /proc/self/mountinfo | grep -F -e "$run/" -e "$sockets/" | tac | while read -r point; do

@@ -57,6 +57,21 @@ async fn deletion_kills_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn deletion_succeeds_at_any_moment_of_a_short_run() {
+    let node = TestContainerd::start();
+    let runtime = node.open();
+    let pod = TestPod::new(&node, "a", "exit 0");
+    for attempt in 0..8 {
+        let run = pod.run(0, attempt);
+        run.go(&runtime).await;
+        // Later and later after the start: the end falls into some of the deletions.
+        tokio::time::sleep(std::time::Duration::from_millis(u64::from(attempt) * 3)).await;
+        runtime.delete(&run.id()).await.expect("deleted");
+    }
+    assert_eq!(runtime.observe(None).await.expect("observed"), []);
+}
+
+#[tokio::test]
 async fn stop_and_kill_end_a_run() {
     let node = TestContainerd::start();
     let runtime = node.open();

@@ -1,5 +1,7 @@
 //! Images against a real containerd of the test's own: imported, unpacked, described, kept by its collector.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod support;
 
 use std::path::PathBuf;
@@ -139,6 +141,82 @@ async fn the_collector_keeps_what_an_image_refers_to_and_takes_what_failed() {
     let facts = node.images.facts("x:1").await.unwrap();
     assert!(node.ctr(&["snapshots", "info", &facts.chain_id]).contains("Committed"));
     assert_eq!(node.ctr(&["images", "ls", "-q"]).trim(), "docker.io/library/x:1");
+}
+
+#[tokio::test]
+async fn of_an_index_only_this_nodes_blobs_are_imported_and_kept() {
+    let Some(node) = Node::start() else { return };
+    let mut layout = Layout::default();
+    let mut other = layout.image("s390x", &Tar::default().file("other", b"").end(), run());
+    other["platform"] = json!({"os": "linux", "architecture": "s390x"});
+    layout.blobs.clear();
+    let mut own = layout.image(architecture(), &busybox(), run());
+    own["platform"] = json!({"os": "linux", "architecture": architecture()});
+    let index =
+        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [other, own]});
+    let index = layout.blob("application/vnd.oci.image.index.v1+json", index.to_string().as_bytes());
+    layout.named("multi:1", index.clone());
+    let archive = node.file("m.tar", &layout.tar());
+    let imported = node.images.import_archive(&archive, "s").await.unwrap();
+    assert_eq!(imported.images[0].1, index["digest"].as_str().unwrap());
+    let throw_away = node.file("t.tar", &oci_archive("t:1", &Tar::default().file("t", b"t").end(), run()));
+    node.images.import_archive(&throw_away, "s").await.unwrap();
+    node.ctr(&["images", "rm", "--sync", "docker.io/library/t:1"]);
+    assert_eq!(node.ctr(&["content", "ls", "-q"]).lines().count(), 4, "index, manifest, configuration, layer");
+    let id = format!("images-test-m-{}", std::process::id());
+    assert!(node.ctr(&["run", "--rm", "docker.io/library/multi:1", &id]).contains("from-the-image"));
+}
+
+#[tokio::test]
+async fn images_that_share_layers_are_unpacked_side_by_side() {
+    let Some(node) = Node::start() else { return };
+    let base = busybox();
+    for (i, name) in ["a:1", "b:1", "c:1"].into_iter().enumerate() {
+        let top = Tar::default().file("top", i.to_string().as_bytes()).end();
+        let archive = node.file(&format!("{i}.tar"), &docker_archive(&[name], &[&base, &top], run()));
+        node.images.import_archive(&archive, "s").await.unwrap();
+    }
+    let snapshots = node.ctr(&["snapshots", "ls"]);
+    for name in ["a:1", "b:1", "c:1"] {
+        node.ctr(&["snapshots", "rm", &node.images.facts(name).await.unwrap().chain_id]);
+    }
+    let bottom = snapshots.lines().find(|l| l.contains(&support::archives::sha256(&base))).unwrap();
+    // The collector may have been quicker.
+    let _ = node.containerd.try_ctr(NAMESPACE, &["snapshots", "rm", bottom.split_whitespace().next().unwrap()]);
+    let containers = ["a:1", "b:1", "c:1"].map(|name| container(name, PullPolicy::Never));
+    let [a, b, c] = &containers;
+    let outcomes = tokio::join!(node.images.prepare(a), node.images.prepare(b), node.images.prepare(c));
+    assert_eq!(outcomes, (Ok(()), Ok(()), Ok(())));
+    assert_eq!(node.ctr(&["snapshots", "ls"]).lines().count(), snapshots.lines().count());
+}
+
+#[tokio::test]
+async fn a_damaged_document_is_found_and_written_again() {
+    let Some(node) = Node::start() else { return };
+    let archive = node.file("a.tar", &oci_archive("x:1", &busybox(), run()));
+    node.images.import_archive(&archive, "s").await.unwrap();
+    let manifest = node.images.list(Look::Quick).await.unwrap()[0].digest.clone();
+    let blob = node.containerd.dir().join("root/io.containerd.content.v1.content/blobs/sha256").join(&manifest[7..]);
+    let length = std::fs::metadata(&blob).unwrap().len();
+    // As a power cut leaves it: the length is there, the bytes are not.
+    std::fs::remove_file(&blob).unwrap();
+    std::fs::write(&blob, vec![0u8; usize::try_from(length).unwrap()]).unwrap();
+    let problem = node.images.list(Look::Close).await.unwrap()[0].problem.clone().unwrap();
+    assert!(problem.contains("damaged"), "{problem}");
+    node.images.import_archive(&archive, "s").await.unwrap();
+    assert_eq!(node.images.list(Look::Close).await.unwrap()[0].problem, None);
+}
+
+#[tokio::test]
+async fn an_import_that_is_dropped_ends_and_leaves_no_name() {
+    let Some(node) = Node::start() else { return };
+    let big = Tar::default().file("big", &vec![7u8; 64 << 20]).end();
+    let archive = node.file("big.tar", &docker_archive(&["big:1"], &[&big], run()));
+    let given_up =
+        tokio::time::timeout(std::time::Duration::from_millis(300), node.images.import_archive(&archive, "s"));
+    assert!(given_up.await.is_err(), "64 MiB take longer than that");
+    assert_eq!(node.ctr(&["images", "ls", "-q"]).trim(), "");
+    node.images.import_archive(&archive, "s").await.unwrap();
 }
 
 #[tokio::test]

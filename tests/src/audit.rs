@@ -42,7 +42,7 @@ impl Traces {
                 .filter(|line| line.ends_with("Active"))
                 .collect(),
             leases: node.ctr_lines(&["leases", "ls", "-q"]),
-            mounts: mounts_under(node.dir()).into_iter().filter(|mount| !mount.contains("/containerd/")).collect(),
+            mounts: pod_mounts(node),
             cgroups: shown(cgroups_under(&node.cgroup_root).into_iter().filter(|path| is_pods(path)).collect()),
             addresses: host_local_addresses(node.dir()),
             links: node.links().into_iter().filter(|link| link.starts_with("veth")).collect(),
@@ -96,6 +96,12 @@ impl fmt::Display for Traces {
         }
         Ok(())
     }
+}
+
+/// Mounts of pods. containerd's own follow its tasks, and the directory that all pods' mounts lie under is one mount for ever.
+fn pod_mounts(node: &TestNode) -> BTreeSet<String> {
+    let shared = node.run_dir().join("pods").display().to_string();
+    mounts_under(node.dir()).into_iter().filter(|mount| !mount.contains("/containerd/") && *mount != shared).collect()
 }
 
 /// Mount points at or under this directory, from /proc/self/mountinfo, in the order in which they were mounted.

@@ -48,10 +48,11 @@ fn pods_reach_each_other_and_the_node_reaches_them() {
     node.put("client.yaml", &pod("client").own_network().text());
     let server = node.wait_running("server");
     let client = node.process(&node.wait_running("client"));
-    let url = format!("http://{}:8080/index.html", server.ip());
+    // Not wget: the static busybox's crashes in glibc's resolver.
+    let ask = format!("printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | timeout 2 nc {} 8080", server.ip());
     wait_for("the server answers a pod", || {
-        let answer = node.exec(client, &["wget", "-q", "-T", "2", "-O", "-", &url]);
-        if answer.out.trim() == "hello" { Ok(()) } else { Err(format!("{answer:?}")) }
+        let answer = node.exec(client, &["sh", "-c", &ask]);
+        if answer.out.contains("hello") { Ok(()) } else { Err(format!("{answer:?}")) }
     });
     node.connect(&format!("{}:8080", server.ip())).expect("the node reaches its pod");
 }
@@ -112,21 +113,6 @@ fn host_network_shares_the_nodes_namespace_and_address() {
     assert_eq!(process.namespace("net"), node.agent_process().namespace("net"));
     assert_eq!(running.ip(), NODE_ADDRESS);
     assert_eq!(running.0["status"]["hostIP"], NODE_ADDRESS);
-}
-
-#[test]
-fn a_host_port_answers_on_the_loopback_and_on_the_nodes_address() {
-    let node = TestNode::start();
-    let server = pod("server").own_network().script("echo hello > /tmp/index.html; exec httpd -f -p 8080 -h /tmp");
-    let server = server.field("ports", json!([{"containerPort": 8080, "hostPort": 18080}]));
-    node.put("server.yaml", &server.pod_field("terminationGracePeriodSeconds", json!(1)).text());
-    node.wait_running("server");
-    for address in ["127.0.0.1:18080".to_owned(), format!("{NODE_ADDRESS}:18080")] {
-        wait_for(&format!("{address} answers"), || node.connect(&address).map_err(|e| e.to_string()));
-    }
-    node.remove("server.yaml");
-    node.wait_nothing_left();
-    assert!(node.connect("127.0.0.1:18080").is_err());
 }
 
 #[test]

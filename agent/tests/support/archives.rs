@@ -20,14 +20,14 @@ impl Tar {
     pub fn file(mut self, name: &str, bytes: &[u8]) -> Tar {
         let mut header = header(name, tar::EntryType::Regular, bytes.len() as u64, 0o644);
         header.set_cksum();
-        self.builder.append(&header, bytes).unwrap();
+        self.builder.append(&header, bytes).expect("the test cannot go on without");
         self
     }
 
     pub fn program(mut self, name: &str, bytes: &[u8]) -> Tar {
         let mut header = header(name, tar::EntryType::Regular, bytes.len() as u64, 0o755);
         header.set_cksum();
-        self.builder.append(&header, bytes).unwrap();
+        self.builder.append(&header, bytes).expect("the test cannot go on without");
         self
     }
 
@@ -35,14 +35,14 @@ impl Tar {
         let mut header = header(name, kind, 0, 0o777);
         header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
         header.set_cksum();
-        self.builder.append(&header, &[][..]).unwrap();
+        self.builder.append(&header, &[][..]).expect("the test cannot go on without");
         self
     }
 
     pub fn directory(mut self, name: &str) -> Tar {
         let mut header = header(name, tar::EntryType::Directory, 0, 0o755);
         header.set_cksum();
-        self.builder.append(&header, &[][..]).unwrap();
+        self.builder.append(&header, &[][..]).expect("the test cannot go on without");
         self
     }
 
@@ -62,7 +62,7 @@ impl Tar {
     }
 
     pub fn end(self) -> Vec<u8> {
-        self.builder.into_inner().unwrap()
+        self.builder.into_inner().expect("the test cannot go on without")
     }
 }
 
@@ -87,12 +87,12 @@ pub fn sha256(bytes: &[u8]) -> String {
 
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
+    encoder.write_all(bytes).expect("the test cannot go on without");
+    encoder.finish().expect("the test cannot go on without")
 }
 
 pub fn zstd(bytes: &[u8]) -> Vec<u8> {
-    zstd::encode_all(bytes, 1).unwrap()
+    zstd::encode_all(bytes, 1).expect("the test cannot go on without")
 }
 
 /// The architecture's name in Go's words.

@@ -17,7 +17,7 @@ impl Containerd {
             eprintln!("skipped: containerd is not installed");
             return None;
         }
-        let dir = tempfile::Builder::new().prefix("daemonlet-ctd-").tempdir().unwrap();
+        let dir = tempfile::Builder::new().prefix("daemonlet-ctd-").tempdir().expect("the test cannot go on without");
         let process = spawn(dir.path());
         let containerd = Containerd { process, dir };
         containerd.wait();
@@ -34,8 +34,8 @@ impl Containerd {
 
     /// Kills it with SIGKILL.
     pub fn stop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+        self.process.kill().expect("the test cannot go on without");
+        self.process.wait().expect("the test cannot go on without");
     }
 
     /// Kills it with SIGKILL and starts it anew on the same state.
@@ -55,7 +55,7 @@ impl Containerd {
     pub fn try_ctr(&self, namespace: &str, args: &[&str]) -> (bool, String) {
         let mut command = Command::new("ctr");
         command.arg("-a").arg(self.socket()).args(["-n", namespace]).args(args);
-        let output = command.stdin(Stdio::null()).output().unwrap();
+        let output = command.stdin(Stdio::null()).output().expect("the test cannot go on without");
         let text = [output.stdout, output.stderr].map(|o| String::from_utf8_lossy(&o).into_owned()).concat();
         (output.status.success(), text)
     }
@@ -102,14 +102,18 @@ fn spawn(dir: &Path) -> Child {
          [grpc]\n  address = \"{shown}/c.sock\"\n[ttrpc]\n  address = \"{shown}/t.sock\"\n\
          [plugins.\"io.containerd.gc.v1.scheduler\"]\n  mutation_threshold = 1\n  schedule_delay = \"0ms\"\n  startup_delay = \"1ms\"\n"
     );
-    std::fs::write(dir.join("config.toml"), config).unwrap();
-    let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+    std::fs::write(dir.join("config.toml"), config).expect("the test cannot go on without");
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))
+        .expect("the test cannot go on without");
     Command::new("containerd")
         .arg("-c")
         .arg(dir.join("config.toml"))
         .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
+        .stdout(log.try_clone().expect("the test cannot go on without"))
         .stderr(log)
         .spawn()
-        .unwrap()
+        .expect("the test cannot go on without")
 }

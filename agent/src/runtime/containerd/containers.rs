@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 
 use containerd_client::services::v1::container::Runtime as RecordRuntime;
 use containerd_client::services::v1::{
@@ -39,6 +40,7 @@ impl Containerd {
         let refused = |what: &'static str, status: &Status| {
             self.client.step_error("CreateContainerError", &format!("{what} for container {}", run.run), status)
         };
+        let begun = Instant::now();
         let (spec, adapted) = self.spec_of(run, image).await?;
         let spec = serde_json::to_vec(&spec).expect("a spec has only text keys");
         let systemd_cgroup = matches!(run.sandbox.cgroup, CgroupParent::Systemd(_));
@@ -55,6 +57,7 @@ impl Containerd {
             snapshot_key: id.clone(),
             ..ContainerRecord::default()
         };
+        let spec_made = Instant::now();
         match create_record(&self.client, &record).await {
             Ok(()) => {}
             Err(status) if status.code() == Code::AlreadyExists => {
@@ -67,10 +70,13 @@ impl Containerd {
             Err(status) => return Err(refused("the record", &status)),
         }
         self.heard.forget(&id);
+        let record_made = Instant::now();
+        let mut snapshot_made = record_made;
         let made = async {
             let rootfs = snapshots::prepare(&self.client, &self.config.snapshotter, &id, &image.chain_id)
                 .await
                 .map_err(|status| refused("the snapshot", &status))?;
+            snapshot_made = Instant::now();
             let text = |path: &Path| path.to_string_lossy().into_owned();
             let task = NewTask {
                 id: id.clone(),
@@ -83,6 +89,16 @@ impl Containerd {
             tasks::create(&self.client, &task).await.map_err(|status| refused("the task", &status))
         };
         let outcome = made.await;
+        let micros = |from: Instant, to: Instant| u64::try_from((to - from).as_micros()).unwrap_or(u64::MAX);
+        // Where the time of a slow start goes.
+        tracing::debug!(
+            run = %run.run,
+            spec_us = micros(begun, spec_made),
+            record_us = micros(spec_made, record_made),
+            snapshot_us = micros(record_made, snapshot_made),
+            task_us = micros(snapshot_made, Instant::now()),
+            "create"
+        );
         if outcome.as_ref().is_err_and(|error| !error.unavailable) {
             // What is left would be met by the next try anyway; the first error is the one to tell.
             let _ = self.remove(&id).await;

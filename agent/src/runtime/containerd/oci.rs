@@ -115,6 +115,14 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
         if !is_plain_absolute(volume) {
             return Err(SpecError::ImageVolume(volume.clone()));
         }
+        // Otherwise it is a directory in the container's own writable layer: as long-lived as the run, as with CRI.
+        let covered = run.container.mounts.iter().any(|it| Path::new(volume).starts_with(normal(&it.mount_path)));
+        if security.read_only_root && !covered {
+            adapted.push(Adapted {
+                what: format!("the image's volume {volume} is read-only"),
+                why: "so is the root that it lies in; mount a volume there".into(),
+            });
+        }
     }
     let capabilities = given_capabilities(inputs, &mut adapted)?;
     let process = process(inputs, capabilities, &mut adapted)?;
@@ -306,9 +314,11 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Mount>, SpecError> {
     for (place, source) in &run.sandbox.files {
         let place = normal(place);
         if !own.contains(&place) {
-            // Shared memory is for writing; /etc/hosts and its like are ours, and could fill the disk.
-            let (access, more): (_, &[&str]) =
-                if place.starts_with("/etc") { ("ro", &[]) } else { ("rw", &["nosuid", "nodev", "noexec"]) };
+            // /etc/hosts and its like follow the root (they lie in a file system of bounded size); shared memory is
+            // for writing.
+            let shared_memory = place.starts_with("/dev");
+            let access = if run.container.security.read_only_root && !shared_memory { "ro" } else { "rw" };
+            let more: &[&str] = if shared_memory { &["nosuid", "nodev", "noexec"] } else { &[] };
             binds.push(bind(place, source.clone(), &[&["rbind", "rprivate", access], more].concat()));
         }
     }

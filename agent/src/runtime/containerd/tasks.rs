@@ -106,18 +106,17 @@ pub async fn kill(client: &Client, id: &str, signal: u32, all: bool) -> Result<(
 /// Deletes the task, killing what still runs; Ok when there is none.
 pub async fn delete(client: &Client, id: &str) -> Result<(), Status> {
     let request = || DeleteTaskRequest { container_id: id.to_owned() };
-    let refused = match found(bounded(SLOW, client.tasks().delete(client.request(request()))).await) {
-        Ok(_) => return Ok(()),
-        Err(status) => status,
-    };
-    let runs = get(client, id).await?.is_some_and(|it| it.status() != TaskStatus::Stopped);
-    if !runs {
-        return Err(refused);
+    if found(bounded(SLOW, client.tasks().delete(client.request(request()))).await).is_ok() {
+        return Ok(());
     }
-    kill(client, id, SIGKILL, true).await?;
-    let wait = WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
-    // Its outcome does not matter: the deletion tells.
-    let _ = bounded(KILLED_WAIT, client.tasks().wait(client.request(wait))).await;
+    // Refused, most likely because it runs. It may have ended since: then the second try is enough.
+    let Some(process) = get(client, id).await? else { return Ok(()) };
+    if process.status() != TaskStatus::Stopped {
+        kill(client, id, SIGKILL, true).await?;
+        let wait = WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
+        // Its outcome does not matter: the deletion tells.
+        let _ = bounded(KILLED_WAIT, client.tasks().wait(client.request(wait))).await;
+    }
     found(bounded(SLOW, client.tasks().delete(client.request(request()))).await).map(|_| ())
 }
 

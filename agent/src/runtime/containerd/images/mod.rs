@@ -21,7 +21,7 @@ pub mod unpack;
 use std::sync::Arc;
 
 use containerd_client::tonic::Status;
-use tokio::sync::{Mutex, OnceCell, watch};
+use tokio::sync::{Mutex, OnceCell};
 
 use self::platform::Platform;
 use self::resolve::Cache;
@@ -46,8 +46,6 @@ struct Shared {
     /// Held by the one import that is under way.
     importing: Mutex<()>,
     swept: OnceCell<()>,
-    /// Counts imports that changed something.
-    changes: watch::Sender<u64>,
 }
 
 /// Why an image cannot be had, imported or described.
@@ -116,14 +114,8 @@ impl Images {
             unpacking: Unpacking::default(),
             importing: Mutex::new(()),
             swept: OnceCell::new(),
-            changes: watch::Sender::new(0),
         };
         Images { shared: Arc::new(shared) }
-    }
-
-    /// Changes whenever an import of ours brought something: a wake-up that does not need containerd's events.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.shared.changes.subscribe()
     }
 
     fn client(&self) -> &Client {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
+use std::time::Duration;
 
 use containerd_client::services::v1::{
     AbortRequest, AddResourceRequest, CreateImageRequest, CreateRequest, DeleteContentRequest, DeleteRequest,
@@ -24,6 +25,10 @@ use crate::runtime::containerd::client::{Client, QUICK, SLOW, bounded, found};
 
 /// A piece of a blob on its way to containerd, whose largest message is 16 MiB. Few and small is what bounds our memory.
 const PIECE: usize = 256 << 10;
+/// containerd may take so long for one piece: then its disk is stuck, and the import fails instead of hanging.
+const STALLED: Duration = Duration::from_secs(120);
+/// And so long to commit a blob, which it syncs to disk.
+const COMMIT: Duration = Duration::from_secs(600);
 /// Our leases' names begin so.
 const LEASE_PREFIX: &str = "daemonlet-images-";
 /// After this a lease that nobody gave back (we were killed) lets go. Longer than any import.
@@ -157,10 +162,14 @@ pub async fn document(client: &Client, digest: &Digest) -> Result<Option<Vec<u8>
     Ok(Some(bytes))
 }
 
-/// Removes content that is of no use.
+/// Removes content whose bytes are of no use, from the disk too.
 pub async fn remove(client: &Client, digest: &Digest) -> Result<(), Status> {
     let request = client.request(DeleteContentRequest { digest: digest.to_string() });
-    found(bounded(QUICK, client.content().delete(request)).await).map(drop)
+    found(bounded(QUICK, client.content().delete(request)).await)?;
+    // That only forgot it: until the collector ran, writing it anew would find the old file. The end of a lease runs it.
+    let lease = Lease::take(client).await?;
+    let request = client.request(DeleteRequest { id: lease.id, sync: true });
+    found(bounded(SLOW, client.leases().delete(request)).await).map(drop)
 }
 
 /// What is to be written, and under which lease.
@@ -186,10 +195,29 @@ pub fn write_blocking(write: &Write<'_>, source: &mut dyn Read, handle: &Handle)
         }
         Ok::<Option<WriteContentResponse>, Status>(last)
     });
-    let sent = send(write, source, &reference, &pieces);
+    let abort_call = call.abort_handle();
+    let mut push = |message| {
+        let pushed = handle.block_on(async { tokio::time::timeout(STALLED, pieces.send(message)).await });
+        match pushed {
+            Ok(Ok(())) => Ok(()),
+            // The receiver goes when the call has ended early; why is in its answer.
+            Ok(Err(_)) => Err(WriteError::Containerd(Status::aborted("containerd ended the write"))),
+            Err(_) => {
+                abort_call.abort();
+                Err(WriteError::Containerd(Status::deadline_exceeded("containerd takes no more of the write")))
+            }
+        }
+    };
+    let sent = send(write, source, &reference, &mut push);
     drop(pieces);
-    let answer =
-        handle.block_on(call).unwrap_or_else(|e| Err(Status::internal(format!("the writing task ended: {e}"))));
+    let answer = match handle.block_on(async { tokio::time::timeout(COMMIT, call).await }) {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(ended)) => Err(Status::deadline_exceeded(format!("the write was given up: {ended}"))),
+        Err(_) => {
+            abort_call.abort();
+            Err(Status::deadline_exceeded(format!("no answer within {} s", COMMIT.as_secs())))
+        }
+    };
     let outcome = match (sent, answer) {
         // Ours to blame first: a stream that we broke off makes containerd complain too.
         (Err(e @ (WriteError::Source(_) | WriteError::Size { .. } | WriteError::Digest { .. })), _) => Err(e),
@@ -224,7 +252,7 @@ fn send(
     write: &Write<'_>,
     source: &mut dyn Read,
     reference: &str,
-    pieces: &mpsc::Sender<WriteContentRequest>,
+    push: &mut dyn FnMut(WriteContentRequest) -> Result<(), WriteError>,
 ) -> Result<(), WriteError> {
     let message = |action: WriteAction, offset: u64, data: Vec<u8>| WriteContentRequest {
         action: action as i32,
@@ -235,8 +263,6 @@ fn send(
         data,
         labels: HashMap::new(),
     };
-    // The receiver goes when the call has ended early; why is in its answer.
-    let ended = |_| WriteError::Containerd(Status::aborted("containerd ended the write"));
     let mut hasher = write.digest.hasher();
     let mut offset = 0u64;
     loop {
@@ -247,7 +273,7 @@ fn send(
         }
         hasher.update(&data);
         let length = data.len() as u64;
-        pieces.blocking_send(message(WriteAction::Write, offset, data)).map_err(ended)?;
+        push(message(WriteAction::Write, offset, data))?;
         offset = offset.saturating_add(length);
     }
     if offset != write.size {
@@ -259,7 +285,7 @@ fn send(
     }
     let mut commit = message(WriteAction::Commit, offset, Vec::new());
     commit.labels = write.labels.clone().into_iter().collect();
-    pieces.blocking_send(commit).map_err(ended)
+    push(commit)
 }
 
 /// The image record of this name.

@@ -44,6 +44,8 @@ const BLOCK: u64 = 512;
 pub enum ArchiveError {
     #[error("it cannot be read")]
     Io(#[source] io::Error),
+    #[error("it cannot be decompressed: {0}")]
+    Damaged(String),
     #[error("it is no tar archive (plain, gzip or zstd): {0}")]
     NotTar(String),
     #[error("it is no regular file")]
@@ -167,7 +169,7 @@ impl Tarball {
             return Ok(bytes.clone());
         }
         let mut document = Vec::new();
-        self.visit(&[entry], |_, reader| reader.read_to_end(&mut document).map(drop).map_err(ArchiveError::Io))?;
+        self.visit(&[entry], |_, reader| reader.read_to_end(&mut document).map(drop).map_err(unreadable))?;
         if document.len() as u64 != entry.size {
             return Err(truncated(entry, document.len() as u64));
         }
@@ -456,12 +458,14 @@ fn until_zero(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// Decompressors report a cut or damaged stream as an I/O error.
+/// Decompressors report a cut or damaged stream as an I/O error, which has no number of the system's.
 fn unreadable(error: io::Error) -> ArchiveError {
-    if error.to_string() == CANCELLED {
-        return ArchiveError::Cancelled;
+    let words = error.to_string();
+    match error.raw_os_error() {
+        None if words == CANCELLED => ArchiveError::Cancelled,
+        None => ArchiveError::Damaged(words),
+        Some(_) => ArchiveError::Io(error),
     }
-    ArchiveError::Io(error)
 }
 
 pub(super) fn read_failed(error: io::Error) -> ArchiveError {

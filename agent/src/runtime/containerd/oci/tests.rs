@@ -295,7 +295,12 @@ fn mounts_come_shallow_before_deep_and_files_give_way_to_volumes() {
     assert_eq!(mount_at(&json, "/etc/hosts")["source"], "/host/hosts");
     assert_eq!(mount_at(&json, "/a/b/c")["options"], json!(["rbind", "rprivate", "ro"]));
     assert_eq!(mount_at(&json, "/a")["options"], json!(["rbind", "rprivate", "rw"]));
-    assert_eq!(mount_at(&case().json(), "/etc/hosts")["options"], json!(["rbind", "rprivate", "ro"]));
+    let mut it = case();
+    assert_eq!(mount_at(&it.json(), "/etc/hosts")["options"], json!(["rbind", "rprivate", "rw"]));
+    it.main().security.read_only_root = true;
+    assert_eq!(mount_at(&it.json(), "/etc/hosts")["options"], json!(["rbind", "rprivate", "ro"]));
+    let shm = json!(["rbind", "rprivate", "rw", "nosuid", "nodev", "noexec"]);
+    assert_eq!(mount_at(&it.json(), "/dev/shm")["options"], shm);
 }
 
 #[test]
@@ -403,6 +408,17 @@ fn working_directories_that_lead_out_are_refused() {
     let mut it = case();
     it.image.config.volumes = ["/data/../../etc".to_owned()].into();
     assert_eq!(it.try_spec().err(), Some(SpecError::ImageVolume("/data/../../etc".into())));
+}
+
+#[test]
+fn an_image_volume_on_a_read_only_root_is_said_unless_a_volume_is_there() {
+    let mut it = case();
+    it.image.config.volumes = ["/var/lib/x".to_owned()].into();
+    assert_eq!(it.adapted(), Vec::<String>::new());
+    it.main().security.read_only_root = true;
+    assert_eq!(it.adapted(), ["the image's volume /var/lib/x is read-only"]);
+    it.mount("lib", "/var/lib", false);
+    assert_eq!(it.adapted(), Vec::<String>::new());
 }
 
 #[test]
