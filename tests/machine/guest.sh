@@ -128,6 +128,42 @@ memory_limit() {
     done | grep -qx $((200 * 1024 * 1024))
 }
 
+# Pods' slices as the kernel has them, and what systemd keeps on disk about them.
+slices() { find /sys/fs/cgroup/daemonlet.slice -type d -name '*-pod*.slice' -printf '%f\n' | sort; }
+same_slices() { now=$(slices); [ "$now" = "$1" ] || { echo "before: $1, now: $now"; return 1; }; }
+slice_of() { cut -d: -f3 "/proc/$1/cgroup" | grep -o 'daemonlet-[a-z]*-*pod[0-9a-f_]*\.slice'; }
+nothing_left_of() {
+    left=$(find /sys/fs/cgroup /run/systemd -name "*${1%.slice}*"; systemctl list-units --all --no-legend --plain 'daemonlet-*' | grep -F "${1%.slice}")
+    [ -z "$left" ] || { echo "$left"; return 1; }
+}
+no_unit_failed() {
+    left=$(systemctl list-units --all --failed --no-legend --plain 'daemonlet*')
+    [ -z "$left" ] || { echo "$left"; return 1; }
+}
+# The status may lag behind a kill for a moment: what containerd lists counts as well.
+replaced() { running 2 && ! kill -0 "$1" 2>/dev/null && alive "$(tasks)" && [ "$(tasks | wc -l)" = 2 ]; }
+says_oom_killed() { daemonlet get pods -o json | grep -q OOMKilled; }
+ended() { ! kill -0 "$1" 2>/dev/null; }
+
+# Eats memory until the kernel ends it; the group and not one process is ended, and the status says why.
+hungry() {
+    cat >/etc/daemonlet/manifests/hungry.yaml <<MANIFEST
+apiVersion: v1
+kind: Pod
+metadata:
+  name: hungry
+spec:
+  hostNetwork: true
+  containers:
+  - name: hungry
+    image: busybox:1.36
+    command: ["sh", "-c", "sleep 1; tail /dev/zero"]
+    resources:
+      limits:
+        memory: 24Mi
+MANIFEST
+}
+
 new_main_process() {
     now=$(property daemonlet MainPID)
     [ "$now" != 0 ] && [ "$now" != "$1" ] && systemctl is-active --quiet daemonlet
@@ -156,6 +192,28 @@ first_boot() {
     check start_after_stop_succeeds systemctl start daemonlet
     eventually stop_and_start_adopt_every_pod running 2
     check stop_and_start_change_no_process same_tasks "$before"
+
+    # The pods' life under the systemd driver: a killed daemon, one that wants too much, one that is no longer wanted.
+    pid=$(tasks | awk 'NR == 1 { print $2 }')
+    kill -KILL "$pid"
+    eventually a_killed_daemon_comes_back replaced "$pid"
+    check its_successor_is_in_a_scope systemd_driver
+    slices=$(slices)
+    hungry
+    eventually too_much_memory_is_told_as_OOMKilled says_oom_killed
+    rm /etc/daemonlet/manifests/hungry.yaml
+    eventually a_removed_pod_leaves_no_slice same_slices "$slices"
+    check no_unit_is_left_failed no_unit_failed
+    pid=$(grep -lx fluentd /proc/[0-9]*/comm | head -n 1 | cut -d/ -f3)
+    slice=$(slice_of "$pid")
+    check the_adopted_pod_has_a_slice test -n "$slice"
+    mv /etc/daemonlet/manifests/fluentd-elasticsearch.yaml /root/
+    eventually an_adopted_pod_ends_when_unwanted ended "$pid"
+    eventually it_leaves_nothing_with_systemd nothing_left_of "${slice:-none}"
+    mv /root/fluentd-elasticsearch.yaml /etc/daemonlet/manifests/
+    eventually it_runs_again_when_wanted running 2
+    before=$(tasks)
+    daemonlet doctor 2>&1 | sed 's/^/note doctor: /'
     [ "$form" = full ] || finish
 
     agent=$(property daemonlet MainPID)
