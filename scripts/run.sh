@@ -74,7 +74,10 @@ drawn=0
 before=
 while :; do
     recorded agent >/dev/null || { tail -n 30 "$run/agent.log" >&2; die "the agent ended; its log is $run/agent.log"; }
-    table=$(show get pods 2>&1) && answered=yes || answered=no
+    # Exit code 3: the agent does not answer yet.
+    code=0
+    table=$(show get pods 2>&1) || code=$?
+    [ "$code" != 3 ] || table="the agent is starting"
     if [ "$table" != "$before" ]; then
         [ -t 1 ] && [ "$drawn" -gt 0 ] && printf '\033[%dA\033[J' "$drawn"
         printf '%s\n' "$table"
@@ -82,7 +85,7 @@ while :; do
         before=$table
     fi
     # NAMESPACE NAME READY STATUS RESTARTS AGE; READY is x/y.
-    if [ "$answered" = yes ] && printf '%s\n' "$table" | awk '
+    if [ "$code" = 0 ] && printf '%s\n' "$table" | awk '
         NR > 1 { pods++; split($3, n, "/"); if (n[1] != n[2] || $4 != "Running") waits++ }
         END { exit !(pods > 0 && !waits) }'; then
         break
