@@ -78,7 +78,14 @@ if [ "$containerd_socket" != "$sockets/containerd.sock" ] && [ -S "$containerd_s
     for blob in $(ctr_run content ls -q 2>/dev/null || true); do
         ctr_run content rm "$blob" >/dev/null 2>&1 || true
     done
-    ctr_run namespaces rm "$namespace" >/dev/null 2>&1 || true
+    # A namespace can be removed once containerd has collected what nothing refers to any more.
+    tries=25
+    until said=$(ctr_run namespaces rm "$namespace" 2>&1); do
+        case $said in *"not found"*) break ;; esac
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || { echo "stop: containerd keeps the empty namespace $namespace: $said" >&2; break; }
+        sleep 0.2
+    done
 fi
 
 # Which directories are our cgroups: cgroupfs has the root itself, the systemd driver slices with its name.
