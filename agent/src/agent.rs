@@ -18,6 +18,7 @@ use crate::board::{Board, Check, ImageOutcome};
 use crate::config::{self, Config, Following, Settings};
 use crate::desired;
 use crate::disk::Disk;
+use crate::doctor;
 use crate::gate::Gate;
 use crate::http::Doors;
 use crate::logs::{self, Pipes};
@@ -38,6 +39,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// The bridge of pods with a network of their own.
 const BRIDGE: &str = "daemonlet0";
+/// Between two looks for CNI plugins: installing a package is noticed within a minute, and a look is a few lookups.
+const PLUGINS_LOOK: Duration = Duration::from_secs(60);
 
 /// The real machine.
 pub struct NodeMachine {
@@ -151,6 +154,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         following.clone(),
     ));
     tokio::spawn(publish_config(board.clone(), following));
+    tokio::spawn(watch_plugins(board.clone(), config.cni_bin_dirs.clone()));
 
     let progress = Arc::new(AtomicU64::new(0));
     let beat = beat(board.clone(), progress.clone());
@@ -295,6 +299,14 @@ async fn publish_config(board: Board, mut following: watch::Receiver<Following>)
         if following.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Plugins come and go with packages: looked for now and every [`PLUGINS_LOOK`].
+async fn watch_plugins(board: Board, directories: Vec<PathBuf>) {
+    loop {
+        board.set_check(Check::Cni, doctor::cni_plugins(&directories));
+        tokio::time::sleep(PLUGINS_LOOK).await;
     }
 }
 

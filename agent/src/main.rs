@@ -56,9 +56,17 @@ fn log_to_stderr() {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr())
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
+    if is_journal() {
         builder.with_ansi(false).without_time().init();
     } else {
         builder.with_ansi(colours).init();
     }
+}
+
+/// Whether stderr is the journal's stream: systemd names its device and inode (systemd.exec(5)), which a child that has
+/// its stderr elsewhere inherits too.
+fn is_journal() -> bool {
+    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    let stat = nix::sys::stat::fstat(std::io::stderr());
+    stat.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

@@ -145,7 +145,9 @@ fn gauges(registry: &mut Registry, board: &Board) {
             running_pods += u64::from(runs);
         }
     }
-    gauge(registry, "kubelet_running_pods", "Pods with a running container", running_pods as f64);
+    let running = Gauge::<i64>::default();
+    running.set(i64::try_from(running_pods).unwrap_or(i64::MAX));
+    registry.register("kubelet_running_pods", "Pods with a running container", running);
     let samples = containers.iter().map(|(state, n)| (label("container_state", state), *n));
     set(registry, "kubelet_running_containers", "Containers by state", samples);
     let desired = workloads.get("wanted").copied().unwrap_or(0);
@@ -226,7 +228,7 @@ mod tests {
         board.metrics().runtime_operation("start_container", Duration::from_millis(8), false);
         let text = encode(&board);
         for line in [
-            "kubelet_running_pods 0.0",
+            "kubelet_running_pods 0",
             "kubelet_running_containers{container_state=\"running\"} 0",
             "kubelet_node_name{node=\"n1\"} 1",
             "kubelet_runtime_operations_total{operation_type=\"start_container\"} 1",

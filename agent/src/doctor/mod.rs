@@ -96,6 +96,12 @@ impl Places {
     }
 }
 
+/// Whether pods with a network of their own can get one: the readiness check `cni`. Blocking, a few lookups.
+pub fn cni_plugins(directories: &[PathBuf]) -> Result<(), String> {
+    let line = containers::judge_cni(&containers::probe_cni(directories));
+    if line.verdict == Verdict::Ok { Ok(()) } else { Err(format!("{}; {}", line.found, line.fix)) }
+}
+
 /// All lines, in the order of what depends on what. Blocking, a few seconds at most.
 pub fn examine(places: &Places) -> Vec<Line> {
     let containerd = containers::probe_containerd(places);

@@ -22,7 +22,9 @@
 mod addresses;
 pub mod cgroups;
 pub mod cni;
+mod config;
 mod files;
+mod inspect;
 mod mounts;
 mod namespaces;
 mod netlink;
@@ -46,10 +48,10 @@ use pod::spec::{PodTemplate, Volume};
 use crate::seams::{Sandbox, Sandboxes, StepError};
 use cgroups::Cgroups;
 use cgroups::numbers::limits;
-use cni::cidr::Cidr;
 use cni::{Network, NetworkConfig, PodNames};
 
 pub use cgroups::Driver;
+pub use config::{Config, OpenError};
 pub use files::NodeFiles;
 
 /// Kubernetes' reasons.
@@ -63,37 +65,6 @@ const POD_DIR_OPTIONS: &str = "size=65m,mode=0700";
 const VOLUMES_TIMEOUT: Duration = Duration::from_secs(10);
 /// Threads that a pod's hanging hostPaths may hold: as many as it may have containers created at once.
 const LOOKS_MAX: usize = 16;
-
-/// What has to be known of the node.
-#[derive(Debug, Clone)]
-pub struct Config {
-    pub run_dir: PathBuf,
-    pub state_dir: PathBuf,
-    /// `spec.nodeName`, for messages.
-    pub node_name: String,
-    /// One name: `daemonlet`.
-    pub cgroup_root: String,
-    pub cgroup_driver: Driver,
-    pub cni_bin_dirs: Vec<PathBuf>,
-    /// One of a family, the first of which gives `podIP`.
-    pub pod_cidrs: Vec<Cidr>,
-    /// The bridge's name, so that several nodes may run in one network namespace; at most 15 letters.
-    pub bridge: String,
-    pub node_files: NodeFiles,
-}
-
-/// Why the node's sandboxes cannot be served at all.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("{name:?} cannot be a cgroup root: letters, digits, `_` and `.` only")]
-    CgroupRoot { name: String },
-    #[error("{name:?} cannot be a bridge's name: 1 to 15 letters, digits, `-`, `_` and `.`")]
-    Bridge { name: String },
-    #[error("cannot prepare {path} for the pods' mounts (is CAP_SYS_ADMIN there?)")]
-    Directory { path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Cgroups(cgroups::CgroupError),
-}
 
 /// The real [`Sandboxes`].
 #[derive(Debug, Clone)]
@@ -114,13 +85,7 @@ struct Shared {
 impl NodeSandboxes {
     /// Prepares the pods' directory and reads what cgroups there are. Blocking, a millisecond; call it once, at start.
     pub fn open(config: Config) -> Result<NodeSandboxes, OpenError> {
-        let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "_.".contains(c));
-        if config.cgroup_root.is_empty() || config.cgroup_root.starts_with('.') || !plain(&config.cgroup_root) {
-            return Err(OpenError::CgroupRoot { name: config.cgroup_root });
-        }
-        if config.bridge.is_empty() || config.bridge.len() > 15 || !plain(&config.bridge.replace('-', "")) {
-            return Err(OpenError::Bridge { name: config.bridge });
-        }
+        config.check()?;
         let pods = config.run_dir.join("pods");
         let prepared = mounts::make_shared_root(&pods)
             .and_then(|()| fs::set_permissions(&pods, fs::Permissions::from_mode(0o700)));
@@ -172,6 +137,7 @@ impl NodeSandboxes {
     pub async fn close_down(&self) -> Result<(), StepError> {
         let shared = self.shared.clone();
         shared.network.remove_node_network().await.map_err(|message| StepError::new(KILL, message))?;
+        shared.cgroups.stop_classes().await.map_err(|error| step(KILL, &error))?;
         blocking(move || {
             shared.cgroups.remove_root().map_err(|error| step(KILL, &error))?;
             let pods = shared.config.run_dir.join("pods");
@@ -302,48 +268,6 @@ impl Shared {
         }
     }
 
-    fn inspect(&self, uid: &Uid, template: &PodTemplate) -> SandboxState {
-        let broken = |reason: String| SandboxState::Broken { reason };
-        let (pod_dir, spec) = (self.pod_dir(uid), &template.spec);
-        let connection = self.network.is_stale(uid, &self.netns(uid));
-        if !pod_dir.exists() {
-            return match connection {
-                Ok(true) => broken("its network namespace is gone, its address is still recorded".into()),
-                Err(error) => broken(chain(&error)),
-                Ok(false) if self.state_dir(uid).exists() => broken("its directory is left over".into()),
-                Ok(false) if self.cgroups.exists(uid) => broken("its cgroup is left over".into()),
-                Ok(false) => SandboxState::Absent,
-            };
-        }
-        if !pod_dir.join("made").exists() {
-            return broken("its set-up was interrupted".into());
-        }
-        for kind in namespaces::own_kinds(spec.host_network, spec.host_ipc) {
-            let path = pod_dir.join("ns").join(kind.file());
-            if !namespaces::is_pinned(&path) {
-                return broken(format!("its {} namespace is not pinned at {}", kind.oci(), path.display()));
-            }
-        }
-        if !mounts::is_mount_root(&pod_dir) {
-            return broken(format!("{} is not mounted", pod_dir.display()));
-        }
-        if let Some(reason) = files::missing(&pod_dir, spec.host_ipc) {
-            return broken(reason);
-        }
-        if !self.cgroups.stands(uid, limits(spec).class) {
-            return broken("its cgroup is gone".into());
-        }
-        if spec.host_network {
-            return SandboxState::Connected { ips: self.node_addresses.get(&self.config.bridge) };
-        }
-        match (connection, self.network.addresses(uid, &self.netns(uid))) {
-            (Ok(true), _) => broken("its recorded address belongs to another network namespace".into()),
-            (Ok(false), Ok(Some(ips))) => SandboxState::Connected { ips },
-            (Ok(false), Ok(None)) => SandboxState::Made,
-            (Err(error), _) | (_, Err(error)) => broken(chain(&error)),
-        }
-    }
-
     /// Namespaces and files. Blocking.
     fn make(&self, uid: &Uid, wanted: &files::Wanted<'_>) -> Result<(), Box<dyn std::error::Error>> {
         let pod_dir = self.pod_dir(uid);
@@ -359,6 +283,8 @@ impl Shared {
     /// Namespaces, files, directories: everything but network and cgroup. Blocking.
     fn remove(&self, uid: &Uid) -> Result<(), Box<dyn std::error::Error>> {
         let pod_dir = self.pod_dir(uid);
+        // A container that has the whole node's tree mounted keeps a copy of this mount: at least it keeps no memory.
+        let _ = fs::remove_dir_all(pod_dir.join("shm"));
         // Everything that is mounted below goes with it; what a former version or a stranger left beside is removed too.
         mounts::unmount(&pod_dir)?;
         if absent_is_fine(fs::remove_dir(&pod_dir)).is_err() {

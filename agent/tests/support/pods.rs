@@ -155,6 +155,8 @@ impl Drop for TestContainerd {
             let _ = nix::mount::umount2(place, nix::mount::MntFlags::MNT_DETACH);
         }
         remove_cgroups(&self.namespace);
+        // runc's state is the machine's, not this containerd's; empty, once its containers are gone.
+        let _ = fs::remove_dir(Path::new("/run/containerd/runc").join(&self.namespace));
     }
 }
 

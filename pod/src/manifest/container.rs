@@ -148,7 +148,9 @@ fn mounts(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Vec<VolumeMoun
         let (Some(name), Some(path)) = (name, path) else { continue };
         let (Some(volume), Some(mount_path)) = (name.text(findings), path.text(findings)) else { continue };
         if !pod.volumes.contains(volume) {
-            let hint = match super::walk::nearest(volume, pod.volumes.iter().copied()) {
+            let near =
+                if findings.is_full() { None } else { super::walk::nearest(volume, pod.volumes.iter().copied()) };
+            let hint = match near {
                 Some(near) => format!("did you mean {near}?"),
                 None => "add it to spec.volumes".to_owned(),
             };

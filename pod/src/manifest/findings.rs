@@ -45,7 +45,7 @@ impl Findings {
 
     /// One fault a path: the first says enough.
     pub fn fault(&mut self, line: u32, path: String, reason: String, class: Class) {
-        if self.faults.len() >= MAX_FINDINGS {
+        if self.is_full() {
             self.dropped += 1;
         } else if let Some(known) = self.faults.iter_mut().find(|f| f.line == line && f.path == path) {
             if class == Class::Impossible {
@@ -54,6 +54,11 @@ impl Findings {
         } else {
             self.faults.push(Fault { line, path, reason, class });
         }
+    }
+
+    /// Nothing more is kept: advice need not be worked out.
+    pub fn is_full(&self) -> bool {
+        self.faults.len() >= MAX_FINDINGS
     }
 
     /// Accepted, but does nothing.

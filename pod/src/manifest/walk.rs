@@ -18,6 +18,7 @@ fn fields(object: &Node, place: &Place, path: &mut String, findings: &mut Findin
     for (key, value) in entries {
         push_key(path, key);
         match place.below(key) {
+            None if findings.is_full() => findings.dropped += 1,
             None => fault(value, path, unknown(key, place), findings),
             Some(_) if value.value == Value::Null => {}
             Some(below) => field(value, below, path, findings),
@@ -121,11 +122,15 @@ fn unknown(key: &str, place: &Place) -> String {
 pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     /// Longer words than any field has are not compared.
     const LONGEST: usize = 64;
+    /// Of a pod with ten thousand volumes not every one is compared with every mount.
+    const COMPARED: usize = 200;
     if word.len() > LONGEST {
         return None;
     }
     let lower = word.to_lowercase();
     candidates
+        .take(COMPARED)
+        .filter(|name| name.len() <= LONGEST)
         .map(|name| (distance(&lower, &name.to_lowercase()), name))
         .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
         .min()

@@ -3,7 +3,7 @@
 //! Driven by [`super::documents`]. It must not know Kubernetes.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
@@ -168,9 +168,7 @@ impl Builder {
         let Some(mut open) = self.open.pop() else { return Ok(()) };
         if let Value::Map(entries) = &mut open.node.value {
             let line = open.node.line;
-            for merge in open.merges {
-                merge_into(entries, merge).map_err(|reason| Broken { line, reason })?;
-            }
+            merge_into(entries, open.merges).map_err(|reason| Broken { line, reason })?;
         }
         self.name(open.anchor, &open.node, open.before);
         self.put(open.node, None)
@@ -218,22 +216,29 @@ fn key_of(node: Node, scalar: Option<(&str, bool)>) -> Result<Key, Broken> {
 }
 
 /// `<<`: the keys of a mapping, or of several (the first wins), where the mapping itself has none of that name.
-fn merge_into(entries: &mut Vec<(String, Node)>, merge: Node) -> Result<(), String> {
+fn merge_into(entries: &mut Vec<(String, Node)>, merges: Vec<Node>) -> Result<(), String> {
     const WRONG: &str = "`<<` takes a mapping or a list of mappings";
-    match merge.value {
-        Value::Map(merged) => {
-            let present: std::collections::HashSet<String> = entries.iter().map(|(k, _)| k.clone()).collect();
-            entries.extend(merged.into_iter().filter(|(key, _)| !present.contains(key)));
-            Ok(())
-        }
-        Value::List(items) => {
-            if items.iter().any(|i| !matches!(i.value, Value::Map(_))) {
-                return Err(WRONG.into());
-            }
-            items.into_iter().try_for_each(|item| merge_into(entries, item))
-        }
-        _ => Err(WRONG.into()),
+    if merges.is_empty() {
+        return Ok(());
     }
+    let mut sources = Vec::new();
+    for merge in merges {
+        match merge.value {
+            Value::List(items) => sources.extend(items),
+            _ => sources.push(merge),
+        }
+    }
+    // Made once: there may be many sources, and many keys.
+    let mut present: HashSet<String> = entries.iter().map(|(key, _)| key.clone()).collect();
+    for source in sources {
+        let Value::Map(merged) = source.value else { return Err(WRONG.into()) };
+        for (key, value) in merged {
+            if present.insert(key.clone()) {
+                entries.push((key, value));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A scalar with a tag of YAML's own. None: the tag is not one of them, or the text does not fit it.

@@ -6,196 +6,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
-use std::collections::{BTreeMap, BTreeSet};
+mod fixture;
+mod network;
+
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-use agent::sandbox::{Config, Driver, NodeFiles, NodeSandboxes};
 use agent::seams::{CgroupParent, Sandboxes as _};
 use nix::mount::{MntFlags, umount2};
-use nix::sched::{CloneFlags, unshare};
-use pod::desired::{Origin, Source};
-use pod::name::{Uid, WorkloadKey, WorkloadKind};
 use pod::observed::SandboxState;
-use pod::record::{Lifecycle, Record};
 use pod::spec::*;
 
-const PLUGINS: &str = "/usr/lib/cni";
-
-struct Node {
-    dir: tempfile::TempDir,
-    cgroup_root: String,
-    /// Where plugins are looked for; a test puts its stand-ins here.
-    bin_dir: PathBuf,
-}
-
-impl Node {
-    fn config(&self) -> Config {
-        Config {
-            run_dir: self.dir.path().join("run"),
-            state_dir: self.dir.path().join("state"),
-            node_name: "node".into(),
-            cgroup_root: self.cgroup_root.clone(),
-            cgroup_driver: Driver::Cgroupfs,
-            cni_bin_dirs: vec![self.bin_dir.clone(), PLUGINS.into()],
-            pod_cidrs: vec!["198.18.0.0/15".parse().unwrap()],
-            bridge: "daemonlet0".into(),
-            node_files: NodeFiles { etc: self.dir.path().join("etc"), resolved: self.dir.path().join("resolved") },
-        }
-    }
-
-    fn open(&self) -> NodeSandboxes {
-        NodeSandboxes::open(self.config()).unwrap()
-    }
-
-    fn pod_dir(&self, record: &Record) -> PathBuf {
-        self.dir.path().join("run/pods").join(&record.uid.0)
-    }
-
-    /// Addresses that host-local has given out.
-    fn reserved(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.dir.path().join("state/cni/daemonlet")).into_iter().flatten().flatten();
-        let names = entries.map(|e| e.file_name().into_string().unwrap());
-        names.filter(|n| n.parse::<IpAddr>().is_ok()).collect()
-    }
-
-    /// A script that stands before the real bridge plugin.
-    fn stand_in(&self, script: &str) {
-        let path = self.bin_dir.join("bridge");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
-    fn mounts(&self) -> Vec<PathBuf> {
-        let root = self.dir.path().canonicalize().unwrap();
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let points = table.lines().map(|line| PathBuf::from(line.split(' ').nth(4).unwrap()));
-        points.filter(|point| point.starts_with(&root)).collect()
-    }
-
-    fn cgroups(&self) -> Vec<PathBuf> {
-        let mounts = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|e| e.path().join(&self.cgroup_root));
-        mounts.chain([Path::new("/sys/fs/cgroup").join(&self.cgroup_root)]).filter(|path| path.exists()).collect()
-    }
-}
-
-impl Drop for Node {
-    /// After a failed test too: nothing of it stays on the machine.
-    fn drop(&mut self) {
-        for point in self.mounts().iter().rev() {
-            let _ = umount2(point, MntFlags::MNT_DETACH);
-        }
-        for root in self.cgroups() {
-            let _ = Command::new("find").arg(root).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]).status();
-        }
-    }
-}
-
-/// Runs the test on a thread with a network namespace and a runtime of its own, closes the node down and looks around.
-fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce(std::sync::Arc<Node>) -> F + Send + 'static) {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let body = move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
-        let dir = tempfile::Builder::new().prefix("daemonlet-sandbox").tempdir().unwrap();
-        let bin_dir = dir.path().join("bin");
-        fs::create_dir(&bin_dir).unwrap();
-        fs::create_dir(dir.path().join("etc")).unwrap();
-        fs::write(dir.path().join("etc/hosts"), "127.0.0.1 localhost\n198.18.9.9 neighbour\n").unwrap();
-        fs::write(dir.path().join("etc/resolv.conf"), "nameserver 198.18.0.53\n").unwrap();
-        let cgroup_root = format!("daemonlet_test_{}_{number}", std::process::id());
-        let node = std::sync::Arc::new(Node { dir, cgroup_root, bin_dir });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            test(node.clone()).await;
-            fs::remove_file(node.bin_dir.join("bridge")).ok();
-            assert_eq!(node.reserved(), [""; 0], "addresses are left");
-            node.open().close_down().await.unwrap();
-        });
-        assert_eq!(node.mounts(), Vec::<PathBuf>::new(), "mounts are left");
-        assert_eq!(node.cgroups(), Vec::<PathBuf>::new(), "cgroups are left");
-        let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-        assert!(!links.contains("veth") && !links.contains("daemonlet0"), "{links}");
-    };
-    std::thread::spawn(body).join().unwrap();
-}
-
-fn record(uid: &str, name: &str) -> Record {
-    Record {
-        uid: Uid(uid.into()),
-        workload: WorkloadKey { namespace: "default".into(), kind: WorkloadKind::Pod, name: name.into() },
-        name: name.into(),
-        revision: "r".into(),
-        origin: Origin { source: Source::Static, file: "f".into(), line: 1 },
-        document: serde_json::Value::Null,
-        admitted_at: jiff::Timestamp::UNIX_EPOCH,
-        generation: 1,
-        boot_id: "b".into(),
-        lifecycle: Lifecycle::Running,
-        containers: BTreeMap::new(),
-    }
-}
-
-/// A record with a uid that no other test uses.
-fn pod(name: &str) -> Record {
-    record(&format!("{:032x}", std::collections::hash_map::RandomState::new().hash(name)), name)
-}
-
-trait HashName {
-    fn hash(&self, name: &str) -> u64;
-}
-
-impl HashName for std::collections::hash_map::RandomState {
-    fn hash(&self, name: &str) -> u64 {
-        std::hash::BuildHasher::hash_one(self, name)
-    }
-}
-
-fn template() -> PodTemplate {
-    let container = Container {
-        name: "main".into(),
-        image: "image".into(),
-        pull_policy: PullPolicy::Never,
-        command: vec![],
-        args: vec![],
-        working_dir: None,
-        env: vec![],
-        resources: Resources::default(),
-        mounts: vec![],
-        security: Security::default(),
-        ports: vec![],
-        stdin: false,
-        tty: false,
-    };
-    PodTemplate {
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
-        spec: PodSpec {
-            containers: vec![container],
-            volumes: vec![],
-            restart_policy: RestartPolicy::Always,
-            termination_grace: Duration::from_secs(30),
-            host_network: false,
-            host_pid: false,
-            host_ipc: false,
-            priority: 0,
-            priority_class: None,
-            placement: Placement::default(),
-        },
-    }
-}
-
-/// What a command prints inside a pod's namespace.
-fn inside(kind: &str, file: &Path, command: &[&str]) -> String {
-    let output = Command::new("nsenter").arg(format!("--{kind}={}", file.display())).args(command).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
+use fixture::*;
 
 #[test]
 fn a_pod_gets_namespaces_files_and_an_address_and_gives_all_back() {
@@ -281,123 +106,6 @@ fn what_a_pod_writes_to_its_files_is_limited() {
         sandboxes.connect(&record, &template).await.unwrap();
         assert!(fs::read_to_string(&files["/etc/hosts"]).unwrap().contains("\tgreedy\n"));
         sandboxes.tear_down(&record.uid).await.unwrap();
-    });
-}
-
-#[test]
-fn a_plugin_killed_after_it_got_an_address_costs_no_address() {
-    on_a_node(|node| async move {
-        let (sandboxes, record, template) = (node.open(), pod("unlucky"), template());
-        sandboxes.set_up(&record, &template).await.unwrap();
-        node.stand_in(&format!("{PLUGINS}/bridge >/dev/null; [ $CNI_COMMAND = ADD ] && kill -9 $$"));
-        let error = sandboxes.connect(&record, &template).await.unwrap_err();
-        assert_eq!(error.reason, "CreatePodSandboxError");
-        assert!(error.message.contains("bridge refused its ADD: signal: 9"), "{error}");
-        assert_eq!(node.reserved(), [""; 0]);
-
-        // An answer that nobody can read: the same.
-        node.stand_in(&format!("{PLUGINS}/bridge >/dev/null && echo nonsense"));
-        let error = sandboxes.connect(&record, &template).await.unwrap_err();
-        assert!(error.message.contains("nonsense"), "{error}");
-        assert_eq!(node.reserved(), [""; 0]);
-
-        fs::remove_file(node.bin_dir.join("bridge")).unwrap();
-        let ips = sandboxes.connect(&record, &template).await.unwrap();
-        assert_eq!(node.reserved(), [ips[0].to_string()]);
-        sandboxes.tear_down(&record.uid).await.unwrap();
-    });
-}
-
-#[test]
-fn an_agent_killed_during_an_add_finds_the_address_again() {
-    on_a_node(|node| async move {
-        let (sandboxes, record, template) = (node.open(), pod("cut"), template());
-        sandboxes.set_up(&record, &template).await.unwrap();
-        // The plugin has got an address and then hangs; the agent goes away (its future is dropped).
-        node.stand_in(&format!("{PLUGINS}/bridge >/dev/null; exec sleep 1000"));
-        let connecting = sandboxes.connect(&record, &template);
-        let reserved = async {
-            while node.reserved().is_empty() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::select! {
-            _ = connecting => panic!("the stand-in never answers"),
-            () = reserved => {}
-            () = tokio::time::sleep(Duration::from_secs(20)) => panic!("no address was reserved"),
-        }
-        fs::remove_file(node.bin_dir.join("bridge")).unwrap();
-        drop(sandboxes);
-        let sandboxes = node.open();
-        assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Made);
-        let ips = sandboxes.connect(&record, &template).await.unwrap();
-        assert_eq!(node.reserved(), [ips[0].to_string()]);
-        sandboxes.tear_down(&record.uid).await.unwrap();
-    });
-}
-
-#[test]
-fn addresses_of_a_former_boot_are_given_back() {
-    on_a_node(|node| async move {
-        let (sandboxes, kept, orphan, template) = (node.open(), pod("kept"), pod("orphan"), template());
-        for record in [&kept, &orphan] {
-            sandboxes.set_up(record, &template).await.unwrap();
-            sandboxes.connect(record, &template).await.unwrap();
-        }
-        let lost = pod("lost");
-        sandboxes.set_up(&lost, &template).await.unwrap();
-        sandboxes.connect(&lost, &template).await.unwrap();
-        assert_eq!(node.reserved().len(), 3);
-        // The power goes: everything under the run directory is gone, and one record was never written to disk.
-        for point in node.mounts().iter().rev() {
-            umount2(point, MntFlags::MNT_DETACH).unwrap();
-        }
-        fs::remove_dir_all(node.dir.path().join("run")).unwrap();
-        fs::write(node.dir.path().join(format!("state/network/{}.json", kept.uid)), "").unwrap();
-        fs::remove_file(node.dir.path().join(format!("state/network/{}.json", lost.uid))).unwrap();
-        fs::write(node.dir.path().join("state/cni/daemonlet/198.18.200.1"), "").unwrap();
-
-        let sandboxes = node.open();
-        let state = sandboxes.inspect(&kept.uid, &template).await;
-        assert!(matches!(state, SandboxState::Broken { .. }), "{state:?}");
-        sandboxes.release_unknown(&BTreeSet::from([kept.uid.clone()])).await.unwrap();
-        assert_eq!(node.reserved().len(), 1);
-        sandboxes.tear_down(&kept.uid).await.unwrap();
-        assert_eq!(sandboxes.inspect(&kept.uid, &template).await, SandboxState::Absent);
-        for record in [&orphan, &lost] {
-            sandboxes.tear_down(&record.uid).await.unwrap();
-        }
-        assert_eq!(sandboxes.list().await.unwrap(), []);
-    });
-}
-
-#[test]
-fn without_plugins_nothing_is_reserved_and_the_error_says_where_they_were_looked_for() {
-    on_a_node(|node| async move {
-        let mut config = node.config();
-        config.cni_bin_dirs = vec!["/nowhere".into()];
-        let (sandboxes, record, template) = (NodeSandboxes::open(config).unwrap(), pod("alone"), template());
-        sandboxes.set_up(&record, &template).await.unwrap();
-        let error = sandboxes.connect(&record, &template).await.unwrap_err();
-        assert!(error.message.contains("bridge is in none of /nowhere"), "{error}");
-        // With the plugins back, the half-made record stands in nobody's way.
-        node.open().tear_down(&record.uid).await.unwrap();
-    });
-}
-
-#[test]
-fn with_two_ranges_a_pod_gets_an_address_of_each_family() {
-    on_a_node(|node| async move {
-        let mut config = node.config();
-        config.pod_cidrs.push("fd00:88::/64".parse().unwrap());
-        let (sandboxes, record, template) = (NodeSandboxes::open(config).unwrap(), pod("dual"), template());
-        sandboxes.set_up(&record, &template).await.unwrap();
-        let ips = sandboxes.connect(&record, &template).await.unwrap();
-        assert!(ips.len() == 2 && ips[0].is_ipv4() && ips[1].is_ipv6(), "{ips:?}");
-        let hosts = fs::read_to_string(node.pod_dir(&record).join("etc/hosts")).unwrap();
-        assert!(hosts.ends_with(&format!("{}\tdual\n{}\tdual\n", ips[0], ips[1])), "{hosts}");
-        sandboxes.tear_down(&record.uid).await.unwrap();
-        sandboxes.close_down().await.unwrap();
     });
 }
 
@@ -529,33 +237,6 @@ fn volumes_are_checked_and_removal_stays_within_the_pods_own() {
         sandboxes.tear_down(&record.uid).await.unwrap();
         assert!(host("made/here/kept").exists());
         assert!(!image_volume.exists());
-    });
-}
-
-#[test]
-fn thirty_pods_at_once_get_thirty_addresses() {
-    on_a_node(|node| async move {
-        let (sandboxes, template) = (node.open(), template());
-        let pods: Vec<Record> = (0..30).map(|i| pod(&format!("many-{i}"))).collect();
-        let mut tasks = tokio::task::JoinSet::new();
-        for record in pods.clone() {
-            let (sandboxes, template) = (sandboxes.clone(), template.clone());
-            tasks.spawn(async move {
-                sandboxes.set_up(&record, &template).await.unwrap();
-                sandboxes.connect(&record, &template).await.unwrap()
-            });
-        }
-        let ips: BTreeSet<IpAddr> = tasks.join_all().await.into_iter().flatten().collect();
-        assert_eq!(ips.len(), 30);
-        let rules = Command::new("iptables").args(["-w", "-t", "nat", "-S", "POSTROUTING"]).output().unwrap();
-        let rules = String::from_utf8(rules.stdout).unwrap();
-        assert_eq!(rules.matches("MASQUERADE").count(), 1, "{rules}");
-        let rules = Command::new("iptables").args(["-w", "-S", "FORWARD"]).output().unwrap();
-        let rules = String::from_utf8(rules.stdout).unwrap();
-        assert_eq!(rules.matches("daemonlet0").count(), 2, "{rules}");
-        for record in &pods {
-            sandboxes.tear_down(&record.uid).await.unwrap();
-        }
     });
 }
 

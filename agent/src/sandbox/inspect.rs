@@ -1,0 +1,55 @@
+//! What stands of a pod's sandbox, without changing anything: some thirty system calls, a tenth of a millisecond.
+//!
+//! Driven by `sandbox`, inline. Every part is looked at, because any of them may be missing after a power cut, an
+//! interrupted set-up or a stranger's unmount.
+
+use pod::name::Uid;
+use pod::observed::SandboxState;
+use pod::spec::PodTemplate;
+
+use super::cgroups::numbers::limits;
+use super::{Shared, chain, files, mounts, namespaces};
+
+impl Shared {
+    pub(super) fn inspect(&self, uid: &Uid, template: &PodTemplate) -> SandboxState {
+        let broken = |reason: String| SandboxState::Broken { reason };
+        let (pod_dir, spec) = (self.pod_dir(uid), &template.spec);
+        let connection = self.network.is_stale(uid, &self.netns(uid));
+        if !pod_dir.exists() {
+            return match connection {
+                Ok(true) => broken("its network namespace is gone, its address is still recorded".into()),
+                Err(error) => broken(chain(&error)),
+                Ok(false) if self.state_dir(uid).exists() => broken("its directory is left over".into()),
+                Ok(false) if self.cgroups.exists(uid) => broken("its cgroup is left over".into()),
+                Ok(false) => SandboxState::Absent,
+            };
+        }
+        if !pod_dir.join("made").exists() {
+            return broken("its set-up was interrupted".into());
+        }
+        for kind in namespaces::own_kinds(spec.host_network, spec.host_ipc) {
+            let path = pod_dir.join("ns").join(kind.file());
+            if !namespaces::is_pinned(&path) {
+                return broken(format!("its {} namespace is not pinned at {}", kind.oci(), path.display()));
+            }
+        }
+        if !mounts::is_mount_root(&pod_dir) {
+            return broken(format!("{} is not mounted", pod_dir.display()));
+        }
+        if let Some(reason) = files::missing(&pod_dir, spec.host_ipc) {
+            return broken(reason);
+        }
+        if !self.cgroups.stands(uid, limits(spec).class) {
+            return broken("its cgroup is gone".into());
+        }
+        if spec.host_network {
+            return SandboxState::Connected { ips: self.node_addresses.get(&self.config.bridge) };
+        }
+        match (connection, self.network.addresses(uid, &self.netns(uid))) {
+            (Ok(true), _) => broken("its recorded address belongs to another network namespace".into()),
+            (Ok(false), Ok(Some(ips))) => SandboxState::Connected { ips },
+            (Ok(false), Ok(None)) => SandboxState::Made,
+            (Err(error), _) | (_, Err(error)) => broken(chain(&error)),
+        }
+    }
+}
