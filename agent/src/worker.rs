@@ -174,14 +174,14 @@ impl<M: Machine> Worker<M> {
                 self.shared.board.publish(&self.key, None);
                 return;
             }
-            let wake_at = [planned.wake_at, self.look_again, self.sweep_again()].into_iter().flatten().min();
-            self.wait(wake_at).await;
+            let wake_at = [planned.wake_at, self.look_again, self.leftovers_again(now)].into_iter().flatten().min();
+            self.wait(wake_at, stopping).await;
         }
     }
 
     /// Every arm may be dropped half-way: a watch and a Notify keep what they were told, a JoinSet its results, a
     /// channel its messages, and a timer is set anew.
-    async fn wait(&mut self, wake_at: Option<Moment>) {
+    async fn wait(&mut self, wake_at: Option<Moment>, stopping: bool) {
         let clock = self.shared.machine.clock();
         let timer = async {
             match wake_at {
@@ -189,10 +189,10 @@ impl<M: Machine> Worker<M> {
                 None => std::future::pending().await,
             }
         };
-        let mut stopping = self.shared.stopping.clone();
+        let mut told = self.shared.stopping.clone();
         let stop = async {
-            let already = *stopping.borrow_and_update();
-            if already || stopping.changed().await.is_err() {
+            // Known already: now it is the jobs that are waited for.
+            if stopping || told.wait_for(|stop| *stop).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
@@ -345,10 +345,10 @@ impl<M: Machine> Worker<M> {
         }
     }
 
-    /// When a leftover that could not be removed is tried again.
-    fn sweep_again(&self) -> Option<Moment> {
-        let waiting = |record: &Record| self.failures.get(&StepKey::Forget(record.uid.clone())).map(|f| f.not_before);
-        self.leftovers.iter().filter_map(waiting).min()
+    /// When a leftover that could not be removed is tried again. What is in flight ends by itself.
+    fn leftovers_again(&self, now: Now) -> Option<Moment> {
+        let failures = self.leftovers.iter().filter_map(|r| self.failures.get(&StepKey::Forget(r.uid.clone())));
+        failures.map(|f| f.not_before).filter(|moment| *moment > now.boot).min()
     }
 
     fn is_waiting(&self, key: &StepKey, now: Now) -> bool {
