@@ -1,7 +1,7 @@
 #!/bin/sh
 # `make run`: from a fresh Debian machine with Rust to running daemons. Sets up, builds, starts a containerd of its own (unless
 # CONTAINERD names the socket of one that runs) and the agent with manifests/, shows a table until every daemon is ready, and stays.
-# Ctrl-C ends the table, not the daemons; `make stop` undoes everything.
+# LISTEN=127.0.0.1:PORT: where the agent's own port is taken. Ctrl-C ends the table, not the daemons; `make stop` undoes everything.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -64,6 +64,7 @@ CONFIG
     setsid "$bin/daemonlet" agent --run-dir "$sockets" --state-dir "$run/state" --log-dir "$run/log" \
         --manifest-dir "$run/manifests" --image-dir "$run/images" \
         --containerd "$containerd_socket" --containerd-namespace "$namespace" --cgroup-root "$cgroup_root" \
+        ${LISTEN:+--listen "$LISTEN"} \
         >>"$run/agent.log" 2>&1 </dev/null &
     record agent $!
 fi

@@ -55,7 +55,7 @@ pub struct CreateRun<'a> {
 pub struct Sandbox {
     /// Namespace files to join, by OCI name (`network`, `ipc`, `uts`); a namespace that is not here is the host's.
     pub namespaces: BTreeMap<String, PathBuf>,
-    /// The pod's cgroup in the form that `linux.cgroupsPath` of a container takes; see [`Sandbox::cgroups_path`].
+    /// The pod's cgroup in the form that `linux.cgroupsPath` of a container takes; see [`CgroupParent::cgroups_path`].
     pub cgroup: CgroupParent,
     /// Bind mounts that every container gets unless it mounts the place itself: container path to host path
     /// (/etc/hosts, /etc/hostname, /etc/resolv.conf, /dev/shm).

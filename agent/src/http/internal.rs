@@ -1,7 +1,7 @@
 //! The socket's interface for client words, version 1. Internal: the same program speaks both ends.
 //!
-//! GET /v1/<kind>: `{"items": […]}`; with ?watch=1 one `{"type": …, "object": …}` a line: all that there is as ADDED,
-//! then each change as it comes. POST /v1/pods/<uid>/delete. Errors are `{"error": "…"}`.
+//! `GET /v1/<kind>`: `{"items": […]}`; with ?watch=1 one `{"type": …, "object": …}` a line: all that there is as ADDED,
+//! then each change as it comes. `POST /v1/pods/<uid>/delete`. Errors are `{"error": "…"}`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -242,7 +242,7 @@ fn apparmor_profile(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Option<S
     }
 }
 
-/// The container's, else the image's, else `/`. The image's is untrusted, and one below /proc/<n>/fd has led out of
+/// The container's, else the image's, else `/`. The image's is untrusted, and one below `/proc/<n>/fd` has led out of
 /// the container (CVE-2024-21626).
 fn working_dir(inputs: &Inputs<'_>) -> Result<PathBuf, SpecError> {
     let image = Some(&inputs.image.config.working_dir).filter(|dir| !dir.is_empty());

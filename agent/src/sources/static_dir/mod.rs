@@ -2,7 +2,7 @@
 //!
 //! Driven by its own thread, so that a file system that hangs holds up nothing else; the composition root starts it
 //! with [`follow`]. It must not know what the manifests ask for, what runs, or which of two claims counts: it delivers
-//! the facts, `merge` decides. Reading order: [`directory`] (what there is), [`file`] (one file), [`chain`] (where the
+//! the facts, `merge` decides. Reading order: [`directory`] (what there is), [`mod@file`] (one file), [`chain`] (where the
 //! directory really lies), [`notice`] (what inotify says).
 
 mod chain;

@@ -1,6 +1,6 @@
 //! Images in containerd: found by name, imported from archives, unpacked, described.
 //!
-//! Driven by the runtime (`prepare`, `facts`) and by the image directory (`import`). Reading order: [`reference`],
+//! Driven by the runtime (`prepare`, `facts`) and by the image directory (`import`). Reading order: [`mod@reference`],
 //! [`tarball`], [`bundle`], [`import`], [`resolve`], [`unpack`], [`prepare`]. Knows nothing of pods but the container's image and pull
 //! policy. A pull from a registry is not built: the image directory is the way in.
 
