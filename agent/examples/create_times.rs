@@ -67,7 +67,7 @@ async fn main() {
         name: "times-node".into(),
         revision: "r".into(),
         origin: Origin { source: Source::Static, file: String::new(), line: 1 },
-        document: serde_json::Value::Null,
+        document: serde_json::Value::Null.into(),
         admitted_at: jiff::Timestamp::UNIX_EPOCH,
         generation: 1,
         boot_id: String::new(),

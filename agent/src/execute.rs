@@ -1,6 +1,7 @@
 //! Does one step, exactly as planned: no policy. Driven by a worker; acts only through the seams.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use pod::desired::DesiredPod;
 use pod::name::{RunKey, Uid, WorkloadKey};
@@ -16,7 +17,7 @@ use crate::seams::{CreateRun, LogPipes, Machine, Runtime, Sandboxes, StepError};
 #[derive(Debug, Clone)]
 pub struct Admitted {
     pub record: Record,
-    pub template: PodTemplate,
+    pub template: Arc<PodTemplate>,
 }
 
 /// A step together with everything that it needs: owned, so that it outlives the worker's next look.

@@ -18,6 +18,10 @@ fn main() -> ExitCode {
     }
 }
 
+/// Threads for what may block: small files, mounts, calls of the log keeper. Each has a stack and a heap of its own, so
+/// there are as few as keep a burst of pods moving while one of them hangs.
+const BLOCKING_THREADS_MAX: usize = 8;
+
 fn run_agent(args: AgentArgs, run_dir: Option<std::path::PathBuf>) -> ExitCode {
     let AgentArgs { config: file, mut settings } = args;
     settings.run_dir = run_dir;
@@ -34,7 +38,8 @@ fn run_agent(args: AgentArgs, run_dir: Option<std::path::PathBuf>) -> ExitCode {
     };
     log_to_stderr();
     // One thread: the agent waits far more than it works, and each further stack and heap is memory on every node.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = match runtime.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build() {
         Ok(runtime) => runtime,
         Err(why) => {
             eprintln!("daemonlet: cannot start: {why}");

@@ -189,7 +189,7 @@ mod tests {
             name: "a-node".into(),
             revision: "r".into(),
             origin: Origin { source: Source::Static, file: "a.yaml".into(), line: 1 },
-            document: serde_json::json!({"kind": "Pod"}),
+            document: serde_json::json!({"kind": "Pod"}).into(),
             admitted_at: jiff::Timestamp::UNIX_EPOCH,
             generation,
             boot_id: "b".into(),

@@ -1,6 +1,7 @@
 //! What is wanted of this node: the values that flow from sources through `merge` to the workers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,13 +30,14 @@ pub enum Source {
 #[derive(Debug, Clone, PartialEq)]
 pub struct DesiredPod {
     pub workload: WorkloadKey,
-    pub template: PodTemplate,
+    /// Shared: the desired set, its worker and the board hold the same one.
+    pub template: Arc<PodTemplate>,
     /// Equal revisions are the same running thing (`digest`): lower-case letters and digits, at most 10 of them.
     pub revision: String,
     pub update: UpdateStrategy,
     pub origin: Origin,
     /// The document as received, as JSON: what the record keeps.
-    pub document: serde_json::Value,
+    pub document: Arc<serde_json::Value>,
 }
 
 /// `spec.updateStrategy` of a DaemonSet; a Pod document always rolls.

@@ -16,6 +16,7 @@ mod sandbox;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::desired::Wanted;
 use crate::name::Uid;
@@ -65,7 +66,7 @@ pub struct View<'a> {
 #[derive(Debug, Clone)]
 pub struct PodView {
     pub record: Record,
-    pub template: PodTemplate,
+    pub template: Arc<PodTemplate>,
     pub sandbox: SandboxState,
     pub containers: Vec<ObservedContainer>,
     /// By container name.
@@ -150,7 +151,7 @@ pub enum Change {
     /// All containers ended and none is to run again.
     Finished,
     /// Labels, annotations or the update strategy changed, the running thing did not: same uid, new document.
-    Document { document: serde_json::Value, origin: crate::desired::Origin },
+    Document { document: Arc<serde_json::Value>, origin: crate::desired::Origin },
     /// Another boot: moments are void, back-off starts anew.
     NewBoot,
 }

@@ -2,6 +2,7 @@
 //! the state directory. What *runs* is containerd's to know and is not here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ pub struct Record {
     pub revision: String,
     pub origin: Origin,
     /// The document as received.
-    pub document: serde_json::Value,
+    pub document: Arc<serde_json::Value>,
     pub admitted_at: jiff::Timestamp,
     /// Counts the admissions of this workload on this node, from 1.
     pub generation: u64,

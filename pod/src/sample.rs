@@ -66,10 +66,10 @@ pub fn desired(workload: &WorkloadKey, template: PodTemplate) -> DesiredPod {
     DesiredPod {
         workload: workload.clone(),
         revision: digest::revision(workload.kind, &template),
-        template,
+        template: template.into(),
         update: UpdateStrategy::RollingUpdate,
         origin: origin("a.yaml"),
-        document: serde_json::json!({}),
+        document: serde_json::json!({}).into(),
     }
 }
 
@@ -81,7 +81,7 @@ pub fn record(uid: &str) -> Record {
         name: "d-xxxxx".into(),
         revision: "r".into(),
         origin: origin("a.yaml"),
-        document: serde_json::json!({}),
+        document: serde_json::json!({}).into(),
         admitted_at: jiff::Timestamp::UNIX_EPOCH,
         generation: 1,
         boot_id: "boot".into(),

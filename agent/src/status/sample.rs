@@ -53,7 +53,7 @@ pub fn view() -> PodView {
         name: "ds-abcde".into(),
         revision: "rev1".into(),
         origin: Origin { source: Source::Static, file: "/m/ds.yaml".into(), line: 1 },
-        document: json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "img:1"}]}}}}),
+        document: json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "img:1"}]}}}}).into(),
         admitted_at: at(100),
         generation: 1,
         boot_id: "b".into(),
@@ -63,7 +63,7 @@ pub fn view() -> PodView {
     let labels = [("name".to_owned(), "ds".to_owned())].into();
     PodView {
         record,
-        template: PodTemplate { labels, annotations: BTreeMap::new(), spec },
+        template: PodTemplate { labels, annotations: BTreeMap::new(), spec }.into(),
         sandbox: SandboxState::Connected { ips: vec!["10.0.0.5".parse().unwrap()] },
         containers: vec![],
         images: BTreeMap::new(),

@@ -72,7 +72,7 @@ fn a_pod_that_has_not_started_is_pending() {
 fn a_finished_pod_is_succeeded_or_failed_by_its_exit_codes() {
     for (code, phase) in [(0, "Succeeded"), (1, "Failed")] {
         let mut view = view();
-        view.template.spec.restart_policy = RestartPolicy::Never;
+        std::sync::Arc::make_mut(&mut view.template).spec.restart_policy = RestartPolicy::Never;
         view.record.lifecycle = Lifecycle::Finished;
         let memory = ContainerMemory { started_attempt: Some(0), last: Some(ended(0, code)), ..Default::default() };
         view.record.containers.insert("c".into(), memory);
@@ -96,10 +96,10 @@ fn a_terminating_pod_says_when_it_is_killed() {
 #[test]
 fn quality_of_service_follows_requests_and_limits() {
     let mut view = view();
-    let resources = &mut view.template.spec.containers[0].resources;
+    let resources = &mut std::sync::Arc::make_mut(&mut view.template).spec.containers[0].resources;
     resources.memory_request = Some(1);
     assert_eq!(phase::qos(&view), "Burstable");
-    let resources = &mut view.template.spec.containers[0].resources;
+    let resources = &mut std::sync::Arc::make_mut(&mut view.template).spec.containers[0].resources;
     (resources.memory_limit, resources.cpu_limit_milli, resources.cpu_request_milli) = (Some(1), Some(5), Some(5));
     assert_eq!(phase::qos(&view), "Guaranteed");
 }

@@ -124,7 +124,7 @@ pub fn record(uid: &str, name: &str) -> Record {
         name: name.into(),
         revision: "r".into(),
         origin: Origin { source: Source::Static, file: "f".into(), line: 1 },
-        document: serde_json::Value::Null,
+        document: serde_json::Value::Null.into(),
         admitted_at: jiff::Timestamp::UNIX_EPOCH,
         generation: 1,
         boot_id: "b".into(),

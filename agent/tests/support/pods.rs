@@ -226,7 +226,7 @@ impl TestPod {
             name: format!("{name}-node-1"),
             revision: "r1".into(),
             origin: Origin { source: Source::Static, file: "test.yaml".into(), line: 1 },
-            document: serde_json::Value::Null,
+            document: serde_json::Value::Null.into(),
             admitted_at: jiff::Timestamp::UNIX_EPOCH,
             generation: 1,
             boot_id: String::new(),

@@ -289,7 +289,7 @@ fn workload(at: &At<'_>, key: WorkloadKey, reading: &Reading<'_>, findings: &mut
         map.insert("apiVersion".into(), version.into());
     }
     let origin = Origin { source: Source::Static, file: reading.file.to_owned(), line: at.node.line };
-    Some(DesiredPod { workload: key, template, revision, update, origin, document })
+    Some(DesiredPod { workload: key, template: template.into(), revision, update, origin, document: document.into() })
 }
 
 /// A kind that may lie beside the workloads it belongs to.

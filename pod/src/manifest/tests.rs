@@ -152,7 +152,7 @@ fn pod(text: &str) -> DesiredPod {
 }
 
 fn container(text: &str) -> Container {
-    pod(text).template.spec.containers.remove(0)
+    pod(text).template.spec.containers[0].clone()
 }
 
 /// The rejections of a text, as they are printed.
@@ -550,7 +550,7 @@ fn record_is_read_back_and_forgives_what_is_only_a_rule() {
         assert_eq!(again, pod);
     }
     let taken = pod(FULL);
-    let mut older = taken.document.clone();
+    let mut older = serde_json::Value::clone(&taken.document);
     older["spec"]["goneField"] = json!(1);
     older["spec"]["hostAliases"] = json!([{"ip": "1.2.3.4"}]);
     older["metadata"]["labels"]["-bad"] = json!("x");

@@ -1,5 +1,7 @@
 //! Whatever happens in whatever order: what must hold holds throughout, and afterwards everything is as wanted.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::model::{Model, Outcome, revision};
@@ -74,9 +76,9 @@ fn shape() -> impl Strategy<Value = Shape> {
 
 fn wanted(n: u8, shape: &Shape, update: UpdateStrategy) -> Wanted {
     let mut pod = revision(n, &["a", "b"][..shape.containers]);
-    pod.template.spec.host_network = shape.host_network;
+    Arc::make_mut(&mut pod.template).spec.host_network = shape.host_network;
     if shape.standby {
-        pod.template.annotations.insert(STANDBY_ANNOTATION.into(), "true".into());
+        Arc::make_mut(&mut pod.template).annotations.insert(STANDBY_ANNOTATION.into(), "true".into());
     }
     pod.update = update;
     pod.revision = crate::digest::revision(pod.workload.kind, &pod.template);
@@ -158,7 +160,7 @@ proptest! {
         exits in prop::collection::vec((0_usize..4, 0_u32..2), 0..12),
     ) {
         let mut first = revision(0, &["a", "b"]);
-        first.template.spec.restart_policy = policy;
+        Arc::make_mut(&mut first.template).spec.restart_policy = policy;
         first.revision = crate::digest::revision(first.workload.kind, &first.template);
         let mut model = Model::new(first);
         model.settle();

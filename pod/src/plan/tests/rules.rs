@@ -1,4 +1,6 @@
 use super::model::{Model, Outcome, revision};
+use std::sync::Arc;
+
 use crate::desired::{UpdateStrategy, Wanted};
 use crate::observed::{ContainerState, ImageState, SandboxState};
 use crate::plan::{Change, Plan, Signal, Step};
@@ -85,7 +87,7 @@ fn container_that_cannot_start_holds_nobody_up() {
 fn container_with_its_address_in_the_environment_is_created_after_the_network() {
     let mut wanted = revision(0, &["a"]);
     let value = EnvValue::Field(PodField::PodIp);
-    wanted.template.spec.containers[0].env.push(EnvVar { name: "IP".into(), value });
+    Arc::make_mut(&mut wanted.template).spec.containers[0].env.push(EnvVar { name: "IP".into(), value });
     let mut model = Model::new(wanted);
     until(&mut model, |s| matches!(s, Step::Create { .. }));
     assert!(matches!(model.pods[0].sandbox, SandboxState::Connected { .. }));
@@ -172,7 +174,7 @@ fn interrupted_creation_is_made_again_and_is_no_restart() {
 #[test]
 fn standing_successor_is_started_at_once() {
     let mut wanted = revision(0, &["a"]);
-    wanted.template.annotations.insert(STANDBY_ANNOTATION.into(), "true".into());
+    Arc::make_mut(&mut wanted.template).annotations.insert(STANDBY_ANNOTATION.into(), "true".into());
     let mut model = Model::new(wanted);
     model.settle();
     assert_eq!(states(&model, 0)[1], (1, &ContainerState::Created));
@@ -341,7 +343,7 @@ fn lost_namespaces_are_made_again_and_the_container_with_them() {
 fn other_words_for_the_same_thing_only_change_the_record() {
     let mut model = running(&["a"]);
     let mut wanted = revision(0, &["a"]);
-    wanted.document = serde_json::json!({"metadata": {"labels": {"new": "yes"}}});
+    wanted.document = serde_json::json!({"metadata": {"labels": {"new": "yes"}}}).into();
     model.wanted = Wanted::Run(Box::new(wanted.clone()));
     let plan = model.plan();
     assert!(matches!(&plan.steps[..], [Step::Remember { change: Change::Document { .. }, .. }]), "{plan:?}");

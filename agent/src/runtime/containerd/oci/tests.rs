@@ -51,7 +51,7 @@ fn case() -> Case {
             name: "a-x7f2k".into(),
             revision: "6d4f".into(),
             origin: Origin { source: Source::Static, file: "a.yaml".into(), line: 1 },
-            document: Value::Null,
+            document: Value::Null.into(),
             admitted_at: jiff::Timestamp::UNIX_EPOCH,
             generation: 1,
             boot_id: String::new(),
