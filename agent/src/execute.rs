@@ -43,7 +43,7 @@ pub enum Outcome {
     ImageReady { uid: Uid, container: String },
     SetUp { uid: Uid },
     Connected { uid: Uid, ips: Vec<IpAddr> },
-    Created { run: RunKey },
+    Created { run: RunKey, image_id: String },
     Started { run: RunKey, pid: u32 },
     Signalled { run: RunKey, signal: Signal },
     Deleted { run: RunKey },
@@ -140,8 +140,8 @@ async fn create<M: Machine>(
         stdout,
         stderr,
     };
-    machine.runtime().create(&create).await?;
-    Ok(Outcome::Created { run })
+    let image_id = machine.runtime().create(&create).await?;
+    Ok(Outcome::Created { run, image_id })
 }
 
 /// An error with all its causes in one line.

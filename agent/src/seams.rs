@@ -115,8 +115,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// Idempotent and quick when it is. Err: `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`, with what is
     /// offered instead.
     fn prepare_image(&self, container: &Container) -> impl Future<Output = Result<(), StepError>> + Send;
-    /// Snapshot, container and task, not started. Idempotent: what an interrupted try left is completed or replaced.
-    fn create(&self, run: &CreateRun<'_>) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// Snapshot, container and task, not started; the image as `<name>@sha256:…`. Idempotent: what an interrupted try
+    /// left is completed or replaced.
+    fn create(&self, run: &CreateRun<'_>) -> impl Future<Output = Result<String, StepError>> + Send;
     /// Starts a created task; the pid. Ok when it already runs.
     fn start(&self, id: &str) -> impl Future<Output = Result<u32, StepError>> + Send;
     /// Sends the signal to the container's first process (Stop) or all (Kill). Ok when it is gone.

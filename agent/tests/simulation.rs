@@ -105,7 +105,13 @@ impl Simulation {
             state.images.extend(["alpha", "beta", "gamma", "delta"].map(|name| format!("image-{name}")));
             let run = RunKey { uid: Uid("foreign".into()), container: "main".into(), attempt: 0 };
             let workload = WorkloadKey { name: "foreign".into(), ..workload(0, 0).workload };
-            let foreign = FakeContainer { workload, run, state: FakeState::Running { pid: 1 }, foreign: true };
+            let foreign = FakeContainer {
+                workload,
+                run,
+                state: FakeState::Running { pid: 1 },
+                image_id: String::new(),
+                foreign: true,
+            };
             state.containers.insert("foreign".into(), foreign);
         }
         Simulation {
@@ -271,6 +277,8 @@ impl Simulation {
             }
         }
         assert!(live.is_empty(), "containers that nobody wants are left: {live:?}");
+        let ids: BTreeSet<&String> = state.containers.iter().filter(|(_, c)| !c.foreign).map(|(id, _)| id).collect();
+        assert_eq!(state.pipes.keys().collect::<BTreeSet<_>>(), ids, "log pipes are left or missing");
         assert_eq!(uids.len(), self.set.workloads.len(), "one pod for every workload");
         assert_eq!(state.sandboxes.keys().cloned().collect::<BTreeSet<_>>(), uids, "sandboxes are left or missing");
         // An older generation alone is a record too: the newest was cut short and nothing has changed since.

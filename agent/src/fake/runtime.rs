@@ -30,7 +30,7 @@ impl Runtime for World {
                 id: id.clone(),
                 workload: c.workload.clone(),
                 run: c.run.clone(),
-                image_id: String::new(),
+                image_id: c.image_id.clone(),
                 state: match c.state {
                     FakeState::NoTask => ContainerState::NoTask,
                     FakeState::Created => ContainerState::Created,
@@ -52,7 +52,7 @@ impl Runtime for World {
         self.told("prepare_image", fate)
     }
 
-    async fn create(&self, run: &CreateRun<'_>) -> Result<(), StepError> {
+    async fn create(&self, run: &CreateRun<'_>) -> Result<String, StepError> {
         self.up()?;
         let fate = self.fate("create").await?;
         let id = run.run.container_id();
@@ -64,6 +64,7 @@ impl Runtime for World {
             workload: run.workload.clone(),
             run: run.run.clone(),
             state: FakeState::NoTask,
+            image_id: image_id(&run.container.image),
             foreign: false,
         };
         let known = state.containers.entry(id.clone()).or_insert(container);
@@ -73,7 +74,8 @@ impl Runtime for World {
             state.story.push(line);
         }
         drop(state);
-        self.told("create", fate)
+        self.told("create", fate)?;
+        Ok(image_id(&run.container.image))
     }
 
     async fn start(&self, id: &str) -> Result<u32, StepError> {
@@ -139,4 +141,9 @@ impl Runtime for World {
         self.up()?;
         Ok("fake://1".into())
     }
+}
+
+/// As an image is called in a status.
+fn image_id(image: &str) -> String {
+    format!("{image}@sha256:0")
 }

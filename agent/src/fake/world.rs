@@ -39,6 +39,7 @@ pub struct FakeContainer {
     pub workload: WorkloadKey,
     pub run: RunKey,
     pub state: FakeState,
+    pub image_id: String,
     /// Not ours: whoever touches it has failed the simulation.
     pub foreign: bool,
 }
@@ -60,6 +61,8 @@ pub struct WorldState {
     /// Names of images that can be had.
     pub images: BTreeSet<String>,
     pub containers: BTreeMap<String, FakeContainer>,
+    /// Ids of the runs whose pipes the log keeper has open.
+    pub pipes: BTreeMap<String, Uid>,
     /// Sandboxes by uid: true once connected.
     pub sandboxes: BTreeMap<Uid, bool>,
     pub files: BTreeMap<PathBuf, FakeFile>,
@@ -139,6 +142,7 @@ impl World {
             container.state = FakeState::NoTask;
         }
         state.sandboxes.clear();
+        state.pipes.clear();
         state.wakes.clear();
         let mut survived = std::mem::take(&mut state.durable_names);
         for file in survived.values_mut() {

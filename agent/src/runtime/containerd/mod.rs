@@ -170,9 +170,9 @@ impl Runtime for Containerd {
         self.images.prepare(container).await
     }
 
-    async fn create(&self, run: &CreateRun<'_>) -> Result<(), StepError> {
+    async fn create(&self, run: &CreateRun<'_>) -> Result<String, StepError> {
         let image = self.images.facts(&run.container.image).await?;
-        self.create_run(run, &image).await
+        self.create_run(run, &image).await.map(|()| image.image_id())
     }
 
     async fn start(&self, id: &str) -> Result<u32, StepError> {
