@@ -140,7 +140,7 @@ async fn a_command_that_does_not_exist_fails_with_its_name_and_leaves_nothing() 
 
     let error = match runtime.create(&run.create).await {
         Err(error) => error,
-        Ok(()) => runtime.start(&run.id()).await.expect_err("nothing to run"),
+        Ok(_) => runtime.start(&run.id()).await.expect_err("nothing to run"),
     };
 
     assert!(error.message.contains("/no/such/thing"), "{error}");

@@ -15,7 +15,7 @@ use agent::board::Board;
 use agent::fake::{FakeContainer, FakeMachine, FakeState, Faults, World};
 use agent::gate::Gate;
 use agent::records::Records;
-use agent::seams::{Machine, Wake};
+use agent::seams::{CreatedRun, Machine, Wake};
 use agent::worker::Shared;
 use agent::workers::{Directory, Workers};
 use pod::desired::{DesiredPod, DesiredSet, Wanted};
@@ -105,7 +105,14 @@ impl Simulation {
             state.images.extend(["alpha", "beta", "gamma", "delta"].map(|name| format!("image-{name}")));
             let run = RunKey { uid: Uid("foreign".into()), container: "main".into(), attempt: 0 };
             let workload = WorkloadKey { name: "foreign".into(), ..workload(0, 0).workload };
-            let foreign = FakeContainer { workload, run, state: FakeState::Running { pid: 1 }, foreign: true };
+            let foreign = FakeContainer {
+                workload,
+                run,
+                state: FakeState::Running { pid: 1 },
+                created: CreatedRun::default(),
+                not_refreshed: String::new(),
+                foreign: true,
+            };
             state.containers.insert("foreign".into(), foreign);
         }
         Simulation {
