@@ -28,13 +28,16 @@ suite() {
 }
 
 # nextest gives each test a process and a bound of its own (.config/nextest.toml); cargo test does as well where nextest is missing.
+# Always the whole workspace: for one package alone cargo would choose other features of its dependencies and build them again.
 if cargo nextest --version >/dev/null 2>&1; then
-    unit() { cargo nextest run --no-fail-fast --status-level fail --package "$@"; }
-    black_box() { cargo nextest run --no-fail-fast --status-level slow --package tests --test "$1" --test-threads "$NODE_THREADS"; }
+    units() { cargo nextest run --workspace --lib --bins --no-fail-fast --status-level fail; }
+    integration() { cargo nextest run --workspace --test "$1" --no-fail-fast --status-level slow; }
+    black_box() { cargo nextest run --workspace --test "$1" --no-fail-fast --status-level slow --test-threads "$NODE_THREADS"; }
 else
     echo "test: cargo-nextest is not installed, using cargo test"
-    unit() { cargo test --quiet --package "$@"; }
-    black_box() { cargo test --quiet --package tests --test "$1" -- --test-threads "$NODE_THREADS"; }
+    units() { cargo test --quiet --workspace --lib --bins; }
+    integration() { cargo test --quiet --workspace --test "$1"; }
+    black_box() { cargo test --quiet --workspace --test "$1" -- --test-threads "$NODE_THREADS"; }
 fi
 
 # --one SUITE: that black-box suite alone, for the loop below and for whoever works on one.
@@ -46,15 +49,15 @@ fi
 suite build cargo build --quiet --workspace --all-targets
 [ -z "$failed" ] || { echo "test: the build failed" >&2; exit 1; }
 
-# Each crate's unit tests and each of its integration tests is a suite; the simulation is one of the agent's, with its own fixed seeds.
-for dir in pod keeper agent; do
-    package=$(sed -n 's/^name = "\(.*\)"/\1/p' "$dir/Cargo.toml" | head -n 1)
-    suite "$dir" unit "$package" --lib --bins
-    for file in "$dir"/tests/*.rs; do
-        [ ! -f "$file" ] || suite "$dir-$(basename "$file" .rs)" unit "$package" --test "$(basename "$file" .rs)"
-    done
+suite units units
+# Each integration test of a crate is a suite; the simulation is one of the agent's, with its own fixed seeds.
+for file in pod/tests/* keeper/tests/* agent/tests/*; do
+    case $file in
+    *.rs) name=$(basename "$file" .rs) ;;
+    *) name=$(basename "$file") && [ -f "$file/main.rs" ] || continue ;;
+    esac
+    suite "${file%%/*}-$name" integration "$name"
 done
-suite tests unit tests --lib --bins
 # Everything under tests/tests is a suite, so that a new one cannot be forgotten here.
 for file in tests/tests/*.rs; do
     suite "$(basename "$file" .rs)" black_box "$(basename "$file" .rs)"

@@ -110,7 +110,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let records = Records::new(&config.state_dir);
     let loaded = records.load(&Disk).await?;
     for (uid, why) in &loaded.damaged {
-        tracing::error!(%uid, why, "a record is damaged in both generations and was set aside as .damaged");
+        tracing::error!(%uid, why, "no generation of a record can be read: its pod is not adopted");
     }
 
     let machine = machine(&config, &node_name, boot_id)?;

@@ -76,13 +76,20 @@ impl<M: Machine> Merging<M> {
 /// Logs what was refused, once: as long as it is refused for the same reason it is not said again.
 fn tell(board: &Board, outcomes: &[Outcome]) {
     let known = board.files();
+    let known: std::collections::BTreeSet<_> = known.iter().map(words).collect();
     for outcome in outcomes {
         let shown = file_outcome(outcome.clone());
-        if shown.state != FileState::Accepted && shown.state != FileState::NoEffect && !known.contains(&shown) {
+        if shown.state != FileState::Accepted && shown.state != FileState::NoEffect && !known.contains(&words(&shown)) {
             tracing::warn!(file = shown.file, line = shown.line, kind = shown.kind, name = shown.name,
                 state = ?shown.state, why = shown.message, "document not taken");
         }
     }
+}
+
+/// All that is said of an outcome, in an order: there may be ten thousand of them.
+fn words(shown: &FileOutcome) -> (&str, u32, &str, &str, &str, FileState, &str) {
+    let FileOutcome { file, line, kind, namespace, name, state, message } = shown;
+    (file, *line, kind, namespace, name, *state, message)
 }
 
 fn file_outcome(outcome: Outcome) -> FileOutcome {

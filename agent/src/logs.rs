@@ -91,8 +91,25 @@ impl LogPipes for Pipes {
 
     async fn forget(&self, record: &Record) -> Result<(), StepError> {
         let dir = format!("pods/{}", pod_dir(record));
-        self.ask(move |keeper| keeper.forget(&dir)).await
+        self.ask(move |keeper| forget(keeper, &dir)).await
     }
+}
+
+/// Removes a pod's logs. Runs whose creation never succeeded, or whose closing was cut short, are still open in the
+/// keeper, and nobody else knows them any more: they are closed here, since no container of the pod is left.
+fn forget(keeper: &Keeper, dir: &str) -> Result<(), keeper::client::Error> {
+    let refused = match keeper.forget(dir) {
+        Err(refused @ keeper::client::Error::Keeper { .. }) => refused,
+        done => return done,
+    };
+    let below = format!("{dir}/");
+    let open = keeper.status()?.containers.into_iter().filter(|container| container.log.starts_with(&below));
+    let mut closed = false;
+    for container in open {
+        keeper.close(&container.id)?;
+        closed = true;
+    }
+    if closed { keeper.forget(dir) } else { Err(refused) }
 }
 
 /// Keeps a keeper running and told of its limits, for as long as the agent lives.
@@ -176,5 +193,60 @@ fn start(program: &Path, run_dir: &Path, log_dir: &Path, limits: LogLimits) {
             std::thread::spawn(move || child.wait());
         }
         Err(e) => tracing::error!(program = %program.display(), error = %e, "the log keeper cannot be started"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixListener;
+
+    use keeper::protocol::{ContainerStatus, Status};
+
+    use super::*;
+
+    /// A keeper that has one container of pod `a` and one of pod `b` open, and what it was asked.
+    fn stand_in(run_dir: &Path) -> std::thread::JoinHandle<Vec<String>> {
+        let listener = UnixListener::bind(run_dir.join(keeper::protocol::SOCKET)).unwrap();
+        std::thread::spawn(move || {
+            let open = |pod: &str| ContainerStatus {
+                id: format!("id-{pod}"),
+                log: format!("pods/ns_{pod}_u/c/0.log"),
+                ..ContainerStatus::default()
+            };
+            let mut status = Status { containers: vec![open("a"), open("b")], ..Status::default() };
+            let mut asked = Vec::new();
+            loop {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut line = String::new();
+                BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let (answer, last) = match words.as_slice() {
+                    ["status"] => (status.render(), false),
+                    ["close", id] => {
+                        status.containers.retain(|c| c.id != *id);
+                        ("ok bytes=0 lines=0 lost=0\n".to_owned(), false)
+                    }
+                    ["forget", dir] if status.containers.iter().any(|c| c.log.starts_with(dir)) => {
+                        ("err close it first\n".to_owned(), false)
+                    }
+                    _ => ("ok\n".to_owned(), true),
+                };
+                stream.write_all(answer.as_bytes()).unwrap();
+                asked.push(line.trim().to_owned());
+                if last {
+                    return asked;
+                }
+            }
+        })
+    }
+
+    #[test]
+    fn a_pod_whose_run_was_never_created_can_be_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let keeper = stand_in(dir.path());
+        forget(&Keeper::new(dir.path()), "pods/ns_a_u").unwrap();
+        let asked = keeper.join().unwrap();
+        assert_eq!(asked, ["forget pods/ns_a_u", "status", "close id-a", "forget pods/ns_a_u"]);
     }
 }

@@ -41,7 +41,10 @@ fn run_agent(args: AgentArgs, run_dir: Option<std::path::PathBuf>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(agent::agent::run(Start { config, flags: settings, config_file: file })) {
+    let outcome = runtime.block_on(agent::agent::run(Start { config, flags: settings, config_file: file }));
+    // A thread may hang for ever in a dead network file system (a hostPath, a directory): a stop does not wait for it.
+    runtime.shutdown_background();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("daemonlet: {why:#}");

@@ -4,7 +4,7 @@
 //! `<state>/records/<uid>` holds the newest generation, `<uid>.old` the one before. A record is written beside,
 //! synced, the newest moved to `.old`, the new one renamed into place, the directory synced: at every instant one
 //! whole generation stands. A line at the top carries format and checksum; a generation that does not match its
-//! checksum is passed over for the older one, and where neither is whole the file is set aside and said so.
+//! checksum is set aside for the older one, and where neither is whole it is said so.
 
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,7 @@ pub struct Records {
 #[derive(Debug, Default)]
 pub struct Loaded {
     pub records: Vec<Record>,
-    /// Records of which no generation is whole: set aside as `<uid>.damaged`, with why.
+    /// Records of which no generation can be read, with why. A newest one that is damaged is `<uid>.damaged` now.
     pub damaged: Vec<(Uid, String)>,
 }
 
@@ -110,29 +110,33 @@ impl Records {
         for uid in uids {
             match self.load_one(files, &uid).await {
                 Ok(record) => loaded.records.push(record),
-                Err(why) => {
-                    let path = self.path(&uid);
-                    // Kept for a person to look at; a failure here changes nothing that matters.
-                    let _ = files.rename(&path, &path.with_extension("damaged")).await;
-                    loaded.damaged.push((uid, why));
-                }
+                Err(why) => loaded.damaged.push((uid, why)),
             }
         }
         Ok(loaded)
     }
 
     async fn load_one(&self, files: &impl Files, uid: &Uid) -> Result<Record, String> {
-        let path = self.path(uid);
+        let newest = self.path(uid);
         let mut why = Vec::new();
-        for path in [path.clone(), path.with_extension("old")] {
+        for path in [newest.clone(), newest.with_extension("old")] {
             let decoded = match files.read(&path, RECORD_LIMIT).await {
                 Ok(content) => decode(&content),
-                Err(e) => Err(e.to_string()),
+                Err(e) => {
+                    // What cannot be read now may be whole: it stays where it is.
+                    why.push(format!("{}: {e}", path.display()));
+                    continue;
+                }
             };
             match decoded {
                 Ok(record) if record.uid == *uid => return Ok(record),
                 Ok(record) => why.push(format!("{}: holds the record of {}", path.display(), record.uid)),
                 Err(e) => why.push(format!("{}: {e}", path.display())),
+            }
+            if path == newest {
+                // Out of the way, or the next save would put it in the place of the older generation, which is whole. Kept
+                // for a person to look at; a failure here changes nothing that matters.
+                let _ = files.rename(&path, &path.with_extension("damaged")).await;
             }
         }
         Err(why.join("; "))
@@ -194,6 +198,46 @@ mod tests {
         }
     }
 
+    /// The disk, until the new generation would be put in its place.
+    struct Cut;
+
+    impl Files for Cut {
+        async fn read(&self, path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+            Disk.read(path, limit).await
+        }
+        async fn write(&self, path: &Path, content: Vec<u8>) -> std::io::Result<()> {
+            Disk.write(path, content).await
+        }
+        async fn sync(&self, path: &Path) -> std::io::Result<()> {
+            Disk.sync(path).await
+        }
+        async fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+            if from.extension().is_some_and(|e| e == "new") {
+                return Err(std::io::Error::other("the power is cut"));
+            }
+            Disk.rename(from, to).await
+        }
+        async fn remove(&self, path: &Path) -> std::io::Result<()> {
+            Disk.remove(path).await
+        }
+        async fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
+            Disk.sync_dir(dir).await
+        }
+        async fn list(&self, dir: &Path) -> std::io::Result<Vec<String>> {
+            Disk.list(dir).await
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_record_that_cannot_be_read_now_is_not_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("records/0a1b");
+        std::fs::create_dir_all(&path).unwrap();
+        let loaded = Records::new(dir.path()).load(&Disk).await.unwrap();
+        assert_eq!(loaded.damaged.len(), 1);
+        assert!(path.exists(), "it was moved");
+    }
+
     #[tokio::test(flavor = "current_thread")]
     async fn damaged_newest_generation_falls_back_to_the_older() {
         let dir = tempfile::tempdir().unwrap();
@@ -210,6 +254,13 @@ mod tests {
         std::fs::write(&path, &content).unwrap();
         assert_eq!(records.load(&Disk).await.unwrap().records, [record(1)]);
 
+        assert!(dir.path().join("records/0a1b.damaged").exists());
+        // A power cut in the middle of the next save: the whole generation is still the one that is found.
+        std::fs::remove_file(dir.path().join("records/0a1b.damaged")).unwrap();
+        records.save(&Cut, &record(3)).await.unwrap_err();
+        assert_eq!(records.load(&Disk).await.unwrap().records, [record(1)]);
+
+        std::fs::write(&path, &content).unwrap();
         std::fs::write(dir.path().join("records/0a1b.old"), &content[..20]).unwrap();
         let loaded = records.load(&Disk).await.unwrap();
         assert!(loaded.records.is_empty());

@@ -31,6 +31,9 @@ use crate::seams::{Clock, Machine, Prepared, Runtime, Sandboxes, StepError};
 /// How soon an unreachable runtime is asked again; its coming back wakes everybody earlier.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
 
+/// Failed admissions whose traces are still to be removed: beyond it no new one is tried before an old one is gone.
+const LEFTOVERS_MAX: usize = 4;
+
 /// Requests that wait for one worker; a person types them.
 pub const REQUESTS_MAX: usize = 4;
 
@@ -104,6 +107,9 @@ pub struct Worker<M: Machine> {
     delivered: BTreeSet<StepKey>,
     /// Containers of this workload that no record speaks of.
     strays: Vec<ObservedContainer>,
+    /// Deletions that have begun and not succeeded. The container may be gone and its log pipes not: then nothing that is
+    /// observed asks for the deletion again.
+    deletions: BTreeMap<StepKey, RunKey>,
     /// Records of admissions that failed, of which something may be on disk all the same.
     leftovers: Vec<Record>,
     failures: BTreeMap<StepKey, Failure>,
@@ -136,6 +142,7 @@ impl<M: Machine> Worker<M> {
             not_refreshed: BTreeMap::new(),
             delivered: BTreeSet::new(),
             strays: Vec::new(),
+            deletions: BTreeMap::new(),
             leftovers: Vec::new(),
             failures: BTreeMap::new(),
             in_flight: BTreeSet::new(),
@@ -145,7 +152,10 @@ impl<M: Machine> Worker<M> {
         };
         for record in records {
             match parse_recorded(&record.document, &record.origin, &worker.shared.context) {
-                Ok(desired) => worker.pods.push(new_view(record, desired)),
+                Ok(desired) => {
+                    worker.resume_deletions(&record);
+                    worker.pods.push(new_view(record, desired));
+                }
                 Err(rejections) => {
                     // Its containers become strays and end; the manifest, if it still stands, starts a new pod.
                     let why = rejections.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
@@ -154,6 +164,17 @@ impl<M: Machine> Worker<M> {
             }
         }
         worker
+    }
+
+    /// A former life of the agent may have been cut short between a run's removal and the closing of its log pipes.
+    fn resume_deletions(&mut self, record: &Record) {
+        for (container, memory) in &record.containers {
+            if let Some(last) = &memory.last {
+                let attempt = last.attempt;
+                let run = RunKey { uid: record.uid.clone(), container: container.clone(), attempt };
+                self.deletions.insert(delete_key(&run), run);
+            }
+        }
     }
 
     /// Runs until nothing is wanted and nothing is left, or the agent stops.
@@ -169,6 +190,7 @@ impl<M: Machine> Worker<M> {
             }
             let now = self.shared.machine.clock().now();
             let mut planned = self.plan(now);
+            self.hold_twins(&mut planned);
             if !stopping {
                 self.start(std::mem::take(&mut planned.steps), now);
             }
@@ -177,7 +199,7 @@ impl<M: Machine> Worker<M> {
                 self.shared.board.publish(&self.key, None);
                 return;
             }
-            let wake_at = [planned.wake_at, self.look_again, self.leftovers_again(now)].into_iter().flatten().min();
+            let wake_at = [planned.wake_at, self.look_again, self.removals_again(now)].into_iter().flatten().min();
             self.wait(wake_at, stopping).await;
         }
     }
@@ -249,7 +271,7 @@ impl<M: Machine> Worker<M> {
                 }
                 self.strays.clear();
                 for container in containers {
-                    shared.directory.own(&container.id, &self.key);
+                    shared.directory.own(&container.id, &container.run.uid, &self.key);
                     match self.pods.iter_mut().find(|v| v.record.uid == container.run.uid) {
                         Some(view) => view.containers.push(container),
                         None => self.strays.push(container),
@@ -300,15 +322,52 @@ impl<M: Machine> Worker<M> {
         self.grant_wishes(now);
         self.remove_leftovers(now);
         if matches!(self.looked, Some(Ok(()))) {
-            for stray in std::mem::take(&mut self.strays) {
-                let run = stray.run;
-                let step =
-                    Step::Delete { uid: run.uid.clone(), container: run.container.clone(), attempt: run.attempt };
-                let key = step.key();
-                if !self.in_flight.contains(&key) && !self.is_waiting(&key, now) {
-                    tracing::warn!(workload = %self.key, %run, "a container without a record is removed");
-                    self.spawn(key, Job::Delete { run });
-                }
+            self.remove_strays(now);
+            self.delete_again(now);
+        }
+    }
+
+    /// Ends containers that no record speaks of; but where it is not known what is wanted, and no pod can take their
+    /// place, the record may only be unreadable: what runs stays until the workload's source has been heard.
+    fn remove_strays(&mut self, now: Now) {
+        if self.pods.is_empty() && matches!(*self.wanted.borrow(), Wanted::Hold { .. }) {
+            return;
+        }
+        for run in self.strays.iter().map(|stray| stray.run.clone()).collect::<Vec<_>>() {
+            let key = delete_key(&run);
+            if !self.in_flight.contains(&key) && !self.is_waiting(&key, now) {
+                tracing::warn!(workload = %self.key, %run, "a container without a record is removed");
+                self.spawn(key, Job::Delete { run });
+            }
+        }
+    }
+
+    /// Repeats deletions that failed after the container was gone. What is still observed is the plan's to decide.
+    fn delete_again(&mut self, now: Now) {
+        for (key, run) in self.deletions.clone() {
+            let observed = self.pods.iter().flat_map(|view| &view.containers).chain(&self.strays);
+            if !observed.into_iter().any(|c| c.run == run)
+                && !self.in_flight.contains(&key)
+                && !self.is_waiting(&key, now)
+            {
+                self.spawn(key, Job::Delete { run });
+            }
+        }
+    }
+
+    /// A container without a record may still run: no other of its name starts beside it.
+    fn hold_twins(&self, planned: &mut Plan) {
+        for stray in self.strays.iter().filter(|c| !matches!(c.state, ContainerState::Exited { .. })) {
+            let twin = |step: &Step| matches!(step, Step::Start { container, .. } if *container == stray.run.container);
+            if let Some(Step::Start { uid, container, .. }) = planned.steps.iter().find(|step| twin(step)) {
+                planned.waiting_for.push(Waiting {
+                    uid: Some(uid.clone()),
+                    container: Some(container.clone()),
+                    reason: "ContainerCreating".into(),
+                    message: format!("waits for the end of {}, a container without a record", stray.run),
+                    until: None,
+                });
+                planned.steps.retain(|step| !twin(step));
             }
         }
     }
@@ -349,10 +408,13 @@ impl<M: Machine> Worker<M> {
         }
     }
 
-    /// When a leftover that could not be removed is tried again. What is in flight ends by itself.
-    fn leftovers_again(&self, now: Now) -> Option<Moment> {
-        let failures = self.leftovers.iter().filter_map(|r| self.failures.get(&StepKey::Forget(r.uid.clone())));
-        failures.map(|f| f.not_before).filter(|moment| *moment > now.boot).min()
+    /// When something that could not be removed, and that no plan speaks of, is tried again. What is in flight ends by
+    /// itself.
+    fn removals_again(&self, now: Now) -> Option<Moment> {
+        let leftovers = self.leftovers.iter().map(|record| StepKey::Forget(record.uid.clone()));
+        let strays = self.strays.iter().map(|stray| delete_key(&stray.run));
+        let keys = leftovers.chain(strays).chain(self.deletions.keys().cloned());
+        keys.filter_map(|key| self.failures.get(&key).map(|f| f.not_before)).filter(|moment| *moment > now.boot).min()
     }
 
     fn is_waiting(&self, key: &StepKey, now: Now) -> bool {
@@ -362,6 +424,18 @@ impl<M: Machine> Worker<M> {
     fn spawn(&mut self, key: StepKey, job: Job) {
         let shared = self.shared.clone();
         let workload = self.key.clone();
+        match &job {
+            Job::Delete { run } => {
+                self.deletions.insert(key.clone(), run.clone());
+            }
+            // It takes over whatever a deletion has left of the run.
+            Job::Create { pod, container, attempt, .. } => {
+                let container = pod.template.spec.containers[*container].name.clone();
+                let run = RunKey { uid: pod.record.uid.clone(), container, attempt: *attempt };
+                self.deletions.remove(&delete_key(&run));
+            }
+            _ => {}
+        }
         self.in_flight.insert(key.clone());
         self.jobs.spawn(async move {
             let ground = Ground {
@@ -383,6 +457,9 @@ impl<M: Machine> Worker<M> {
         match step {
             Step::Admit => {
                 let Wanted::Run(wanted) = &*self.wanted.borrow() else { return None };
+                if self.leftovers.len() >= LEFTOVERS_MAX {
+                    return None;
+                }
                 let record = self.admit(wanted, now);
                 self.shared.directory.claim(&record);
                 // Until its admission is known to have succeeded.
@@ -409,7 +486,8 @@ impl<M: Machine> Worker<M> {
                 let not_refreshed =
                     self.not_refreshed.get(&(uid.clone(), container.clone())).cloned().unwrap_or_default();
                 let job = Job::Create { pod: admitted(view), container: index, attempt, not_refreshed };
-                self.shared.directory.own(&run(uid, container, attempt).container_id(), &self.key);
+                let run = run(uid, container, attempt);
+                self.shared.directory.own(&run.container_id(), &run.uid, &self.key);
                 Some(job)
             }
             Step::Start { uid, container, attempt } => Some(Job::Start { run: run(uid, container, attempt) }),
@@ -525,7 +603,10 @@ impl<M: Machine> Worker<M> {
             }
             Outcome::Deleted { run } => {
                 self.shared.directory.disown(&run.container_id());
-                self.delivered.retain(|key| !matches!(key, StepKey::Run(u, c, a, _) if (u, c, *a) == (&run.uid, &run.container, run.attempt)));
+                self.deletions.remove(&delete_key(&run));
+                self.strays.retain(|stray| stray.run != run);
+                self.delivered.retain(|key| !is_of_run(key, &run));
+                self.failures.retain(|key, _| !is_of_run(key, &run));
                 if let Some(view) = self.view_mut(&run.uid) {
                     view.containers.retain(|c| c.run != run);
                 }
@@ -649,6 +730,7 @@ impl<M: Machine> Worker<M> {
             && self.pods.is_empty()
             && self.jobs.is_empty()
             && self.strays.is_empty()
+            && self.deletions.is_empty()
             && self.leftovers.is_empty()
             && matches!(self.looked, Some(Ok(())))
     }
@@ -717,6 +799,14 @@ fn pod_name(key: &WorkloadKey, node: &str, random: [u8; 16]) -> String {
             format!("{}-{}", &key.name[..cut], suffix.collect::<String>())
         }
     }
+}
+
+fn delete_key(run: &RunKey) -> StepKey {
+    Step::Delete { uid: run.uid.clone(), container: run.container.clone(), attempt: run.attempt }.key()
+}
+
+fn is_of_run(key: &StepKey, run: &RunKey) -> bool {
+    matches!(key, StepKey::Run(uid, container, attempt, _) if (uid, container, *attempt) == (&run.uid, &run.container, run.attempt))
 }
 
 fn step_uid(key: &StepKey) -> Option<&Uid> {

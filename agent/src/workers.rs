@@ -36,14 +36,14 @@ pub struct Directory {
 
 #[derive(Debug, Default)]
 struct DirectoryState {
-    containers: HashMap<String, WorkloadKey>,
+    containers: HashMap<String, (WorkloadKey, Uid)>,
     uids: BTreeMap<Uid, Recorded>,
 }
 
 impl Directory {
     /// The container's events go to this workload's worker.
-    pub fn own(&self, id: &str, key: &WorkloadKey) {
-        self.state().containers.insert(id.to_owned(), key.clone());
+    pub fn own(&self, id: &str, uid: &Uid, key: &WorkloadKey) {
+        self.state().containers.insert(id.to_owned(), (key.clone(), uid.clone()));
     }
 
     pub fn disown(&self, id: &str) {
@@ -51,7 +51,7 @@ impl Directory {
     }
 
     fn owner(&self, id: &str) -> Option<WorkloadKey> {
-        self.state().containers.get(id).cloned()
+        self.state().containers.get(id).map(|(key, _)| key.clone())
     }
 
     /// The uid has, or is about to have, this record.
@@ -59,8 +59,12 @@ impl Directory {
         self.state().uids.insert(record.uid.clone(), Recorded::from(record));
     }
 
+    /// The pod is gone, and with it every run of it: also those whose creation never succeeded.
     pub fn unclaim(&self, uid: &Uid) {
-        self.state().uids.remove(uid);
+        let mut state = self.state();
+        state.uids.remove(uid);
+        state.containers.retain(|_, (_, of)| of != uid);
+        drop(state);
         self.freed.send_replace(());
     }
 
@@ -189,7 +193,8 @@ impl<M: Machine> Workers<M> {
         if let Some(key) = self.by_task.remove(&id) {
             self.workers.remove(&key);
             // It may have been wanted again in the very moment in which it ended.
-            if matches!(self.desired.borrow_and_update().wanted(&key), Wanted::Run(_)) {
+            // Only looked at: a set that has come meanwhile is still to be told to all the others.
+            if matches!(self.desired.borrow().wanted(&key), Wanted::Run(_)) {
                 self.seat(key, Vec::new());
             }
         }
@@ -254,7 +259,7 @@ impl<M: Machine> Workers<M> {
     fn adopt(&mut self, found: Option<Found>) {
         let Some(found) = found else { return };
         for container in found.containers {
-            self.shared.directory.own(&container.id, &container.workload);
+            self.shared.directory.own(&container.id, &container.run.uid, &container.workload);
             if !self.workers.contains_key(&container.workload) {
                 self.seat(container.workload, Vec::new());
             }

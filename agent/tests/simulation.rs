@@ -278,6 +278,8 @@ impl Simulation {
             }
         }
         assert!(live.is_empty(), "containers that nobody wants are left: {live:?}");
+        let ids: BTreeSet<&String> = state.containers.iter().filter(|(_, c)| !c.foreign).map(|(id, _)| id).collect();
+        assert_eq!(state.pipes.keys().collect::<BTreeSet<_>>(), ids, "log pipes are left or missing");
         assert_eq!(uids.len(), self.set.workloads.len(), "one pod for every workload");
         assert_eq!(state.sandboxes.keys().cloned().collect::<BTreeSet<_>>(), uids, "sandboxes are left or missing");
         // An older generation alone is a record too: the newest was cut short and nothing has changed since.

@@ -16,7 +16,8 @@ PATIENCE=90
 # Twice the agent's idle beat, so that a live agent is never late, and short enough to wait for.
 TEST_WATCHDOG=20
 
-ok() { echo "ok $*"; }
+# Each outcome with the seconds since the boot, to see where the time goes.
+ok() { echo "ok $* ($(cut -d. -f1 /proc/uptime) s)"; }
 fail() {
     echo "FAIL $*"
     failed=yes
@@ -142,6 +143,13 @@ no_unit_failed() {
 }
 # The status may lag behind a kill for a moment: what containerd lists counts as well.
 replaced() { running 2 && ! kill -0 "$1" 2>/dev/null && alive "$(tasks)" && [ "$(tasks | wc -l)" = 2 ]; }
+# One keeper, and it is the unit's: an agent that starts one of its own takes it from systemd's care.
+unit_has_the_keeper() {
+    now=$(property daemonlet-logkeeper MainPID)
+    all=$(pidof daemonlet-logkeeper)
+    [ "$now" != 0 ] && [ "$now" != "$1" ] && is "every keeper" "$all" "$now" && daemonlet doctor | grep 'log keeper' | grep -q 'reads 2 containers'
+}
+log_has() { daemonlet logs ds/fluentd-elasticsearch -n kube-system | grep "$1"; }
 says_oom_killed() { daemonlet get pods -o json | grep -q OOMKilled; }
 ended() { ! kill -0 "$1" 2>/dev/null; }
 
@@ -204,6 +212,16 @@ first_boot() {
     rm /etc/daemonlet/manifests/hungry.yaml
     eventually a_removed_pod_leaves_no_slice same_slices "$slices"
     check no_unit_is_left_failed no_unit_failed
+    keeper=$(property daemonlet-logkeeper MainPID)
+    kill -KILL "$keeper"
+    eventually a_killed_keeper_is_its_units_again unit_has_the_keeper "$keeper"
+    keeper=$(property daemonlet-logkeeper MainPID)
+    sleep 5
+    check one_keeper_stays is "the keeper" "$(property daemonlet-logkeeper MainPID) $(pidof daemonlet-logkeeper)" "$keeper $keeper"
+    keeper=$(property daemonlet-logkeeper MainPID)
+    check the_keeper_restarts systemctl restart daemonlet-logkeeper
+    eventually a_restarted_keeper_is_its_units_again unit_has_the_keeper "$keeper"
+    check the_log_is_there log_has 'stand-in fluentd: running on fluentd-elasticsearch-'
     pid=$(grep -lx fluentd /proc/[0-9]*/comm | head -n 1 | cut -d/ -f3)
     slice=$(slice_of "$pid")
     check the_adopted_pod_has_a_slice test -n "$slice"

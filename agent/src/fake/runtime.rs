@@ -68,7 +68,7 @@ impl Runtime for World {
         }
         let adapted =
             if run.container.security.privileged { "capabilities not given: the simulation has none" } else { "" };
-        let created = CreatedRun { image_id: format!("{}@sha256:0", run.container.image), adapted: adapted.to_owned() };
+        let created = CreatedRun { image_id: image_id(&run.container.image), adapted: adapted.to_owned() };
         let container = FakeContainer {
             created: created.clone(),
             not_refreshed: run.not_refreshed.to_owned(),
@@ -155,4 +155,9 @@ impl Runtime for World {
     fn missing_capabilities(&self) -> Vec<String> {
         vec!["SYS_RESOURCE".into()]
     }
+}
+
+/// As an image is called in a status.
+fn image_id(image: &str) -> String {
+    format!("{image}@sha256:0")
 }

@@ -63,18 +63,21 @@ impl Sandboxes for World {
 impl LogPipes for World {
     async fn open(&self, _record: &Record, run: &RunKey) -> Result<(PathBuf, PathBuf), StepError> {
         let fate = self.fate("open").await?;
+        self.state().pipes.insert(run.container_id(), run.uid.clone());
         self.told("open", fate)?;
         let dir = PathBuf::from("/fake/logs").join(run.container_id());
         Ok((dir.join("stdout"), dir.join("stderr")))
     }
 
-    async fn close(&self, _id: &str) -> Result<(), StepError> {
+    async fn close(&self, id: &str) -> Result<(), StepError> {
         let fate = self.fate("close").await?;
+        self.state().pipes.remove(id);
         self.told("close", fate)
     }
 
-    async fn forget(&self, _record: &Record) -> Result<(), StepError> {
+    async fn forget(&self, record: &Record) -> Result<(), StepError> {
         let fate = self.fate("forget").await?;
+        self.state().pipes.retain(|_, uid| *uid != record.uid);
         self.told("forget", fate)
     }
 }

@@ -62,6 +62,8 @@ pub struct WorldState {
     /// Names of images that can be had.
     pub images: BTreeSet<String>,
     pub containers: BTreeMap<String, FakeContainer>,
+    /// Ids of the runs whose pipes the log keeper has open.
+    pub pipes: BTreeMap<String, Uid>,
     /// Sandboxes by uid: true once connected.
     pub sandboxes: BTreeMap<Uid, bool>,
     pub files: BTreeMap<PathBuf, FakeFile>,
@@ -141,6 +143,7 @@ impl World {
             container.state = FakeState::NoTask;
         }
         state.sandboxes.clear();
+        state.pipes.clear();
         state.wakes.clear();
         let mut survived = std::mem::take(&mut state.durable_names);
         for file in survived.values_mut() {

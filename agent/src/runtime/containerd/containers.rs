@@ -179,6 +179,7 @@ impl Containerd {
         let ours = bounded(QUICK, all).await?;
         let mut processes =
             if ours.len() > ASK_SINGLY_MAX { by_id(tasks::list(&self.client).await?) } else { BTreeMap::new() };
+        let one = workload.is_some();
         let mut observed = Vec::with_capacity(ours.len());
         for (id, workload, run, labels) in ours {
             let process = match processes.remove(&id) {
@@ -186,6 +187,11 @@ impl Containerd {
                 // A task that is not in the list may have come since: records are older than it.
                 None => tasks::get(&self.client, &id).await?,
             };
+            if one && process.as_ref().is_some_and(is_unanswered) {
+                // Perhaps it only has no time; to take it for dead would start a second one beside it.
+                let why = format!("the shim of container {run} does not answer; it is asked again");
+                return Err(Status::deadline_exceeded(why));
+            }
             let state = state_of(&id, process, &self.heard, labels.get(labels::CGROUP));
             let label = |name| labels.get(name).cloned().unwrap_or_default();
             let (image_id, adapted) = (label(labels::IMAGE_ID), label(labels::ADAPTED));
@@ -199,6 +205,11 @@ impl Containerd {
     pub(super) async fn stop_signal_label(&self, id: &str) -> Result<Option<String>, Status> {
         Ok(get_record(&self.client, id).await?.and_then(|mut record| record.labels.remove(labels::STOP_SIGNAL)))
     }
+}
+
+/// containerd did not learn from the shim how the task stands: a shim that has ended has no task instead.
+fn is_unanswered(process: &Process) -> bool {
+    process.status() == TaskStatus::Unknown
 }
 
 fn by_id(processes: Vec<Process>) -> BTreeMap<String, Process> {
@@ -219,7 +230,8 @@ fn state_of(id: &str, process: Option<Process>, heard: &Heard, cgroups_path: Opt
         TaskStatus::Created => ContainerState::Created,
         TaskStatus::Running | TaskStatus::Paused | TaskStatus::Pausing => ContainerState::Running { pid: process.pid },
         TaskStatus::Stopped => exited(process.exit_status, tasks::time(process.exited_at)),
-        // The shim does not answer: as if there were no task, it is replaced.
+        // The shim does not answer. Whoever acts on one workload is refused such a look; for others it is enough to
+        // know that the container is there.
         TaskStatus::Unknown => ContainerState::NoTask,
     }
 }
