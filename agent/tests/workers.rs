@@ -100,7 +100,8 @@ fn stray(world: &World, name: &str, attempt: u32) -> RunKey {
         workload: workload(name).workload,
         run: run.clone(),
         state: FakeState::Running { pid: 7 },
-        image_id: String::new(),
+        created: agent::seams::CreatedRun::default(),
+        not_refreshed: String::new(),
         foreign: false,
     };
     world.state().containers.insert(run.container_id(), container);
