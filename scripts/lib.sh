@@ -17,13 +17,23 @@ else
     sockets=$run/s
 fi
 
+# sudo replaces PATH and HOME, and Rust is usually installed for the person who typed it.
+if ! command -v cargo >/dev/null && [ -n "${SUDO_USER:-}" ]; then
+    home=$(getent passwd "$SUDO_USER" | cut -d : -f 6)
+    if [ -x "$home/.cargo/bin/cargo" ]; then
+        PATH=$home/.cargo/bin:$PATH
+        RUSTUP_HOME=${RUSTUP_HOME:-$home/.rustup}
+        export PATH RUSTUP_HOME
+    fi
+fi
+
 die() {
     echo "$0: $*" >&2
     exit 1
 }
 
 need_root() {
-    [ "$(id -u)" = 0 ] || die "root is needed to start containers. Try: sudo -E make $1"
+    [ "$(id -u)" = 0 ] || die "root is needed to start containers. Try: sudo make $1"
 }
 
 # The start time of a living process, field 22 of proc_pid_stat(5): with the id it names a process for ever. Nothing for a zombie.

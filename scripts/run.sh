@@ -20,7 +20,7 @@ show() {
 scripts/setup.sh run
 if [ -z "${BIN_DIR:-}" ]; then
     echo "run: building (the first time takes some minutes)"
-    cargo build --release --quiet --workspace
+    cargo build --release --workspace --bin daemonlet --bin daemonlet-logkeeper --bin stand-in-image
 fi
 
 if agent=$(recorded agent); then

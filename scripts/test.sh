@@ -54,7 +54,10 @@ suite units units
 for file in pod/tests/* keeper/tests/* agent/tests/*; do
     case $file in
     *.rs) name=$(basename "$file" .rs) ;;
-    *) name=$(basename "$file") && [ -f "$file/main.rs" ] || continue ;;
+    *)
+        [ -f "$file/main.rs" ] || continue
+        name=$(basename "$file")
+        ;;
     esac
     suite "${file%%/*}-$name" integration "$name"
 done

@@ -97,6 +97,7 @@ async fn main() {
             sandbox: &sandbox,
             stdout,
             stderr,
+            not_refreshed: "",
         };
         let id = run.run.container_id();
         let mut took = |name: &'static str, from: Instant| times.entry(name).or_default().push(from.elapsed());

@@ -199,6 +199,7 @@ async fn until_told_to_stop(mut workers: tokio::task::JoinHandle<()>) -> anyhow:
 fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<NodeMachine> {
     let mut runtime = containerd::Config::new(&config.containerd, node_name);
     runtime.namespace.clone_from(&config.containerd_namespace);
+    runtime.state_dir.clone_from(&config.state_dir);
     runtime.seccomp_default = config.seccomp_default;
     let pod_cidrs = config.pod_cidrs.iter().map(|cidr| cidr.to_string().parse()).collect::<Result<_, _>>()?;
     let sandboxes = sandbox::Config {

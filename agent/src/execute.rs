@@ -1,5 +1,6 @@
 //! Does one step, exactly as planned: no policy. Driven by a worker; acts only through the seams.
 
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,10 +9,12 @@ use pod::name::{RunKey, Uid, WorkloadKey};
 use pod::plan::Signal;
 use pod::record::Record;
 use pod::spec::PodTemplate;
+use tokio::time::Instant;
 
 use crate::gate::Gate;
+use crate::metrics::Metrics;
 use crate::records::Records;
-use crate::seams::{CreateRun, LogPipes, Machine, Runtime, Sandboxes, StepError};
+use crate::seams::{CreateRun, CreatedRun, LogPipes, Machine, Prepared, Runtime, Sandboxes, StepError};
 
 /// An admitted pod with its template read back.
 #[derive(Debug, Clone)]
@@ -28,7 +31,7 @@ pub enum Job {
     PrepareImage { pod: Admitted, container: usize },
     SetUp { pod: Admitted },
     Connect { pod: Admitted },
-    Create { pod: Admitted, container: usize, attempt: u32 },
+    Create { pod: Admitted, container: usize, attempt: u32, not_refreshed: String },
     Start { run: RunKey },
     Signal { run: RunKey, signal: Signal },
     Delete { run: RunKey },
@@ -41,10 +44,10 @@ pub enum Job {
 pub enum Outcome {
     Admitted { wanted: Box<DesiredPod>, record: Box<Record> },
     Saved { record: Box<Record> },
-    ImageReady { uid: Uid, container: String },
+    ImageReady { uid: Uid, container: String, prepared: Prepared },
     SetUp { uid: Uid },
     Connected { uid: Uid, ips: Vec<IpAddr> },
-    Created { run: RunKey, image_id: String },
+    Created { run: RunKey, created: CreatedRun, not_refreshed: String },
     Started { run: RunKey, pid: u32 },
     Signalled { run: RunKey, signal: Signal },
     Deleted { run: RunKey },
@@ -52,14 +55,45 @@ pub enum Outcome {
     Forgotten { uid: Uid },
 }
 
+impl Job {
+    /// The kubelet's word for what a worker does in it.
+    fn operation(&self) -> &'static str {
+        match self {
+            Job::Admit { .. } => "create",
+            Job::Save { .. }
+            | Job::PrepareImage { .. }
+            | Job::SetUp { .. }
+            | Job::Connect { .. }
+            | Job::Create { .. }
+            | Job::Start { .. } => "sync",
+            Job::Signal { .. } | Job::Delete { .. } | Job::TearDown { .. } | Job::Forget { .. } => "terminate",
+        }
+    }
+}
+
+/// What all jobs act on.
+#[derive(Debug)]
+pub struct Ground<'a, M> {
+    pub machine: &'a M,
+    pub records: &'a Records,
+    pub gate: &'a Gate,
+    pub metrics: &'a Metrics,
+}
+
 /// Runs the job to its end.
 pub async fn execute<M: Machine>(
-    machine: &M,
-    records: &Records,
-    gate: &Gate,
+    ground: &Ground<'_, M>,
     workload: &WorkloadKey,
     job: Job,
 ) -> Result<Outcome, StepError> {
+    let (operation, begun) = (job.operation(), Instant::now());
+    let outcome = run(ground, workload, job).await;
+    ground.metrics.pod_worker(operation, begun.elapsed());
+    outcome
+}
+
+async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Job) -> Result<Outcome, StepError> {
+    let Ground { machine, records, gate, metrics } = *ground;
     match job {
         Job::Admit { wanted, record } => {
             save(machine, records, &record).await?;
@@ -71,8 +105,8 @@ pub async fn execute<M: Machine>(
         }
         Job::PrepareImage { pod, container } => {
             let container = &pod.template.spec.containers[container];
-            machine.runtime().prepare_image(container).await?;
-            Ok(Outcome::ImageReady { uid: pod.record.uid, container: container.name.clone() })
+            let prepared = counted(metrics, "prepare_image", machine.runtime().prepare_image(container)).await?;
+            Ok(Outcome::ImageReady { uid: pod.record.uid, container: container.name.clone(), prepared })
         }
         Job::SetUp { pod } => {
             machine.sandboxes().set_up(&pod.record, &pod.template).await?;
@@ -83,18 +117,20 @@ pub async fn execute<M: Machine>(
             let ips = machine.sandboxes().connect(&pod.record, &pod.template).await?;
             Ok(Outcome::Connected { uid: pod.record.uid, ips })
         }
-        Job::Create { pod, container, attempt } => create(machine, gate, workload, &pod, container, attempt).await,
+        Job::Create { pod, container, attempt, not_refreshed } => {
+            create(ground, workload, &pod, (container, attempt), not_refreshed).await
+        }
         Job::Start { run } => {
-            let pid = machine.runtime().start(&run.container_id()).await?;
+            let pid = counted(metrics, "start_container", machine.runtime().start(&run.container_id())).await?;
             Ok(Outcome::Started { run, pid })
         }
         Job::Signal { run, signal } => {
-            machine.runtime().signal(&run.container_id(), signal).await?;
+            counted(metrics, "stop_container", machine.runtime().signal(&run.container_id(), signal)).await?;
             Ok(Outcome::Signalled { run, signal })
         }
         Job::Delete { run } => {
             let id = run.container_id();
-            machine.runtime().delete(&id).await?;
+            counted(metrics, "remove_container", machine.runtime().delete(&id)).await?;
             // Only now have all writers closed, so that the keeper reads to the end.
             machine.logs().close(&id).await?;
             Ok(Outcome::Deleted { run })
@@ -118,14 +154,26 @@ async fn save<M: Machine>(machine: &M, records: &Records, record: &Record) -> Re
     records.save(machine.files(), record).await.map_err(|e| StepError::new("FailedRecord", chain(&e)))
 }
 
+/// A call of the runtime, counted and timed under the kubelet's name for it.
+pub async fn counted<T>(
+    metrics: &Metrics,
+    operation: &str,
+    call: impl Future<Output = Result<T, StepError>>,
+) -> Result<T, StepError> {
+    let begun = Instant::now();
+    let outcome = call.await;
+    metrics.runtime_operation(operation, begun.elapsed(), outcome.is_ok());
+    outcome
+}
+
 async fn create<M: Machine>(
-    machine: &M,
-    gate: &Gate,
+    ground: &Ground<'_, M>,
     workload: &WorkloadKey,
     pod: &Admitted,
-    container: usize,
-    attempt: u32,
+    (container, attempt): (usize, u32),
+    not_refreshed: String,
 ) -> Result<Outcome, StepError> {
+    let Ground { machine, gate, metrics, .. } = *ground;
     let _permit = gate.enter(pod.template.spec.priority).await;
     let container = &pod.template.spec.containers[container];
     let run = RunKey { uid: pod.record.uid.clone(), container: container.name.clone(), attempt };
@@ -140,9 +188,10 @@ async fn create<M: Machine>(
         sandbox: &sandbox,
         stdout,
         stderr,
+        not_refreshed: &not_refreshed,
     };
-    let image_id = machine.runtime().create(&create).await?;
-    Ok(Outcome::Created { run, image_id })
+    let created = counted(metrics, "create_container", machine.runtime().create(&create)).await?;
+    Ok(Outcome::Created { run, created, not_refreshed })
 }
 
 /// An error with all its causes in one line.

@@ -48,6 +48,27 @@ pub struct CreateRun<'a> {
     /// Paths of the FIFOs that the log keeper has open.
     pub stdout: PathBuf,
     pub stderr: PathBuf,
+    /// Why the image is not as fresh as the pull policy asks ([`Prepared::NotRefreshed`]); empty: it is.
+    pub not_refreshed: &'a str,
+}
+
+/// How an image was made ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prepared {
+    /// As the pull policy asks.
+    AsAsked,
+    /// `imagePullPolicy: Always`, and the image that is here is used without having asked a registry for a newer one:
+    /// why, in one sentence.
+    NotRefreshed { message: String },
+}
+
+/// What is known of a run as soon as it is created.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CreatedRun {
+    /// [`ObservedContainer::image_id`].
+    pub image_id: String,
+    /// [`ObservedContainer::adapted`].
+    pub adapted: String,
 }
 
 /// A pod's surroundings on this node, as made by [`Sandboxes::set_up`].
@@ -114,10 +135,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// Makes the image ready: found in the content store under its canonical name, for this platform, unpacked.
     /// Idempotent and quick when it is. Err: `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`, with what is
     /// offered instead.
-    fn prepare_image(&self, container: &Container) -> impl Future<Output = Result<(), StepError>> + Send;
-    /// Snapshot, container and task, not started; the image as `<name>@sha256:…`. Idempotent: what an interrupted try
-    /// left is completed or replaced.
-    fn create(&self, run: &CreateRun<'_>) -> impl Future<Output = Result<String, StepError>> + Send;
+    fn prepare_image(&self, container: &Container) -> impl Future<Output = Result<Prepared, StepError>> + Send;
+    /// Snapshot, container and task, not started. Idempotent: what an interrupted try left is completed or replaced.
+    fn create(&self, run: &CreateRun<'_>) -> impl Future<Output = Result<CreatedRun, StepError>> + Send;
     /// Starts a created task; the pid. Ok when it already runs.
     fn start(&self, id: &str) -> impl Future<Output = Result<u32, StepError>> + Send;
     /// Sends the signal to the container's first process (Stop) or all (Kill). Ok when it is gone.
@@ -128,6 +148,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn wake(&self) -> impl Future<Output = Wake> + Send;
     /// Name and version for `version`, `get node` and /readyz. Err when it cannot be reached.
     fn version(&self) -> impl Future<Output = Result<String, StepError>> + Send;
+    /// Capabilities of this kernel that no container can be given here, without `CAP_`, sorted.
+    fn missing_capabilities(&self) -> Vec<String>;
 }
 
 /// Where images are kept, as the image directory sees it.

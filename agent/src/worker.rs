@@ -23,10 +23,10 @@ use tokio::task::JoinSet;
 
 use crate::board::{Board, Published, WantedSummary};
 use crate::events::{About, Event, Severity};
-use crate::execute::{Admitted, Job, Outcome, execute};
+use crate::execute::{Admitted, Ground, Job, Outcome, counted, execute};
 use crate::gate::Gate;
 use crate::records::Records;
-use crate::seams::{Clock, Machine, Runtime, Sandboxes, StepError};
+use crate::seams::{Clock, Machine, Prepared, Runtime, Sandboxes, StepError};
 
 /// How soon an unreachable runtime is asked again; its coming back wakes everybody earlier.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
@@ -101,6 +101,8 @@ pub struct Worker<M: Machine> {
     pods: Vec<PodView>,
     /// Pods that a person wants ended and whose records do not say so yet.
     wishes: Vec<(Uid, oneshot::Sender<Result<(), String>>)>,
+    /// Why images are not as fresh as their pull policy asks, by pod and container.
+    not_refreshed: BTreeMap<(Uid, String), String>,
     /// Signals that were delivered: a daemon gets one SIGTERM, not one a wake.
     delivered: BTreeSet<StepKey>,
     /// Containers of this workload that no record speaks of.
@@ -137,6 +139,7 @@ impl<M: Machine> Worker<M> {
             nudge,
             pods: Vec::new(),
             wishes: Vec::new(),
+            not_refreshed: BTreeMap::new(),
             delivered: BTreeSet::new(),
             strays: Vec::new(),
             deletions: BTreeMap::new(),
@@ -259,7 +262,8 @@ impl<M: Machine> Worker<M> {
     async fn look(&mut self) {
         self.look_again = None;
         let shared = self.shared.clone();
-        match shared.machine.runtime().observe(Some(&self.key)).await {
+        let asked = shared.machine.runtime().observe(Some(&self.key));
+        match counted(shared.board.metrics(), "list_containers", asked).await {
             Ok(containers) => {
                 for view in &mut self.pods {
                     view.containers.clear();
@@ -425,7 +429,7 @@ impl<M: Machine> Worker<M> {
                 self.deletions.insert(key.clone(), run.clone());
             }
             // It takes over whatever a deletion has left of the run.
-            Job::Create { pod, container, attempt } => {
+            Job::Create { pod, container, attempt, .. } => {
                 let container = pod.template.spec.containers[*container].name.clone();
                 let run = RunKey { uid: pod.record.uid.clone(), container, attempt: *attempt };
                 self.deletions.remove(&delete_key(&run));
@@ -434,7 +438,13 @@ impl<M: Machine> Worker<M> {
         }
         self.in_flight.insert(key.clone());
         self.jobs.spawn(async move {
-            let result = execute(&shared.machine, &shared.records, &shared.gate, &workload, job).await;
+            let ground = Ground {
+                machine: &shared.machine,
+                records: &shared.records,
+                gate: &shared.gate,
+                metrics: shared.board.metrics(),
+            };
+            let result = execute(&ground, &workload, job).await;
             (key, result)
         });
     }
@@ -473,7 +483,9 @@ impl<M: Machine> Worker<M> {
             Step::Create { uid, container, attempt } => {
                 let view = self.view(&uid)?;
                 let index = container_index(view, &container)?;
-                let job = Job::Create { pod: admitted(view), container: index, attempt };
+                let not_refreshed =
+                    self.not_refreshed.get(&(uid.clone(), container.clone())).cloned().unwrap_or_default();
+                let job = Job::Create { pod: admitted(view), container: index, attempt, not_refreshed };
                 let run = run(uid, container, attempt);
                 self.shared.directory.own(&run.container_id(), &run.uid, &self.key);
                 Some(job)
@@ -537,6 +549,7 @@ impl<M: Machine> Worker<M> {
                     // Labels or annotations changed: what runs is the same, its status is not.
                     parse_recorded(&record.document, &record.origin, &self.shared.context)
                 });
+                self.count_start(&record);
                 if let Some(view) = self.view_mut(&record.uid) {
                     if let Some(Ok(desired)) = reread {
                         view.template = desired.template;
@@ -544,7 +557,8 @@ impl<M: Machine> Worker<M> {
                     view.record = *record;
                 }
             }
-            Outcome::ImageReady { uid, container } => {
+            Outcome::ImageReady { uid, container, prepared } => {
+                self.image_ready(&uid, &container, prepared);
                 if let Some(view) = self.view_mut(&uid) {
                     view.images.insert(container, ImageState::Ready);
                 }
@@ -563,7 +577,7 @@ impl<M: Machine> Worker<M> {
                     view.sandbox = SandboxState::Connected { ips };
                 }
             }
-            Outcome::Created { run, image_id } => {
+            Outcome::Created { run, created, not_refreshed } => {
                 self.tell(&run.uid, Some(&run.container), Severity::Normal, "Created", "Created container");
                 let key = self.key.clone();
                 if let Some(view) = self.view_mut(&run.uid) {
@@ -574,7 +588,9 @@ impl<M: Machine> Worker<M> {
                             id: run.container_id(),
                             workload: key,
                             run,
-                            image_id,
+                            image_id: created.image_id,
+                            adapted: created.adapted,
+                            not_refreshed,
                             state: ContainerState::Created,
                         }),
                     }
@@ -604,6 +620,7 @@ impl<M: Machine> Worker<M> {
                 self.pods.retain(|v| v.record.uid != uid);
                 self.leftovers.retain(|r| r.uid != uid);
                 self.failures.retain(|key, _| step_uid(key) != Some(&uid));
+                self.not_refreshed.retain(|(of, _), _| *of != uid);
                 self.shared.directory.unclaim(&uid);
                 tracing::info!(workload = %self.key, %uid, "pod gone");
             }
@@ -619,6 +636,43 @@ impl<M: Machine> Worker<M> {
             && known.state == ContainerState::Created
         {
             known.state = ContainerState::Running { pid };
+            let last = view.record.containers.get(&run.container).and_then(|memory| memory.last.as_ref());
+            if let Some(reason) = last.map(|last| last.reason.clone()) {
+                self.shared.board.metrics().container_restarted(&reason);
+            }
+        }
+    }
+
+    /// Whether the image is fresh is told once a pod and container, however often it is looked for.
+    fn image_ready(&mut self, uid: &Uid, container: &str, prepared: Prepared) {
+        let of = (uid.clone(), container.to_owned());
+        match prepared {
+            Prepared::AsAsked => {
+                self.not_refreshed.remove(&of);
+            }
+            Prepared::NotRefreshed { message } => {
+                let known = self.not_refreshed.insert(of, message.clone()).is_some();
+                // A later run of a pod that was adopted: it was told when the pod was new.
+                let ran = self.view(uid).is_some_and(|view| view.record.containers.contains_key(container));
+                if !known && !ran {
+                    self.tell(uid, Some(container), Severity::Warning, "ImageNotRefreshed", &message);
+                }
+            }
+        }
+    }
+
+    /// The moment in which the last of a pod's containers has its first start on record.
+    fn count_start(&self, record: &Record) {
+        let Some(view) = self.view(&record.uid) else { return };
+        let complete = |record: &Record| {
+            let started =
+                |name: &str| record.containers.get(name).is_some_and(|memory| memory.started_attempt.is_some());
+            view.template.spec.containers.iter().all(|container| started(&container.name))
+        };
+        if complete(record) && !complete(&view.record) {
+            let last = record.containers.values().filter_map(|memory| memory.started_at).max();
+            let took = last.map(|at| Duration::try_from(at.duration_since(record.admitted_at)).unwrap_or_default());
+            self.shared.board.metrics().pod_started(took.unwrap_or_default());
         }
     }
 

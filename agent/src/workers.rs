@@ -287,7 +287,13 @@ async fn look_for_strays<M: Machine>(shared: Arc<Shared<M>>) -> Option<Found> {
     let sandboxes = machine.sandboxes().list().await.unwrap_or_default();
     let version = machine.runtime().version().await;
     shared.board.set_check(Check::Containerd, version.as_ref().map(|_| ()).map_err(|e| e.message.clone()));
-    shared.board.set_node(|node| node.runtime_version = version.ok().or(node.runtime_version.take()));
+    let missing = version.is_ok().then(|| machine.runtime().missing_capabilities());
+    shared.board.set_node(|node| {
+        node.runtime_version = version.ok().or(node.runtime_version.take());
+        if let Some(missing) = missing {
+            node.missing_capabilities = missing;
+        }
+    });
     let containers = machine.runtime().observe(None).await.ok()?;
     let with_containers: BTreeSet<_> = containers.iter().map(|c| c.run.uid.clone()).collect();
     let sandboxes = sandboxes.into_iter().filter(|uid| !with_containers.contains(uid)).collect();

@@ -91,6 +91,24 @@ async fn a_killed_shim_ends_its_containers() {
 }
 
 #[tokio::test]
+async fn a_shim_that_does_not_answer_is_not_taken_for_a_dead_one() {
+    let node = TestContainerd::start();
+    let runtime = node.open();
+    let pod = TestPod::new(&node, "a", "while :; do sleep 1; done");
+    let run = pod.run(0, 0);
+    run.go(&runtime).await;
+    let shim = Pid::from_raw(node.shims()[0]);
+    kill(shim, Posix::SIGSTOP).expect("ours");
+    let seen = runtime.observe(Some(run.create.workload)).await;
+    kill(shim, Posix::SIGCONT).expect("ours");
+    let error = seen.expect_err("nobody can know how it stands");
+    assert!(error.message.contains("does not answer") && !error.unavailable, "{error:?}");
+    let seen = state(&runtime, &run.create.run).await;
+    assert!(matches!(seen, Some(ContainerState::Running { .. })), "{seen:?}");
+    runtime.delete(&run.id()).await.expect("deleted");
+}
+
+#[tokio::test]
 async fn memory_that_runs_out_is_seen_with_and_without_the_event() {
     let node = TestContainerd::start();
     let runtime = node.open();

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use agent::runtime::containerd::client::Client;
 use agent::runtime::containerd::images::Images;
-use agent::seams::Look;
+use agent::seams::{Look, Prepared};
 use pod::spec::{Container, PullPolicy, Resources, Security};
 use serde_json::json;
 use support::archives::{Layout, Tar, architecture, docker_archive, gzip, oci_archive, zstd};
@@ -186,7 +186,7 @@ async fn images_that_share_layers_are_unpacked_side_by_side() {
     let containers = ["a:1", "b:1", "c:1"].map(|name| container(name, PullPolicy::Never));
     let [a, b, c] = &containers;
     let outcomes = tokio::join!(node.images.prepare(a), node.images.prepare(b), node.images.prepare(c));
-    assert_eq!(outcomes, (Ok(()), Ok(()), Ok(())));
+    assert_eq!(outcomes, (Ok(Prepared::AsAsked), Ok(Prepared::AsAsked), Ok(Prepared::AsAsked)));
     assert_eq!(node.ctr(&["snapshots", "ls"]).lines().count(), snapshots.lines().count());
 }
 
@@ -249,7 +249,7 @@ async fn a_lost_snapshot_is_unpacked_again_once_however_many_wait() {
     let container = container("x:1", PullPolicy::IfNotPresent);
     let prepare = || node.images.prepare(&container);
     let (a, b, c, d) = tokio::join!(prepare(), prepare(), prepare(), prepare());
-    assert_eq!([a, b, c, d], [Ok(()), Ok(()), Ok(()), Ok(())]);
+    assert_eq!([a, b, c, d], [const { Ok(Prepared::AsAsked) }; 4]);
     assert!(node.ctr(&["snapshots", "info", &chain]).contains("Committed"));
     assert!(!node.ctr(&["snapshots", "ls"]).contains("extract-"));
 }
@@ -268,10 +268,11 @@ async fn what_is_not_there_is_said_in_kubernetes_words() {
     let error = node.images.prepare(&container("Not/A Name", PullPolicy::Always)).await.unwrap_err();
     assert_eq!(error.reason, "InvalidImageName");
 
-    assert_eq!(node.images.prepare(&container("quay.io/a/fluentd:v2.5.1", PullPolicy::Always)).await, Ok(()));
+    let used = node.images.prepare(&container("quay.io/a/fluentd:v2.5.1", PullPolicy::Always)).await;
+    assert!(matches!(used, Ok(Prepared::NotRefreshed { .. })), "{used:?}");
     let digest = node.images.list(Look::Quick).await.unwrap()[0].digest.clone();
     let by_digest = format!("quay.io/a/fluentd:any@{digest}");
-    assert_eq!(node.images.prepare(&container(&by_digest, PullPolicy::IfNotPresent)).await, Ok(()));
+    assert_eq!(node.images.prepare(&container(&by_digest, PullPolicy::Always)).await, Ok(Prepared::AsAsked));
     assert!(node.images.facts(&by_digest).await.unwrap().name.ends_with(&digest));
 
     node.containerd.stop();

@@ -15,7 +15,7 @@ use agent::board::Board;
 use agent::fake::{FakeContainer, FakeMachine, FakeState, Faults, World};
 use agent::gate::Gate;
 use agent::records::Records;
-use agent::seams::{Machine, Wake};
+use agent::seams::{CreatedRun, Machine, Wake};
 use agent::worker::Shared;
 use agent::workers::{Directory, Workers};
 use pod::desired::{DesiredPod, DesiredSet, Wanted};
@@ -109,7 +109,8 @@ impl Simulation {
                 workload,
                 run,
                 state: FakeState::Running { pid: 1 },
-                image_id: String::new(),
+                created: CreatedRun::default(),
+                not_refreshed: String::new(),
                 foreign: true,
             };
             state.containers.insert("foreign".into(), foreign);

@@ -94,13 +94,14 @@ impl Node {
 }
 
 /// A container of `name` that runs and that no record speaks of: its record could not be read.
-fn stray(world: &World, name: &str) -> RunKey {
-    let run = RunKey { uid: Uid("00000000-stray".into()), container: "main".into(), attempt: 0 };
+fn stray(world: &World, name: &str, attempt: u32) -> RunKey {
+    let run = RunKey { uid: Uid("00000000-stray".into()), container: "main".into(), attempt };
     let container = FakeContainer {
         workload: workload(name).workload,
         run: run.clone(),
         state: FakeState::Running { pid: 7 },
-        image_id: String::new(),
+        created: agent::seams::CreatedRun::default(),
+        not_refreshed: String::new(),
         foreign: false,
     };
     world.state().containers.insert(run.container_id(), container);
@@ -128,25 +129,33 @@ async fn a_wish_that_comes_while_another_worker_ends_is_not_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stray_runs_until_its_source_was_heard_and_no_twin_starts_beside_it() {
-    let world = World::new(1);
-    let run = stray(&world, "alpha");
-    let node = Node::start(world);
-    tokio::time::sleep(LONG).await;
-    assert!(node.world.state().containers.contains_key(&run.container_id()), "it was ended before anything was known");
-    // Its deletion fails again and again; the world itself asserts that no twin is started.
-    node.world.state().faults.fail_before = 500;
-    node.desired.send_replace(set(&["alpha"]));
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    node.world.state().faults.fail_before = 0;
-    node.until_running(&["alpha"]).await;
-    assert!(!node.world.state().containers.contains_key(&run.container_id()));
+    for seed in 1..=20 {
+        let world = World::new(seed);
+        // So many that the deletion of one of them takes longer than all that a new pod needs.
+        let runs: Vec<RunKey> = (0..60).map(|attempt| stray(&world, "alpha", attempt)).collect();
+        let there = |node: &Node| {
+            let state = node.world.state();
+            runs.iter().filter(|run| state.containers.contains_key(&run.container_id())).count()
+        };
+        let node = Node::start(world);
+        tokio::time::sleep(LONG).await;
+        assert_eq!(there(&node), runs.len(), "seed {seed}: one was ended before anything was known");
+        // Its deletion fails again and again; the world itself asserts that no twin is started.
+        node.world.state().faults.fail_before = 300;
+        node.desired.send_replace(set(&["alpha"]));
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        node.world.state().faults.fail_before = 0;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        node.until_running(&["alpha"]).await;
+        assert_eq!(there(&node), 0, "seed {seed}: one is still there");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stray_that_cannot_be_deleted_at_once_is_tried_again_soon() {
     for seed in 1..=20 {
         let world = World::new(seed);
-        let run = stray(&world, "alpha");
+        let run = stray(&world, "alpha", 0);
         let node = Node::start(world);
         node.world.state().faults.fail_before = 500;
         node.desired.send_replace(set(&[]));

@@ -25,7 +25,7 @@ impl Record {
                 let memory = self.memory(container);
                 if memory.next_attempt() <= termination.attempt {
                     memory.ended_unrecorded(termination.attempt, now);
-                    memory.last = Some(termination);
+                    memory.before = memory.last.replace(termination);
                     memory.failures = failures;
                     memory.not_before = not_before;
                 }

@@ -12,6 +12,10 @@ pub struct ObservedContainer {
     pub run: RunKey,
     /// The image's digest as `<name>@sha256:…`, for `imageID`.
     pub image_id: String,
+    /// What this machine could not give as asked, one sentence each, joined by `; `. Empty: all was given.
+    pub adapted: String,
+    /// Why its image is not as fresh as `imagePullPolicy: Always` asks. Empty: it is.
+    pub not_refreshed: String,
     pub state: ContainerState,
 }
 

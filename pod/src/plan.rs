@@ -26,6 +26,7 @@ use crate::spec::PodTemplate;
 use crate::time::{Moment, Now};
 
 pub use orphans::{Orphans, orphans};
+pub use run::back_off;
 
 /// What to do now for one workload.
 ///

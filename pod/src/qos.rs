@@ -28,6 +28,10 @@ pub enum Class {
     BestEffort,
 }
 
+impl Class {
+    pub const ALL: [Class; 3] = [Class::Guaranteed, Class::Burstable, Class::BestEffort];
+}
+
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -103,7 +107,14 @@ pub fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(SHARES_MIN, SHARES_MAX) - SHARES_MIN) * 9999 / (SHARES_MAX - SHARES_MIN)
 }
 
-fn shares(cpu_milli: u64) -> u64 {
+/// About the `cpu.shares` that [`weight`] was made of.
+pub fn shares_of_weight(weight: u64) -> u64 {
+    let above = (weight.clamp(1, 10_000) - 1) * (SHARES_MAX - SHARES_MIN);
+    (SHARES_MIN + above.div_ceil(9999)).clamp(SHARES_MIN, SHARES_MAX)
+}
+
+/// Thousandths of a processor as `cpu.shares`.
+pub fn shares(cpu_milli: u64) -> u64 {
     (cpu_milli.saturating_mul(1024) / 1000).clamp(SHARES_MIN, SHARES_MAX)
 }
 
@@ -199,5 +210,6 @@ mod tests {
     #[test]
     fn weight_spans_its_whole_range() {
         assert_eq!((weight(0), weight(SHARES_MIN), weight(1024), weight(SHARES_MAX)), (1, 1, 39, 10_000));
+        assert_eq!(weight(shares_of_weight(39)), 39);
     }
 }

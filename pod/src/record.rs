@@ -56,6 +56,8 @@ pub struct ContainerMemory {
     pub started_moment: Option<Moment>,
     /// How the newest finished attempt ended.
     pub last: Option<Termination>,
+    /// How the attempt before that ended, when there was one: Kubernetes' `lastState` while the newest is `state`.
+    pub before: Option<Termination>,
     /// Failures in a row that count for the back-off.
     pub failures: u32,
     /// No start before this moment (CrashLoopBackOff).

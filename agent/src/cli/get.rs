@@ -196,9 +196,17 @@ fn heads(what: What, wide: bool) -> &'static [&'static str] {
         (What::Images, true) => &["IMAGE", "SIZE", "STATE", "FILE", "DIGEST", "REASON"],
         (What::Events, _) => &["NAMESPACE", "LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"],
         (What::Node, false) => &["NAME", "STATUS", "ROLES", "VERSION"],
-        (What::Node, true) => {
-            &["NAME", "STATUS", "ROLES", "VERSION", "INTERNAL-IP", "OS-IMAGE", "KERNEL-VERSION", "CONTAINER-RUNTIME"]
-        }
+        (What::Node, true) => &[
+            "NAME",
+            "STATUS",
+            "ROLES",
+            "VERSION",
+            "INTERNAL-IP",
+            "OS-IMAGE",
+            "KERNEL-VERSION",
+            "CONTAINER-RUNTIME",
+            "MISSING-CAPABILITIES",
+        ],
     }
 }
 
@@ -252,9 +260,18 @@ fn node(item: &Value, wide: bool) -> Vec<String> {
         "" => "<none>".to_owned(),
         text => text.to_owned(),
     };
+    let listed = |pointer: &str| {
+        let words = item.pointer(pointer).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")
+    };
+    let mut status = if ready { "Ready" } else { "NotReady" }.to_owned();
+    let needs_restart = listed("/daemonlet/needsRestart");
+    if !needs_restart.is_empty() {
+        status.push_str(&format!(" (needs restart: {needs_restart})"));
+    }
     let mut row = vec![
         text("/metadata/name"),
-        if ready { "Ready" } else { "NotReady" }.to_owned(),
+        status,
         if roles.is_empty() { "<none>".to_owned() } else { roles.join(",") },
         text("/status/nodeInfo/kubeletVersion"),
     ];
@@ -265,6 +282,8 @@ fn node(item: &Value, wide: bool) -> Vec<String> {
         row.extend(
             ["osImage", "kernelVersion", "containerRuntimeVersion"].map(|key| text(&format!("/status/nodeInfo/{key}"))),
         );
+        let missing = listed("/daemonlet/missingCapabilities");
+        row.push(if missing.is_empty() { "<none>".to_owned() } else { missing });
     }
     row
 }

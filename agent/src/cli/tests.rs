@@ -164,6 +164,32 @@ fn why_names_what_is_waited_for_and_refused_files() {
 }
 
 #[test]
+fn get_node_says_what_needs_a_restart_and_what_containerd_cannot_give() {
+    let served = served();
+    assert!(!say(&served, &["get", "node", "-o", "wide"]).1.contains("needs restart"));
+    served.board.set_live(Default::default(), vec!["listen".into(), "max-pods".into()], None);
+    served.board.set_node(|node| node.missing_capabilities = vec!["SYS_RESOURCE".into()]);
+    let (_, out, _) = say(&served, &["get", "node"]);
+    assert!(out.contains("(needs restart: listen,max-pods)"), "{out}");
+    let (_, out, _) = say(&served, &["get", "node", "-o", "wide"]);
+    assert!(out.contains("MISSING-CAPABILITIES") && out.trim_end().ends_with("SYS_RESOURCE"), "{out}");
+    let (_, json, _) = say(&served, &["get", "node", "-o", "json"]);
+    assert!(json.contains("containerd cannot give: SYS_RESOURCE"), "{json}");
+}
+
+#[test]
+fn what_is_not_as_asked_is_told_by_why_and_describe() {
+    let served = served();
+    let (key, mut published) = sample::running();
+    published.pods[0].containers[0].adapted = "capabilities BPF not given: containerd does not have them".into();
+    served.board.publish(&key, Some(published));
+    let (_, out, _) = say(&served, &["why", "ds"]);
+    assert!(out.contains("ds: running") && out.contains("c: Adapted: capabilities BPF not given"), "{out}");
+    let (_, out, _) = say(&served, &["describe", "pod", "ds-abcde"]);
+    assert!(out.contains("Adapted") && out.contains("capabilities BPF not given"), "{out}");
+}
+
+#[test]
 fn a_failed_check_is_an_answer_of_why() {
     let served = served();
     served.board.set_check(crate::board::Check::Containerd, Err("no answer on /x.sock".into()));

@@ -3,10 +3,10 @@
 use pod::name::WorkloadKey;
 use pod::observed::{ContainerState, ObservedContainer};
 use pod::plan::Signal;
-use pod::spec::Container;
+use pod::spec::{Container, PullPolicy};
 
 use super::world::{FakeContainer, FakeState, World};
-use crate::seams::{CreateRun, Runtime, StepError, Wake};
+use crate::seams::{CreateRun, CreatedRun, Prepared, Runtime, StepError, Wake};
 
 impl World {
     fn up(&self) -> Result<(), StepError> {
@@ -30,7 +30,9 @@ impl Runtime for World {
                 id: id.clone(),
                 workload: c.workload.clone(),
                 run: c.run.clone(),
-                image_id: c.image_id.clone(),
+                image_id: c.created.image_id.clone(),
+                adapted: c.created.adapted.clone(),
+                not_refreshed: c.not_refreshed.clone(),
                 state: match c.state {
                     FakeState::NoTask => ContainerState::NoTask,
                     FakeState::Created => ContainerState::Created,
@@ -43,16 +45,20 @@ impl Runtime for World {
             .collect())
     }
 
-    async fn prepare_image(&self, container: &Container) -> Result<(), StepError> {
+    async fn prepare_image(&self, container: &Container) -> Result<Prepared, StepError> {
         self.up()?;
         let fate = self.fate("prepare_image").await?;
         if !self.state().images.contains(&container.image) {
             return Err(StepError::new("ErrImagePull", format!("no image {}", container.image)));
         }
-        self.told("prepare_image", fate)
+        self.told("prepare_image", fate)?;
+        Ok(match container.pull_policy {
+            PullPolicy::Always => Prepared::NotRefreshed { message: "there is no registry in a simulation".into() },
+            PullPolicy::IfNotPresent | PullPolicy::Never => Prepared::AsAsked,
+        })
     }
 
-    async fn create(&self, run: &CreateRun<'_>) -> Result<String, StepError> {
+    async fn create(&self, run: &CreateRun<'_>) -> Result<CreatedRun, StepError> {
         self.up()?;
         let fate = self.fate("create").await?;
         let id = run.run.container_id();
@@ -60,11 +66,15 @@ impl Runtime for World {
         if !state.sandboxes.contains_key(&run.record.uid) {
             return Err(StepError::new("CreateContainerError", "its sandbox is not there"));
         }
+        let adapted =
+            if run.container.security.privileged { "capabilities not given: the simulation has none" } else { "" };
+        let created = CreatedRun { image_id: image_id(&run.container.image), adapted: adapted.to_owned() };
         let container = FakeContainer {
+            created: created.clone(),
+            not_refreshed: run.not_refreshed.to_owned(),
             workload: run.workload.clone(),
             run: run.run.clone(),
             state: FakeState::NoTask,
-            image_id: image_id(&run.container.image),
             foreign: false,
         };
         let known = state.containers.entry(id.clone()).or_insert(container);
@@ -75,7 +85,7 @@ impl Runtime for World {
         }
         drop(state);
         self.told("create", fate)?;
-        Ok(image_id(&run.container.image))
+        Ok(created)
     }
 
     async fn start(&self, id: &str) -> Result<u32, StepError> {
@@ -140,6 +150,10 @@ impl Runtime for World {
     async fn version(&self) -> Result<String, StepError> {
         self.up()?;
         Ok("fake://1".into())
+    }
+
+    fn missing_capabilities(&self) -> Vec<String> {
+        vec!["SYS_RESOURCE".into()]
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pod::name::{RunKey, Uid, WorkloadKey};
 use tokio::sync::Notify;
 
-use crate::seams::{StepError, Wake};
+use crate::seams::{CreatedRun, StepError, Wake};
 
 /// Wakes that wait for a reader; beyond it they are one [`Wake::All`], as in the real stream.
 const WAKES_MAX: usize = 64;
@@ -39,7 +39,8 @@ pub struct FakeContainer {
     pub workload: WorkloadKey,
     pub run: RunKey,
     pub state: FakeState,
-    pub image_id: String,
+    pub created: CreatedRun,
+    pub not_refreshed: String,
     /// Not ours: whoever touches it has failed the simulation.
     pub foreign: bool,
 }

@@ -5,9 +5,9 @@
 
 use pod::name::Uid;
 use pod::observed::SandboxState;
+use pod::qos;
 use pod::spec::PodTemplate;
 
-use super::cgroups::numbers::limits;
 use super::{Shared, chain, files, mounts, namespaces};
 
 impl Shared {
@@ -39,7 +39,7 @@ impl Shared {
         if let Some(reason) = files::missing(&pod_dir, spec.host_ipc) {
             return broken(reason);
         }
-        if !self.cgroups.stands(uid, limits(spec).class) {
+        if !self.cgroups.stands(uid, qos::class(spec)) {
             return broken("its cgroup is gone".into());
         }
         if spec.host_network {

@@ -47,7 +47,7 @@ use pod::spec::{PodTemplate, Volume};
 
 use crate::seams::{Sandbox, Sandboxes, StepError};
 use cgroups::Cgroups;
-use cgroups::numbers::limits;
+use cgroups::Limits;
 use cni::{Network, NetworkConfig, PodNames};
 
 pub use cgroups::Driver;
@@ -170,7 +170,7 @@ impl Sandboxes for NodeSandboxes {
                 shared.make(&uid, &wanted).map_err(|error| step(CREATE, &*error))
             })
         };
-        let limits = limits(&template.spec);
+        let limits = Limits::of(&template.spec);
         let cgroup = async { shared.cgroups.make(uid, &limits).await.map_err(|e| step(CREATE, &e)) };
         let (made, grouped, mounted) = tokio::join!(making, cgroup, shared.volumes(uid, &template.spec.volumes));
         made?;
@@ -207,7 +207,7 @@ impl Sandboxes for NodeSandboxes {
         };
         Ok(Sandbox {
             namespaces: kinds.iter().map(|kind| (kind.oci().to_owned(), ns.join(kind.file()))).collect(),
-            cgroup: shared.cgroups.parent(uid, limits(spec).class),
+            cgroup: shared.cgroups.parent(uid, pod::qos::class(spec)),
             files: files::places(&shared.pod_dir(uid), spec.host_ipc),
             volumes: shared.volumes(uid, &spec.volumes).await?,
             hostname: shared.hostname(record, template),

@@ -1,7 +1,7 @@
 //! A container's status (v1 ContainerStatus) from its record, its newest run and what it waits for.
 
 use pod::observed::{ContainerState, ObservedContainer};
-use pod::plan::{PodView, Waiting};
+use pod::plan::{PodView, Waiting, back_off};
 use pod::record::{ContainerMemory, Lifecycle, Termination};
 use pod::spec::{Container, RestartPolicy};
 use serde_json::{Map, Value, json};
@@ -19,6 +19,10 @@ pub struct ContainerStatus {
     pub restarts: u32,
     pub state: State,
     pub last: Option<Termination>,
+    /// What the machine could not give as asked; empty: all was given.
+    pub adapted: String,
+    /// Why its image is not as fresh as the pull policy asks; empty: it is.
+    pub not_refreshed: String,
 }
 
 /// v1 ContainerState.
@@ -108,6 +112,8 @@ fn state_of(published: &Published, view: &PodView, container: &Container) -> Con
         name: container.name.clone(),
         image: container.image.clone(),
         image_id: shown.map(|run| run.image_id.clone()).unwrap_or_default(),
+        adapted: shown.map(|run| run.adapted.clone()).unwrap_or_default(),
+        not_refreshed: shown.map(|run| run.not_refreshed.clone()).unwrap_or_default(),
         container_id,
         restarts: attempt.unwrap_or(0),
         state,
@@ -128,14 +134,17 @@ fn after_its_end(
         RestartPolicy::Never => false,
     };
     if !again || view.record.lifecycle != Lifecycle::Running {
-        return (State::Terminated(last), None);
+        return (State::Terminated(last), memory.before.clone());
     }
-    let state = match wait_of(published, view, container) {
-        Some(wait) => wait_state(wait),
+    if let Some(wait) = wait_of(published, view, container) {
+        return (wait_state(wait), Some(last));
+    }
+    // Where nothing could be planned (the runtime is away), the record says that its time has not come.
+    match back_off(&view.record, &container.name, published.now.boot) {
+        Some(wait) => (wait_state(&wait), Some(last)),
         // It is started again at this moment: Kubernetes shows the end until then.
-        None => return (State::Terminated(last), None),
-    };
-    (state, Some(last))
+        None => (State::Terminated(last), memory.before.clone()),
+    }
 }
 
 fn waiting(published: &Published, view: &PodView, container: &Container) -> State {

@@ -51,7 +51,7 @@ pub fn pod(published: &Published, view: &PodView, node: &NodeFacts) -> Value {
     let phase = phase::phase(view, &statuses);
     status.insert("phase".into(), phase.into());
     status.insert("conditions".into(), phase::conditions(view, &statuses, phase));
-    status.insert("qosClass".into(), phase::qos(view).into());
+    status.insert("qosClass".into(), pod::qos::class(&view.template.spec).to_string().into());
     status.insert("startTime".into(), time(view.record.admitted_at).into());
     if let Some(address) = node.addresses.first() {
         status.insert("hostIP".into(), address.to_string().into());

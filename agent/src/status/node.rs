@@ -54,6 +54,18 @@ pub fn node(board: &Board, machine: &Machine) -> Value {
             json!({"type": "Ready", "status": "False", "reason": "DaemonletNotReady", "message": failed.join("; ")})
         }
     };
+    let mut conditions = vec![ready];
+    let needs_restart = board.needs_restart();
+    if !needs_restart.is_empty() {
+        let message = format!("changed in the configuration file: {}", needs_restart.join(", "));
+        let reason = "ConfigurationChanged";
+        conditions.push(json!({"type": "NeedsRestart", "status": "True", "reason": reason, "message": message}));
+    }
+    if !facts.missing_capabilities.is_empty() {
+        let message = format!("containerd cannot give: {}", facts.missing_capabilities.join(", "));
+        let reason = "ContainerdConfined";
+        conditions.push(json!({"type": "MissingCapabilities", "status": "True", "reason": reason, "message": message}));
+    }
     let taints: Vec<Value> = live
         .taints
         .iter()
@@ -84,7 +96,7 @@ pub fn node(board: &Board, machine: &Machine) -> Value {
         "metadata": {"name": facts.name, "labels": labels},
         "spec": {"taints": taints},
         "status": {
-            "conditions": [ready],
+            "conditions": conditions,
             "addresses": addresses,
             "capacity": capacity,
             "nodeInfo": {
@@ -102,7 +114,7 @@ pub fn node(board: &Board, machine: &Machine) -> Value {
             "checks": checks,
             "cgroup": facts.cgroup,
             "missingCapabilities": facts.missing_capabilities,
-            "needsRestart": board.needs_restart(),
+            "needsRestart": needs_restart,
             "configFault": board.config_fault(),
             "logLimits": {
                 "maxFileSize": live.log_limits.max_file_size,

@@ -34,7 +34,12 @@ pub fn phase(view: &PodView, statuses: &[ContainerStatus]) -> &'static str {
     }
 }
 
-/// v1 PodCondition list, in the kubelet's order.
+/// `imagePullPolicy: Always` with an image that no registry was asked about; with its reason.
+pub const NOT_REFRESHED: (&str, &str) = ("ImageNotRefreshed", "RegistryNotAsked");
+/// The machine could not give all that a container asks for; with its reason.
+pub const ADAPTED: (&str, &str) = ("Adapted", "NotGivenHere");
+
+/// v1 PodCondition list, in the kubelet's order, then ours.
 pub fn conditions(view: &PodView, statuses: &[ContainerStatus], phase: &str) -> Value {
     let admitted = view.record.admitted_at;
     let unready: Vec<&str> = statuses.iter().filter(|s| !s.is_running()).map(|s| s.name.as_str()).collect();
@@ -66,13 +71,32 @@ pub fn conditions(view: &PodView, statuses: &[ContainerStatus], phase: &str) -> 
     let mut initialized = condition("Initialized", &initialized, admitted);
     initialized["status"] = "True".into();
     let network_since = if done { since } else { admitted };
-    json!([
+    let mut all = vec![
         condition("PodReadyToStartContainers", &stands, network_since),
         initialized,
         condition("Ready", &ready, since),
         condition("ContainersReady", &ready, since),
         condition("PodScheduled", &Ok(()), admitted),
-    ])
+    ];
+    all.extend(departure(statuses, NOT_REFRESHED, |it| &it.not_refreshed, admitted));
+    all.extend(departure(statuses, ADAPTED, |it| &it.adapted, admitted));
+    Value::Array(all)
+}
+
+/// A condition of ours, True where something of a container is not as its manifest asks; absent otherwise.
+fn departure(
+    statuses: &[ContainerStatus],
+    kind: (&str, &str),
+    of: impl Fn(&ContainerStatus) -> &String,
+    since: jiff::Timestamp,
+) -> Option<Value> {
+    let told: Vec<String> =
+        statuses.iter().filter(|it| !of(it).is_empty()).map(|it| format!("{}: {}", it.name, of(it))).collect();
+    let (kind, reason) = kind;
+    (!told.is_empty()).then(|| {
+        json!({"type": kind, "status": "True", "reason": reason, "message": told.join("; "),
+            "lastTransitionTime": time(since)})
+    })
 }
 
 fn condition(kind: &str, holds: &Result<(), (&str, String)>, since: jiff::Timestamp) -> Value {
@@ -87,23 +111,4 @@ fn condition(kind: &str, holds: &Result<(), (&str, String)>, since: jiff::Timest
         }
     }
     condition
-}
-
-/// v1 PodQOSClass.
-pub fn qos(view: &PodView) -> &'static str {
-    let containers = &view.template.spec.containers;
-    let asks = |quantity: Option<u64>| quantity.is_some_and(|q| q > 0);
-    let any = containers
-        .iter()
-        .map(|c| &c.resources)
-        .any(|r| [r.cpu_request_milli, r.cpu_limit_milli, r.memory_request, r.memory_limit].into_iter().any(asks));
-    let all = containers.iter().map(|c| &c.resources).all(|r| {
-        let cpu = asks(r.cpu_limit_milli) && r.cpu_limit_milli == r.cpu_request_milli;
-        cpu && asks(r.memory_limit) && r.memory_limit == r.memory_request
-    });
-    match (any, all) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-    }
 }

@@ -77,6 +77,8 @@ pub fn run(attempt: u32, state: ContainerState) -> ObservedContainer {
         workload: view().record.workload,
         run,
         image_id: "img@sha256:0".into(),
+        adapted: String::new(),
+        not_refreshed: String::new(),
         state,
     }
 }

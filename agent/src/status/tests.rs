@@ -61,6 +61,84 @@ fn a_container_in_back_off_waits_and_remembers_its_end() {
     assert_eq!(condition(&pod, "Ready")["message"], "containers with unready status: [c]");
 }
 
+/// One restart done, its end remembered, and the next run already created: what Kubernetes shows between the second
+/// end and the third start.
+fn crashed_twice() -> (PodView, Vec<Waiting>) {
+    let mut view = view();
+    let memory = ContainerMemory {
+        started_attempt: Some(1),
+        before: Some(ended(0, 2)),
+        last: Some(ended(1, 3)),
+        failures: 2,
+        not_before: Some(Moment(60_000)),
+        ..Default::default()
+    };
+    view.record.containers.insert("c".into(), memory);
+    view.containers.push(run(1, ContainerState::Exited { exit_code: 3, oom: false, finished_at: at(120) }));
+    view.containers.push(run(2, ContainerState::Created));
+    let wait = waits(&view.record.uid);
+    (view, vec![wait])
+}
+
+#[test]
+fn restarts_are_those_that_were_started_not_those_that_stand_created() {
+    let (view, waiting) = crashed_twice();
+    let pod = shown(view, waiting);
+    let status = &pod["status"]["containerStatuses"][0];
+    assert_eq!(status["restartCount"], 1);
+    assert_eq!(status["state"]["waiting"]["reason"], "CrashLoopBackOff");
+    assert_eq!(status["lastState"]["terminated"]["exitCode"], 3);
+    assert_eq!((&status["ready"], &status["started"]), (&json!(false), &json!(false)));
+}
+
+#[test]
+fn a_back_off_is_shown_from_the_record_when_nothing_can_be_planned() {
+    let (view, _) = crashed_twice();
+    let runtime_away = Waiting { uid: None, container: None, ..waits(&view.record.uid) };
+    let pod = shown(view, vec![runtime_away]);
+    let status = &pod["status"]["containerStatuses"][0];
+    assert_eq!(status["state"]["waiting"]["reason"], "CrashLoopBackOff");
+    let message = status["state"]["waiting"]["message"].as_str().unwrap();
+    assert_eq!(message, "back-off 10s restarting failed container=c pod=ds-abcde");
+    assert_eq!(status["lastState"]["terminated"]["exitCode"], 3);
+}
+
+#[test]
+fn between_an_end_and_the_next_start_the_end_is_the_state_and_the_one_before_the_last_state() {
+    // Not written down yet, and written down with no wait: the same is shown.
+    let (mut unwritten, _) = crashed_twice();
+    let memory = unwritten.record.containers.get_mut("c").unwrap();
+    (memory.last, memory.before, memory.not_before) = (Some(ended(0, 2)), None, None);
+    let (mut written, _) = crashed_twice();
+    written.record.containers.get_mut("c").unwrap().not_before = None;
+    for view in [unwritten, written] {
+        let pod = shown(view, vec![]);
+        let status = &pod["status"]["containerStatuses"][0];
+        assert_eq!(status["state"]["terminated"]["exitCode"], 3);
+        assert_eq!(status["lastState"]["terminated"]["exitCode"], 2);
+        assert_eq!(status["restartCount"], 1);
+    }
+}
+
+#[test]
+fn what_is_not_as_asked_is_a_condition_and_absent_otherwise() {
+    let (_, mut published) = super::sample::running();
+    let kinds = |published: &crate::board::Published| {
+        let pod = super::pod(published, &published.pods[0], &NodeFacts::default());
+        pod["status"]["conditions"].as_array().unwrap().clone()
+    };
+    assert_eq!(kinds(&published).len(), 5);
+    published.pods[0].containers[0].adapted = "capabilities BPF not given: containerd does not have them itself".into();
+    published.pods[0].containers[0].not_refreshed = "imagePullPolicy is Always, but".into();
+    let all = kinds(&published);
+    let ours: Vec<_> = all[5..].iter().map(|c| (c["type"].as_str(), c["status"].as_str())).collect();
+    assert_eq!(ours, [(Some("ImageNotRefreshed"), Some("True")), (Some("Adapted"), Some("True"))]);
+    let message = all[6]["message"].as_str().unwrap();
+    assert!(message.starts_with("c: capabilities BPF not given"), "{message}");
+    // It is ready all the same.
+    assert_eq!(all[2]["status"], "True");
+}
+
 #[test]
 fn a_pod_that_has_not_started_is_pending() {
     let pod = shown(view(), vec![]);
@@ -94,14 +172,14 @@ fn a_terminating_pod_says_when_it_is_killed() {
 }
 
 #[test]
-fn quality_of_service_follows_requests_and_limits() {
+fn quality_of_service_is_the_one_that_its_cgroup_has() {
     let mut view = view();
     let resources = &mut std::sync::Arc::make_mut(&mut view.template).spec.containers[0].resources;
     resources.memory_request = Some(1);
-    assert_eq!(phase::qos(&view), "Burstable");
+    assert_eq!(shown(view.clone(), vec![])["status"]["qosClass"], "Burstable");
     let resources = &mut std::sync::Arc::make_mut(&mut view.template).spec.containers[0].resources;
     (resources.memory_limit, resources.cpu_limit_milli, resources.cpu_request_milli) = (Some(1), Some(5), Some(5));
-    assert_eq!(phase::qos(&view), "Guaranteed");
+    assert_eq!(shown(view, vec![])["status"]["qosClass"], "Guaranteed");
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! `why`: one answer a daemon to "why does it not run (as I want)?", from what is already published.
 //!
-//! Pure. The first reason of an answer is the one to look at; an answer without reasons runs as wanted.
+//! Pure. The first reason of an answer is the one to look at; an answer without reasons runs as wanted. One that is
+//! `running` with reasons runs, and they say what of it is not as its manifest asks.
 
 use pod::name::{WorkloadKey, WorkloadKind};
 use pod::time::Moment;
 use serde::{Deserialize, Serialize};
 
-use super::time;
+use super::phase::{ADAPTED, NOT_REFRESHED};
+use super::{containers, time};
 use crate::board::{Board, Check, FileState, Published, WantedSummary};
 
 /// What stands between a daemon and its running as wanted.
@@ -165,6 +167,17 @@ fn workload(key: &WorkloadKey, published: &Published) -> Answer {
         reason.container.clone_from(&wait.container);
         reason.until = wait.until.and_then(|until| wall(published, until));
         reasons.push(reason);
+    }
+    for view in &published.pods {
+        for container in containers::states(published, view) {
+            let told = [(NOT_REFRESHED.0, container.not_refreshed), (ADAPTED.0, container.adapted)];
+            for (word, message) in told.into_iter().filter(|(_, message)| !message.is_empty()) {
+                let mut reason = Reason::new(word, message);
+                reason.pod = Some(view.record.name.clone());
+                reason.container = Some(container.name.clone());
+                reasons.push(reason);
+            }
+        }
     }
     Answer {
         namespace: key.namespace.clone(),

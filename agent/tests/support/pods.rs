@@ -284,6 +284,7 @@ impl TestPod {
             sandbox: &self.sandbox,
             stdout,
             stderr,
+            not_refreshed: "",
         };
         TestRun { create, out, err, text: String::new() }
     }

@@ -14,7 +14,7 @@ mod json;
 mod names;
 mod placement;
 mod pod;
-mod quantity;
+pub mod quantity;
 mod resources;
 mod scalar;
 mod security;

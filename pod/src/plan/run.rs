@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::draft::{Draft, container_wait, delete, kill};
 use super::pod::remember;
 use super::roles::{another_runs, connected};
-use super::{Change, PodView, RunStep, Step, StepKey, View};
+use super::{Change, PodView, RunStep, Step, StepKey, View, Waiting};
 use crate::backoff;
 use crate::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
-use crate::record::{ContainerMemory, Termination};
+use crate::record::{ContainerMemory, Record, Termination};
 use crate::spec::{Container, EnvValue, PodField, RestartPolicy};
 use crate::time::Moment;
 
@@ -52,6 +52,15 @@ pub fn standing(view: &View<'_>, pod: &PodView, container: &ObservedContainer) -
 
 fn held_back(view: &View<'_>, memory: Option<&ContainerMemory>) -> bool {
     memory.and_then(|m| m.not_before).is_some_and(|not_before| not_before > view.now.boot)
+}
+
+/// The wait of a container whose last end is too fresh for another start (Kubernetes' CrashLoopBackOff).
+pub fn back_off(pod: &Record, container: &str, now: Moment) -> Option<Waiting> {
+    let memory = pod.containers.get(container)?;
+    let not_before = memory.not_before.filter(|not_before| *not_before > now)?;
+    let wait = backoff::crash(memory.failures).as_secs();
+    let message = format!("back-off {wait}s restarting failed container={container} pod={}", pod.name);
+    Some(container_wait(&pod.uid, container, "CrashLoopBackOff", message, Some(not_before)))
 }
 
 /// The change that remembers the end of `container`'s run and says when the next one may start.
@@ -261,11 +270,9 @@ impl Runs<'_> {
 
     /// The back-off is the first thing to say of a container, whatever else is done for it meanwhile.
     fn back_off(&self, draft: &mut Draft<'_>) {
-        let Some(memory) = self.memory().filter(|m| held_back(self.view, Some(m))) else { return };
-        let wait = backoff::crash(memory.failures).as_secs();
-        let (name, pod) = (&self.container.name, &self.pod.record);
-        let message = format!("back-off {wait}s restarting failed container={name} pod={}", pod.name);
-        draft.wait(container_wait(&pod.uid, name, "CrashLoopBackOff", message, memory.not_before));
+        if let Some(wait) = back_off(&self.pod.record, &self.container.name, self.view.now.boot) {
+            draft.wait(wait);
+        }
     }
 
     /// Why the created run is not started yet.

@@ -94,6 +94,11 @@ impl CapSet {
         CapSet::of(&DEFAULT).expect("the default names are in the table")
     }
 
+    /// All up to the kernel's number of the last one (`kernel.cap_last_cap`).
+    pub fn up_to(last: u32) -> CapSet {
+        CapSet(u64::MAX >> 63_u32.saturating_sub(last)).and(CapSet::ALL)
+    }
+
     pub fn has(self, name: &str) -> bool {
         CapSet::of(&[name]).is_ok_and(|one| self.0 & one.0 == one.0)
     }

@@ -27,7 +27,7 @@ use super::image_facts::ImageFacts;
 use super::oci::{self, Inputs};
 use super::tasks::NewTask;
 use super::{Containerd, cgroup, labels, snapshots, tasks};
-use crate::seams::{CgroupParent, CreateRun, StepError};
+use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
 
 /// containerd's name for a runtime spec; 2.x takes no other.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -35,7 +35,7 @@ const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 const ASK_SINGLY_MAX: usize = 4;
 
 impl Containerd {
-    pub(super) async fn create_run(&self, run: &CreateRun<'_>, image: &ImageFacts) -> Result<(), StepError> {
+    pub(super) async fn create_run(&self, run: &CreateRun<'_>, image: &ImageFacts) -> Result<CreatedRun, StepError> {
         let id = run.run.container_id();
         let refused = |what: &'static str, status: &Status| {
             self.client.step_error("CreateContainerError", &format!("{what} for container {}", run.run), status)
@@ -44,9 +44,14 @@ impl Containerd {
         let (spec, adapted) = self.spec_of(run, image).await?;
         let spec = serde_json::to_vec(&spec).expect("a spec has only text keys");
         let systemd_cgroup = matches!(run.sandbox.cgroup, CgroupParent::Systemd(_));
+        let labels = labels::of_run(run, image, &adapted);
+        let created = CreatedRun {
+            image_id: image.image_id(),
+            adapted: labels.get(labels::ADAPTED).cloned().unwrap_or_default(),
+        };
         let record = ContainerRecord {
             id: id.clone(),
-            labels: labels::of_run(run, image, &adapted),
+            labels,
             image: image.name.clone(),
             runtime: Some(RecordRuntime {
                 name: tasks::RUNTIME.to_owned(),
@@ -62,7 +67,7 @@ impl Containerd {
             Ok(()) => {}
             Err(status) if status.code() == Code::AlreadyExists => {
                 if self.is_complete(&id, &spec).await.map_err(|status| refused("looking at what is left", &status))? {
-                    return Ok(());
+                    return Ok(created);
                 }
                 self.remove(&id).await.map_err(|status| refused("replacing what is left", &status))?;
                 create_record(&self.client, &record).await.map_err(|status| refused("the record", &status))?;
@@ -103,7 +108,7 @@ impl Containerd {
             // What is left would be met by the next try anyway; the first error is the one to tell.
             let _ = self.remove(&id).await;
         }
-        outcome
+        outcome.map(|()| created)
     }
 
     async fn spec_of(&self, run: &CreateRun<'_>, image: &ImageFacts) -> Result<(Spec, Vec<oci::Adapted>), StepError> {
@@ -188,8 +193,10 @@ impl Containerd {
                 return Err(Status::deadline_exceeded(why));
             }
             let state = state_of(&id, process, &self.heard, labels.get(labels::CGROUP));
-            let image_id = labels.get(labels::IMAGE_ID).cloned().unwrap_or_default();
-            observed.push(ObservedContainer { id, workload, run, image_id, state });
+            let label = |name| labels.get(name).cloned().unwrap_or_default();
+            let (image_id, adapted) = (label(labels::IMAGE_ID), label(labels::ADAPTED));
+            let not_refreshed = label(labels::NOT_REFRESHED);
+            observed.push(ObservedContainer { id, workload, run, image_id, adapted, not_refreshed, state });
         }
         Ok(observed)
     }

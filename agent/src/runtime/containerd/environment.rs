@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use pod::manifest::quantity;
 use pod::name::WorkloadKind;
 use pod::spec::{ContainerResource, EnvValue, PodField, Quantity, Resources};
 
@@ -13,6 +14,8 @@ use crate::seams::CreateRun;
 
 /// Where programs are looked for when the image does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
 
 /// What the first process gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,17 +146,48 @@ fn resource_value(of: &Resources, resource: ContainerResource, divisor: Quantity
         ContainerResource::RequestsCpu => i128::from(of.cpu_request_milli.unwrap_or(0)),
         ContainerResource::LimitsMemory => milli(of.memory_limit.unwrap_or(host.memory)),
         ContainerResource::RequestsMemory => milli(of.memory_request.unwrap_or(0)),
-        ContainerResource::RequestsEphemeralStorage if !of.requests.contains_key("ephemeral-storage") => 0,
-        ContainerResource::LimitsEphemeralStorage | ContainerResource::RequestsEphemeralStorage => return None,
+        ContainerResource::LimitsEphemeralStorage => match written(&of.limits, EPHEMERAL_STORAGE) {
+            Some(limit) => limit,
+            None if host.storage == 0 => return None,
+            None => milli(host.storage),
+        },
+        ContainerResource::RequestsEphemeralStorage => written(&of.requests, EPHEMERAL_STORAGE).unwrap_or(0),
     };
     // An absent divisor is 1.
     let divisor = if divisor.milli > 0 { divisor.milli } else { 1000 };
     Some(amount.saturating_add(divisor - 1).div_euclid(divisor).to_string())
 }
 
+/// A resource that is only kept as written; 0 is none. In thousandths.
+fn written(resources: &BTreeMap<String, String>, name: &str) -> Option<i128> {
+    resources.get(name).and_then(|text| quantity::parse(text)).map(|it| it.milli).filter(|milli| *milli > 0)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    #[test]
+    fn ephemeral_storage_is_the_limit_else_the_nodes() {
+        use ContainerResource::{LimitsEphemeralStorage, RequestsEphemeralStorage};
+        let mut host = Host::read(None, Path::new("/"));
+        host.storage = 8 << 30;
+        let mut of = Resources::default();
+        let mib = Quantity { milli: 1000 << 20 };
+        assert_eq!(resource_value(&of, LimitsEphemeralStorage, mib, &host).as_deref(), Some("8192"));
+        assert_eq!(resource_value(&of, RequestsEphemeralStorage, mib, &host).as_deref(), Some("0"));
+        of.limits.insert(EPHEMERAL_STORAGE.into(), "1.5Gi".into());
+        of.requests.insert(EPHEMERAL_STORAGE.into(), "100M".into());
+        assert_eq!(resource_value(&of, LimitsEphemeralStorage, mib, &host).as_deref(), Some("1536"));
+        // Rounded up, and an absent divisor is 1.
+        assert_eq!(resource_value(&of, RequestsEphemeralStorage, mib, &host).as_deref(), Some("96"));
+        let one = Quantity { milli: 0 };
+        assert_eq!(resource_value(&of, RequestsEphemeralStorage, one, &host).as_deref(), Some("100000000"));
+        (host.storage, of) = (0, Resources::default());
+        assert_eq!(resource_value(&of, LimitsEphemeralStorage, one, &host), None);
+    }
 
     #[test]
     fn references_expand_once_and_unknown_ones_stay() {

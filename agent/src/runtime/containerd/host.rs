@@ -3,6 +3,7 @@
 //! Driven by `containers` before each create; `oci` only sees the values. What counts is containerd's process, not
 //! ours: runc is its descendant, and our unit may be confined more narrowly.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -14,6 +15,8 @@ use super::capabilities::CapSet;
 pub struct Host {
     /// containerd's bounding set: what it cannot lose to a container it cannot give.
     pub capabilities: CapSet,
+    /// What this kernel knows.
+    pub kernel_capabilities: CapSet,
     /// containerd's hard RLIMIT_NOFILE.
     pub nofile_hard: u64,
     /// The lowest oom_score_adj that may be set: containerd's own, unless it has CAP_SYS_RESOURCE.
@@ -29,6 +32,8 @@ pub struct Host {
     pub cpus: u64,
     /// Bytes.
     pub memory: u64,
+    /// Bytes of the file system that holds the state directory: the node's ephemeral storage. 0: it cannot be asked.
+    pub storage: u64,
 }
 
 /// AppArmor in the kernel.
@@ -62,7 +67,7 @@ const DEV_DEPTH_MAX: u32 = 5;
 
 impl Host {
     /// Reads the facts for the containerd with this pid; None (not connected yet, foreign PID namespace) reads ours.
-    pub fn read(containerd: Option<i32>) -> Host {
+    pub fn read(containerd: Option<i32>, state_dir: &Path) -> Host {
         let process = containerd.map_or_else(|| "/proc/self".to_owned(), |pid| format!("/proc/{pid}"));
         let text = |name: &str| {
             fs::read_to_string(format!("{process}/{name}"))
@@ -78,8 +83,10 @@ impl Host {
         } else {
             Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
         };
+        let last = fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|text| text.trim().parse().ok());
         Host {
             capabilities,
+            kernel_capabilities: last.map_or(CapSet::ALL, CapSet::up_to),
             nofile_hard: nofile_hard(&text("limits")).unwrap_or(1024),
             oom_score_adj_min: if capabilities.has("SYS_RESOURCE") { -1000 } else { own_score },
             cgroup_v2,
@@ -88,7 +95,13 @@ impl Host {
             architecture: std::env::consts::ARCH,
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
             memory: memory_total(&fs::read_to_string("/proc/meminfo").unwrap_or_default()).unwrap_or(0),
+            storage: storage_total(state_dir),
         }
+    }
+
+    /// What no container can be given here although the kernel knows it: names without `CAP_`, sorted.
+    pub fn missing_capabilities(&self) -> BTreeSet<&'static str> {
+        self.kernel_capabilities.without(self.capabilities).names()
     }
 }
 
@@ -158,6 +171,12 @@ fn memory_total(meminfo: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
+/// Bytes of the file system that `place`, or the nearest parent of it that exists, lies in.
+fn storage_total(place: &Path) -> u64 {
+    let found = place.ancestors().find_map(|place| nix::sys::statvfs::statvfs(place).ok());
+    found.map_or(0, |it| it.blocks().saturating_mul(it.fragment_size()))
+}
+
 fn apparmor() -> AppArmor {
     let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
     if !enabled.starts_with('Y') {
@@ -194,8 +213,22 @@ mod tests {
     }
 
     #[test]
+    fn what_containerd_lacks_of_the_kernels_capabilities_is_missing() {
+        let mut host = Host::read(None, Path::new("/"));
+        host.kernel_capabilities = CapSet::up_to(24);
+        host.capabilities = host.kernel_capabilities.without(CapSet::of(&["SYS_RESOURCE", "MKNOD"]).unwrap());
+        assert_eq!(host.missing_capabilities().into_iter().collect::<Vec<_>>(), ["SYS_RESOURCE"]);
+    }
+
+    #[test]
     fn this_machine_can_be_read() {
-        let host = Host::read(None);
-        assert!(host.capabilities.has("CHOWN") && host.cpus > 0 && host.memory > 0 && host.nofile_hard > 0);
+        let host = Host::read(None, Path::new("/var/lib/not-there/yet"));
+        assert!(
+            host.capabilities.has("CHOWN")
+                && host.cpus > 0
+                && host.memory > 0
+                && host.nofile_hard > 0
+                && host.storage > 0
+        );
     }
 }

@@ -23,6 +23,9 @@ pub const CGROUP: &str = "daemonlet.dev/cgroup";
 /// What this machine could not give as asked, one sentence each, joined by `; `.
 pub const ADAPTED: &str = "daemonlet.dev/adapted";
 
+/// Why the image is not as fresh as its pull policy asks; absent where it is.
+pub const NOT_REFRESHED: &str = "daemonlet.dev/image-not-refreshed";
+
 /// containerd's limit for key and value of one label together, in bytes.
 const LABEL_BYTES_MAX: usize = 4096;
 
@@ -44,6 +47,9 @@ pub fn of_run(run: &CreateRun<'_>, image: &ImageFacts, adapted: &[Adapted]) -> H
     ]);
     if let Some(signal) = &image.config.stop_signal {
         labels.insert(STOP_SIGNAL, signal.clone());
+    }
+    if !run.not_refreshed.is_empty() {
+        labels.insert(NOT_REFRESHED, run.not_refreshed.to_owned());
     }
     if !adapted.is_empty() {
         let sentences: Vec<String> = adapted.iter().map(ToString::to_string).collect();

@@ -16,7 +16,7 @@ use pod::observed::ObservedContainer;
 use pod::plan::Signal;
 use pod::spec::Container;
 
-use crate::seams::{CreateRun, Runtime, StepError, Wake};
+use crate::seams::{CreateRun, CreatedRun, Prepared, Runtime, StepError, Wake};
 
 use self::client::{Client, NamespaceInvalid, QUICK, bounded};
 use self::events::Heard;
@@ -55,6 +55,8 @@ pub struct Config {
     /// `overlayfs` unless the machine needs another.
     pub snapshotter: String,
     pub node_name: String,
+    /// The agent's: what lies in its file system is the node's ephemeral storage.
+    pub state_dir: PathBuf,
     /// Whether an unset seccomp profile means RuntimeDefault.
     pub seccomp_default: bool,
 }
@@ -67,6 +69,7 @@ impl Config {
             namespace: "daemonlet".into(),
             snapshotter: "overlayfs".into(),
             node_name: node_name.into(),
+            state_dir: "/var/lib/daemonlet".into(),
             seccomp_default: true,
         }
     }
@@ -124,7 +127,7 @@ impl Containerd {
         match known.as_ref() {
             Some((read_for, host)) if *read_for == peer => Arc::clone(host),
             _ => {
-                let host = Arc::new(Host::read(peer));
+                let host = Arc::new(Host::read(peer, &self.config.state_dir));
                 *known = Some((peer, Arc::clone(&host)));
                 host
             }
@@ -166,13 +169,13 @@ impl Runtime for Containerd {
         })
     }
 
-    async fn prepare_image(&self, container: &Container) -> Result<(), StepError> {
+    async fn prepare_image(&self, container: &Container) -> Result<Prepared, StepError> {
         self.images.prepare(container).await
     }
 
-    async fn create(&self, run: &CreateRun<'_>) -> Result<String, StepError> {
+    async fn create(&self, run: &CreateRun<'_>) -> Result<CreatedRun, StepError> {
         let image = self.images.facts(&run.container.image).await?;
-        self.create_run(run, &image).await.map(|()| image.image_id())
+        self.create_run(run, &image).await
     }
 
     async fn start(&self, id: &str) -> Result<u32, StepError> {
@@ -211,5 +214,9 @@ impl Runtime for Containerd {
             .await
             .map(|answer| format!("containerd {}", answer.version))
             .map_err(|status| self.client.step_error("RuntimeError", "asking for the version", &status))
+    }
+
+    fn missing_capabilities(&self) -> Vec<String> {
+        self.host().missing_capabilities().into_iter().map(str::to_owned).collect()
     }
 }

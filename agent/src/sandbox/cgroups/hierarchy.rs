@@ -9,8 +9,9 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::CgroupError;
-use super::numbers::{Limits, PERIOD_US, weight};
+use pod::qos::{CPU_PERIOD_US, weight};
+
+use super::{CgroupError, Limits};
 use crate::sandbox::mounts;
 
 /// A process that was just killed leaves its cgroup within milliseconds.
@@ -95,21 +96,21 @@ pub fn delegate(path: &Path) -> Result<(), CgroupError> {
 }
 
 pub fn set_cpu_v1(path: &Path, limits: &Limits) -> Result<(), CgroupError> {
-    set(path, "cpu.shares", limits.shares)?;
-    if let Some(quota) = limits.quota_us {
+    set(path, "cpu.shares", limits.values.shares)?;
+    if let Some(quota) = limits.values.quota_us {
         // A kernel without CFS bandwidth control has no such files; the pod then runs without the limit.
-        set_if_there(path, "cpu.cfs_period_us", &PERIOD_US.to_string())?;
+        set_if_there(path, "cpu.cfs_period_us", &CPU_PERIOD_US.to_string())?;
         set_if_there(path, "cpu.cfs_quota_us", &quota.to_string())?;
     }
     Ok(())
 }
 
 pub fn set_v2(path: &Path, limits: &Limits) -> Result<(), CgroupError> {
-    set_if_there(path, "cpu.weight", &weight(limits.shares).to_string())?;
-    if let Some(quota) = limits.quota_us {
-        set_if_there(path, "cpu.max", &format!("{quota} {PERIOD_US}"))?;
+    set_if_there(path, "cpu.weight", &weight(limits.values.shares).to_string())?;
+    if let Some(quota) = limits.values.quota_us {
+        set_if_there(path, "cpu.max", &format!("{quota} {CPU_PERIOD_US}"))?;
     }
-    if let Some(bytes) = limits.memory_max {
+    if let Some(bytes) = limits.values.memory_max {
         set_if_there(path, "memory.max", &bytes.to_string())?;
     }
     Ok(())

@@ -5,7 +5,6 @@
 //! own cgroups below a pod's are the runtime's to make and to remove. No process is ever moved or killed here.
 
 mod hierarchy;
-pub mod numbers;
 pub mod systemd;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,10 +14,34 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use pod::name::Uid;
+use pod::qos::{self, Cgroup, Class, weight};
+use pod::spec::PodSpec;
 
 use crate::seams::CgroupParent;
 use hierarchy::{Hierarchies, delegate, hierarchies, make, pids, remove_tree, set, set_cpu_v1, set_if_there, set_v2};
-use numbers::{Class, Limits, weight};
+
+/// What a pod's cgroup is made with. The containers' own limits lie below it and are the runtime's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Under which parent it lies.
+    pub class: Class,
+    pub values: Cgroup,
+}
+
+impl Limits {
+    pub fn of(spec: &PodSpec) -> Limits {
+        Limits { class: qos::class(spec), values: qos::of_pod(spec) }
+    }
+}
+
+/// The name of the class's cgroup below the root; None: the root itself.
+fn parent_of(class: Class) -> Option<&'static str> {
+    match class {
+        Class::Guaranteed => None,
+        Class::Burstable => Some("burstable"),
+        Class::BestEffort => Some("besteffort"),
+    }
+}
 
 /// Controllers that a pod's cgroup is made in at once; the others' directories are the runtime's to make as it needs them.
 const SET_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
@@ -188,7 +211,7 @@ impl Cgroups {
                 if let Some(mount) = controllers.get("cpu") {
                     set_cpu_v1(&mount.join(&pod), limits)?;
                 }
-                if let (Some(mount), Some(bytes)) = (controllers.get("memory"), limits.memory_max) {
+                if let (Some(mount), Some(bytes)) = (controllers.get("memory"), limits.values.memory_max) {
                     set(&mount.join(&pod), "memory.limit_in_bytes", bytes)?;
                 }
             }
@@ -222,9 +245,9 @@ impl Cgroups {
     fn set_classes(&self, burstable_shares: u64) -> Result<(), CgroupError> {
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
         let of_class = [
-            (Class::Guaranteed, numbers::shares(cpus.saturating_mul(1000))),
+            (Class::Guaranteed, qos::shares(cpus.saturating_mul(1000))),
             (Class::Burstable, burstable_shares),
-            (Class::BestEffort, numbers::SHARES_MIN),
+            (Class::BestEffort, qos::SHARES_MIN),
         ];
         for (class, shares) in of_class {
             let relative = self.class_path(class);
@@ -255,7 +278,7 @@ impl Cgroups {
             (burstable.remove(uid).is_some(), burstable.values().fold(0, |sum: u64, s| sum.saturating_add(*s)))
         };
         if was_there && self.driver == Driver::Cgroupfs {
-            self.set_classes(sum.clamp(numbers::SHARES_MIN, numbers::SHARES_MAX))?;
+            self.set_classes(sum.clamp(qos::SHARES_MIN, qos::SHARES_MAX))?;
         }
         Ok(())
     }
@@ -264,12 +287,12 @@ impl Cgroups {
     fn remember(&self, uid: &Uid, limits: &Limits) -> u64 {
         let mut burstable = self.burstable.lock().unwrap_or_else(PoisonError::into_inner);
         if limits.class == Class::Burstable {
-            burstable.insert(uid.clone(), limits.shares);
+            burstable.insert(uid.clone(), limits.values.shares);
         }
         burstable
             .values()
             .fold(0, |sum: u64, shares| sum.saturating_add(*shares))
-            .clamp(numbers::SHARES_MIN, numbers::SHARES_MAX)
+            .clamp(qos::SHARES_MIN, qos::SHARES_MAX)
     }
 
     /// After a restart the hierarchy says which Burstable pods there are and what they weigh.
@@ -286,7 +309,7 @@ impl Cgroups {
             let number = fs::read_to_string(entry.path().join(file)).ok().and_then(|text| text.trim().parse().ok());
             if let (Some(uid), Some(number)) = (uid, number) {
                 let version1 = matches!(self.hierarchies, Hierarchies::V1 { .. });
-                burstable.insert(uid, if version1 { number } else { numbers::shares_of_weight(number) });
+                burstable.insert(uid, if version1 { number } else { qos::shares_of_weight(number) });
             }
         }
     }
@@ -301,7 +324,7 @@ impl Cgroups {
 
     /// Absolute in the hierarchy.
     fn class_path(&self, class: Class) -> String {
-        match (self.driver, class.parent()) {
+        match (self.driver, parent_of(class)) {
             (Driver::Cgroupfs, None) => format!("/{}", self.root),
             (Driver::Cgroupfs, Some(parent)) => format!("/{}/{parent}", self.root),
             (Driver::Systemd, _) => systemd::path_of(&systemd::class_slice(&self.root, class)),
@@ -379,7 +402,10 @@ mod tests {
             systemd: systemd::Systemd::default(),
         });
         let uid = Uid("0a-1b".into());
-        let limits = Limits { class: Class::Burstable, shares: 102, quota_us: Some(1000), memory_max: Some(1 << 20) };
+        let limits = Limits {
+            class: Class::Burstable,
+            values: Cgroup { shares: 102, quota_us: Some(1000), memory_max: Some(1 << 20) },
+        };
         cgroups.make(&uid, &limits).await.unwrap();
         cgroups.make(&uid, &limits).await.unwrap();
         let place = root.join(&name).join("burstable/pod0a-1b");

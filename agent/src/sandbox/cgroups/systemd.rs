@@ -7,13 +7,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use pod::name::Uid;
+use pod::qos::{self, CPU_PERIOD_US, Class, weight};
 use tokio::sync::OnceCell;
 use zbus::Connection;
 use zbus::Variant as Value;
 use zbus::zvariant::DynamicType;
 
-use super::numbers::{Class, Limits, PERIOD_US, weight};
-use super::{CgroupError, numbers};
+use super::{CgroupError, Limits, parent_of};
 
 const DESTINATION: &str = "org.freedesktop.systemd1";
 const OBJECT: &str = "/org/freedesktop/systemd1";
@@ -84,9 +84,9 @@ impl Systemd {
     /// The weight of all Burstable pods together, once their parent is there.
     pub async fn set_burstable(&self, root: &str, shares: u64, version2: bool) -> Result<(), CgroupError> {
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-        let whole = numbers::shares(cpus.saturating_mul(1000));
+        let whole = qos::shares(cpus.saturating_mul(1000));
         self.set(&class_slice(root, Class::Guaranteed), &[cpu(whole, version2)]).await?;
-        for (class, shares) in [(Class::Burstable, shares), (Class::BestEffort, numbers::SHARES_MIN)] {
+        for (class, shares) in [(Class::Burstable, shares), (Class::BestEffort, qos::SHARES_MIN)] {
             self.set(&class_slice(root, class), &[cpu(shares, version2)]).await?;
         }
         Ok(())
@@ -128,7 +128,7 @@ fn set_body<'a>(slice: &'a str, properties: &'a [(&'a str, Value<'a>)]) -> impl 
 
 /// `daemonlet.slice`, `daemonlet-burstable.slice`, `daemonlet-besteffort.slice`.
 pub fn class_slice(root: &str, class: Class) -> String {
-    match class.parent() {
+    match parent_of(class) {
         None => format!("{root}.slice"),
         Some(parent) => format!("{root}-{parent}.slice"),
     }
@@ -158,13 +158,13 @@ fn properties(limits: &Limits, version2: bool) -> Properties<'static> {
         ("CPUAccounting", Value::from(true)),
         ("MemoryAccounting", Value::from(true)),
         ("TasksAccounting", Value::from(true)),
-        cpu(limits.shares, version2),
+        cpu(limits.values.shares, version2),
     ];
-    if let Some(quota) = limits.quota_us {
-        let a_second = quota.saturating_mul(1_000_000 / PERIOD_US);
+    if let Some(quota) = limits.values.quota_us {
+        let a_second = quota.saturating_mul(1_000_000 / CPU_PERIOD_US);
         properties.push(("CPUQuotaPerSecUSec", Value::from(a_second)));
     }
-    if let Some(bytes) = limits.memory_max {
+    if let Some(bytes) = limits.values.memory_max {
         properties.push((if version2 { "MemoryMax" } else { "MemoryLimit" }, Value::from(bytes)));
     }
     properties
@@ -181,8 +181,10 @@ mod tests {
     /// What org.freedesktop.systemd1(5) declares.
     #[test]
     fn calls_have_the_types_that_systemd_declares() {
-        let limits =
-            Limits { class: Class::Burstable, shares: 102, quota_us: Some(50_000), memory_max: Some(32 << 20) };
+        let limits = Limits {
+            class: Class::Burstable,
+            values: qos::Cgroup { shares: 102, quota_us: Some(50_000), memory_max: Some(32 << 20) },
+        };
         let properties = properties(&limits, true);
         let find = |name: &str| properties.iter().find(|(n, _)| *n == name).map(|(_, v)| v.try_clone().unwrap());
         assert_eq!(find("CPUQuotaPerSecUSec"), Some(Value::from(500_000u64)));

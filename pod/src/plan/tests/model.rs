@@ -344,7 +344,15 @@ impl Model {
         let pod = self.pod(uid).unwrap();
         assert!(pod.containers.iter().all(|c| c.run != run), "created twice");
         let id = run.container_id();
-        pod.containers.push(ObservedContainer { id, workload, run, image_id: String::new(), state });
+        pod.containers.push(ObservedContainer {
+            id,
+            workload,
+            run,
+            image_id: String::new(),
+            adapted: String::new(),
+            not_refreshed: String::new(),
+            state,
+        });
     }
 
     fn admit(&mut self) {

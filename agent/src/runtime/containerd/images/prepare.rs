@@ -10,7 +10,7 @@ use super::reference::Reference;
 use super::store;
 use super::{ImageError, Images};
 use crate::runtime::containerd::image_facts::ImageFacts;
-use crate::seams::StepError;
+use crate::seams::{Prepared, StepError};
 
 /// Names offered in place of one that is not there.
 const MAX_OFFERED: usize = 5;
@@ -22,13 +22,14 @@ const IMAGE_INSPECT_ERROR: &str = "ImageInspectError";
 
 impl Images {
     /// Makes the container's image present and unpacked. Whatever the pull policy, an image that is here is used: a
-    /// registry cannot be asked for a newer one yet.
-    pub async fn prepare(&self, container: &Container) -> Result<(), StepError> {
+    /// registry cannot be asked for a newer one yet, which is said where one was to be asked.
+    pub async fn prepare(&self, container: &Container) -> Result<Prepared, StepError> {
         let reference = parse(&container.image)?;
         let Some((name, target)) = self.find(&reference).await? else {
             return Err(self.absent(&reference, container.pull_policy).await);
         };
-        self.make_ready(&name, &target).await.map(drop)
+        self.make_ready(&name, &target).await?;
+        Ok(prepared(&reference, &name, container.pull_policy))
     }
 
     /// What running needs to know of an image, by the name as a manifest writes it. The image must be prepared.
@@ -96,6 +97,19 @@ impl Images {
     }
 }
 
+/// A reference with a digest cannot have become newer: nothing is to be asked.
+fn prepared(reference: &Reference, name: &str, policy: PullPolicy) -> Prepared {
+    match policy {
+        PullPolicy::Always if reference.digest().is_none() => Prepared::NotRefreshed {
+            message: format!(
+                "imagePullPolicy is Always, but pulling from registries is not built yet: {name} is used as it is on \
+                 this node"
+            ),
+        },
+        PullPolicy::Always | PullPolicy::IfNotPresent | PullPolicy::Never => Prepared::AsAsked,
+    }
+}
+
 fn parse(image: &str) -> Result<Reference, StepError> {
     image.parse().map_err(|e: super::reference::InvalidReference| StepError::new(INVALID_IMAGE_NAME, e.to_string()))
 }
@@ -128,6 +142,18 @@ fn likeness(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_always_of_a_name_that_may_move_is_not_refreshed() {
+        let of = |image: &str, policy| prepared(&image.parse().unwrap(), image, policy);
+        let pinned = format!("a.b/c@sha256:{}", "0".repeat(64));
+        assert!(
+            matches!(of("a.b/c:1", PullPolicy::Always), Prepared::NotRefreshed { message } if message.contains("a.b/c:1"))
+        );
+        assert_eq!(of(&pinned, PullPolicy::Always), Prepared::AsAsked);
+        assert_eq!(of("a.b/c:1", PullPolicy::IfNotPresent), Prepared::AsAsked);
+        assert_eq!(of("a.b/c:1", PullPolicy::Never), Prepared::AsAsked);
+    }
 
     #[test]
     fn the_names_nearest_to_the_wanted_one_come_first() {

@@ -102,6 +102,8 @@ fn case() -> Case {
         },
         host: Host {
             capabilities: CapSet::ALL,
+            kernel_capabilities: CapSet::ALL,
+            storage: 50 << 30,
             nofile_hard: u64::MAX,
             oom_score_adj_min: -1000,
             cgroup_v2: false,
@@ -136,6 +138,7 @@ impl Case {
             sandbox: &self.sandbox,
             stdout: "/o".into(),
             stderr: "/e".into(),
+            not_refreshed: "",
         };
         spec(&Inputs {
             run: &run,
