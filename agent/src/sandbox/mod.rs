@@ -11,7 +11,8 @@
 //!     ns/{net,ipc,uts}                pinned namespaces       made                      set-up ended
 //!     etc/{hosts,…}                   files for containers    shm                       /dev/shm
 //! <state-dir>/network/U.json          CNI record              <state-dir>/cni/daemonlet reservations
-//! <state-dir>/pods/U/volumes/image    VOLUMEs of images       <cgroup>/<root>/…/podU    cgroup
+//! <state-dir>/pods/U                  whatever containers wrote, made by the runtime (VOLUMEs of images)
+//! <cgroup>/<root>/…/podU              cgroup
 //! ```
 //!
 //! One unmount takes a pod's whole directory away with all that is pinned in it.
@@ -112,11 +113,6 @@ impl NodeSandboxes {
     /// start, before a pod is connected; what the address plugin is just writing looks the same. Blocking, milliseconds.
     pub fn free_nobodys_addresses(&self) -> Result<(), StepError> {
         self.shared.network.sweep_empty_reservations().map_err(|error| step(KILL, &error))
-    }
-
-    /// Where the directory of a VOLUME of a container's image lies on the host; removed with the pod.
-    pub fn image_volume(&self, uid: &Uid, container: &str, path: &str) -> PathBuf {
-        volumes::image_volume(&self.shared.config.state_dir, uid, container, path)
     }
 
     /// The node's addresses, IPv4 first, one of a family.
