@@ -423,9 +423,10 @@ fn peak(process: Process) -> f64 {
     kilobytes.unwrap_or(f64::NAN) * 1024.0 / 1e6
 }
 
-/// User and system time in seconds, from /proc/PID/schedstat: nanoseconds on a processor, of all threads.
+/// User and system time in seconds.
 fn processor_seconds(process: Process) -> f64 {
-    let tasks = fs::read_dir(format!("/proc/{}/task", process.pid)).into_iter().flatten().flatten();
-    let nanoseconds = |path: PathBuf| fs::read_to_string(path).ok()?.split(' ').next()?.parse::<f64>().ok();
-    tasks.filter_map(|task| nanoseconds(task.path().join("schedstat"))).sum::<f64>() / 1e9
+    // User and system time in ticks of 10 ms (proc_pid_stat(5), fields 14 and 15), threads that have ended included.
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid)).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace().skip(11).take(2);
+    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
