@@ -114,6 +114,9 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     }
 
     let machine = machine(&config, &node_name, boot_id)?;
+    if let Err(error) = machine.sandboxes.free_nobodys_addresses() {
+        tracing::warn!(reason = error.message, "addresses that a power cut left taken stay taken");
+    }
     describe_node(&board, &config, &node_name, &machine);
     let images = machine.runtime.images().clone();
     let (stop, stopping) = watch::channel(false);

@@ -15,7 +15,7 @@ use pod::lifecycle::deadline;
 use pod::manifest::{Context, parse_recorded};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
-use pod::plan::{Change, Failure, Plan, PodView, Signal, Step, StepKey, View, Waiting, plan};
+use pod::plan::{Change, Delivery, Failure, Plan, PodView, Signal, Step, StepKey, View, Waiting, plan};
 use pod::record::{Lifecycle, Record};
 use pod::time::{Moment, Now};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -104,7 +104,7 @@ pub struct Worker<M: Machine> {
     /// Why images are not as fresh as their pull policy asks, by pod and container.
     not_refreshed: BTreeMap<(Uid, String), String>,
     /// Signals that were delivered: a daemon gets one SIGTERM, not one a wake.
-    delivered: BTreeSet<StepKey>,
+    delivered: BTreeMap<StepKey, Delivery>,
     /// Containers of this workload that no record speaks of.
     strays: Vec<ObservedContainer>,
     /// Deletions that have begun and not succeeded. The container may be gone and its log pipes not: then nothing that is
@@ -140,7 +140,7 @@ impl<M: Machine> Worker<M> {
             pods: Vec::new(),
             wishes: Vec::new(),
             not_refreshed: BTreeMap::new(),
-            delivered: BTreeSet::new(),
+            delivered: BTreeMap::new(),
             strays: Vec::new(),
             deletions: BTreeMap::new(),
             leftovers: Vec::new(),
@@ -599,13 +599,15 @@ impl<M: Machine> Worker<M> {
             Outcome::Started { run, pid } => self.started(&run, pid),
             Outcome::Signalled { run, signal } => {
                 let step = Step::Signal { uid: run.uid, container: run.container, attempt: run.attempt, signal };
-                self.delivered.insert(step.key());
+                let now = self.shared.machine.clock().now().boot;
+                let before = self.delivered.get(&step.key()).copied().unwrap_or_default();
+                self.delivered.insert(step.key(), before.again(now));
             }
             Outcome::Deleted { run } => {
                 self.shared.directory.disown(&run.container_id());
                 self.deletions.remove(&delete_key(&run));
                 self.strays.retain(|stray| stray.run != run);
-                self.delivered.retain(|key| !is_of_run(key, &run));
+                self.delivered.retain(|key, _| !is_of_run(key, &run));
                 self.failures.retain(|key, _| !is_of_run(key, &run));
                 if let Some(view) = self.view_mut(&run.uid) {
                     view.containers.retain(|c| c.run != run);

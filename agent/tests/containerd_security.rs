@@ -194,3 +194,47 @@ async fn environment_and_limits_arrive() {
         assert!(out.lines().any(|it| it == line), "{line} in {out}");
     }
 }
+
+#[tokio::test]
+async fn image_volumes_are_writable_filled_fresh_for_each_run_and_gone_with_it() {
+    let node = TestContainerd::start();
+    let first = Tarball::new()
+        .file("srv/data/kept", 0o640, b"first layer")
+        .file("srv/data/deleted", 0o644, b"x")
+        .file("own/hidden", 0o644, b"x")
+        .symlink("srv/data/link", "/etc/hostname")
+        .symlink("alias", "/srv/data");
+    // A later layer changes one file and deletes another: what is copied is the image, not its layers.
+    let second = Tarball::new().file("srv/data/.wh.deleted", 0o644, b"").file("srv/data/more", 0o644, b"second layer");
+    let volumes = serde_json::json!({"/srv/data": {}, "/alias": {}, "/nothing/there": {}, "/own": {}});
+    let image = Image::busybox("docker.io/library/volumes:1").expect("busybox");
+    node.import(&image.layer(first.bytes()).layer(second.bytes()).config("Volumes", volumes));
+    let own = node.path().join("own");
+    std::fs::create_dir_all(&own).expect("made");
+
+    let script = "cd /srv/data; echo all $(ls); echo kept $(cat kept) $(stat -c %a kept); echo more $(cat more); \
+                  echo alias $(ls /alias); echo own $(ls /own); touch new /nothing/there/new /own/mine && echo wrote; \
+                  touch /x 2>&1";
+    let runtime = node.open();
+    let mut pod = TestPod::new(&node, "a", script);
+    pod.main().image = "volumes:1".into();
+    pod.main().security.read_only_root = true;
+    pod.host_path("own", own.to_str().expect("text"), "/own");
+    let volumes = node.path().join(format!("agent/pods/{}/volumes/image/main", pod.record.uid));
+    for attempt in 0..2 {
+        let mut run = pod.run(0, attempt);
+        let (code, out) = run.finish(&runtime).await;
+        assert_eq!(field(&out, "all"), "kept link more", "run {attempt} {code}: {out}");
+        assert_eq!(field(&out, "kept"), "first layer 640");
+        assert_eq!(field(&out, "more"), "second layer");
+        assert_eq!(field(&out, "own"), if attempt == 0 { "" } else { "mine" });
+        assert!(out.contains("wrote") && out.contains("/x: Read-only"), "{out}");
+        let of_run = volumes.join(attempt.to_string());
+        assert!(of_run.join("~nothing~there/new").exists() && !of_run.join("~own").exists());
+        runtime.delete(&run.id()).await.expect("deleted");
+        assert!(!of_run.exists());
+    }
+    assert!(own.join("mine").exists());
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("read");
+    assert!(!mounts.contains(volumes.to_str().expect("text")), "{mounts}");
+}

@@ -18,6 +18,10 @@ const IMAGE_MAX: Duration = Duration::from_secs(300);
 /// Set-up and creation fail for reasons that others mend (a missing directory): soon at first, then rarely.
 const STEP_FIRST: Duration = Duration::from_secs(1);
 const STEP_MAX: Duration = Duration::from_secs(60);
+/// A SIGKILL that was delivered and had no effect is sent again: a process in uninterruptible sleep gets it when it can,
+/// so this is for a kill that met nobody. Seldom, since each is a runc.
+const KILL_FIRST: Duration = Duration::from_secs(5);
+const KILL_MAX: Duration = Duration::from_secs(60);
 /// Signals, removal and records: nobody wants to wait minutes for the end of a full disk.
 const URGENT_MAX: Duration = Duration::from_secs(5);
 
@@ -34,6 +38,11 @@ pub fn after_end(failures_before: u32, ran: Duration, finished: Moment) -> (u32,
     let failures = if ran > CRASH_FORGIVEN { 1 } else { failures_before.saturating_add(1) };
     let wait = crash(failures);
     (failures, (wait > Duration::ZERO).then(|| finished.after(wait)))
+}
+
+/// The wait after the `count`-th SIGKILL (from 1) that ended nothing.
+pub fn kill(count: u32) -> Duration {
+    doubled(KILL_FIRST, count.max(1), KILL_MAX)
 }
 
 /// The wait after the `count`-th failure in a row (from 1) of this step.

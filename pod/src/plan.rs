@@ -57,7 +57,7 @@ pub struct View<'a> {
     pub failures: &'a BTreeMap<StepKey, Failure>,
     pub in_flight: &'a BTreeSet<StepKey>,
     /// Signals that this process has delivered. In memory only: a daemon gets one SIGTERM, not one a wake.
-    pub delivered: &'a BTreeSet<StepKey>,
+    pub delivered: &'a BTreeMap<StepKey, Delivery>,
     pub now: Now,
     /// The present boot (/proc/sys/kernel/random/boot_id).
     pub boot_id: &'a str,
@@ -82,6 +82,21 @@ pub struct Failure {
     /// Kubernetes' reason (CreateContainerError, CreatePodSandboxError, ErrImagePull …).
     pub reason: String,
     pub message: String,
+}
+
+/// A signal that was delivered. That it had no effect shows in the run that is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Delivery {
+    pub count: u32,
+    /// When it was last delivered.
+    pub at: Moment,
+}
+
+impl Delivery {
+    /// Delivered once more.
+    pub fn again(self, at: Moment) -> Delivery {
+        Delivery { count: self.count.saturating_add(1), at }
+    }
 }
 
 /// One thing to do. The executor has no policy: it does exactly this.

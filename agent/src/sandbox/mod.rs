@@ -11,7 +11,8 @@
 //!     ns/{net,ipc,uts}                pinned namespaces       made                      set-up ended
 //!     etc/{hosts,…}                   files for containers    shm                       /dev/shm
 //! <state-dir>/network/U.json          CNI record              <state-dir>/cni/daemonlet reservations
-//! <state-dir>/pods/U/volumes/image    VOLUMEs of images       <cgroup>/<root>/…/podU    cgroup
+//! <state-dir>/pods/U                  whatever containers wrote, made by the runtime (VOLUMEs of images)
+//! <cgroup>/<root>/…/podU              cgroup
 //! ```
 //!
 //! One unmount takes a pod's whole directory away with all that is pinned in it.
@@ -32,7 +33,7 @@ mod record;
 mod remove;
 pub mod volumes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -109,23 +110,10 @@ impl NodeSandboxes {
         Ok(NodeSandboxes { shared: Arc::new(shared) })
     }
 
-    /// Gives back the addresses of pods that nobody knows any more. At start, when the records have been read.
-    pub async fn release_unknown(&self, known: &BTreeSet<Uid>) -> Result<(), StepError> {
-        let shared = &self.shared;
-        let failed = |error: cni::NetworkError| step(KILL, &error);
-        shared.network.sweep_empty_reservations().map_err(failed)?;
-        let mut first_error = Ok(());
-        for uid in shared.network.known().map_err(failed)?.difference(known) {
-            let given_back = shared.network.disconnect(uid, Some(&shared.netns(uid))).await;
-            tracing::info!(pod = %uid, ok = given_back.is_ok(), "gave back the address of an unknown pod");
-            first_error = first_error.and(given_back.map_err(failed));
-        }
-        first_error
-    }
-
-    /// Where the directory of a VOLUME of a container's image lies on the host; removed with the pod.
-    pub fn image_volume(&self, uid: &Uid, container: &str, path: &str) -> PathBuf {
-        volumes::image_volume(&self.shared.config.state_dir, uid, container, path)
+    /// Frees addresses that are taken and name nobody, which a power cut leaves: no pod's tear-down finds them. Once, at
+    /// start, before a pod is connected; what the address plugin is just writing looks the same. Blocking, milliseconds.
+    pub fn free_nobodys_addresses(&self) -> Result<(), StepError> {
+        self.shared.network.sweep_empty_reservations().map_err(|error| step(KILL, &error))
     }
 
     /// The node's addresses, IPv4 first, one of a family.

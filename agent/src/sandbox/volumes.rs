@@ -1,5 +1,4 @@
-//! A pod's volumes on the host: hostPath with Kubernetes' checks (v1 HostPathVolumeSource), and where the directories of
-//! an image's VOLUMEs lie.
+//! A pod's volumes on the host: hostPath with Kubernetes' checks (v1 HostPathVolumeSource).
 //!
 //! Driven by `sandbox`. Blocking: a hostPath may lie on a file system that does not answer, so never on the runtime's
 //! thread. Paths are followed through links and judged on the descriptor that they lead to; what comes out is the real
@@ -13,7 +12,6 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Component, Path, PathBuf};
 
 use nix::libc::O_PATH;
-use pod::name::Uid;
 use pod::spec::{HostPathKind, Volume, VolumeSource};
 
 /// Modes of what hostPath types make (Kubernetes).
@@ -44,25 +42,6 @@ pub fn resolve(volumes: &[Volume]) -> Result<BTreeMap<String, PathBuf>, VolumeEr
         Ok((volume.name.clone(), host_path(&volume.name, path, *kind)?))
     };
     volumes.iter().map(place).collect()
-}
-
-/// Where the directory of a VOLUME of a container's image lies: `path` is the place in the container. It is one name on
-/// disk whatever the path is, so that an image cannot climb.
-pub fn image_volume(state_dir: &Path, uid: &Uid, container: &str, path: &str) -> PathBuf {
-    let mut name = String::new();
-    for part in Path::new(path).components() {
-        if let Component::Normal(part) = part {
-            name.push('~');
-            name.push_str(&part.to_string_lossy().replace('%', "%25").replace('~', "%7e"));
-        }
-    }
-    // A long path would not fit into a file name: its digest does.
-    const NAME_MAX: usize = 200;
-    if name.len() > NAME_MAX {
-        use sha2::{Digest as _, Sha256};
-        name = Sha256::digest(name.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
-    }
-    state_dir.join("pods").join(&uid.0).join("volumes/image").join(container).join(name)
 }
 
 fn host_path(volume: &str, path: &str, kind: HostPathKind) -> Result<PathBuf, VolumeError> {
@@ -278,15 +257,5 @@ mod tests {
         for path in ["/var/../etc", "relative", "", "/a/.."] {
             assert!(matches!(host_path("v", path, HostPathKind::Unset), Err(VolumeError::NotPlain { .. })), "{path}");
         }
-    }
-
-    #[test]
-    fn image_volumes_are_one_name_below_their_container() {
-        let uid = Uid("0a".into());
-        let place = |path| image_volume(Path::new("/s"), &uid, "c", path);
-        assert_eq!(place("/var/lib/x"), Path::new("/s/pods/0a/volumes/image/c/~var~lib~x"));
-        assert_eq!(place("/../../etc"), Path::new("/s/pods/0a/volumes/image/c/~etc"));
-        assert_ne!(place("/a/b"), place("/a~b"));
-        assert!(place(&"/x".repeat(3000)).file_name().unwrap().len() < 255);
     }
 }

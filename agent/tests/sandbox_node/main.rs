@@ -227,7 +227,7 @@ fn volumes_are_checked_and_removal_stays_within_the_pods_own() {
         assert_eq!(sandbox.volumes["data"], host("made/here"));
 
         // A container plants a link in its image's volume, and something is mounted there: neither is followed.
-        let image_volume = sandboxes.image_volume(&record.uid, "main", "/var/lib/x");
+        let image_volume = node.dir.path().join(format!("state/pods/{}/volumes/image/main/0/~data", record.uid));
         fs::create_dir_all(image_volume.join("mounted")).unwrap();
         std::os::unix::fs::symlink(host("made"), image_volume.join("link")).unwrap();
         fs::write(host("made/here/kept"), "").unwrap();

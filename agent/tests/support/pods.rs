@@ -116,7 +116,9 @@ impl TestContainerd {
 
     /// Our runtime over it.
     pub fn open(&self) -> Containerd {
-        Containerd::open(Config { namespace: self.namespace.clone(), ..Config::new(self.socket(), "node-1") })
+        let config = Config::new(self.socket(), "node-1");
+        let state_dir = self.dir.path().join("agent");
+        Containerd::open(Config { namespace: self.namespace.clone(), state_dir, ..config })
             .expect("the namespace is valid")
     }
 

@@ -2,6 +2,7 @@
 
 use super::conflict::conflict;
 use super::{Change, Failure, Plan, Signal, Step, StepKey, View, Waiting};
+use crate::backoff;
 use crate::name::Uid;
 use crate::time::Moment;
 
@@ -38,12 +39,17 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// As [`Draft::step`], but a signal that was delivered is not sent again.
+    /// As [`Draft::step`], but a stop signal that was delivered is not sent again, and a kill only when the run is still
+    /// there after a while: it may have met nobody, or a process that could not die just then.
     pub fn signal(&mut self, step: Step, message: &str) {
-        if self.view.delivered.contains(&step.key()) {
-            self.wait(about(&step, waiting_reason(&step), message.to_owned()));
-        } else {
-            self.step(step);
+        let again = match self.view.delivered.get(&step.key()) {
+            None => return self.step(step),
+            Some(delivery) => matches!(step, Step::Signal { signal: Signal::Kill, .. })
+                .then(|| delivery.at.after(backoff::kill(delivery.count))),
+        };
+        match again {
+            Some(again) if again <= self.view.now.boot => self.step(step),
+            until => self.wait(Waiting { until, ..about(&step, waiting_reason(&step), message.to_owned()) }),
         }
     }
 

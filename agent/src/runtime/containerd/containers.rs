@@ -3,8 +3,8 @@
 //! Driven by the Runtime verbs in `mod`. Order matters: the container's record comes before its snapshot, so that
 //! garbage collection sees who owns it (an unowned active snapshot may be collected within milliseconds).
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use containerd_client::services::v1::container::Runtime as RecordRuntime;
@@ -13,6 +13,7 @@ use containerd_client::services::v1::{
     ListContainersRequest,
 };
 use containerd_client::tonic::{Code, Status};
+use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status as TaskStatus};
 use oci_spec::runtime::Spec;
 use prost_types::Any;
@@ -26,7 +27,8 @@ use super::host::{self, HostDevice};
 use super::image_facts::ImageFacts;
 use super::oci::{self, Inputs};
 use super::tasks::NewTask;
-use super::{Containerd, cgroup, labels, snapshots, tasks};
+use super::{Containerd, cgroup, image_volumes, labels, snapshots, tasks};
+use crate::execute::chain;
 use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
 
 /// containerd's name for a runtime spec; 2.x takes no other.
@@ -41,7 +43,8 @@ impl Containerd {
             self.client.step_error("CreateContainerError", &format!("{what} for container {}", run.run), status)
         };
         let begun = Instant::now();
-        let (spec, adapted) = self.spec_of(run, image).await?;
+        let image_volumes = image_volumes::places(&self.config.state_dir, run, image);
+        let (spec, adapted) = self.spec_of(run, image, &image_volumes).await?;
         let spec = serde_json::to_vec(&spec).expect("a spec has only text keys");
         let systemd_cgroup = matches!(run.sandbox.cgroup, CgroupParent::Systemd(_));
         let labels = labels::of_run(run, image, &adapted);
@@ -82,6 +85,9 @@ impl Containerd {
                 .await
                 .map_err(|status| refused("the snapshot", &status))?;
             snapshot_made = Instant::now();
+            if !image_volumes.is_empty() {
+                self.fill(run, image_volumes, rootfs.clone()).await?;
+            }
             let text = |path: &Path| path.to_string_lossy().into_owned();
             let task = NewTask {
                 id: id.clone(),
@@ -111,7 +117,12 @@ impl Containerd {
         outcome.map(|()| created)
     }
 
-    async fn spec_of(&self, run: &CreateRun<'_>, image: &ImageFacts) -> Result<(Spec, Vec<oci::Adapted>), StepError> {
+    async fn spec_of(
+        &self,
+        run: &CreateRun<'_>,
+        image: &ImageFacts,
+        image_volumes: &BTreeMap<PathBuf, PathBuf>,
+    ) -> Result<(Spec, Vec<oci::Adapted>), StepError> {
         let accounts = self.accounts(image).await.map_err(|status| {
             self.client.step_error("CreateContainerError", &format!("the accounts in image {}", image.name), &status)
         })?;
@@ -133,10 +144,39 @@ impl Containerd {
             host: &host,
             host_devices: &host_devices,
             volume_devices: &volume_devices,
+            image_volumes,
             node_name: &self.config.node_name,
             seccomp_default: self.config.seccomp_default,
         };
         oci::spec(&inputs).map_err(|error| StepError::new(error.reason(), error.to_string()))
+    }
+
+    /// Makes the image's VOLUMEs for this run.
+    async fn fill(
+        &self,
+        run: &CreateRun<'_>,
+        places: BTreeMap<PathBuf, PathBuf>,
+        rootfs: Vec<Mount>,
+    ) -> Result<(), StepError> {
+        let failed = |why: String| {
+            StepError::new("CreateContainerError", format!("image volumes for container {}: {why}", run.run))
+        };
+        let Some(of_run) = image_volumes::of_run(&self.config.state_dir, &run.run) else { return Ok(()) };
+        let filling = tokio::task::spawn_blocking(move || image_volumes::make(&of_run, &places, &rootfs));
+        match filling.await {
+            Ok(filled) => filled.map_err(|error| failed(chain(&error))),
+            Err(ended) => Err(failed(ended.to_string())),
+        }
+    }
+
+    /// Removes the VOLUMEs of a run that has ended. What fails is left to the pod's tear-down.
+    async fn empty(&self, labels: &HashMap<String, String>) {
+        let Some((_, run)) = labels::identity(labels) else { return };
+        let of_run = image_volumes::of_run(&self.config.state_dir, &run).filter(|place| place.exists());
+        let Some(of_run) = of_run else { return };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || image_volumes::remove(&of_run)).await {
+            tracing::warn!(%run, error = %error, "image volumes stay until the pod is torn down");
+        }
     }
 
     /// Whether what is there is what would be made: the same spec, and a task that has not ended.
@@ -152,7 +192,12 @@ impl Containerd {
     /// Task, record and snapshot; Ok when nothing is there.
     pub(super) async fn remove(&self, id: &str) -> Result<(), Status> {
         tasks::delete(&self.client, id).await?;
-        let snapshotter = get_record(&self.client, id).await?.map(|it| it.snapshotter).filter(|name| !name.is_empty());
+        let record = get_record(&self.client, id).await?;
+        if let Some(record) = &record {
+            // Before the record, which is what the next try knows them by.
+            self.empty(&record.labels).await;
+        }
+        let snapshotter = record.map(|it| it.snapshotter).filter(|name| !name.is_empty());
         let request = DeleteContainerRequest { id: id.to_owned() };
         found(bounded(QUICK, self.client.containers().delete(self.client.request(request))).await)?;
         let snapshotter = snapshotter.as_ref().unwrap_or(&self.config.snapshotter);

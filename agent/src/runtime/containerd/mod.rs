@@ -33,6 +33,7 @@ mod environment;
 pub mod events;
 pub mod host;
 pub mod image_facts;
+mod image_volumes;
 pub mod images;
 pub mod labels;
 pub mod look;

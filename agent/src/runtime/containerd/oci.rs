@@ -18,6 +18,7 @@ use super::capabilities::{self, CapSet};
 use super::environment::environment;
 use super::host::{AppArmor, Host, HostDevice};
 use super::image_facts::ImageFacts;
+use super::image_volumes;
 use super::resources;
 use super::seccomp;
 use super::user::{self, Accounts, UserError};
@@ -59,6 +60,8 @@ pub struct Inputs<'a> {
     pub host_devices: &'a [HostDevice],
     /// Volumes whose host path is a device node, by volume name.
     pub volume_devices: &'a BTreeMap<String, HostDevice>,
+    /// Host directories of the image's VOLUMEs, by their place in the container.
+    pub image_volumes: &'a BTreeMap<PathBuf, PathBuf>,
     pub node_name: &'a str,
     /// An unset profile means RuntimeDefault; false: Unconfined, as in Kubernetes.
     pub seccomp_default: bool,
@@ -115,12 +118,10 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
         if !is_plain_absolute(volume) {
             return Err(SpecError::ImageVolume(volume.clone()));
         }
-        // Otherwise it is a directory in the container's own writable layer: as long-lived as the run, as with CRI.
-        let covered = run.container.mounts.iter().any(|it| Path::new(volume).starts_with(normal(&it.mount_path)));
-        if security.read_only_root && !covered {
+        if image_volumes::is_the_kernels(&normal(volume)) {
             adapted.push(Adapted {
-                what: format!("the image's volume {volume} is read-only"),
-                why: "so is the root that it lies in; mount a volume there".into(),
+                what: format!("the image's volume {volume} is not made"),
+                why: "the place is the kernel's".into(),
             });
         }
     }
@@ -328,6 +329,9 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Mount>, SpecError> {
         let access = if volume.read_only { "ro" } else { "rw" };
         binds.push(bind(place, source.clone(), &["rbind", "rprivate", access]));
     }
+    // Writable also where the root is not: that is what they are for.
+    let own_copies = inputs.image_volumes.iter();
+    binds.extend(own_copies.map(|(place, source)| bind(place.clone(), source.clone(), &["rbind", "rprivate", "rw"])));
     // Stable: equal depths stay in the manifest's order.
     binds.sort_by_key(|it| it.destination().components().count());
     kernel.extend(binds);

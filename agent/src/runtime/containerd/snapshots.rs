@@ -93,6 +93,16 @@ fn layers(mounts: &[Mount]) -> Option<Vec<String>> {
     }
 }
 
+/// Directories of the image that a fresh writable snapshot stands on, topmost first; None as with [`accounts`].
+pub fn image_layers(mounts: &[Mount]) -> Option<Vec<String>> {
+    let mut layers = layers(mounts)?;
+    // What is above the image is the run's own, and empty.
+    if mounts.iter().any(|mount| mount.options.iter().any(|option| option.starts_with("upperdir="))) {
+        layers.remove(0);
+    }
+    Some(layers)
+}
+
 /// The file from the topmost layer that has it; empty where none has, where it is deleted (a whiteout), no regular
 /// file, a link, or not text. Layers are an image's, so never followed out of them.
 fn read_topmost(layers: &[String], name: &str) -> String {

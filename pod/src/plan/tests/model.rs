@@ -9,7 +9,7 @@ use crate::lifecycle;
 use crate::name::{RunKey, Uid, WorkloadKey};
 use crate::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
 use crate::plan::conflict::conflict;
-use crate::plan::{Change, Failure, Plan, PodView, Signal, Step, StepKey, View, plan};
+use crate::plan::{Change, Delivery, Failure, Plan, PodView, Signal, Step, StepKey, View, plan};
 use crate::record::{Lifecycle, Record};
 use crate::sample;
 use crate::time::{Moment, Now};
@@ -20,11 +20,13 @@ pub struct Model {
     pub pods: Vec<PodView>,
     pub failures: BTreeMap<StepKey, Failure>,
     pub in_flight: BTreeMap<StepKey, Step>,
-    pub delivered: BTreeSet<StepKey>,
+    pub delivered: BTreeMap<StepKey, Delivery>,
     pub now: u64,
     pub boot: u32,
     /// Whether daemons end when they are told to stop.
     pub obedient: bool,
+    /// Whether a kill ends what it is sent to.
+    pub mortal: bool,
     /// Runs that ended: for sure, or (false) such that nobody can know whether they had run.
     pub ended: BTreeMap<RunKey, bool>,
     pub admitted: u32,
@@ -51,10 +53,11 @@ impl Model {
             pods: Vec::new(),
             failures: BTreeMap::new(),
             in_flight: BTreeMap::new(),
-            delivered: BTreeSet::new(),
+            delivered: BTreeMap::new(),
             now: 1_000_000,
             boot: 0,
             obedient: true,
+            mortal: true,
             ended: BTreeMap::new(),
             admitted: 0,
             deadlines: BTreeMap::new(),
@@ -109,7 +112,9 @@ impl Model {
                 self.failures.remove(&key);
                 match step {
                     Step::Signal { .. } => {
-                        self.delivered.insert(key);
+                        let now = Moment(self.now);
+                        let before = self.delivered.get(&key).copied().unwrap_or_default();
+                        self.delivered.insert(key, before.again(now));
                     }
                     Step::Start { uid, container, attempt } if self.running(&uid, &container, attempt) => {
                         self.remember(&uid, Change::Started { container, attempt });
@@ -302,7 +307,8 @@ impl Model {
                 }
             }
             Step::Signal { uid, container, attempt, signal } => {
-                if self.running(&uid, &container, attempt) && (self.obedient || signal == Signal::Kill) {
+                let heeded = if signal == Signal::Kill { self.mortal } else { self.obedient };
+                if self.running(&uid, &container, attempt) && heeded {
                     let run = RunKey { uid, container, attempt };
                     self.set(&run, ContainerState::Exited { exit_code: 143, oom: false, finished_at: now.wall });
                     let sure = self.knows_start(&run);

@@ -292,6 +292,25 @@ fn grace_period_ends_in_a_kill_and_no_signal_is_sent_twice() {
 }
 
 #[test]
+fn kill_without_effect_is_repeated_with_a_back_off() {
+    let mut model = running(&["a"]);
+    (model.obedient, model.mortal) = (false, false);
+    model.delete_newest();
+    let mut kills = Vec::new();
+    while kills.len() < 7 {
+        until(&mut model, |s| matches!(s, Step::Signal { signal: Signal::Kill, .. }));
+        kills.push(model.now);
+        model.end(0, Outcome::Done);
+    }
+    let waits: Vec<u64> = kills.windows(2).map(|pair| (pair[1] - pair[0]) / 1000).collect();
+    assert_eq!(waits, [5, 10, 20, 40, 60, 60]);
+    model.mortal = true;
+    model.settle();
+    assert_eq!(model.pods.len(), 1);
+    assert_eq!(model.pods[0].record.generation, 2);
+}
+
+#[test]
 fn stop_signal_that_hangs_does_not_hold_up_the_kill() {
     let mut model = running(&["a"]);
     model.wanted = Wanted::Gone;

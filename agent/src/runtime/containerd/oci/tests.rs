@@ -25,6 +25,7 @@ struct Case {
     host: Host,
     host_devices: Vec<HostDevice>,
     volume_devices: BTreeMap<String, HostDevice>,
+    image_volumes: BTreeMap<PathBuf, PathBuf>,
 }
 
 fn case() -> Case {
@@ -115,6 +116,7 @@ fn case() -> Case {
         },
         host_devices: vec![],
         volume_devices: BTreeMap::new(),
+        image_volumes: BTreeMap::new(),
     }
 }
 
@@ -147,6 +149,7 @@ impl Case {
             host: &self.host,
             host_devices: &self.host_devices,
             volume_devices: &self.volume_devices,
+            image_volumes: &self.image_volumes,
             node_name: "node-1",
             seccomp_default: true,
         })
@@ -414,14 +417,41 @@ fn working_directories_that_lead_out_are_refused() {
 }
 
 #[test]
-fn an_image_volume_on_a_read_only_root_is_said_unless_a_volume_is_there() {
+fn image_volumes_are_writable_and_lie_below_what_the_container_mounts() {
     let mut it = case();
-    it.image.config.volumes = ["/var/lib/x".to_owned()].into();
-    assert_eq!(it.adapted(), Vec::<String>::new());
+    it.image.config.volumes = ["/proc/x".to_owned(), "//".to_owned()].into();
+    assert_eq!(it.adapted(), ["the image's volume // is not made", "the image's volume /proc/x is not made"]);
     it.main().security.read_only_root = true;
-    assert_eq!(it.adapted(), ["the image's volume /var/lib/x is read-only"]);
-    it.mount("lib", "/var/lib", false);
-    assert_eq!(it.adapted(), Vec::<String>::new());
+    it.mount("lib", "/var/lib/x", true);
+    it.image_volumes = BTreeMap::from([("/var/lib".into(), "/state/v".into())]);
+    let json = it.json();
+    assert_eq!(mount_at(&json, "/var/lib")["source"], "/state/v");
+    assert_eq!(mount_at(&json, "/var/lib")["options"], json!(["rbind", "rprivate", "rw"]));
+    let order = places(&json);
+    let position = |place| order.iter().position(|it| *it == place);
+    assert!(position("/var/lib") < position("/var/lib/x"), "{order:?}");
+}
+
+#[test]
+fn a_place_that_the_container_mounts_itself_is_no_image_volume() {
+    let mut it = case();
+    it.image.config.volumes =
+        ["/data/", "/data/db", "/own/inner", "/etc/hosts", "/dev/x", "/"].map(str::to_owned).into();
+    it.mount("own", "/own/", false);
+    let run = CreateRun {
+        run: RunKey { uid: it.record.uid.clone(), container: "main".into(), attempt: 3 },
+        workload: &it.record.workload,
+        record: &it.record,
+        template: &it.template,
+        container: &it.template.spec.containers[0],
+        sandbox: &it.sandbox,
+        stdout: "/o".into(),
+        stderr: "/e".into(),
+        not_refreshed: "",
+    };
+    let at = |name: &str| PathBuf::from(format!("/state/pods/5f0c/volumes/image/main/3/{name}"));
+    let expected = BTreeMap::from([("/data".into(), at("~data")), ("/data/db".into(), at("~data~db"))]);
+    assert_eq!(image_volumes::places(Path::new("/state"), &run, &it.image), expected);
 }
 
 #[test]
