@@ -30,7 +30,7 @@ mod mounts;
 mod namespaces;
 mod netlink;
 mod record;
-mod remove;
+pub mod remove;
 pub mod volumes;
 
 use std::collections::BTreeMap;
