@@ -34,6 +34,9 @@ const EVENTS: u64 = 60;
 /// After the last fault: the longest back-off (300 s) several times.
 const SETTLE: Duration = Duration::from_secs(3600);
 
+/// Longer than all steps of a restart take at the simulation's latencies, shorter than any retry or slow look.
+const PROMPT: Duration = Duration::from_secs(2);
+
 /// One history: the world, the present life of the agent, and what is wanted of it.
 struct Simulation {
     world: World,
@@ -325,7 +328,23 @@ impl Simulation {
         let before = self.world.state().story.len();
         sleep(SETTLE).await;
         assert_eq!(self.world.state().story.len(), before, "a converged node does nothing");
+        self.check_prompt().await;
         self.kill().await;
+    }
+
+    /// Without faults a death is answered at once: by its wake, not by the slow look that would find it later.
+    async fn check_prompt(&mut self) {
+        let running = || -> Vec<String> {
+            let state = self.world.state();
+            let ours = state.containers.iter().filter(|(_, c)| !c.foreign);
+            ours.filter(|(_, c)| matches!(c.state, FakeState::Running { .. })).map(|(id, _)| id.clone()).collect()
+        };
+        let before = running();
+        before.iter().for_each(|id| self.world.end_process(id, 1));
+        sleep(PROMPT).await;
+        let after = running();
+        assert_eq!(after.len(), before.len(), "a death was not noticed within {PROMPT:?}");
+        assert!(after.iter().all(|id| !before.contains(id)), "a container that ended runs on");
     }
 }
 
