@@ -148,7 +148,8 @@ fn mounted(at: &Path, layers: &[String]) -> io::Result<OwnedFd> {
         return Err(io::Error::other(format!("it has {} layers, too many to be mounted", layers.len())));
     }
     unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    // What is unmounted outside goes here too: a copy that takes long keeps no other pod's file system.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     mount(Some("overlay"), at, Some("overlay"), flags, Some(options.as_str()))?;
     open_directory(at)
