@@ -4,11 +4,10 @@
 //! moment. Every path is resolved by the kernel with openat2 (beneath, no symlinks, no magic links) to a directory, and
 //! the last name is then used relative to that directory. Nothing here knows what the files mean.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString};
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -20,8 +19,9 @@ use nix::unistd::{UnlinkatFlags, geteuid, symlinkat, unlinkat};
 
 /// The kernel says EAGAIN when a rename raced with the resolution; more races than this in a row are an attack.
 const RACES_MAX: usize = 16;
-/// Directories within directories that are removed. Ours are two deep; planted ones may be deeper.
-const DEPTH_MAX: usize = 32;
+/// Names that one request removes: some tens of milliseconds, in which no pipe is read. Where more were planted, the request
+/// fails and is made again.
+const REMOVED_MAX: u32 = 1_000;
 /// A log directory's modes, as the kubelet's.
 const DIR_MODE: Mode = Mode::from_bits_truncate(0o755);
 /// A log file's mode, as containerd's.
@@ -65,7 +65,7 @@ impl Beneath {
     /// Removes a directory and everything in it. Absent is fine. Links in it are removed, never followed.
     pub fn remove_tree(&self, parent: &str, name: &str) -> io::Result<()> {
         match self.dir(parent) {
-            Ok(parent) => remove(&parent, name, DEPTH_MAX),
+            Ok(parent) => remove(&parent, name),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
@@ -156,48 +156,100 @@ pub fn read_link(dir: &OwnedFd, name: &str) -> Option<String> {
 
 /// The names in a directory that are text, sorted. Ours all are; others are nobody's concern here.
 pub fn names(dir: &OwnedFd) -> io::Result<Vec<String>> {
-    Ok(raw_names(dir)?.into_iter().filter_map(|name| name.into_string().ok()).collect())
-}
-
-fn raw_names(dir: &OwnedFd) -> io::Result<Vec<CString>> {
-    // A directory stream keeps its own place, so it gets a descriptor of its own.
-    let own = resolve(dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?;
     let mut names = Vec::new();
-    for entry in Dir::from_fd(own)?.iter() {
-        let name = entry?.file_name().to_owned();
-        if !matches!(name.as_bytes(), b"." | b"..") {
-            names.push(name);
+    for entry in entries(dir)?.iter() {
+        let entry = entry?;
+        if let (false, Ok(name)) = (is_own(entry.file_name()), entry.file_name().to_str()) {
+            names.push(name.to_owned());
         }
     }
     names.sort();
     Ok(names)
 }
 
-fn remove(parent: &OwnedFd, name: &str, depth: usize) -> io::Result<()> {
-    let name = CString::new(name).map_err(io::Error::other)?;
-    remove_raw(parent, name, depth)
+/// Removes a tree without walking down: what lies in a subdirectory is moved up into `name` and removed there, so that
+/// neither stack nor descriptors depend on how deep somebody planted. An error keeps nothing else from being removed.
+fn remove(parent: &OwnedFd, name: &str) -> io::Result<()> {
+    if removed(parent, &CString::new(name).map_err(io::Error::other)?)? {
+        return Ok(());
+    }
+    let top = resolve(parent, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?;
+    let mut left = REMOVED_MAX;
+    loop {
+        let (before, mut first) = (left, Ok(()));
+        for entry in entries(&top)?.iter() {
+            let entry = entry?;
+            if is_own(entry.file_name()) {
+                continue;
+            }
+            first = first.and(flatten(&top, entry.file_name(), &mut left));
+            if left == 0 {
+                return Err(io::Error::other(format!("{REMOVED_MAX} names in {name} are removed, more are there")));
+            }
+        }
+        if left == before {
+            first?;
+            return match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
 }
 
-fn remove_raw(parent: &OwnedFd, name: CString, depth: usize) -> io::Result<()> {
-    match unlinkat(parent, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => return Ok(()),
-        Err(Errno::EISDIR | Errno::EPERM) => {}
+/// Removes one name in `top`. Of a directory, what cannot be removed at once moves up, for the next pass. Each step done
+/// takes one off `left`.
+fn flatten(top: &OwnedFd, name: &CStr, left: &mut u32) -> io::Result<()> {
+    if !removed(top, name)? {
+        let sub = openat2(top, name, how(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()))?;
+        for child in entries(&sub)?.iter() {
+            let child = child?;
+            if *left == 0 || is_own(child.file_name()) {
+                continue;
+            }
+            // The number is new in this request; a name left by an earlier one, or planted, takes the next.
+            while !removed(&sub, child.file_name())? && *left > 0 {
+                match renameat(&sub, child.file_name(), top, format!(".removed-{left}").as_str()) {
+                    Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => *left -= 1,
+                    done => {
+                        done?;
+                        break;
+                    }
+                }
+            }
+            *left = left.saturating_sub(1);
+        }
+        if *left > 0 {
+            removed(top, name)?;
+        }
+    }
+    *left = left.saturating_sub(1);
+    Ok(())
+}
+
+/// Removes one name that is no directory, or an empty one; false where it is a directory with something in it.
+fn removed(dir: &OwnedFd, name: &CStr) -> io::Result<bool> {
+    let refused = match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => return Ok(true),
+        Err(error @ (Errno::EISDIR | Errno::EPERM)) => error,
         Err(error) => return Err(error.into()),
-    }
-    if depth == 0 {
-        let name = OsString::from_vec(name.into_bytes());
-        return Err(io::Error::other(format!("{name:?} lies deeper than {DEPTH_MAX} directories")));
-    }
-    let dir = openat2(parent, name.as_c_str(), how(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()))?;
-    let mut first = Ok(());
-    for child in raw_names(&dir)? {
-        first = first.and(remove_raw(&dir, child, depth - 1));
-    }
-    first?;
-    match unlinkat(parent, name.as_c_str(), UnlinkatFlags::RemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+    };
+    match unlinkat(dir, name, UnlinkatFlags::RemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(true),
+        Err(Errno::ENOTEMPTY | Errno::EEXIST) => Ok(false),
+        // A file that may not be removed: the first answer says why.
+        Err(Errno::ENOTDIR) => Err(refused.into()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// A directory stream keeps its own place, so it gets a descriptor of its own.
+fn entries(dir: &OwnedFd) -> io::Result<Dir> {
+    Ok(Dir::from_fd(resolve(dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?)?)
+}
+
+fn is_own(name: &CStr) -> bool {
+    matches!(name.to_bytes(), b"." | b"..")
 }
 
 fn resolve(at: &OwnedFd, path: &str, flags: OFlag, mode: Mode) -> io::Result<OwnedFd> {
@@ -237,6 +289,20 @@ mod tests {
         for name in ["ours", "second", "link", "fifo", "dir"] {
             assert!(append(&dir, name).unwrap().is_none(), "{name}");
         }
+    }
+
+    #[test]
+    fn planted_depth_and_number_only_delay_a_removal() {
+        let root = tempfile::tempdir().unwrap();
+        let beneath = Beneath::new(root.path()).unwrap();
+        let mut at = beneath.make_dirs("pods/a/.removed-999/x").unwrap();
+        for _ in 0..REMOVED_MAX {
+            mkdirat(&at, "d", DIR_MODE).unwrap();
+            at = resolve(&at, "d", OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+        }
+        assert!(beneath.remove_tree("pods", "a").is_err());
+        let requests = (1..10).find(|_| beneath.remove_tree("pods", "a").is_ok());
+        assert!(requests.is_some() && !root.path().join("pods/a").exists());
     }
 
     #[test]

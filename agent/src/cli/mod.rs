@@ -169,18 +169,35 @@ fn speak(client: &Client, word: Word, out: &mut impl io::Write) -> Result<(), Fa
     match word {
         Word::Agent(_) => Err(Failure::Usage("the agent is started by main".into())),
         Word::Get(args) => get::run(client, &args, out),
-        Word::Describe(Describe::Pod(named)) => describe::pod(client, &named, out),
+        Word::Describe(Describe::Pod(named)) => describe::pod(client, &named, &mut Plain(out)),
         Word::Logs(args) => logs::run(client, &args, out),
         Word::Delete(Delete::Pod(named)) => delete::pod(client, &named, out),
-        Word::Why(args) => why::run(client, &args, out),
+        Word::Why(args) => why::run(client, &args, &mut Plain(out)),
         Word::Doctor(args) => doctor::run(client, &args, out),
-        Word::Check(args) => check::run(&args, out),
+        Word::Check(args) => check::run(&args, &mut Plain(out)),
         Word::Version => Ok(writeln!(out, "daemonlet {}", env!("CARGO_PKG_VERSION"))?),
         Word::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "daemonlet", &mut script);
             Ok(out.write_all(&script)?)
         }
+    }
+}
+
+/// For words that show texts which images and manifests gave: control characters other than line ends become blanks, since
+/// to a terminal they may be commands.
+struct Plain<'a, W>(&'a mut W);
+
+impl<W: io::Write> io::Write for Plain<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Formatting hands over whole strings, so no character is torn.
+        let text = String::from_utf8_lossy(bytes);
+        let plain: String = text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect();
+        self.0.write_all(plain.as_bytes()).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 

@@ -190,6 +190,19 @@ fn what_is_not_as_asked_is_told_by_why_and_describe() {
 }
 
 #[test]
+fn an_images_words_are_no_commands_to_the_terminal() {
+    let served = served();
+    let (key, mut published) = sample::running();
+    published.pods[0].containers[0].adapted = "the image's volume /\u{1b}]0;x\u{7}\u{9b}2J is read-only".into();
+    served.board.publish(&key, Some(published));
+    for words in [["why", "ds"].as_slice(), &["describe", "pod", "ds-abcde"]] {
+        let (_, out, _) = say(&served, words);
+        assert!(out.contains("is read-only"), "{out:?}");
+        assert!(!out.contains(|c: char| c.is_control() && c != '\n'), "{out:?}");
+    }
+}
+
+#[test]
 fn a_failed_check_is_an_answer_of_why() {
     let served = served();
     served.board.set_check(crate::board::Check::Containerd, Err("no answer on /x.sock".into()));

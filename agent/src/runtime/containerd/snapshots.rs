@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use containerd_client::services::v1::snapshots::{
@@ -14,7 +15,8 @@ use containerd_client::services::v1::snapshots::{
 use containerd_client::tonic::{Code, Status};
 use containerd_client::types::Mount;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::{Mode, SFlag, fstat};
 
 use super::client::{Client, QUICK, bounded, found};
 use super::user::Accounts;
@@ -114,19 +116,22 @@ fn read_topmost(layers: &[String], name: &str) -> String {
     String::new()
 }
 
+/// What it is, is decided on a descriptor that opens nothing: opening a device of the image's making already acts on the
+/// machine (a watchdog starts, a tape rewinds).
 fn open_beneath(layer: &Path, name: &str) -> Result<File, Errno> {
     let dir = File::open(layer).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
-    // Non-blocking: what is there may be a FIFO.
     let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+        .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    openat2(&dir, name, how).map(File::from)
+    let found = openat2(&dir, name, how)?;
+    if SFlag::from_bits_truncate(fstat(&found)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return Err(Errno::EINVAL);
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    open(format!("/proc/thread-self/fd/{}", found.as_raw_fd()).as_str(), flags, Mode::empty()).map(File::from)
 }
 
 fn read_text(file: File) -> io::Result<String> {
-    if !file.metadata()?.is_file() {
-        return Ok(String::new());
-    }
     let mut bytes = Vec::new();
     file.take(ACCOUNTS_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -158,6 +163,27 @@ mod tests {
         assert_eq!(text(&[&top, &bottom], "etc/group"), "top");
         assert_eq!(text(&[&linked, &bottom], "etc/passwd"), "");
         assert_eq!(text(&[&top], "etc/passwd"), "");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_even_opened() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        std::fs::create_dir(temp.path().join("etc")).expect("made");
+        let fifo = temp.path().join("etc/passwd");
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).expect("made");
+        let (opened, told) = std::sync::mpsc::channel();
+        let writer = {
+            let fifo = fifo.clone();
+            // Opens when, and only when, somebody else opens the other end.
+            std::thread::spawn(move || opened.send(File::options().write(true).open(fifo).is_ok()))
+        };
+        let layers = [temp.path().to_str().expect("text").to_owned()];
+        for _ in 0..20 {
+            assert_eq!(read_topmost(&layers, "etc/passwd"), "");
+            assert!(told.recv_timeout(std::time::Duration::from_millis(10)).is_err(), "it was opened");
+        }
+        drop(open(&fifo, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()).expect("opened"));
+        writer.join().expect("ended").expect("told");
     }
 
     #[test]
