@@ -5,7 +5,7 @@ use std::time::Duration;
 use tests::audit::Traces;
 use tests::manifest::{daemon_set, pod};
 use tests::node::TestNode;
-use tests::wait::{PATIENCE, holds_for};
+use tests::wait::{PATIENCE, holds_for, wait_for};
 
 #[test]
 fn a_killed_container_comes_back_and_is_counted() {
@@ -152,4 +152,25 @@ fn what_is_foreign_in_containerd_is_not_touched() {
     node.wait_no_pod("a");
     assert!(process.alive());
     assert!(node.ctr_lines(&["containers", "ls", "-q"]).contains(&foreign));
+}
+
+#[test]
+fn a_standing_successor_waits_created_and_takes_over() {
+    let node = TestNode::start();
+    node.put(
+        "a.yaml",
+        &pod("a").set("/metadata/annotations", serde_json::json!({"daemonlet.dev/standby": "true"})).text(),
+    );
+    let first = node.wait_running("a");
+    let standing = wait_for("a successor stands by", || {
+        let tasks = node.ctr_lines(&["task", "ls"]);
+        let created =
+            tasks.iter().find(|line| line.contains("CREATED")).and_then(|line| line.split_whitespace().next());
+        created.map(str::to_owned).ok_or(format!("{tasks:?}"))
+    });
+    node.process(&first).kill_9();
+    let second = node.wait_pod("a", "runs again", |pod| pod.running() && pod.restarts() == 1);
+    assert!(second.container_id("main").ends_with(&standing), "the one that stood by was not the one that was started");
+    node.remove("a.yaml");
+    node.wait_nothing_left();
 }

@@ -190,3 +190,28 @@ fn labels_and_taints_decide_where_a_daemon_belongs() {
     });
     assert!(node.pods_of("hdd").is_empty());
 }
+
+#[test]
+fn changed_labels_and_taints_are_followed_while_the_agent_runs() {
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let say = |text: &str| std::fs::write(config.path(), text).unwrap();
+    say("node-label: {disk: ssd}\n");
+    let node = TestNode::builder().flag("--config", config.path().to_str().unwrap()).start();
+    node.put("hdd.yaml", &daemon_set("hdd").pod_field("nodeSelector", json!({"disk": "hdd"})).text());
+    node.put("any.yaml", &daemon_set("any").text());
+    let any = node.wait_running("any");
+    assert!(node.pods_of("hdd").is_empty());
+
+    say("node-label: {disk: hdd}\n");
+    node.wait_running("hdd");
+    say("node-label: {disk: ssd}\nnode-taint: [busy=yes:NoExecute]\n");
+    node.wait_no_pod("hdd");
+    node.wait_no_pod("any");
+    say("node-label: {disk: ssd}\nnode-taint: [busy=yes:NoSchedule]\nmax-pods: 7\n");
+    wait_for("a key that needs a restart is named", || {
+        let shown = node.cli(&["get", "node", "-o", "json"]).out;
+        if shown.contains("max-pods") { Ok(()) } else { Err(shown) }
+    });
+    say("node-label: {disk: ssd}\n");
+    assert_ne!(node.wait_running("any").uid(), any.uid());
+}
