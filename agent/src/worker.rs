@@ -4,29 +4,36 @@
 //! that a container's exit, a lost event, an agent's restart and a timer share one path. Steps run side by side; each
 //! one that ends leads to the next plan. A step that fails is a reason in the status and a back-off.
 
+mod nudge;
+mod outcome;
+mod removal;
+mod tell;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use pod::backoff;
 use pod::desired::{DesiredPod, Wanted};
 use pod::lifecycle::deadline;
 use pod::manifest::{Context, parse_recorded};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
-use pod::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
+use pod::observed::{ImageState, ObservedContainer, SandboxState};
 use pod::plan::{Change, Delivery, Failure, Plan, PodView, Signal, Step, StepKey, View, Waiting, plan};
 use pod::record::{Lifecycle, Record};
 use pod::time::{Moment, Now};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::board::{Board, Published, WantedSummary};
-use crate::events::{About, Event, Severity};
+use crate::events::Severity;
 use crate::execute::{Admitted, Ground, Job, Outcome, counted, execute};
 use crate::gate::Gate;
 use crate::records::Records;
-use crate::seams::{Clock, Machine, Prepared, Runtime, Sandboxes, StepError};
+use crate::seams::{Clock, Machine, Runtime, Sandboxes, StepError};
+
+pub use nudge::Nudge;
+use nudge::{IMAGES, LOOK, RETRY};
+use removal::delete_key;
 
 /// How soon an unreachable runtime is asked again; its coming back wakes everybody earlier.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
@@ -49,39 +56,6 @@ pub struct Shared<M> {
     pub directory: crate::workers::Directory,
     /// True: finish what is in flight, plan nothing more, end.
     pub stopping: watch::Receiver<bool>,
-}
-
-/// Wakes a worker. Cheap, never blocks, coalesces.
-#[derive(Debug, Default)]
-pub struct Nudge {
-    flags: AtomicU8,
-    notify: Notify,
-}
-
-const LOOK: u8 = 1;
-const IMAGES: u8 = 2;
-const RETRY: u8 = 4;
-
-impl Nudge {
-    /// Something may have happened to its containers.
-    pub fn look(&self) {
-        self.set(LOOK);
-    }
-
-    /// An image came or went: what waits for one tries at once.
-    pub fn images(&self) {
-        self.set(IMAGES);
-    }
-
-    /// Everything may be different: look, and try at once what failed for want of the other side.
-    pub fn all(&self) {
-        self.set(LOOK | IMAGES | RETRY);
-    }
-
-    fn set(&self, flags: u8) {
-        self.flags.fetch_or(flags, Ordering::AcqRel);
-        self.notify.notify_one();
-    }
 }
 
 /// A person's wish.
@@ -166,17 +140,6 @@ impl<M: Machine> Worker<M> {
         worker
     }
 
-    /// A former life of the agent may have been cut short between a run's removal and the closing of its log pipes.
-    fn resume_deletions(&mut self, record: &Record) {
-        for (container, memory) in &record.containers {
-            if let Some(last) = &memory.last {
-                let attempt = last.attempt;
-                let run = RunKey { uid: record.uid.clone(), container: container.clone(), attempt };
-                self.deletions.insert(delete_key(&run), run);
-            }
-        }
-    }
-
     /// Runs until nothing is wanted and nothing is left, or the agent stops.
     pub async fn run(mut self) {
         loop {
@@ -232,7 +195,7 @@ impl<M: Machine> Worker<M> {
                 std::future::pending::<()>().await;
             },
             Some(request) = self.requests.recv() => self.request(request),
-            () = self.nudge.notify.notified() => {}
+            () = self.nudge.told() => {}
             () = stop => {}
             () = timer => {
                 if self.look_again.is_some_and(|m| m <= self.shared.machine.clock().now().boot) {
@@ -243,7 +206,7 @@ impl<M: Machine> Worker<M> {
     }
 
     fn take_nudges(&mut self) {
-        let flags = self.nudge.flags.swap(0, Ordering::AcqRel);
+        let flags = self.nudge.take();
         if flags & LOOK != 0 {
             self.looked = None;
         }
@@ -327,51 +290,6 @@ impl<M: Machine> Worker<M> {
         }
     }
 
-    /// Ends containers that no record speaks of; but where it is not known what is wanted, and no pod can take their
-    /// place, the record may only be unreadable: what runs stays until the workload's source has been heard.
-    fn remove_strays(&mut self, now: Now) {
-        if self.pods.is_empty() && matches!(*self.wanted.borrow(), Wanted::Hold { .. }) {
-            return;
-        }
-        for run in self.strays.iter().map(|stray| stray.run.clone()).collect::<Vec<_>>() {
-            let key = delete_key(&run);
-            if !self.in_flight.contains(&key) && !self.is_waiting(&key, now) {
-                tracing::warn!(workload = %self.key, %run, "a container without a record is removed");
-                self.spawn(key, Job::Delete { run });
-            }
-        }
-    }
-
-    /// Repeats deletions that failed after the container was gone. What is still observed is the plan's to decide.
-    fn delete_again(&mut self, now: Now) {
-        for (key, run) in self.deletions.clone() {
-            let observed = self.pods.iter().flat_map(|view| &view.containers).chain(&self.strays);
-            if !observed.into_iter().any(|c| c.run == run)
-                && !self.in_flight.contains(&key)
-                && !self.is_waiting(&key, now)
-            {
-                self.spawn(key, Job::Delete { run });
-            }
-        }
-    }
-
-    /// A container without a record may still run: no other of its name starts beside it.
-    fn hold_twins(&self, planned: &mut Plan) {
-        for stray in self.strays.iter().filter(|c| !matches!(c.state, ContainerState::Exited { .. })) {
-            let twin = |step: &Step| matches!(step, Step::Start { container, .. } if *container == stray.run.container);
-            if let Some(Step::Start { uid, container, .. }) = planned.steps.iter().find(|step| twin(step)) {
-                planned.waiting_for.push(Waiting {
-                    uid: Some(uid.clone()),
-                    container: Some(container.clone()),
-                    reason: "ContainerCreating".into(),
-                    message: format!("waits for the end of {}, a container without a record", stray.run),
-                    until: None,
-                });
-                planned.steps.retain(|step| !twin(step));
-            }
-        }
-    }
-
     /// Begins the end of pods that a person wants ended, and answers those whose end is on record.
     fn grant_wishes(&mut self, now: Now) {
         for (uid, reply) in std::mem::take(&mut self.wishes) {
@@ -394,27 +312,6 @@ impl<M: Machine> Worker<M> {
             }
             self.wishes.push((uid, reply));
         }
-    }
-
-    fn remove_leftovers(&mut self, now: Now) {
-        for record in self.leftovers.clone() {
-            let key = StepKey::Forget(record.uid.clone());
-            if !self.in_flight.contains(&key)
-                && !self.in_flight.contains(&StepKey::Admit)
-                && !self.is_waiting(&key, now)
-            {
-                self.spawn(key, Job::Forget { record: Box::new(record) });
-            }
-        }
-    }
-
-    /// When something that could not be removed, and that no plan speaks of, is tried again. What is in flight ends by
-    /// itself.
-    fn removals_again(&self, now: Now) -> Option<Moment> {
-        let leftovers = self.leftovers.iter().map(|record| StepKey::Forget(record.uid.clone()));
-        let strays = self.strays.iter().map(|stray| delete_key(&stray.run));
-        let keys = leftovers.chain(strays).chain(self.deletions.keys().cloned());
-        keys.filter_map(|key| self.failures.get(&key).map(|f| f.not_before)).filter(|moment| *moment > now.boot).min()
     }
 
     fn is_waiting(&self, key: &StepKey, now: Now) -> bool {
@@ -522,194 +419,6 @@ impl<M: Machine> Worker<M> {
         }
     }
 
-    /// Takes a step's end into the view.
-    fn finish(&mut self, key: StepKey, result: Result<Outcome, StepError>) {
-        self.in_flight.remove(&key);
-        let now = self.shared.machine.clock().now();
-        match result {
-            Ok(outcome) => {
-                self.failures.remove(&key);
-                self.succeed(outcome);
-            }
-            Err(error) => self.fail(key, error, now),
-        }
-    }
-
-    fn succeed(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Admitted { wanted, record } => {
-                tracing::info!(workload = %self.key, pod = record.name, uid = %record.uid, revision = record.revision,
-                    "pod admitted");
-                self.leftovers.retain(|r| r.uid != record.uid);
-                self.pods.push(new_view(*record, *wanted));
-            }
-            Outcome::Saved { record } => {
-                self.shared.directory.claim(&record);
-                let reread = self.view(&record.uid).filter(|v| v.record.document != record.document).map(|_| {
-                    // Labels or annotations changed: what runs is the same, its status is not.
-                    parse_recorded(&record.document, &record.origin, &self.shared.context)
-                });
-                self.count_start(&record);
-                if let Some(view) = self.view_mut(&record.uid) {
-                    if let Some(Ok(desired)) = reread {
-                        view.template = desired.template;
-                    }
-                    view.record = *record;
-                }
-            }
-            Outcome::ImageReady { uid, container, prepared } => {
-                self.image_ready(&uid, &container, prepared);
-                if let Some(view) = self.view_mut(&uid) {
-                    view.images.insert(container, ImageState::Ready);
-                }
-            }
-            Outcome::SetUp { uid } => {
-                if let Some(view) = self.view_mut(&uid) {
-                    view.sandbox = SandboxState::Made;
-                    if view.template.spec.host_network {
-                        // Its addresses are the node's: the next look knows them.
-                        self.looked = None;
-                    }
-                }
-            }
-            Outcome::Connected { uid, ips } => {
-                if let Some(view) = self.view_mut(&uid) {
-                    view.sandbox = SandboxState::Connected { ips };
-                }
-            }
-            Outcome::Created { run, created, not_refreshed } => {
-                self.tell(&run.uid, Some(&run.container), Severity::Normal, "Created", "Created container");
-                let key = self.key.clone();
-                if let Some(view) = self.view_mut(&run.uid) {
-                    match view.containers.iter_mut().find(|c| c.run == run) {
-                        Some(known) if known.state == ContainerState::NoTask => known.state = ContainerState::Created,
-                        Some(_) => {}
-                        None => view.containers.push(ObservedContainer {
-                            id: run.container_id(),
-                            workload: key,
-                            run,
-                            image_id: created.image_id,
-                            adapted: created.adapted,
-                            not_refreshed,
-                            state: ContainerState::Created,
-                        }),
-                    }
-                }
-            }
-            Outcome::Started { run, pid } => self.started(&run, pid),
-            Outcome::Signalled { run, signal } => {
-                let step = Step::Signal { uid: run.uid, container: run.container, attempt: run.attempt, signal };
-                let now = self.shared.machine.clock().now().boot;
-                let before = self.delivered.get(&step.key()).copied().unwrap_or_default();
-                self.delivered.insert(step.key(), before.again(now));
-            }
-            Outcome::Deleted { run } => {
-                self.shared.directory.disown(&run.container_id());
-                self.deletions.remove(&delete_key(&run));
-                self.strays.retain(|stray| stray.run != run);
-                self.delivered.retain(|key, _| !is_of_run(key, &run));
-                self.failures.retain(|key, _| !is_of_run(key, &run));
-                if let Some(view) = self.view_mut(&run.uid) {
-                    view.containers.retain(|c| c.run != run);
-                }
-            }
-            Outcome::TornDown { uid } => {
-                if let Some(view) = self.view_mut(&uid) {
-                    view.sandbox = SandboxState::Absent;
-                }
-            }
-            Outcome::Forgotten { uid } => {
-                self.pods.retain(|v| v.record.uid != uid);
-                self.leftovers.retain(|r| r.uid != uid);
-                self.failures.retain(|key, _| step_uid(key) != Some(&uid));
-                self.not_refreshed.retain(|(of, _), _| *of != uid);
-                self.shared.directory.unclaim(&uid);
-                tracing::info!(workload = %self.key, %uid, "pod gone");
-            }
-        }
-    }
-
-    fn started(&mut self, run: &RunKey, pid: u32) {
-        self.tell(&run.uid, Some(&run.container), Severity::Normal, "Started", "Started container");
-        tracing::info!(workload = %self.key, container = run.container, attempt = run.attempt, pid, "container started");
-        // What was seen meanwhile is newer: a run that has ended already stays ended.
-        if let Some(view) = self.view_mut(&run.uid)
-            && let Some(known) = view.containers.iter_mut().find(|c| c.run == *run)
-            && known.state == ContainerState::Created
-        {
-            known.state = ContainerState::Running { pid };
-            let last = view.record.containers.get(&run.container).and_then(|memory| memory.last.as_ref());
-            if let Some(reason) = last.map(|last| last.reason.clone()) {
-                self.shared.board.metrics().container_restarted(&reason);
-            }
-        }
-    }
-
-    /// Whether the image is fresh is told once a pod and container, however often it is looked for.
-    fn image_ready(&mut self, uid: &Uid, container: &str, prepared: Prepared) {
-        let of = (uid.clone(), container.to_owned());
-        match prepared {
-            Prepared::AsAsked => {
-                self.not_refreshed.remove(&of);
-            }
-            Prepared::NotRefreshed { message } => {
-                let known = self.not_refreshed.insert(of, message.clone()).is_some();
-                // A later run of a pod that was adopted: it was told when the pod was new.
-                let ran = self.view(uid).is_some_and(|view| view.record.containers.contains_key(container));
-                if !known && !ran {
-                    self.tell(uid, Some(container), Severity::Warning, "ImageNotRefreshed", &message);
-                }
-            }
-        }
-    }
-
-    /// The moment in which the last of a pod's containers has its first start on record.
-    fn count_start(&self, record: &Record) {
-        let Some(view) = self.view(&record.uid) else { return };
-        let complete = |record: &Record| {
-            let started =
-                |name: &str| record.containers.get(name).is_some_and(|memory| memory.started_attempt.is_some());
-            view.template.spec.containers.iter().all(|container| started(&container.name))
-        };
-        if complete(record) && !complete(&view.record) {
-            let last = record.containers.values().filter_map(|memory| memory.started_at).max();
-            let took = last.map(|at| Duration::try_from(at.duration_since(record.admitted_at)).unwrap_or_default());
-            self.shared.board.metrics().pod_started(took.unwrap_or_default());
-        }
-    }
-
-    fn fail(&mut self, key: StepKey, error: StepError, now: Now) {
-        // What is there now is not what was thought.
-        self.looked = None;
-        let count = match (&error.unavailable, self.failures.get(&key)) {
-            (true, Some(before)) => before.count,
-            (true, None) => 0,
-            (false, before) => before.map_or(0, |f| f.count).saturating_add(1),
-        };
-        let wait = if error.unavailable { UNAVAILABLE_RETRY } else { backoff::step(&key, count) };
-        if let StepKey::PrepareImage(uid, container) = &key {
-            let state = ImageState::Missing { reason: error.reason.into(), message: error.message.clone() };
-            if let Some(view) = self.view_mut(uid) {
-                view.images.insert(container.clone(), state);
-            }
-        }
-        if let StepKey::Run(uid, container, _, pod::plan::RunStep::Create) = &key
-            && let Some(view) = self.view_mut(uid)
-        {
-            // Perhaps it failed because the image went away.
-            view.images.insert(container.clone(), ImageState::Unknown);
-        }
-        tracing::warn!(workload = %self.key, step = ?key, reason = error.reason, message = error.message, count,
-            "step failed");
-        if let Some(uid) = step_uid(&key) {
-            let container = step_container(&key);
-            self.tell(&uid.clone(), container, Severity::Warning, event_reason(error.reason), &error.message);
-        }
-        let failure =
-            Failure { count, not_before: now.boot.after(wait), reason: error.reason.into(), message: error.message };
-        self.failures.insert(key, failure);
-    }
-
     fn request(&mut self, request: Request) {
         match request {
             Request::Delete { uid, reply } => self.wishes.push((uid, reply)),
@@ -744,39 +453,6 @@ impl<M: Machine> Worker<M> {
     fn view_mut(&mut self, uid: &Uid) -> Option<&mut PodView> {
         self.pods.iter_mut().find(|v| v.record.uid == *uid)
     }
-
-    fn tell_change(&self, record: &Record, change: &Change, now: Now) {
-        if let Change::Ended { container, termination, not_before, .. } = change {
-            tracing::info!(workload = %self.key, container, attempt = termination.attempt,
-                exit_code = termination.exit_code, reason = termination.reason, "container ended");
-            if let Some(until) = not_before.filter(|until| *until > now.boot) {
-                let wait = until.since(now.boot).as_secs();
-                let message = format!("Back-off {wait}s restarting failed container {container}");
-                self.tell(&record.uid, Some(container), Severity::Warning, "BackOff", &message);
-            }
-        }
-    }
-
-    fn tell(&self, uid: &Uid, container: Option<&str>, severity: Severity, reason: &str, message: &str) {
-        let Some(view) = self.view(uid) else { return };
-        let message = match container {
-            Some(container) if severity == Severity::Normal => format!("{message} {container}"),
-            _ => message.to_owned(),
-        };
-        self.shared.board.record(Event {
-            severity,
-            reason: reason.to_owned(),
-            about: About {
-                kind: "Pod".into(),
-                namespace: self.key.namespace.clone(),
-                name: view.record.name.clone(),
-                uid: uid.0.clone(),
-                container: container.map(str::to_owned),
-            },
-            message,
-            at: self.shared.machine.clock().now().wall,
-        });
-    }
 }
 
 fn new_view(record: Record, desired: DesiredPod) -> PodView {
@@ -803,14 +479,6 @@ fn pod_name(key: &WorkloadKey, node: &str, random: [u8; 16]) -> String {
     }
 }
 
-fn delete_key(run: &RunKey) -> StepKey {
-    Step::Delete { uid: run.uid.clone(), container: run.container.clone(), attempt: run.attempt }.key()
-}
-
-fn is_of_run(key: &StepKey, run: &RunKey) -> bool {
-    matches!(key, StepKey::Run(uid, container, attempt, _) if (uid, container, *attempt) == (&run.uid, &run.container, run.attempt))
-}
-
 fn step_uid(key: &StepKey) -> Option<&Uid> {
     match key {
         StepKey::Admit => None,
@@ -821,21 +489,5 @@ fn step_uid(key: &StepKey) -> Option<&Uid> {
         | StepKey::Run(uid, ..)
         | StepKey::TearDown(uid)
         | StepKey::Forget(uid) => Some(uid),
-    }
-}
-
-fn step_container(key: &StepKey) -> Option<&str> {
-    match key {
-        StepKey::PrepareImage(_, container) | StepKey::Run(_, container, ..) => Some(container),
-        _ => None,
-    }
-}
-
-/// The event's reason for a step's: Kubernetes has fewer of them.
-fn event_reason(reason: &str) -> &str {
-    match reason {
-        "CreatePodSandboxError" => "FailedCreatePodSandBox",
-        "FailedMount" => "FailedMount",
-        _ => "Failed",
     }
 }

@@ -11,7 +11,7 @@ use crate::runtime::containerd::look::{Look, look};
 /// The one that images are unpacked with.
 const SNAPSHOTTER: &str = "overlayfs";
 /// Our own network configuration calls these; lo is brought up without a plugin.
-const PLUGINS: [&str; 3] = ["bridge", "host-local", "portmap"];
+const PLUGINS: [&str; 2] = ["bridge", "host-local"];
 /// `runc --version` takes milliseconds.
 const RUNC_TIME_MAX: Duration = Duration::from_secs(3);
 

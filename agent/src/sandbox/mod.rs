@@ -30,7 +30,6 @@ mod mounts;
 mod namespaces;
 mod netlink;
 mod record;
-pub mod remove;
 pub mod volumes;
 
 use std::collections::BTreeMap;
@@ -273,18 +272,18 @@ impl Shared {
     fn remove(&self, uid: &Uid) -> Result<(), Box<dyn std::error::Error>> {
         let pod_dir = self.pod_dir(uid);
         // A container that has the whole node's tree mounted keeps a copy of this mount: at least it keeps no memory.
-        let _ = remove::tree(&pod_dir.join("shm"));
+        let _ = crate::remove::tree(&pod_dir.join("shm"));
         // Everything that is mounted below goes with it; what a former version or a stranger left beside is removed too.
         mounts::unmount(&pod_dir)?;
         if absent_is_fine(fs::remove_dir(&pod_dir)).is_err() {
             mounts::unmount_below(&pod_dir)?;
-            remove::tree(&pod_dir)?;
+            crate::remove::tree(&pod_dir)?;
         }
         let state_dir = self.state_dir(uid);
         if state_dir.exists() {
             // Containers write there: nothing mounted below may be emptied by the removal, and links are not followed.
             mounts::unmount_below(&state_dir)?;
-            remove::tree(&state_dir)?;
+            crate::remove::tree(&state_dir)?;
         }
         Ok(())
     }

@@ -106,10 +106,8 @@ fn name(place: &Path) -> String {
 
 /// Removes a run's VOLUMEs; Ok when there are none. Blocking.
 pub fn remove(of_run: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(of_run) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    // The container wrote there: its trees may be of any depth.
+    crate::remove::tree(of_run)
 }
 
 /// Makes the directories anew and fills them from the image. `rootfs`: the mounts of the run's fresh snapshot. Blocking.

@@ -1,6 +1,6 @@
 //! Removing a directory tree that a container wrote: as deep and as wide as it liked.
 //!
-//! Driven by `sandbox`. Blocking. A walk down costs a descriptor and stack for each level, and a container needs no
+//! Driven by `sandbox` and by the image volumes of the runtime. Blocking. A walk down costs a descriptor and stack for each level, and a container needs no
 //! right to make a hundred thousand levels: that would end this process, at every start anew. So nothing is walked down:
 //! what lies in a subdirectory is moved up beside it, and three descriptors do for any depth. Nothing is followed, and a
 //! mount is an error: it can be neither removed nor moved.

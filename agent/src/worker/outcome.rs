@@ -1,0 +1,219 @@
+//! What a step that ended makes of the worker's view: its effect where it succeeded, a back-off where it failed.
+
+use std::time::Duration;
+
+use pod::backoff;
+use pod::manifest::parse_recorded;
+use pod::name::{RunKey, Uid};
+use pod::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
+use pod::plan::{Failure, Step, StepKey};
+use pod::record::Record;
+use pod::time::Now;
+
+use super::removal::delete_key;
+use super::tell::event_reason;
+use super::{UNAVAILABLE_RETRY, Worker, new_view, step_uid};
+use crate::events::Severity;
+use crate::execute::Outcome;
+use crate::seams::{Clock, Machine, Prepared, StepError};
+
+impl<M: Machine> Worker<M> {
+    /// Takes a step's end into the view.
+    pub(super) fn finish(&mut self, key: StepKey, result: Result<Outcome, StepError>) {
+        self.in_flight.remove(&key);
+        let now = self.shared.machine.clock().now();
+        match result {
+            Ok(outcome) => {
+                self.failures.remove(&key);
+                self.succeed(outcome);
+            }
+            Err(error) => self.fail(key, error, now),
+        }
+    }
+
+    pub(super) fn succeed(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Admitted { wanted, record } => {
+                tracing::info!(workload = %self.key, pod = record.name, uid = %record.uid, revision = record.revision,
+                    "pod admitted");
+                self.leftovers.retain(|r| r.uid != record.uid);
+                self.pods.push(new_view(*record, *wanted));
+            }
+            Outcome::Saved { record } => {
+                self.shared.directory.claim(&record);
+                let reread = self.view(&record.uid).filter(|v| v.record.document != record.document).map(|_| {
+                    // Labels or annotations changed: what runs is the same, its status is not.
+                    parse_recorded(&record.document, &record.origin, &self.shared.context)
+                });
+                self.count_start(&record);
+                if let Some(view) = self.view_mut(&record.uid) {
+                    if let Some(Ok(desired)) = reread {
+                        view.template = desired.template;
+                    }
+                    view.record = *record;
+                }
+            }
+            Outcome::ImageReady { uid, container, prepared } => {
+                self.image_ready(&uid, &container, prepared);
+                if let Some(view) = self.view_mut(&uid) {
+                    view.images.insert(container, ImageState::Ready);
+                }
+            }
+            Outcome::SetUp { uid } => {
+                if let Some(view) = self.view_mut(&uid) {
+                    view.sandbox = SandboxState::Made;
+                    if view.template.spec.host_network {
+                        // Its addresses are the node's: the next look knows them.
+                        self.looked = None;
+                    }
+                }
+            }
+            Outcome::Connected { uid, ips } => {
+                if let Some(view) = self.view_mut(&uid) {
+                    view.sandbox = SandboxState::Connected { ips };
+                }
+            }
+            Outcome::Created { run, created, not_refreshed } => {
+                self.tell(&run.uid, Some(&run.container), Severity::Normal, "Created", "Created container");
+                let key = self.key.clone();
+                if let Some(view) = self.view_mut(&run.uid) {
+                    match view.containers.iter_mut().find(|c| c.run == run) {
+                        Some(known) if known.state == ContainerState::NoTask => known.state = ContainerState::Created,
+                        Some(_) => {}
+                        None => view.containers.push(ObservedContainer {
+                            id: run.container_id(),
+                            workload: key,
+                            run,
+                            image_id: created.image_id,
+                            adapted: created.adapted,
+                            not_refreshed,
+                            state: ContainerState::Created,
+                        }),
+                    }
+                }
+            }
+            Outcome::Started { run, pid } => self.started(&run, pid),
+            Outcome::Signalled { run, signal } => {
+                let step = Step::Signal { uid: run.uid, container: run.container, attempt: run.attempt, signal };
+                let now = self.shared.machine.clock().now().boot;
+                let before = self.delivered.get(&step.key()).copied().unwrap_or_default();
+                self.delivered.insert(step.key(), before.again(now));
+            }
+            Outcome::Deleted { run } => {
+                self.shared.directory.disown(&run.container_id());
+                self.deletions.remove(&delete_key(&run));
+                self.strays.retain(|stray| stray.run != run);
+                self.delivered.retain(|key, _| !is_of_run(key, &run));
+                self.failures.retain(|key, _| !is_of_run(key, &run));
+                if let Some(view) = self.view_mut(&run.uid) {
+                    view.containers.retain(|c| c.run != run);
+                }
+            }
+            Outcome::TornDown { uid } => {
+                if let Some(view) = self.view_mut(&uid) {
+                    view.sandbox = SandboxState::Absent;
+                }
+            }
+            Outcome::Forgotten { uid } => {
+                self.pods.retain(|v| v.record.uid != uid);
+                self.leftovers.retain(|r| r.uid != uid);
+                self.failures.retain(|key, _| step_uid(key) != Some(&uid));
+                self.not_refreshed.retain(|(of, _), _| *of != uid);
+                self.shared.directory.unclaim(&uid);
+                tracing::info!(workload = %self.key, %uid, "pod gone");
+            }
+        }
+    }
+
+    pub(super) fn started(&mut self, run: &RunKey, pid: u32) {
+        self.tell(&run.uid, Some(&run.container), Severity::Normal, "Started", "Started container");
+        tracing::info!(workload = %self.key, container = run.container, attempt = run.attempt, pid, "container started");
+        // What was seen meanwhile is newer: a run that has ended already stays ended.
+        if let Some(view) = self.view_mut(&run.uid)
+            && let Some(known) = view.containers.iter_mut().find(|c| c.run == *run)
+            && known.state == ContainerState::Created
+        {
+            known.state = ContainerState::Running { pid };
+            let last = view.record.containers.get(&run.container).and_then(|memory| memory.last.as_ref());
+            if let Some(reason) = last.map(|last| last.reason.clone()) {
+                self.shared.board.metrics().container_restarted(&reason);
+            }
+        }
+    }
+
+    /// Whether the image is fresh is told once a pod and container, however often it is looked for.
+    pub(super) fn image_ready(&mut self, uid: &Uid, container: &str, prepared: Prepared) {
+        let of = (uid.clone(), container.to_owned());
+        match prepared {
+            Prepared::AsAsked => {
+                self.not_refreshed.remove(&of);
+            }
+            Prepared::NotRefreshed { message } => {
+                let known = self.not_refreshed.insert(of, message.clone()).is_some();
+                // A later run of a pod that was adopted: it was told when the pod was new.
+                let ran = self.view(uid).is_some_and(|view| view.record.containers.contains_key(container));
+                if !known && !ran {
+                    self.tell(uid, Some(container), Severity::Warning, "ImageNotRefreshed", &message);
+                }
+            }
+        }
+    }
+
+    /// The moment in which the last of a pod's containers has its first start on record.
+    pub(super) fn count_start(&self, record: &Record) {
+        let Some(view) = self.view(&record.uid) else { return };
+        let complete = |record: &Record| {
+            let started =
+                |name: &str| record.containers.get(name).is_some_and(|memory| memory.started_attempt.is_some());
+            view.template.spec.containers.iter().all(|container| started(&container.name))
+        };
+        if complete(record) && !complete(&view.record) {
+            let last = record.containers.values().filter_map(|memory| memory.started_at).max();
+            let took = last.map(|at| Duration::try_from(at.duration_since(record.admitted_at)).unwrap_or_default());
+            self.shared.board.metrics().pod_started(took.unwrap_or_default());
+        }
+    }
+
+    pub(super) fn fail(&mut self, key: StepKey, error: StepError, now: Now) {
+        // What is there now is not what was thought.
+        self.looked = None;
+        let count = match (&error.unavailable, self.failures.get(&key)) {
+            (true, Some(before)) => before.count,
+            (true, None) => 0,
+            (false, before) => before.map_or(0, |f| f.count).saturating_add(1),
+        };
+        let wait = if error.unavailable { UNAVAILABLE_RETRY } else { backoff::step(&key, count) };
+        if let StepKey::PrepareImage(uid, container) = &key {
+            let state = ImageState::Missing { reason: error.reason.into(), message: error.message.clone() };
+            if let Some(view) = self.view_mut(uid) {
+                view.images.insert(container.clone(), state);
+            }
+        }
+        if let StepKey::Run(uid, container, _, pod::plan::RunStep::Create) = &key
+            && let Some(view) = self.view_mut(uid)
+        {
+            // Perhaps it failed because the image went away.
+            view.images.insert(container.clone(), ImageState::Unknown);
+        }
+        tracing::warn!(workload = %self.key, step = ?key, reason = error.reason, message = error.message, count,
+            "step failed");
+        if let Some(uid) = step_uid(&key) {
+            let container = step_container(&key);
+            self.tell(&uid.clone(), container, Severity::Warning, event_reason(error.reason), &error.message);
+        }
+        let failure =
+            Failure { count, not_before: now.boot.after(wait), reason: error.reason.into(), message: error.message };
+        self.failures.insert(key, failure);
+    }
+}
+
+fn is_of_run(key: &StepKey, run: &RunKey) -> bool {
+    matches!(key, StepKey::Run(uid, container, attempt, _) if (uid, container, *attempt) == (&run.uid, &run.container, run.attempt))
+}
+
+fn step_container(key: &StepKey) -> Option<&str> {
+    match key {
+        StepKey::PrepareImage(_, container) | StepKey::Run(_, container, ..) => Some(container),
+        _ => None,
+    }
+}
