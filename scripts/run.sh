@@ -98,9 +98,12 @@ while :; do
     sleep 0.5
 done
 
+# A document that was refused has no pod in the table: what is said of every workload tells.
+echo
+show why || true
 cat <<TEXT
 
-Every daemon is running. In another terminal:
+Every pod is running; the lines above say what becomes of every document. In another terminal:
   $bin/daemonlet --run-dir $sockets get pods       (describe pod, logs, why, doctor, …)
   put a manifest into $top/manifests and see its pod start; kill anything and see it come back
   make stop                                                  ends and removes everything
@@ -109,4 +112,4 @@ TEXT
 while recorded agent >/dev/null; do
     sleep 1
 done
-echo "run: the agent has ended (make stop, or see $run/agent.log)"
+echo "run: the agent has ended; the daemons run on. make run starts it again, make stop removes everything. Log: $run/agent.log"

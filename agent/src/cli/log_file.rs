@@ -57,17 +57,24 @@ impl LogDir {
     pub fn files(&self, attempt: u64) -> io::Result<Vec<LogFile>> {
         let current_name = format!("{attempt}.log");
         // First, so that a rotation in between makes it appear twice and not never.
-        let current = self.file(&current_name)?;
+        let current = match self.file(&current_name) {
+            Ok(file) => Some(file),
+            // Perhaps between a rotation's rename and the new file: then the newest rotated one is the last.
+            Err(why) if why.kind() == io::ErrorKind::NotFound => None,
+            Err(why) => return Err(why),
+        };
         let mut files = Vec::new();
         for name in self.rotated(&current_name)? {
             match self.file(&name) {
-                Ok(file) if file.identity != current.identity => files.push(file),
+                Ok(file) if current.as_ref().is_none_or(|current| file.identity != current.identity) => {
+                    files.push(file)
+                }
                 // Gone by now, or planted beside the keeper's: neither keeps the others from being shown.
                 Ok(_) | Err(_) => {}
             }
         }
-        files.push(current);
-        Ok(files)
+        files.extend(current);
+        if files.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(files) }
     }
 
     /// What has the name of the attempt's written file now.

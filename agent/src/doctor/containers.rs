@@ -171,6 +171,6 @@ mod tests {
         std::fs::write(dir.path().join("bridge"), "").unwrap();
         let line = judge_cni(&probe_cni(&[dir.path().to_owned()]));
         assert_eq!(line.verdict, Verdict::Fail);
-        assert!(line.found.starts_with("host-local, portmap not in"), "{}", line.found);
+        assert!(line.found.starts_with("host-local not in"), "{}", line.found);
     }
 }

@@ -15,7 +15,7 @@ impl<M: Machine> Worker<M> {
             tracing::info!(workload = %self.key, container, attempt = termination.attempt,
                 exit_code = termination.exit_code, reason = termination.reason, "container ended");
             if let Some(until) = not_before.filter(|until| *until > now.boot) {
-                let wait = until.since(now.boot).as_secs();
+                let wait = until.since(now.boot).as_millis().div_ceil(1000);
                 let message = format!("Back-off {wait}s restarting failed container {container}");
                 self.tell(&record.uid, Some(container), Severity::Warning, "BackOff", &message);
             }
