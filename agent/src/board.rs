@@ -31,6 +31,8 @@ pub struct Published {
     /// In the order of importance.
     pub waiting: Vec<Waiting>,
     pub failures: BTreeMap<StepKey, Failure>,
+    /// Pods whose shim does not answer, and since when.
+    pub silent: BTreeMap<pod::name::Uid, pod::time::Now>,
     /// When that was, on the boot clock: what the moments in `waiting` and in the records are compared with.
     pub now: pod::time::Now,
 }

@@ -14,7 +14,9 @@ use tokio::time::Instant;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::records::Records;
-use crate::seams::{CreateRun, CreatedRun, LogPipes, Machine, Prepared, Runtime, Sandboxes, StepError};
+use crate::seams::{
+    CreateRun, CreatedRun, LogPipes, Machine, PodRuns, Prepared, Runtime, Sandboxes, ShimEnd, StepError,
+};
 
 /// An admitted pod with its template read back.
 #[derive(Debug, Clone)]
@@ -35,6 +37,7 @@ pub enum Job {
     Start { run: RunKey },
     Signal { run: RunKey, signal: Signal },
     Delete { run: RunKey },
+    EndShim { pod: PodRuns },
     TearDown { uid: Uid },
     Forget { record: Box<Record> },
 }
@@ -51,6 +54,7 @@ pub enum Outcome {
     Started { run: RunKey, pid: u32 },
     Signalled { run: RunKey, signal: Signal },
     Deleted { run: RunKey },
+    ShimEnd { uid: Uid, end: ShimEnd },
     TornDown { uid: Uid },
     Forgotten { uid: Uid },
 }
@@ -66,7 +70,11 @@ impl Job {
             | Job::Connect { .. }
             | Job::Create { .. }
             | Job::Start { .. } => "sync",
-            Job::Signal { .. } | Job::Delete { .. } | Job::TearDown { .. } | Job::Forget { .. } => "terminate",
+            Job::Signal { .. }
+            | Job::Delete { .. }
+            | Job::EndShim { .. }
+            | Job::TearDown { .. }
+            | Job::Forget { .. } => "terminate",
         }
     }
 }
@@ -134,6 +142,10 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             // Only now have all writers closed, so that the keeper reads to the end.
             machine.logs().close(&id).await?;
             Ok(Outcome::Deleted { run })
+        }
+        Job::EndShim { pod } => {
+            let end = counted(metrics, "stop_podsandbox", machine.runtime().end_shim(&pod)).await?;
+            Ok(Outcome::ShimEnd { uid: pod.uid, end })
         }
         Job::TearDown { uid } => {
             machine.sandboxes().tear_down(&uid).await?;

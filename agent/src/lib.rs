@@ -17,6 +17,7 @@ pub mod gate;
 pub mod http;
 pub mod logs;
 pub mod metrics;
+mod readable;
 pub mod records;
 pub mod remove;
 pub mod runtime;

@@ -134,7 +134,7 @@ fn gauges(registry: &mut Registry, board: &Board) {
             let mut runs = false;
             for container in &pod.containers {
                 let state = match container.state {
-                    ContainerState::NoTask => "unknown",
+                    ContainerState::NoTask | ContainerState::Unanswered => "unknown",
                     ContainerState::Created => "created",
                     ContainerState::Running { .. } => "running",
                     ContainerState::Exited { .. } => "exited",

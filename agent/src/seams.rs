@@ -7,15 +7,21 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use pod::name::{RunKey, Uid, WorkloadKey};
 use pod::observed::{ObservedContainer, SandboxState};
 use pod::plan::Signal;
 use pod::record::Record;
 use pod::spec::{Container, PodTemplate};
 use pod::time::{Moment, Now};
+use tokio::io::unix::AsyncFd;
+
+use crate::readable;
 
 /// A step that did not succeed: a reason in the status and a back-off, never the end of the loop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +120,24 @@ impl CgroupParent {
     }
 }
 
+/// All runs that a pod may have had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodRuns {
+    pub uid: Uid,
+    /// The newest attempt that may exist, by container name.
+    pub newest: BTreeMap<String, u32>,
+}
+
+/// What became of a shim that was to be ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShimEnd {
+    /// It answers again: it was left alone.
+    Answers,
+    /// It is gone, and with it all processes of the pod's containers. `found`: which process it was and what it did, in a
+    /// few words.
+    Ended { found: String },
+}
+
 /// Why a worker should look again. Carries no data: what is so is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wake {
@@ -127,7 +151,9 @@ pub enum Wake {
 
 /// The container runtime.
 pub trait Runtime: Send + Sync + 'static {
-    /// Our containers, of one workload or of all.
+    /// Our containers, of one workload or of all. One whose shim does not answer is [`Unanswered`] and makes no other late.
+    ///
+    /// [`Unanswered`]: pod::observed::ContainerState::Unanswered
     fn observe(
         &self,
         workload: Option<&WorkloadKey>,
@@ -144,9 +170,12 @@ pub trait Runtime: Send + Sync + 'static {
     fn signal(&self, id: &str, signal: Signal) -> impl Future<Output = Result<(), StepError>> + Send;
     /// Deletes task, container and snapshot, killing what still runs. Ok when nothing is there.
     fn delete(&self, id: &str) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// Ends the process through which the runtime serves the pod's containers, and their processes, if it still does not
+    /// answer. Only what is proven to be this pod's is touched. The deletion of the containers remains to be done.
+    fn end_shim(&self, pod: &PodRuns) -> impl Future<Output = Result<ShimEnd, StepError>> + Send;
     /// The next wake. Waits; never ends while the runtime lives. Lost events become [`Wake::All`].
     fn wake(&self) -> impl Future<Output = Wake> + Send;
-    /// Name and version for `version`, `get node` and /readyz. Err when it cannot be reached.
+    /// Name and version for `version`, `get node` and /readyz. Err within seconds when it cannot be reached.
     fn version(&self) -> impl Future<Output = Result<String, StepError>> + Send;
     /// Capabilities of this kernel that no container can be given here, without `CAP_`, sorted.
     fn missing_capabilities(&self) -> Vec<String>;
@@ -268,6 +297,24 @@ pub trait Clock: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
+/// A timer of the kernel on the boot clock: one of tokio stands still while the machine is suspended.
+struct Alarm(AsyncFd<OwnedFd>);
+
+impl Alarm {
+    fn at(moment: Moment) -> io::Result<Alarm> {
+        let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        // Zero would disarm it.
+        let at = TimeSpec::from_duration(Duration::from_millis(moment.0.max(1)));
+        timer.set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
+        Ok(Alarm(readable::watch(timer.into())?))
+    }
+
+    async fn wait(&self) {
+        // An error can only mean that the loop is ending.
+        let _ = self.0.readable().await;
+    }
+}
+
 /// Everything the workers act through, under one name, so that one type parameter carries it.
 pub trait Machine: Send + Sync + 'static {
     type Runtime: Runtime;
@@ -295,6 +342,44 @@ impl Clock for SystemClock {
     }
 
     async fn sleep_until(&self, moment: Moment) {
-        tokio::time::sleep(moment.since(self.now().boot)).await;
+        if moment <= self.now().boot {
+            return;
+        }
+        match Alarm::at(moment) {
+            Ok(alarm) => alarm.wait().await,
+            // No descriptor is left: late by a suspend is better than never.
+            Err(_) => tokio::time::sleep(moment.since(self.now().boot)).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn waits_are_on_the_boot_clock_which_goes_on_while_the_machine_is_suspended() {
+        let alarm = Alarm::at(SystemClock.now().boot.after(Duration::from_secs(600))).expect("descriptors are left");
+        let descriptor = std::os::fd::AsRawFd::as_raw_fd(&alarm.0);
+        let said = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).expect("it is open");
+        // CLOCK_BOOTTIME of linux/time.h; TFD_TIMER_ABSTIME of linux/timerfd.h.
+        assert!(said.lines().any(|line| line == "clockid: 7"), "{said}");
+        assert!(said.lines().any(|line| line == "settime flags: 01"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn wait_ends_at_its_moment_and_at_once_when_that_has_passed() {
+        let begin = SystemClock.now().boot;
+        SystemClock.sleep_until(begin).await;
+        SystemClock.sleep_until(Moment(0)).await;
+        let end = begin.after(Duration::from_millis(40));
+        SystemClock.sleep_until(end).await;
+        assert!(SystemClock.now().boot >= end);
+    }
+
+    #[tokio::test]
+    async fn wait_for_the_end_of_time_is_only_long() {
+        let wait = SystemClock.sleep_until(Moment(u64::MAX));
+        assert!(tokio::time::timeout(Duration::from_millis(20), wait).await.is_err());
     }
 }

@@ -7,6 +7,7 @@
 mod nudge;
 mod outcome;
 mod removal;
+mod silence;
 mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +18,8 @@ use pod::desired::{DesiredPod, Wanted};
 use pod::lifecycle::deadline;
 use pod::manifest::{Context, parse_recorded};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
-use pod::observed::{ImageState, ObservedContainer, SandboxState};
-use pod::plan::{Change, Delivery, Failure, Plan, PodView, Signal, Step, StepKey, View, Waiting, plan};
+use pod::observed::{ImageState, SandboxState};
+use pod::plan::{Change, Delivery, Failure, Plan, PodView, Signal, Step, StepKey, Stray, View, Waiting, plan};
 use pod::record::{Lifecycle, Record};
 use pod::time::{Moment, Now};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -80,7 +81,9 @@ pub struct Worker<M: Machine> {
     /// Signals that were delivered: a daemon gets one SIGTERM, not one a wake.
     delivered: BTreeMap<StepKey, Delivery>,
     /// Containers of this workload that no record speaks of.
-    strays: Vec<ObservedContainer>,
+    strays: Vec<Stray>,
+    /// Pods, also of strays, whose shim does not answer, and since when no look has found otherwise.
+    silent: BTreeMap<Uid, Now>,
     /// Deletions that have begun and not succeeded. The container may be gone and its log pipes not: then nothing that is
     /// observed asks for the deletion again.
     deletions: BTreeMap<StepKey, RunKey>,
@@ -116,6 +119,7 @@ impl<M: Machine> Worker<M> {
             not_refreshed: BTreeMap::new(),
             delivered: BTreeMap::new(),
             strays: Vec::new(),
+            silent: BTreeMap::new(),
             deletions: BTreeMap::new(),
             leftovers: Vec::new(),
             failures: BTreeMap::new(),
@@ -154,6 +158,7 @@ impl<M: Machine> Worker<M> {
             let now = self.shared.machine.clock().now();
             let mut planned = self.plan(now);
             self.hold_twins(&mut planned);
+            self.plan_strays(&mut planned, now);
             if !stopping {
                 self.start(std::mem::take(&mut planned.steps), now);
             }
@@ -198,7 +203,9 @@ impl<M: Machine> Worker<M> {
             () = self.nudge.told() => {}
             () = stop => {}
             () = timer => {
-                if self.look_again.is_some_and(|m| m <= self.shared.machine.clock().now().boot) {
+                // What is done about a silent shim rests on a look of that moment.
+                let now = self.shared.machine.clock().now().boot;
+                if !self.silent.is_empty() || self.look_again.is_some_and(|m| m <= now) {
                     self.looked = None;
                 }
             }
@@ -232,18 +239,21 @@ impl<M: Machine> Worker<M> {
                     view.containers.clear();
                     view.sandbox = shared.machine.sandboxes().inspect(&view.record.uid, &view.template).await;
                 }
-                self.strays.clear();
+                self.note_silence(&containers);
+                let known = std::mem::take(&mut self.strays);
                 for container in containers {
                     shared.directory.own(&container.id, &container.run.uid, &self.key);
                     match self.pods.iter_mut().find(|v| v.record.uid == container.run.uid) {
                         Some(view) => view.containers.push(container),
-                        None => self.strays.push(container),
+                        None => self.strays.push(self.stray(container, &known)),
                     }
                 }
                 self.looked = Some(Ok(()));
             }
             Err(e) => {
                 self.look_again = Some(shared.machine.clock().now().boot.after(UNAVAILABLE_RETRY));
+                // A runtime that is away says nothing about shims.
+                self.silent.clear();
                 self.looked = Some(Err(e));
             }
         }
@@ -260,16 +270,20 @@ impl<M: Machine> Worker<M> {
             };
             return Plan { waiting_for: vec![waiting], ..Plan::default() };
         }
-        let wanted = self.wanted.borrow();
-        plan(&View {
-            wanted: &wanted,
+        plan(&self.whole(&self.wanted.borrow(), now))
+    }
+
+    fn whole<'a>(&'a self, wanted: &'a Wanted, now: Now) -> View<'a> {
+        View {
+            wanted,
             pods: &self.pods,
             failures: &self.failures,
             in_flight: &self.in_flight,
             delivered: &self.delivered,
+            silent: &self.silent,
             now,
             boot_id: self.shared.machine.boot_id(),
-        })
+        }
     }
 
     fn start(&mut self, steps: Vec<Step>, now: Now) {
@@ -285,7 +299,6 @@ impl<M: Machine> Worker<M> {
         self.grant_wishes(now);
         self.remove_leftovers(now);
         if matches!(self.looked, Some(Ok(()))) {
-            self.remove_strays(now);
             self.delete_again(now);
         }
     }
@@ -396,6 +409,7 @@ impl<M: Machine> Worker<M> {
                 Some(Job::Signal { run, signal })
             }
             Step::Delete { uid, container, attempt } => Some(Job::Delete { run: run(uid, container, attempt) }),
+            Step::EndShim { uid } => Some(Job::EndShim { pod: self.runs_of(uid) }),
             Step::TearDown { uid } => Some(Job::TearDown { uid }),
             Step::Forget { uid } => Some(Job::Forget { record: Box::new(self.view(&uid)?.record.clone()) }),
         }
@@ -431,6 +445,7 @@ impl<M: Machine> Worker<M> {
             pods: self.pods.clone(),
             waiting,
             failures: self.failures.clone(),
+            silent: self.silent.clone(),
             now,
         };
         self.shared.board.publish(&self.key, Some(published));
@@ -487,6 +502,7 @@ fn step_uid(key: &StepKey) -> Option<&Uid> {
         | StepKey::SetUp(uid)
         | StepKey::Connect(uid)
         | StepKey::Run(uid, ..)
+        | StepKey::EndShim(uid)
         | StepKey::TearDown(uid)
         | StepKey::Forget(uid) => Some(uid),
     }

@@ -23,6 +23,10 @@ const FULL_LOOK: Duration = Duration::from_secs(300);
 /// How often the loop shows that it moves, even when nothing happens: a third of the shortest watchdog that makes sense.
 pub const BEAT: Duration = Duration::from_secs(10);
 
+/// How often the runtime is asked whether it answers at all: one that is stopped, not dead, breaks no connection, and
+/// /readyz is to say so within seconds.
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+
 /// How soon an unanswered look for strays is tried again while the runtime is away.
 const SWEEP_RETRY: Duration = Duration::from_secs(10);
 
@@ -97,6 +101,10 @@ pub struct Workers<M: Machine> {
     by_task: HashMap<Id, WorkloadKey>,
     /// The look for strays under way: beside the loop, because the runtime may take its time to answer. At most one.
     sweep: JoinSet<Option<Found>>,
+    /// The question whether the runtime answers, under way: true, it does. At most one.
+    probe: JoinSet<bool>,
+    /// What the last probe said.
+    answered: bool,
 }
 
 /// What a look for strays found: None of it is in the directory.
@@ -120,7 +128,17 @@ impl<M: Machine> Workers<M> {
         commands: mpsc::Receiver<Command>,
     ) -> Workers<M> {
         let (workers, tasks, by_task) = (BTreeMap::new(), JoinSet::new(), HashMap::new());
-        Workers { shared, desired, commands, workers, tasks, by_task, sweep: JoinSet::new() }
+        Workers {
+            shared,
+            desired,
+            commands,
+            workers,
+            tasks,
+            by_task,
+            sweep: JoinSet::new(),
+            probe: JoinSet::new(),
+            answered: true,
+        }
     }
 
     /// Runs until the agent stops: then the workers finish what is in flight and this returns. Calls `beat` at every turn of
@@ -137,6 +155,7 @@ impl<M: Machine> Workers<M> {
         self.distribute();
         let mut stopping = self.shared.stopping.clone();
         let mut next_sweep = self.shared.machine.clock().now().boot;
+        let mut next_probe = next_sweep.after(PROBE_EVERY);
         loop {
             beat();
             let shared = self.shared.clone();
@@ -156,6 +175,17 @@ impl<M: Machine> Workers<M> {
                     next_sweep = self.shared.machine.clock().now().boot.after(again);
                     self.adopt(found);
                 }
+                Some(answers) = self.probe.join_next(), if !self.probe.is_empty() => {
+                    let answers = answers.expect("a probe that panicked is our own bug");
+                    let now = self.shared.machine.clock().now().boot;
+                    next_probe = now.after(PROBE_EVERY);
+                    if answers && !self.answered {
+                        // What failed meanwhile for want of an answer need not wait.
+                        self.wake(Wake::All);
+                        next_sweep = now;
+                    }
+                    self.answered = answers;
+                }
                 changed = self.desired.changed() => match changed {
                     Ok(()) => self.distribute(),
                     Err(_) => break,
@@ -167,6 +197,10 @@ impl<M: Machine> Workers<M> {
                 }
                 Some(command) = self.commands.recv() => self.command(command),
                 () = shared.machine.clock().sleep_until(next_beat) => {}
+                () = shared.machine.clock().sleep_until(next_probe), if self.probe.is_empty() => {
+                    let shared = self.shared.clone();
+                    self.probe.spawn(async move { version(&shared).await.is_some() });
+                }
                 () = shared.machine.clock().sleep_until(next_sweep), if self.sweep.is_empty() => {
                     self.sweep.spawn(look_for_strays(self.shared.clone()));
                 }
@@ -285,11 +319,10 @@ async fn look_for_strays<M: Machine>(shared: Arc<Shared<M>>) -> Option<Found> {
     let machine = &shared.machine;
     // Sandboxes first: one that is made after this is claimed when the claims are read.
     let sandboxes = machine.sandboxes().list().await.unwrap_or_default();
-    let version = machine.runtime().version().await;
-    shared.board.set_check(Check::Containerd, version.as_ref().map(|_| ()).map_err(|e| e.message.clone()));
-    let missing = version.is_ok().then(|| machine.runtime().missing_capabilities());
+    let version = version(&shared).await;
+    let missing = version.is_some().then(|| machine.runtime().missing_capabilities());
     shared.board.set_node(|node| {
-        node.runtime_version = version.ok().or(node.runtime_version.take());
+        node.runtime_version = version.or(node.runtime_version.take());
         if let Some(missing) = missing {
             node.missing_capabilities = missing;
         }
@@ -298,6 +331,13 @@ async fn look_for_strays<M: Machine>(shared: Arc<Shared<M>>) -> Option<Found> {
     let with_containers: BTreeSet<_> = containers.iter().map(|c| c.run.uid.clone()).collect();
     let sandboxes = sandboxes.into_iter().filter(|uid| !with_containers.contains(uid)).collect();
     Some(Found { containers, sandboxes })
+}
+
+/// The runtime's version, None when it does not answer, which the check for it then says.
+async fn version<M: Machine>(shared: &Shared<M>) -> Option<String> {
+    let version = shared.machine.runtime().version().await;
+    shared.board.set_check(Check::Containerd, version.as_ref().map(|_| ()).map_err(|e| e.message.clone()));
+    version.ok()
 }
 
 fn answer(reply: oneshot::Sender<Result<(), String>>, sentence: &str) {

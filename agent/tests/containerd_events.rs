@@ -4,11 +4,11 @@ mod support;
 
 use std::time::Duration;
 
-use agent::seams::{Runtime as _, Wake};
+use agent::seams::{PodRuns, Runtime as _, ShimEnd, Wake};
 use nix::sys::signal::{Signal as Posix, kill};
 use nix::unistd::Pid;
 use pod::observed::ContainerState;
-use support::pods::{TestContainerd, TestPod, exit_code, state, woken};
+use support::pods::{TestContainerd, TestPod, TestRun, exit_code, state, woken};
 
 #[tokio::test]
 async fn containers_outlive_containerd_and_everybody_is_woken_when_it_is_back() {
@@ -95,17 +95,108 @@ async fn a_shim_that_does_not_answer_is_not_taken_for_a_dead_one() {
     let node = TestContainerd::start();
     let runtime = node.open();
     let pod = TestPod::new(&node, "a", "while :; do sleep 1; done");
-    let run = pod.run(0, 0);
+    let other = TestPod::new(&node, "b", "while :; do sleep 1; done");
+    let (run, beside) = (pod.run(0, 0), other.run(0, 0));
     run.go(&runtime).await;
     let shim = Pid::from_raw(node.shims()[0]);
+    beside.go(&runtime).await;
     kill(shim, Posix::SIGSTOP).expect("ours");
-    let seen = runtime.observe(Some(run.create.workload)).await;
+    let seen = state(&runtime, &run.create.run).await;
+    let unharmed = state(&runtime, &beside.create.run).await;
     kill(shim, Posix::SIGCONT).expect("ours");
-    let error = seen.expect_err("nobody can know how it stands");
-    assert!(error.message.contains("does not answer") && !error.unavailable, "{error:?}");
+    assert_eq!(seen, Some(ContainerState::Unanswered));
+    assert!(matches!(unharmed, Some(ContainerState::Running { .. })), "{unharmed:?}");
+    // It answers again: whoever wants to end it leaves it alone.
+    let end = runtime.end_shim(&runs_of(&run, 0)).await.expect("asked");
+    assert_eq!(end, ShimEnd::Answers);
     let seen = state(&runtime, &run.create.run).await;
     assert!(matches!(seen, Some(ContainerState::Running { .. })), "{seen:?}");
     runtime.delete(&run.id()).await.expect("deleted");
+}
+
+#[tokio::test]
+async fn a_shim_that_never_answers_is_ended_with_its_containers_and_nobody_elses() {
+    let node = TestContainerd::start();
+    let runtime = node.open();
+    woken(&runtime, "the subscription", |it| *it == Wake::All).await;
+    let mut pod = TestPod::new(&node, "a", "trap '' TERM; (trap '' TERM; while :; do sleep 1; done) & wait; wait");
+    pod.add("second");
+    // The shim is called after a run that is long gone.
+    let (first, run, second) = (pod.run(0, 0), pod.run(0, 3), pod.run(1, 0));
+    first.go(&runtime).await;
+    let shim = node.shims()[0];
+    let pids = [run.go(&runtime).await, second.go(&runtime).await];
+    runtime.delete(&first.id()).await.expect("deleted");
+    let other = TestPod::new(&node, "b", "while :; do sleep 1; done");
+    let beside = other.run(0, 0);
+    beside.go(&runtime).await;
+    let foreign = Pid::from_raw(*node.shims().iter().find(|pid| **pid != shim).expect("the other pod's"));
+    for shim in [Pid::from_raw(shim), foreign] {
+        kill(shim, Posix::SIGSTOP).expect("ours");
+    }
+
+    // Who does not know of the run that named it finds nothing, says so and kills nobody.
+    let ignorant = PodRuns { newest: [("second".to_owned(), 7)].into(), ..runs_of(&run, 0) };
+    let error = runtime.end_shim(&ignorant).await.expect_err("not found");
+    assert!(error.message.contains("no process of it is found"), "{error}");
+    assert_eq!(node.shims().len(), 2);
+
+    let end = runtime.end_shim(&runs_of(&run, 4)).await.expect("ended");
+
+    assert_eq!(end, ShimEnd::Ended { found: format!("shim {shim} (stopped)") });
+    // The clean-up of containerd is a command of the same program.
+    tests::wait::wait_for("only the other pod's shim is left", || match node.shims() {
+        left if left == [foreign.as_raw()] => Ok(()),
+        left => Err(format!("{left:?}")),
+    });
+    for pid in pids {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}/exe")).exists(), "{pid} lives");
+    }
+    // containerd notices by itself, and the ordinary deletion does the rest.
+    let id = run.id();
+    woken(&runtime, "the exit", |it| *it == Wake::Container(id.clone())).await;
+    for run in [&run, &second] {
+        runtime.delete(&run.id()).await.expect("deleted");
+        assert_eq!(state(&runtime, &run.create.run).await, None);
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("proc is mounted");
+        assert!(!mounts.contains(&run.id()), "its root is still mounted");
+        assert!(!node.runc_state(&run.id()).exists(), "runc still knows it");
+    }
+    kill(foreign, Posix::SIGCONT).expect("ours");
+    let unharmed = state(&runtime, &beside.create.run).await;
+    assert!(matches!(unharmed, Some(ContainerState::Running { .. })), "{unharmed:?}");
+    runtime.delete(&beside.id()).await.expect("deleted");
+    assert_eq!(node.shims(), Vec::<i32>::new());
+}
+
+#[tokio::test]
+async fn a_stopped_containerd_is_noticed_within_seconds_and_taken_up_again() {
+    let node = TestContainerd::start();
+    let runtime = node.open();
+    woken(&runtime, "the subscription", |it| *it == Wake::All).await;
+    let pod = TestPod::new(&node, "a", "exit 4");
+    let mut run = pod.run(0, 0);
+    node.signal(Posix::SIGSTOP);
+    let begun = std::time::Instant::now();
+    let version = runtime.version().await;
+    let took = begun.elapsed();
+    // No shim is to blame for what containerd does not say.
+    let end = runtime.end_shim(&runs_of(&run, 0)).await;
+    let seen = runtime.observe(Some(run.create.workload)).await;
+    node.signal(Posix::SIGCONT);
+    assert!(version.is_err() && took < Duration::from_secs(8), "{version:?} after {took:?}");
+    assert!(end.is_err() && seen.is_err(), "{end:?} {seen:?}");
+    assert!(runtime.version().await.is_ok());
+    assert_eq!(run.finish(&runtime).await.0, 4);
+    // The subscription has lost nothing.
+    let id = run.id();
+    woken(&runtime, "the exit", |it| *it == Wake::Container(id.clone())).await;
+    runtime.delete(&id).await.expect("deleted");
+}
+
+fn runs_of(run: &TestRun<'_>, newest: u32) -> PodRuns {
+    let key = &run.create.run;
+    PodRuns { uid: key.uid.clone(), newest: [(key.container.clone(), newest)].into() }
 }
 
 #[tokio::test]

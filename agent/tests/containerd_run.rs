@@ -2,6 +2,10 @@
 
 mod support;
 
+use std::fs::{File, OpenOptions};
+use std::io::BufRead as _;
+use std::sync::{Arc, Mutex};
+
 use agent::seams::{Runtime as _, Wake};
 use pod::observed::ContainerState;
 use pod::plan::Signal;
@@ -57,18 +61,112 @@ async fn deletion_kills_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn deletion_succeeds_at_any_moment_of_a_short_run() {
+async fn deletion_succeeds_when_the_run_ends_by_itself_in_the_middle_of_it() {
     let node = TestContainerd::start();
     let runtime = node.open();
-    let pod = TestPod::new(&node, "a", "exit 0");
-    for attempt in 0..8 {
+    let ends = Exits::follow(&node);
+    let mut pod = TestPod::new(&node, "a", "read word </fifo; exit 7");
+    let fifo = node.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
+    pod.host_path("fifo", fifo.to_str().expect("text"), "/fifo");
+    let mut missed = Vec::new();
+    for attempt in 0..20 {
         let run = pod.run(0, attempt);
         run.go(&runtime).await;
-        // Later and later after the start: the end falls into some of the deletions.
-        tokio::time::sleep(std::time::Duration::from_millis(u64::from(attempt) * 3)).await;
+        // Its reader is there; it ends as soon as a word comes, and the word comes when the deletion has been refused.
+        let word = OpenOptions::new().write(true).open(&fifo).expect("opened");
+        let refused = Refused { id: run.id(), word: Arc::new(Mutex::new(Some(word))) };
+        let told = Arc::clone(&refused.word);
+        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(move || refused.clone());
+        let heard = tracing::subscriber::set_default(log.finish());
         runtime.delete(&run.id()).await.expect("deleted");
+        drop(heard);
+        assert!(told.lock().expect("nobody panics").is_none(), "the deletion of what runs was not refused");
+        match ends.code_of(&run.id()) {
+            7 => break,
+            killed => missed.push(killed),
+        }
     }
+    assert!(missed.len() < 20, "the kill was always faster: {missed:?}");
     assert_eq!(runtime.observe(None).await.expect("observed"), []);
+}
+
+/// A log that ends the run when it says that the deletion of its task was refused.
+#[derive(Clone)]
+struct Refused {
+    id: String,
+    word: Arc<Mutex<Option<File>>>,
+}
+
+impl std::io::Write for Refused {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        if text.contains("a task is not deleted at once") && text.contains(&self.id) {
+            if let Some(mut word) = self.word.lock().expect("nobody panics").take() {
+                std::io::Write::write_all(&mut word, b"end\n")?;
+            }
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Exit codes as containerd's events tell them, of runs that nobody can ask for any more.
+struct Exits {
+    process: std::process::Child,
+    lines: Arc<Mutex<String>>,
+}
+
+impl Exits {
+    fn follow(node: &TestContainerd) -> Exits {
+        let mut command = std::process::Command::new("ctr");
+        command.arg("-a").arg(node.socket()).args(["-n", &node.namespace, "events"]);
+        let mut process = command.stdout(std::process::Stdio::piped()).spawn().expect("ctr is installed");
+        let lines = Arc::new(Mutex::new(String::new()));
+        let (output, told) = (process.stdout.take().expect("piped"), Arc::clone(&lines));
+        std::thread::spawn(move || {
+            for line in std::io::BufReader::new(output).lines().map_while(Result::ok) {
+                told.lock().expect("nobody panics").push_str(&(line + "\n"));
+            }
+        });
+        let exits = Exits { process, lines };
+        // An event of ours shows that it listens.
+        tests::wait::wait_for("ctr hears events", || {
+            node.ctr(&["images", "label", support::pods::IMAGE, "heard=yes"]);
+            if exits.lines.lock().expect("nobody panics").contains("/images/update") {
+                Ok(())
+            } else {
+                Err("none".into())
+            }
+        });
+        exits
+    }
+
+    fn code_of(&self, id: &str) -> u32 {
+        let mut code = None;
+        tests::wait::wait_for("the exit is told", || {
+            let lines = self.lines.lock().expect("nobody panics");
+            let line = lines.lines().find(|line| line.contains("/tasks/exit") && line.contains(id));
+            let event: serde_json::Value = line
+                .and_then(|line| line.get(line.find('{')?..))
+                .and_then(|json| serde_json::from_str(json).ok())
+                .ok_or_else(|| lines.clone())?;
+            // Zero is left out.
+            code = Some(u32::try_from(event["exit_status"].as_u64().unwrap_or(0)).expect("small"));
+            Ok(())
+        });
+        code.expect("it was waited for")
+    }
+}
+
+impl Drop for Exits {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 #[tokio::test]

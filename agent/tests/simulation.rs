@@ -1,5 +1,5 @@
 //! The agent's workers over a machine in memory, from seeds: faults before, after and instead of every effect, kills
-//! at every wait, power cuts that lose what was not synced. Invariants are checked by the machine at every effect and
+//! at every wait, shims that stop answering, power cuts that lose what was not synced. Invariants are checked by the machine at every effect and
 //! here after every event; when the faults end, everything must converge.
 //!
 //! `SEEDS=n` runs the seeds 1 to n (default 150), `SEED=x` one seed with its story. A failing seed prints itself.
@@ -21,6 +21,7 @@ use agent::workers::{Directory, Workers};
 use pod::desired::{DesiredPod, DesiredSet, Wanted};
 use pod::manifest::{Context, Document, parse};
 use pod::name::{RunKey, Uid, WorkloadKey};
+use pod::record::Lifecycle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -117,6 +118,7 @@ impl Simulation {
                 foreign: true,
             };
             state.containers.insert("foreign".into(), foreign);
+            state.hung.insert(Uid("foreign".into()));
         }
         Simulation {
             world,
@@ -174,7 +176,7 @@ impl Simulation {
 
     async fn event(&mut self) {
         assert!(!self.life.is_finished(), "the agent ended by itself");
-        match self.random(16) {
+        match self.random(18) {
             0..=3 => self.wish(),
             4..=5 => {
                 let gone = workload(self.random(WORKLOADS), 0).workload;
@@ -208,6 +210,14 @@ impl Simulation {
                 self.world.wake(Wake::Images);
             }
             13 => self.delete_a_pod(),
+            15 => self.hang_a_shim(),
+            16 => {
+                // What was stopped goes on, one shim at a time.
+                let hung: Vec<Uid> = self.world.state().hung.iter().filter(|uid| uid.0 != "foreign").cloned().collect();
+                if let Some(uid) = self.one_of(&hung) {
+                    self.world.state().hung.remove(&uid);
+                }
+            }
             14 => {
                 // A stop finishes what is in flight, hung steps included.
                 self.stop.send_replace(true);
@@ -239,6 +249,32 @@ impl Simulation {
         if let Some(id) = self.one_of(&running) {
             self.world.end_process(&id, u32::from(self.random(2) == 0));
         }
+    }
+
+    fn hang_a_shim(&self) {
+        let served: Vec<Uid> = {
+            let state = self.world.state();
+            let ours = state.containers.values().filter(|c| !c.foreign && c.state != FakeState::NoTask);
+            ours.map(|c| c.run.uid.clone()).collect()
+        };
+        if let Some(uid) = self.one_of(&served) {
+            let mut state = self.world.state();
+            state.story.push(format!("the shim of {uid} hangs"));
+            state.hung.insert(uid);
+        }
+    }
+
+    /// Pods that were to go are gone although their shims hang; the others go on where their shims do.
+    fn heal_shims(&self) {
+        let mut ending = BTreeSet::new();
+        for (key, published) in self.board.workloads() {
+            let terminating = |it: &&pod::plan::PodView| matches!(it.record.lifecycle, Lifecycle::Terminating { .. });
+            ending.extend(published.pods.iter().filter(terminating).map(|it| (key.clone(), it.record.uid.clone())));
+        }
+        assert!(ending.is_empty(), "pods that are to go are still there: {ending:?}");
+        let mut state = self.world.state();
+        assert!(state.hung.contains(&Uid("foreign".into())), "a foreign shim was ended");
+        state.hung.retain(|uid| uid.0 == "foreign");
     }
 
     fn delete_a_pod(&self) {
@@ -323,6 +359,9 @@ impl Simulation {
         self.world.wake(Wake::All);
         sleep(SETTLE).await;
         assert!(!self.life.is_finished(), "the agent ended by itself");
+        self.heal_shims();
+        self.world.wake(Wake::All);
+        sleep(SETTLE).await;
         self.check_converged();
         self.check_revisions();
         let before = self.world.state().story.len();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::board::Board;
+use agent::board::{Board, Check};
 use agent::fake::{FakeContainer, FakeMachine, FakeState, World};
 use agent::gate::Gate;
 use agent::records::Records;
@@ -14,6 +14,7 @@ use agent::workers::{Directory, Workers};
 use pod::desired::{DesiredPod, DesiredSet, Wanted};
 use pod::manifest::{Context, Document, parse};
 use pod::name::{RunKey, Uid};
+use pod::plan::{SHIM_PATIENCE, SHIM_SILENT, STRAY_GRACE};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -164,5 +165,85 @@ async fn a_stray_that_cannot_be_deleted_at_once_is_tried_again_soon() {
         // Less than the next look at everything takes to come.
         tokio::time::sleep(Duration::from_secs(20)).await;
         assert!(!node.world.state().containers.contains_key(&run.container_id()), "seed {seed}: it is still there");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stray_is_told_to_stop_and_killed_only_after_its_grace() {
+    // The world's daemons are deaf to all but SIGKILL where their id begins with f.
+    for deaf in [false, true] {
+        let world = World::new(1);
+        let attempt = (0..).find(|n| id_of_stray(*n).starts_with('f') == deaf).expect("one in sixteen");
+        let run = stray(&world, "alpha", attempt);
+        let node = Node::start(world);
+        node.desired.send_replace(set(&[]));
+        let there = || node.world.state().containers.contains_key(&run.container_id());
+        tokio::time::sleep(STRAY_GRACE / 2).await;
+        assert_eq!(there(), deaf);
+        tokio::time::sleep(STRAY_GRACE).await;
+        assert!(!there());
+        let code = if deaf { "137" } else { "143" };
+        let story = node.world.state().story.join("\n");
+        assert!(story.contains(&format!("ends with {code}")), "{story}");
+    }
+}
+
+fn id_of_stray(attempt: u32) -> String {
+    RunKey { uid: Uid("00000000-stray".into()), container: "main".into(), attempt }.container_id()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stray_whose_shim_does_not_answer_goes_with_its_shim() {
+    let world = World::new(1);
+    let run = stray(&world, "alpha", 3);
+    world.state().hung.insert(run.uid.clone());
+    let node = Node::start(world);
+    node.desired.send_replace(set(&["alpha"]));
+    tokio::time::sleep(SHIM_PATIENCE).await;
+    assert!(node.world.state().hung.contains(&run.uid), "it was ended too early");
+    tokio::time::sleep(LONG).await;
+    node.until_running(&["alpha"]).await;
+    assert!(!node.world.state().containers.contains_key(&run.container_id()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shim_that_does_not_answer_is_told_and_left_alone_until_its_pod_is_to_go() {
+    let node = Node::start(World::new(1));
+    node.desired.send_replace(set(&["alpha"]));
+    node.until_running(&["alpha"]).await;
+    let uid = Uid(node.running()[0].1.clone());
+    node.world.state().hung.insert(uid.clone());
+    node.world.wake(agent::seams::Wake::All);
+    tokio::time::sleep(LONG).await;
+    assert_eq!(node.running().len(), 1);
+    let condition = || {
+        let list = agent::status::pod_list(&node.board);
+        let conditions = list["items"][0]["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|it| it["type"] == SHIM_SILENT)
+    };
+    assert_eq!(condition().expect("it is told")["status"], "True");
+
+    node.desired.send_replace(set(&[]));
+    tokio::time::sleep(SHIM_PATIENCE).await;
+    assert_eq!(node.running().len(), 1, "its shim was ended too early");
+    let told = condition().expect("it is told")["message"].to_string();
+    assert!(told.contains("is killed with them at 1970-01-01T00:1"), "{told}");
+    tokio::time::sleep(LONG).await;
+    assert!(node.world.state().containers.is_empty());
+    let events: Vec<String> = node.board.events().into_iter().map(|event| event.reason).collect();
+    assert!(events.contains(&SHIM_SILENT.to_owned()) && events.contains(&"ShimKilled".to_owned()), "{events:?}");
+    assert!(!events.contains(&"ShimAnswering".to_owned()), "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_stops_answering_fails_its_check_within_seconds_and_heals() {
+    let node = Node::start(World::new(1));
+    node.desired.send_replace(set(&["alpha"]));
+    node.until_running(&["alpha"]).await;
+    // Nobody is woken: it is stopped, and the connection stands.
+    for down in [true, false] {
+        node.world.state().runtime_down = down;
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        assert_eq!(node.board.checks()[&Check::Containerd].is_err(), down);
     }
 }

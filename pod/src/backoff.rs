@@ -49,9 +49,10 @@ pub fn kill(count: u32) -> Duration {
 pub fn step(key: &StepKey, count: u32) -> Duration {
     let (first, max) = match key {
         StepKey::PrepareImage(..) => (IMAGE_FIRST, IMAGE_MAX),
-        StepKey::SetUp(_) | StepKey::Connect(_) | StepKey::Run(_, _, _, RunStep::Create | RunStep::Start) => {
-            (STEP_FIRST, STEP_MAX)
-        }
+        StepKey::SetUp(_)
+        | StepKey::Connect(_)
+        | StepKey::Run(_, _, _, RunStep::Create | RunStep::Start)
+        | StepKey::EndShim(_) => (STEP_FIRST, STEP_MAX),
         StepKey::Admit
         | StepKey::Remember(_)
         | StepKey::Run(_, _, _, RunStep::SignalStop | RunStep::SignalKill | RunStep::Delete)

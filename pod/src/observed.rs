@@ -34,6 +34,18 @@ pub enum ContainerState {
         oom: bool,
         finished_at: jiff::Timestamp,
     },
+    /// It has a task, and the shim that knows how the task stands does not answer: it may run.
+    Unanswered,
+}
+
+impl ContainerState {
+    /// Whether a process of it may be alive: what must not be started beside it, nor have its place taken away.
+    pub fn may_run(&self) -> bool {
+        match self {
+            ContainerState::Running { .. } | ContainerState::Unanswered => true,
+            ContainerState::NoTask | ContainerState::Created | ContainerState::Exited { .. } => false,
+        }
+    }
 }
 
 /// The pod's own surroundings: namespaces, cgroup, network, directories.

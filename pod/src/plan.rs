@@ -12,6 +12,8 @@ mod pod;
 mod roles;
 mod run;
 mod sandbox;
+mod silence;
+mod strays;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +29,8 @@ use crate::time::{Moment, Now};
 
 pub use orphans::{Orphans, orphans};
 pub use run::back_off;
+pub use silence::{SHIM_PATIENCE, SHIM_SILENT};
+pub use strays::{STRAY_GRACE, Stray, end_strays};
 
 /// What to do now for one workload.
 ///
@@ -58,6 +62,8 @@ pub struct View<'a> {
     pub in_flight: &'a BTreeSet<StepKey>,
     /// Signals that this process has delivered. In memory only: a daemon gets one SIGTERM, not one a wake.
     pub delivered: &'a BTreeMap<StepKey, Delivery>,
+    /// Pods whose shim does not answer, and since when no look has found otherwise. In memory only.
+    pub silent: &'a BTreeMap<Uid, Now>,
     pub now: Now,
     /// The present boot (/proc/sys/kernel/random/boot_id).
     pub boot_id: &'a str,
@@ -84,7 +90,7 @@ pub struct Failure {
     pub message: String,
 }
 
-/// A signal that was delivered. That it had no effect shows in the run that is still there.
+/// A signal that was delivered, or a shim that was ended. That it had no effect shows in the run that is still there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Delivery {
     pub count: u32,
@@ -145,6 +151,10 @@ pub enum Step {
         container: String,
         attempt: u32,
     },
+    /// The shim that serves the pod's containers and does not answer, and with it all their processes.
+    EndShim {
+        uid: Uid,
+    },
     /// CNI DEL, namespaces, cgroup, directories; also of a half-made sandbox.
     TearDown {
         uid: Uid,
@@ -188,6 +198,7 @@ pub enum StepKey {
     SetUp(Uid),
     Connect(Uid),
     Run(Uid, String, u32, RunStep),
+    EndShim(Uid),
     TearDown(Uid),
     Forget(Uid),
 }
@@ -219,6 +230,7 @@ impl Step {
                 run_key(uid, container, *attempt, step)
             }
             Step::Delete { uid, container, attempt } => run_key(uid, container, *attempt, RunStep::Delete),
+            Step::EndShim { uid } => StepKey::EndShim(uid.clone()),
             Step::TearDown { uid } => StepKey::TearDown(uid.clone()),
             Step::Forget { uid } => StepKey::Forget(uid.clone()),
         }

@@ -6,7 +6,7 @@ use pod::plan::Signal;
 use pod::spec::{Container, PullPolicy};
 
 use super::world::{FakeContainer, FakeState, World};
-use crate::seams::{CreateRun, CreatedRun, Prepared, Runtime, StepError, Wake};
+use crate::seams::{CreateRun, CreatedRun, PodRuns, Prepared, Runtime, ShimEnd, StepError, Wake};
 
 impl World {
     fn up(&self) -> Result<(), StepError> {
@@ -34,6 +34,11 @@ impl Runtime for World {
                 adapted: c.created.adapted.clone(),
                 not_refreshed: c.not_refreshed.clone(),
                 state: match c.state {
+                    FakeState::Created | FakeState::Running { .. } | FakeState::Exited { .. }
+                        if state.hung.contains(&c.run.uid) =>
+                    {
+                        ContainerState::Unanswered
+                    }
                     FakeState::NoTask => ContainerState::NoTask,
                     FakeState::Created => ContainerState::Created,
                     FakeState::Running { pid } => ContainerState::Running { pid },
@@ -61,6 +66,7 @@ impl Runtime for World {
     async fn create(&self, run: &CreateRun<'_>) -> Result<CreatedRun, StepError> {
         self.up()?;
         let fate = self.fate("create").await?;
+        self.answered(Some(run.run.uid.clone()), "create").await?;
         let id = run.run.container_id();
         let mut state = self.state();
         if !state.sandboxes.contains_key(&run.record.uid) {
@@ -91,6 +97,7 @@ impl Runtime for World {
     async fn start(&self, id: &str) -> Result<u32, StepError> {
         self.up()?;
         let fate = self.fate("start").await?;
+        self.answered(self.task_of(id), "start").await?;
         let pid = {
             let mut state = self.state();
             state.next_pid += 1;
@@ -117,6 +124,7 @@ impl Runtime for World {
     async fn signal(&self, id: &str, signal: Signal) -> Result<(), StepError> {
         self.up()?;
         let fate = self.fate("signal").await?;
+        self.answered(self.task_of(id), "signal").await?;
         // A daemon obeys, or is deaf to anything but SIGKILL: by its id, so that it stays what it is.
         let obeys = signal == Signal::Kill || !id.starts_with('f');
         if obeys {
@@ -128,6 +136,7 @@ impl Runtime for World {
     async fn delete(&self, id: &str) -> Result<(), StepError> {
         self.up()?;
         let fate = self.fate("delete").await?;
+        self.answered(self.task_of(id), "delete").await?;
         let mut state = self.state();
         if let Some(removed) = state.containers.remove(id) {
             assert!(!removed.foreign, "a foreign container was deleted");
@@ -135,6 +144,29 @@ impl Runtime for World {
         }
         drop(state);
         self.told("delete", fate)
+    }
+
+    async fn end_shim(&self, pod: &PodRuns) -> Result<ShimEnd, StepError> {
+        self.up()?;
+        let fate = self.fate("end_shim").await?;
+        self.up()?;
+        let mut state = self.state();
+        if !state.hung.remove(&pod.uid) {
+            return Ok(ShimEnd::Answers);
+        }
+        let mut ended = Vec::new();
+        for (id, container) in state.containers.iter_mut().filter(|(_, c)| c.run.uid == pod.uid) {
+            assert!(!container.foreign, "a foreign shim was ended");
+            let newest = pod.newest.get(&container.run.container);
+            assert!(newest >= Some(&container.run.attempt), "{} is not known to whoever ends its shim", container.run);
+            container.state = FakeState::NoTask;
+            ended.push(id.clone());
+        }
+        state.story.push(format!("ended the shim of {}", pod.uid));
+        drop(state);
+        ended.into_iter().for_each(|id| self.wake(Wake::Container(id)));
+        self.told("end_shim", fate)?;
+        Ok(ShimEnd::Ended { found: "shim 1 (stopped)".into() })
     }
 
     async fn wake(&self) -> Wake {

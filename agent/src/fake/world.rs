@@ -59,6 +59,8 @@ pub struct WorldState {
     pub faults: Faults,
     /// containerd is away: every call is refused.
     pub runtime_down: bool,
+    /// Pods whose shim does not answer.
+    pub hung: BTreeSet<Uid>,
     /// Names of images that can be had.
     pub images: BTreeSet<String>,
     pub containers: BTreeMap<String, FakeContainer>,
@@ -145,6 +147,9 @@ impl World {
         state.sandboxes.clear();
         state.pipes.clear();
         state.wakes.clear();
+        let foreign: BTreeSet<Uid> =
+            state.containers.values().filter(|c| c.foreign).map(|c| c.run.uid.clone()).collect();
+        state.hung.retain(|uid| foreign.contains(uid));
         let mut survived = std::mem::take(&mut state.durable_names);
         for file in survived.values_mut() {
             if file.unsynced {
@@ -157,6 +162,22 @@ impl World {
         state.durable_names = survived.clone();
         state.files = survived;
         state.story.push("reboot".into());
+    }
+
+    /// As long as the pod's shim does not answer, a call that needs it ends with its deadline.
+    pub(super) async fn answered(&self, uid: Option<Uid>, verb: &str) -> Result<(), StepError> {
+        if uid.is_some_and(|uid| self.state().hung.contains(&uid)) {
+            tokio::time::sleep(HANG).await;
+            return Err(StepError::new("Injected", format!("{verb}: the shim does not answer")));
+        }
+        Ok(())
+    }
+
+    /// Whose task the container has, if it has one.
+    pub(super) fn task_of(&self, id: &str) -> Option<Uid> {
+        let state = self.state();
+        let container = state.containers.get(id)?;
+        (container.state != FakeState::NoTask).then(|| container.run.uid.clone())
     }
 
     /// One call's latency and fate. The caller may be killed while it waits.

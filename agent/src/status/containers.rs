@@ -88,6 +88,10 @@ fn state_of(published: &Published, view: &PodView, container: &Container) -> Con
         (Some(attempt), _) if memory.last.as_ref().is_some_and(|last| last.attempt >= attempt) => {
             after_its_end(published, view, container, memory)
         }
+        // As it was last known: that nobody says more is the pod's condition.
+        (Some(_), Some(ContainerState::Unanswered)) => {
+            (State::Running { started_at: memory.started_at }, memory.last.clone())
+        }
         (Some(attempt), Some(ContainerState::Exited { exit_code, oom, finished_at })) => {
             // The worker has not written it down yet.
             let ended = Termination {

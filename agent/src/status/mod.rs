@@ -50,7 +50,7 @@ pub fn pod(published: &Published, view: &PodView, node: &NodeFacts) -> Value {
     let mut status = Map::new();
     let phase = phase::phase(view, &statuses);
     status.insert("phase".into(), phase.into());
-    status.insert("conditions".into(), phase::conditions(view, &statuses, phase));
+    status.insert("conditions".into(), phase::conditions(published, view, &statuses, phase));
     status.insert("qosClass".into(), pod::qos::class(&view.template.spec).to_string().into());
     status.insert("startTime".into(), time(view.record.admitted_at).into());
     if let Some(address) = node.addresses.first() {

@@ -1,13 +1,14 @@
 //! Phase, conditions and quality of service (v1 PodStatus), from the states of the containers.
 
 use pod::observed::SandboxState;
-use pod::plan::PodView;
+use pod::plan::{PodView, SHIM_SILENT, Waiting};
 use pod::record::Lifecycle;
 use pod::spec::RestartPolicy;
 use serde_json::{Value, json};
 
 use super::containers::{ContainerStatus, State};
 use super::time;
+use crate::board::Published;
 
 /// v1 PodPhase.
 pub fn phase(view: &PodView, statuses: &[ContainerStatus]) -> &'static str {
@@ -40,7 +41,7 @@ pub const NOT_REFRESHED: (&str, &str) = ("ImageNotRefreshed", "RegistryNotAsked"
 pub const ADAPTED: (&str, &str) = ("Adapted", "NotGivenHere");
 
 /// v1 PodCondition list, in the kubelet's order, then ours.
-pub fn conditions(view: &PodView, statuses: &[ContainerStatus], phase: &str) -> Value {
+pub fn conditions(published: &Published, view: &PodView, statuses: &[ContainerStatus], phase: &str) -> Value {
     let admitted = view.record.admitted_at;
     let unready: Vec<&str> = statuses.iter().filter(|s| !s.is_running()).map(|s| s.name.as_str()).collect();
     let done = phase == "Succeeded" || phase == "Failed";
@@ -78,9 +79,25 @@ pub fn conditions(view: &PodView, statuses: &[ContainerStatus], phase: &str) -> 
         condition("ContainersReady", &ready, since),
         condition("PodScheduled", &Ok(()), admitted),
     ];
+    all.extend(silence(published, view));
     all.extend(departure(statuses, NOT_REFRESHED, |it| &it.not_refreshed, admitted));
     all.extend(departure(statuses, ADAPTED, |it| &it.adapted, admitted));
     Value::Array(all)
+}
+
+/// A condition of ours, True while nobody says how the pod's containers stand, with what is going to be done about it.
+fn silence(published: &Published, view: &PodView) -> Option<Value> {
+    let since = published.silent.get(&view.record.uid)?;
+    let ours = |wait: &&Waiting| wait.uid.as_ref() == Some(&view.record.uid) && wait.reason == SHIM_SILENT;
+    let told = published.waiting.iter().find(ours);
+    let until = told.and_then(|wait| wait.until).filter(|until| *until > published.now.boot);
+    let at = until.and_then(|until| published.now.wall.saturating_add(until.since(published.now.boot)).ok());
+    let mut message = told.map(|wait| wait.message.clone()).unwrap_or_default();
+    if let Some(at) = at {
+        message = format!("{message} at {}", time(at));
+    }
+    Some(json!({"type": SHIM_SILENT, "status": "True", "reason": "NoAnswer", "message": message,
+        "lastTransitionTime": time(since.wall)}))
 }
 
 /// A condition of ours, True where something of a container is not as its manifest asks; absent otherwise.

@@ -102,6 +102,7 @@ pub fn published(view: PodView, waiting: Vec<Waiting>) -> Published {
         pods: vec![view],
         waiting,
         failures: BTreeMap::new(),
+        silent: BTreeMap::new(),
         now: Now { boot: Moment(50_000), wall: at(200) },
     }
 }

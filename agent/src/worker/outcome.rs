@@ -102,13 +102,14 @@ impl<M: Machine> Worker<M> {
             Outcome::Deleted { run } => {
                 self.shared.directory.disown(&run.container_id());
                 self.deletions.remove(&delete_key(&run));
-                self.strays.retain(|stray| stray.run != run);
+                self.strays.retain(|stray| stray.container.run != run);
                 self.delivered.retain(|key, _| !is_of_run(key, &run));
                 self.failures.retain(|key, _| !is_of_run(key, &run));
                 if let Some(view) = self.view_mut(&run.uid) {
                     view.containers.retain(|c| c.run != run);
                 }
             }
+            Outcome::ShimEnd { uid, end } => self.shim_ended(uid, end),
             Outcome::TornDown { uid } => {
                 if let Some(view) = self.view_mut(&uid) {
                     view.sandbox = SandboxState::Absent;
@@ -119,6 +120,7 @@ impl<M: Machine> Worker<M> {
                 self.leftovers.retain(|r| r.uid != uid);
                 self.failures.retain(|key, _| step_uid(key) != Some(&uid));
                 self.not_refreshed.retain(|(of, _), _| *of != uid);
+                self.silent.remove(&uid);
                 self.shared.directory.unclaim(&uid);
                 tracing::info!(workload = %self.key, %uid, "pod gone");
             }

@@ -3,14 +3,14 @@
 
 use pod::desired::Wanted;
 use pod::name::RunKey;
-use pod::observed::ContainerState;
-use pod::plan::{Plan, Step, StepKey, Waiting};
+use pod::observed::{ContainerState, ObservedContainer};
+use pod::plan::{Plan, STRAY_GRACE, Step, StepKey, Stray, Waiting, end_strays};
 use pod::record::Record;
 use pod::time::{Moment, Now};
 
 use super::Worker;
 use crate::execute::Job;
-use crate::seams::Machine;
+use crate::seams::{Clock, Machine};
 
 impl<M: Machine> Worker<M> {
     /// A former life of the agent may have been cut short between a run's removal and the closing of its log pipes.
@@ -26,23 +26,32 @@ impl<M: Machine> Worker<M> {
 
     /// Ends containers that no record speaks of; but where it is not known what is wanted, and no pod can take their
     /// place, the record may only be unreadable: what runs stays until the workload's source has been heard.
-    pub(super) fn remove_strays(&mut self, now: Now) {
-        if self.pods.is_empty() && matches!(*self.wanted.borrow(), Wanted::Hold { .. }) {
+    pub(super) fn plan_strays(&self, planned: &mut Plan, now: Now) {
+        let wanted = self.wanted.borrow();
+        let unknown = self.pods.is_empty() && matches!(*wanted, Wanted::Hold { .. });
+        if unknown || self.strays.is_empty() || !matches!(self.looked, Some(Ok(()))) {
             return;
         }
-        for run in self.strays.iter().map(|stray| stray.run.clone()).collect::<Vec<_>>() {
-            let key = delete_key(&run);
-            if !self.in_flight.contains(&key) && !self.is_waiting(&key, now) {
-                tracing::warn!(workload = %self.key, %run, "a container without a record is removed");
-                self.spawn(key, Job::Delete { run });
-            }
+        let Plan { steps, wake_at, waiting_for } = end_strays(&self.whole(&wanted, now), &self.strays);
+        planned.steps.extend(steps);
+        planned.waiting_for.extend(waiting_for);
+        planned.wake_at = [planned.wake_at, wake_at].into_iter().flatten().min();
+    }
+
+    /// A container without a record, as it is from now on.
+    pub(super) fn stray(&self, container: ObservedContainer, known: &[Stray]) -> Stray {
+        if let Some(before) = known.iter().find(|stray| stray.container.run == container.run) {
+            return Stray { container, deadline: before.deadline };
         }
+        tracing::warn!(workload = %self.key, run = %container.run, "a container without a record is to end");
+        Stray { container, deadline: self.shared.machine.clock().now().boot.after(STRAY_GRACE) }
     }
 
     /// Repeats deletions that failed after the container was gone. What is still observed is the plan's to decide.
     pub(super) fn delete_again(&mut self, now: Now) {
         for (key, run) in self.deletions.clone() {
-            let observed = self.pods.iter().flat_map(|view| &view.containers).chain(&self.strays);
+            let strays = self.strays.iter().map(|stray| &stray.container);
+            let observed = self.pods.iter().flat_map(|view| &view.containers).chain(strays);
             if !observed.into_iter().any(|c| c.run == run)
                 && !self.in_flight.contains(&key)
                 && !self.is_waiting(&key, now)
@@ -54,7 +63,8 @@ impl<M: Machine> Worker<M> {
 
     /// A container without a record may still run: no other of its name starts beside it.
     pub(super) fn hold_twins(&self, planned: &mut Plan) {
-        for stray in self.strays.iter().filter(|c| !matches!(c.state, ContainerState::Exited { .. })) {
+        let strays = self.strays.iter().map(|stray| &stray.container);
+        for stray in strays.filter(|c| !matches!(c.state, ContainerState::Exited { .. })) {
             let twin = |step: &Step| matches!(step, Step::Start { container, .. } if *container == stray.run.container);
             if let Some(Step::Start { uid, container, .. }) = planned.steps.iter().find(|step| twin(step)) {
                 planned.waiting_for.push(Waiting {
@@ -85,8 +95,7 @@ impl<M: Machine> Worker<M> {
     /// itself.
     pub(super) fn removals_again(&self, now: Now) -> Option<Moment> {
         let leftovers = self.leftovers.iter().map(|record| StepKey::Forget(record.uid.clone()));
-        let strays = self.strays.iter().map(|stray| delete_key(&stray.run));
-        let keys = leftovers.chain(strays).chain(self.deletions.keys().cloned());
+        let keys = leftovers.chain(self.deletions.keys().cloned());
         keys.filter_map(|key| self.failures.get(&key).map(|f| f.not_before)).filter(|moment| *moment > now.boot).min()
     }
 }

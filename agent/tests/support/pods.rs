@@ -95,6 +95,17 @@ impl TestContainerd {
         }
     }
 
+    /// To containerd itself.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it is up");
+        kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), signal).expect("it is ours");
+    }
+
+    /// Where runc keeps what it knows of a container.
+    pub fn runc_state(&self, id: &str) -> PathBuf {
+        Path::new("/run/containerd/runc").join(&self.namespace).join(id)
+    }
+
     pub fn ctr(&self, words: &[&str]) -> (bool, String) {
         let out = Command::new("ctr")
             .arg("--address")
@@ -140,6 +151,10 @@ impl TestContainerd {
 
 impl Drop for TestContainerd {
     fn drop(&mut self) {
+        // A test that failed may have left something stopped, for which ctr would wait for ever.
+        for stopped in self.shims().into_iter().chain(self.child.as_ref().and_then(|it| it.id().try_into().ok())) {
+            let _ = kill(Pid::from_raw(stopped), Signal::SIGCONT);
+        }
         if self.child.is_none() {
             self.up();
         }

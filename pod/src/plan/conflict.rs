@@ -13,14 +13,20 @@ fn one_way(a: &StepKey, b: &StepKey) -> bool {
         // The last trace: everything else of the pod must be over.
         StepKey::Forget(uid) => pod_of(b) == Some(uid),
         StepKey::TearDown(uid) => {
-            pod_of(b) == Some(uid) && matches!(b, StepKey::SetUp(_) | StepKey::Connect(_) | StepKey::Run(..))
+            let uses = matches!(b, StepKey::SetUp(_) | StepKey::Connect(_) | StepKey::Run(..) | StepKey::EndShim(_));
+            uses && pod_of(b) == Some(uid)
         }
         StepKey::SetUp(uid) => matches!(b, StepKey::Connect(other) if other == uid),
         StepKey::Run(uid, container, attempt, step) => {
             let StepKey::Run(other_uid, other_container, other_attempt, other) = b else { return false };
             (uid, container, attempt) == (other_uid, other_container, other_attempt) && clash(*step, *other)
         }
-        StepKey::Admit | StepKey::Remember(_) | StepKey::PrepareImage(..) | StepKey::Connect(_) => false,
+        // A shim is ended under whatever waits for its answer: that is what frees it.
+        StepKey::Admit
+        | StepKey::Remember(_)
+        | StepKey::PrepareImage(..)
+        | StepKey::Connect(_)
+        | StepKey::EndShim(_) => false,
     }
 }
 
@@ -37,6 +43,7 @@ fn pod_of(key: &StepKey) -> Option<&Uid> {
         | StepKey::SetUp(uid)
         | StepKey::Connect(uid)
         | StepKey::Run(uid, ..)
+        | StepKey::EndShim(uid)
         | StepKey::TearDown(uid)
         | StepKey::Forget(uid) => Some(uid),
     }
@@ -55,6 +62,18 @@ mod tests {
         assert!(!conflict(&run(RunStep::SignalKill), &run(RunStep::SignalStop)));
         assert!(conflict(&run(RunStep::Delete), &run(RunStep::Create)));
         assert!(conflict(&run(RunStep::SignalStop), &run(RunStep::Start)));
+    }
+
+    #[test]
+    fn a_shim_is_ended_under_what_waits_for_it_and_before_the_sandbox_goes() {
+        let uid = Uid("u".into());
+        let end = StepKey::EndShim(uid.clone());
+        for step in [RunStep::Create, RunStep::Start, RunStep::SignalKill, RunStep::Delete] {
+            assert!(!conflict(&end, &run(step)), "{step:?}");
+        }
+        assert!(conflict(&end, &end.clone()));
+        assert!(conflict(&end, &StepKey::TearDown(uid.clone())));
+        assert!(conflict(&end, &StepKey::Forget(uid)));
     }
 
     #[test]

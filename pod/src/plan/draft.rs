@@ -1,6 +1,7 @@
 //! The plan in the making: takes every step that is due and keeps those that may be done now.
 
 use super::conflict::conflict;
+use super::silence::SHIM_SILENT;
 use super::{Change, Failure, Plan, Signal, Step, StepKey, View, Waiting};
 use crate::backoff;
 use crate::name::Uid;
@@ -39,12 +40,12 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// As [`Draft::step`], but a stop signal that was delivered is not sent again, and a kill only when the run is still
-    /// there after a while: it may have met nobody, or a process that could not die just then.
+    /// As [`Draft::step`], but a stop signal that was delivered is not sent again, and a kill, of a run or of a shim, only
+    /// when it is still there after a while: it may have met nobody, or a process that could not die just then.
     pub fn signal(&mut self, step: Step, message: &str) {
         let again = match self.view.delivered.get(&step.key()) {
             None => return self.step(step),
-            Some(delivery) => matches!(step, Step::Signal { signal: Signal::Kill, .. })
+            Some(delivery) => matches!(step, Step::Signal { signal: Signal::Kill, .. } | Step::EndShim { .. })
                 .then(|| delivery.at.after(backoff::kill(delivery.count))),
         };
         match again {
@@ -65,7 +66,7 @@ impl<'a> Draft<'a> {
     pub fn finish(mut self) -> Plan {
         self.plan.steps.sort_by_key(|step| match step {
             Step::Remember { .. } => 0,
-            Step::Signal { .. } => 1,
+            Step::Signal { .. } | Step::EndShim { .. } => 1,
             Step::Start { .. } => 2,
             _ => 3,
         });
@@ -96,6 +97,7 @@ fn about(step: &Step, reason: &str, message: String) -> Waiting {
         Step::Remember { uid, .. }
         | Step::SetUp { uid }
         | Step::Connect { uid }
+        | Step::EndShim { uid }
         | Step::TearDown { uid }
         | Step::Forget { uid } => (Some(uid), None),
     };
@@ -111,6 +113,7 @@ fn waiting_reason(step: &Step) -> &'static str {
         | Step::Connect { .. }
         | Step::Create { .. }
         | Step::Start { .. } => "ContainerCreating",
+        Step::EndShim { .. } => SHIM_SILENT,
         Step::Signal { .. } | Step::Delete { .. } | Step::TearDown { .. } | Step::Forget { .. } => "Terminating",
     }
 }
@@ -147,6 +150,7 @@ fn doing_key(key: &StepKey) -> String {
             };
             format!("run {attempt} of {container} is {verb}")
         }
+        StepKey::EndShim(_) => "the pod's shim, which does not answer, is being ended".into(),
         StepKey::TearDown(_) => "the pod's namespaces and directories are being removed".into(),
         StepKey::Forget(_) => "the pod's record and logs are being removed".into(),
     }

@@ -3,16 +3,17 @@
 use super::draft::{Draft, delete, kill, pod_wait};
 use super::pod::remember;
 use super::run::{self, Standing};
-use super::{PodView, Signal, Step, View};
+use super::{PodView, Signal, Step, View, silence};
 use crate::observed::{ContainerState, ObservedContainer, SandboxState};
 use crate::time::Moment;
 
 /// The stop signal, SIGKILL at the deadline, then every trace goes.
 pub fn end(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView, deadline: Moment) {
-    let somebody_runs = pod.containers.iter().any(runs);
+    let somebody_runs = pod.containers.iter().any(|c| c.state.may_run());
     for container in &pod.containers {
         match run::standing(view, pod, container) {
             Standing::Runs => stop(draft, view, container, deadline),
+            Standing::Silent => silence::end(draft, view, &pod.record.uid, deadline),
             // How it ended is for the status, as long as the rest of the pod still runs. Afterwards the record goes
             // too, and removal must not depend on a disk that may be full.
             Standing::Ended(ended) if somebody_runs => remember(draft, pod, ended),
@@ -30,7 +31,8 @@ pub fn end(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView, deadline: Mome
     }
 }
 
-fn stop(draft: &mut Draft<'_>, view: &View<'_>, container: &ObservedContainer, deadline: Moment) {
+/// Of one that runs: the stop signal once, SIGKILL from the deadline on.
+pub fn stop(draft: &mut Draft<'_>, view: &View<'_>, container: &ObservedContainer, deadline: Moment) {
     let run = &container.run;
     if deadline <= view.now.boot {
         draft.signal(kill(&run.uid, &run.container, run.attempt), "was killed and has not ended yet");

@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, pod_wait};
 use super::roles::{self, Goal};
-use super::{Change, PodView, Step, View, ending, run, sandbox};
+use super::{Change, PodView, Step, View, ending, run, sandbox, silence};
 use crate::desired::Wanted;
 use crate::lifecycle;
 use crate::record::Lifecycle;
@@ -26,7 +26,11 @@ pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, goal: Goal
         }
         (Lifecycle::Finished, _) => {
             document(draft, view, pod);
-            ending::clear(draft, pod);
+            if silence::is_silent(pod) {
+                silence::leave(draft, view, pod);
+            } else {
+                ending::clear(draft, pod);
+            }
         }
         (Lifecycle::Running, Goal::Run) => live(draft, view, index, run::Until::Started),
         (Lifecycle::Running, Goal::Prepare) => live(draft, view, index, run::Until::Created),
@@ -36,7 +40,9 @@ pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, goal: Goal
 fn live(draft: &mut Draft<'_>, view: &View<'_>, index: usize, until: run::Until) {
     let pod = &view.pods[index];
     document(draft, view, pod);
-    if run::all_done(pod) {
+    if silence::is_silent(pod) {
+        silence::leave(draft, view, pod);
+    } else if run::all_done(pod) {
         remember(draft, pod, Change::Finished);
     } else if sandbox::lost(pod) {
         sandbox::clear(draft, view, pod);

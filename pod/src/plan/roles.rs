@@ -183,9 +183,9 @@ pub fn connected(pod: &PodView) -> bool {
     }
 }
 
-/// Whether another pod of the workload than `index` still runs, or is being started.
+/// Whether another pod of the workload than `index` still runs, may still run, or is being started.
 pub fn another_runs<'v>(view: &'v View<'_>, index: usize) -> Option<&'v PodView> {
-    let runs = |pod: &PodView| pod.containers.iter().any(|c| matches!(c.state, ContainerState::Running { .. }));
+    let runs = |pod: &PodView| pod.containers.iter().any(|c| c.state.may_run());
     let mut others = view.pods.iter().enumerate().filter(|(other, _)| *other != index);
     others.find(|(_, pod)| runs(pod) || starts(view, pod)).map(|(_, pod)| pod)
 }

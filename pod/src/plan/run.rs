@@ -24,6 +24,8 @@ pub enum Until {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Standing {
     Runs,
+    /// Nobody says how it stands.
+    Silent,
     /// Created and not started.
     Waits,
     /// It ran and ended, and that is not remembered yet.
@@ -39,6 +41,7 @@ pub fn standing(view: &View<'_>, pod: &PodView, container: &ObservedContainer) -
     let started = memory.is_some_and(|m| m.started_attempt >= Some(attempt));
     match &container.state {
         ContainerState::Running { .. } => Standing::Runs,
+        ContainerState::Unanswered => Standing::Silent,
         ContainerState::Created => Standing::Waits,
         // Only the run that is due can have ended unnoticed: older ones are remembered, later ones were not started.
         _ if attempt != due => Standing::Debris,
@@ -78,7 +81,10 @@ fn ended(view: &View<'_>, memory: Option<&ContainerMemory>, container: &Observed
             };
             (*exit_code, reason, "", *finished_at)
         }
-        ContainerState::NoTask | ContainerState::Created | ContainerState::Running { .. } => {
+        ContainerState::NoTask
+        | ContainerState::Created
+        | ContainerState::Running { .. }
+        | ContainerState::Unanswered => {
             (137, "ContainerStatusUnknown", "the container runtime no longer knows how this run ended", view.now.wall)
         }
     };
@@ -111,8 +117,8 @@ fn finish_moment(view: &View<'_>, began: Option<Moment>, finished_at: jiff::Time
 
 /// Every container has ended for good (`restartPolicy` OnFailure and Never only).
 pub fn all_done(pod: &PodView) -> bool {
-    let runs = |c: &ObservedContainer| matches!(c.state, ContainerState::Running { .. });
-    pod.template.spec.containers.iter().all(|c| done(pod, &c.name)) && !pod.containers.iter().any(runs)
+    let mut containers = pod.template.spec.containers.iter();
+    containers.all(|c| done(pod, &c.name)) && !pod.containers.iter().any(|c| c.state.may_run())
 }
 
 fn done(pod: &PodView, container: &str) -> bool {
@@ -182,6 +188,8 @@ impl Runs<'_> {
             None => self.create(draft, due),
             Some(Standing::Waits) => self.start(draft, due),
             Some(Standing::Runs) => self.started(draft, due),
+            // The whole pod waits then, before it gets here.
+            Some(Standing::Silent) => {}
             Some(Standing::Ended(_)) if self.until == Until::Created => draft.step(self.delete(due)),
             Some(Standing::Ended(ended)) => remember(draft, self.pod, ended),
             Some(Standing::Debris) => draft.step(self.delete(due)),

@@ -36,6 +36,8 @@ pub fn clear(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView) {
                 draft.signal(kill(uid, name, attempt), "was killed because the pod's namespaces are gone")
             }
             Standing::Ended(ended) => remember(draft, pod, ended),
+            // The whole pod waits then, before it gets here.
+            Standing::Silent => {}
             Standing::Waits | Standing::Debris => draft.step(delete(uid, name, attempt)),
         }
     }

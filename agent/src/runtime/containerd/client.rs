@@ -30,6 +30,9 @@ use crate::seams::StepError;
 /// For calls that only look something up or change one record: milliseconds when containerd is well, and more than
 /// any fsync on a slow disk.
 pub const QUICK: Duration = Duration::from_secs(10);
+/// For the call that only asks whether containerd answers: it takes part of a millisecond and touches no disk, and who
+/// watches /readyz is to learn of a stopped containerd within seconds.
+pub const PROBE: Duration = Duration::from_secs(3);
 /// For calls that start processes or mount (Tasks.Create, Start, Delete): runc on a machine that is booting under
 /// load has been seen to need tens of seconds.
 pub const SLOW: Duration = Duration::from_secs(120);

@@ -17,6 +17,7 @@ use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status as TaskStatus};
 use oci_spec::runtime::Spec;
 use prost_types::Any;
+use tokio::task::JoinSet;
 
 use pod::name::WorkloadKey;
 use pod::observed::{ContainerState, ObservedContainer};
@@ -33,8 +34,9 @@ use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
 
 /// containerd's name for a runtime spec; 2.x takes no other.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
-/// Up to so many containers are asked for one by one; for more, one list of all tasks is cheaper.
-const ASK_SINGLY_MAX: usize = 4;
+/// So many tasks are asked for at once: containerd waits two seconds for a shim that does not answer, and the shims of one
+/// workload's pods may all be such.
+const ASK_AT_ONCE_MAX: usize = 16;
 
 impl Containerd {
     pub(super) async fn create_run(&self, run: &CreateRun<'_>, image: &ImageFacts) -> Result<CreatedRun, StepError> {
@@ -222,22 +224,13 @@ impl Containerd {
             Ok(containerd_client::tonic::Response::new(ours))
         };
         let ours = bounded(QUICK, all).await?;
-        let mut processes =
-            if ours.len() > ASK_SINGLY_MAX { by_id(tasks::list(&self.client).await?) } else { BTreeMap::new() };
-        let one = workload.is_some();
+        // One by one, so that only the pod's own shim can make its answer late.
+        let ids: Vec<String> = ours.iter().map(|(id, ..)| id.clone()).collect();
+        let mut asked = ask(&self.client, &ids).await?;
         let mut observed = Vec::with_capacity(ours.len());
         for (id, workload, run, labels) in ours {
-            let process = match processes.remove(&id) {
-                Some(process) => Some(process),
-                // A task that is not in the list may have come since: records are older than it.
-                None => tasks::get(&self.client, &id).await?,
-            };
-            if one && process.as_ref().is_some_and(is_unanswered) {
-                // Perhaps it only has no time; to take it for dead would start a second one beside it.
-                let why = format!("the shim of container {run} does not answer; it is asked again");
-                return Err(Status::deadline_exceeded(why));
-            }
-            let state = state_of(&id, process, &self.heard, labels.get(labels::CGROUP));
+            let asked = asked.remove(&id).unwrap_or(Asked::NoTask);
+            let state = state_of(&id, asked, &self.heard, labels.get(labels::CGROUP));
             let label = |name| labels.get(name).cloned().unwrap_or_default();
             let (image_id, adapted) = (label(labels::IMAGE_ID), label(labels::ADAPTED));
             let not_refreshed = label(labels::NOT_REFRESHED);
@@ -252,32 +245,61 @@ impl Containerd {
     }
 }
 
-/// containerd did not learn from the shim how the task stands: a shim that has ended has no task instead.
-fn is_unanswered(process: &Process) -> bool {
-    process.status() == TaskStatus::Unknown
+/// What is learnt of a task.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Asked {
+    NoTask,
+    Task(Process),
+    /// containerd has a task and did not learn from the shim how it stands: a shim that has ended has no task instead.
+    Unanswered,
 }
 
-fn by_id(processes: Vec<Process>) -> BTreeMap<String, Process> {
-    // List leaves container_id empty; the task's id is its container's.
-    processes.into_iter().map(|process| (process.id.clone(), process)).collect()
+/// Asks for the tasks of these containers, by id. Err when containerd itself does not answer or refuses.
+pub(super) async fn ask(client: &Client, ids: &[String]) -> Result<BTreeMap<String, Asked>, Status> {
+    let one = |id: String| {
+        let client = client.clone();
+        async move {
+            let asked = match tasks::get(&client, &id).await {
+                Ok(None) => Asked::NoTask,
+                Ok(Some(process)) if process.status() == TaskStatus::Unknown => Asked::Unanswered,
+                Ok(Some(process)) => Asked::Task(process),
+                // A containerd that waits longer for its shims than we for it.
+                Err(status) if status.code() == Code::DeadlineExceeded => Asked::Unanswered,
+                Err(status) => return Err(status),
+            };
+            Ok((id, asked))
+        }
+    };
+    if let [id] = ids {
+        return Ok(BTreeMap::from([one(id.clone()).await?]));
+    }
+    let mut answers = BTreeMap::new();
+    for ids in ids.chunks(ASK_AT_ONCE_MAX) {
+        let mut asking: JoinSet<_> = ids.iter().cloned().map(one).collect();
+        while let Some(asked) = asking.join_next().await {
+            let (id, asked) = asked.expect("neither panics nor is it aborted before the set is dropped")?;
+            answers.insert(id, asked);
+        }
+    }
+    Ok(answers)
 }
 
-fn state_of(id: &str, process: Option<Process>, heard: &Heard, cgroups_path: Option<&String>) -> ContainerState {
+fn state_of(id: &str, asked: Asked, heard: &Heard, cgroups_path: Option<&String>) -> ContainerState {
     let exited = |exit_code, finished_at| {
         let oom = heard.oom(id) || cgroups_path.is_some_and(|path| cgroup::oom_killed(path));
         ContainerState::Exited { exit_code, oom, finished_at }
     };
-    let Some(process) = process else {
+    let process = match asked {
+        Asked::Task(process) => process,
         // Newer containerds forget what ended before they restarted; we have heard it.
-        return heard.exit(id).map_or(ContainerState::NoTask, |exit| exited(exit.code, exit.at));
+        Asked::NoTask => return heard.exit(id).map_or(ContainerState::NoTask, |exit| exited(exit.code, exit.at)),
+        Asked::Unanswered => return ContainerState::Unanswered,
     };
     match process.status() {
         TaskStatus::Created => ContainerState::Created,
         TaskStatus::Running | TaskStatus::Paused | TaskStatus::Pausing => ContainerState::Running { pid: process.pid },
         TaskStatus::Stopped => exited(process.exit_status, tasks::time(process.exited_at)),
-        // The shim does not answer. Whoever acts on one workload is refused such a look; for others it is enough to
-        // know that the container is there.
-        TaskStatus::Unknown => ContainerState::NoTask,
+        TaskStatus::Unknown => ContainerState::Unanswered,
     }
 }
 

@@ -77,6 +77,11 @@ pub fn filter(workload: Option<&WorkloadKey>) -> String {
     }
 }
 
+/// containerd's filter for the containers of one pod. A uid is hexadecimal digits and dashes.
+pub fn filter_of_pod(uid: &Uid) -> String {
+    format!("labels.\"{UID}\"==\"{uid}\"")
+}
+
 /// The inverse of [`WorkloadKey`]'s Display.
 fn parse_workload(text: &str) -> Option<WorkloadKey> {
     let mut parts = text.splitn(3, '/');

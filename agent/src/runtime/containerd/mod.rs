@@ -16,9 +16,9 @@ use pod::observed::ObservedContainer;
 use pod::plan::Signal;
 use pod::spec::Container;
 
-use crate::seams::{CreateRun, CreatedRun, Prepared, Runtime, StepError, Wake};
+use crate::seams::{CreateRun, CreatedRun, PodRuns, Prepared, Runtime, ShimEnd, StepError, Wake};
 
-use self::client::{Client, NamespaceInvalid, QUICK, bounded};
+use self::client::{Client, NamespaceInvalid, PROBE, bounded};
 use self::events::Heard;
 use self::host::Host;
 use self::image_facts::ImageFacts;
@@ -40,6 +40,7 @@ pub mod look;
 pub mod oci;
 mod resources;
 pub mod seccomp;
+mod shim;
 mod snapshots;
 mod tasks;
 pub mod user;
@@ -206,12 +207,16 @@ impl Runtime for Containerd {
         })
     }
 
+    async fn end_shim(&self, pod: &PodRuns) -> Result<ShimEnd, StepError> {
+        self.end_silent_shim(pod).await
+    }
+
     async fn wake(&self) -> Wake {
         self.heard.next().await
     }
 
     async fn version(&self) -> Result<String, StepError> {
-        bounded(QUICK, self.client.version().version(self.client.request(())))
+        bounded(PROBE, self.client.version().version(self.client.request(())))
             .await
             .map(|answer| format!("containerd {}", answer.version))
             .map_err(|status| self.client.step_error("RuntimeError", "asking for the version", &status))

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use containerd_client::services::v1::{
-    CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest, StartRequest, WaitRequest,
+    CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, StartRequest, WaitRequest,
 };
 use containerd_client::tonic::{Code, Status};
 use containerd_client::types::Mount;
@@ -87,12 +87,6 @@ pub async fn get(client: &Client, id: &str) -> Result<Option<Process>, Status> {
     Ok(answer.and_then(|it| it.process))
 }
 
-/// All tasks of the namespace.
-pub async fn list(client: &Client) -> Result<Vec<Process>, Status> {
-    let request = ListTasksRequest { filter: String::new() };
-    bounded(QUICK, client.tasks().list(client.request(request))).await.map(|answer| answer.tasks)
-}
-
 /// Sends a signal; Ok when nobody is there to get it.
 pub async fn kill(client: &Client, id: &str, signal: u32, all: bool) -> Result<(), Status> {
     let request = KillRequest { container_id: id.to_owned(), exec_id: String::new(), signal, all };
@@ -106,9 +100,10 @@ pub async fn kill(client: &Client, id: &str, signal: u32, all: bool) -> Result<(
 /// Deletes the task, killing what still runs; Ok when there is none.
 pub async fn delete(client: &Client, id: &str) -> Result<(), Status> {
     let request = || DeleteTaskRequest { container_id: id.to_owned() };
-    if found(bounded(SLOW, client.tasks().delete(client.request(request()))).await).is_ok() {
+    let Err(refused) = found(bounded(SLOW, client.tasks().delete(client.request(request()))).await) else {
         return Ok(());
-    }
+    };
+    tracing::debug!(id, reason = refused.message(), "a task is not deleted at once");
     // Refused, most likely because it runs. It may have ended since: then the second try is enough.
     let Some(process) = get(client, id).await? else { return Ok(()) };
     if process.status() != TaskStatus::Stopped {

@@ -9,7 +9,9 @@ use crate::lifecycle;
 use crate::name::{RunKey, Uid, WorkloadKey};
 use crate::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
 use crate::plan::conflict::conflict;
-use crate::plan::{Change, Delivery, Failure, Plan, PodView, Signal, Step, StepKey, View, plan};
+use crate::plan::{
+    Change, Delivery, Failure, Plan, PodView, SHIM_PATIENCE, Signal, Step, StepKey, Stray, View, end_strays, plan,
+};
 use crate::record::{Lifecycle, Record};
 use crate::sample;
 use crate::time::{Moment, Now};
@@ -21,6 +23,7 @@ pub struct Model {
     pub failures: BTreeMap<StepKey, Failure>,
     pub in_flight: BTreeMap<StepKey, Step>,
     pub delivered: BTreeMap<StepKey, Delivery>,
+    pub silent: BTreeMap<Uid, Now>,
     pub now: u64,
     pub boot: u32,
     /// Whether daemons end when they are told to stop.
@@ -54,6 +57,7 @@ impl Model {
             failures: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            silent: BTreeMap::new(),
             now: 1_000_000,
             boot: 0,
             obedient: true,
@@ -74,6 +78,16 @@ impl Model {
     }
 
     pub fn plan(&self) -> Plan {
+        let plan = self.view(plan);
+        self.check_plan(&plan);
+        plan
+    }
+
+    pub fn plan_of_strays(&self, strays: &[Stray]) -> Plan {
+        self.view(|view| end_strays(view, strays))
+    }
+
+    fn view(&self, of: impl Fn(&View<'_>) -> Plan) -> Plan {
         let in_flight = self.in_flight.keys().cloned().collect();
         let boot_id = self.boot_id();
         let view = View {
@@ -82,12 +96,11 @@ impl Model {
             failures: &self.failures,
             in_flight: &in_flight,
             delivered: &self.delivered,
+            silent: &self.silent,
             now: self.now(),
             boot_id: &boot_id,
         };
-        let plan = plan(&view);
-        self.check_plan(&plan);
-        plan
+        of(&view)
     }
 
     /// Plans, and puts the steps in flight.
@@ -111,7 +124,7 @@ impl Model {
                 self.carry_out(step.clone());
                 self.failures.remove(&key);
                 match step {
-                    Step::Signal { .. } => {
+                    Step::Signal { .. } | Step::EndShim { .. } => {
                         let now = Moment(self.now);
                         let before = self.delivered.get(&key).copied().unwrap_or_default();
                         self.delivered.insert(key, before.again(now));
@@ -156,6 +169,20 @@ impl Model {
         panic!("it does not come to rest: {:#?}", self.plan());
     }
 
+    /// Plans and carries out for that long, in milliseconds.
+    pub fn settle_for(&mut self, ms: u64) {
+        let end = self.now + ms;
+        while self.now < end {
+            let plan = self.begin();
+            while !self.in_flight.is_empty() {
+                self.end(0, Outcome::Done);
+            }
+            if plan.steps.is_empty() {
+                self.now = plan.wake_at.map_or(end, |at| at.0.min(end));
+            }
+        }
+    }
+
     // What happens to the node.
 
     pub fn pass_time(&mut self, ms: u64) {
@@ -188,6 +215,12 @@ impl Model {
                 self.set(&run, ContainerState::NoTask);
             }
         }
+    }
+
+    /// From now on nobody says how the containers of this pod stand.
+    pub fn fall_silent(&mut self, pod: usize) {
+        self.silent.insert(self.pods[pod].record.uid.clone(), self.now());
+        self.pods[pod].containers.iter_mut().for_each(|c| c.state = ContainerState::Unanswered);
     }
 
     pub fn break_sandboxes(&mut self) {
@@ -320,6 +353,12 @@ impl Model {
                 let pod = self.pod(&uid).unwrap();
                 pod.containers.retain(|c| c.run.container != container || c.run.attempt != attempt);
             }
+            Step::EndShim { uid } => {
+                assert!(self.silent.remove(&uid).is_some(), "a shim was ended that answers");
+                for run in self.all(|s| *s == ContainerState::Unanswered) {
+                    self.set(&run, ContainerState::NoTask);
+                }
+            }
             Step::TearDown { uid } => {
                 let pod = self.pod(&uid).unwrap();
                 assert!(pod.containers.is_empty(), "torn down under containers");
@@ -440,6 +479,13 @@ impl Model {
                 }
             }
             Step::Remember { uid, change: Change::Terminating { .. } } => self.check_end(of(uid)),
+            Step::EndShim { uid } => {
+                let Lifecycle::Terminating { deadline, .. } = of(uid).record.lifecycle else {
+                    panic!("the shim of a pod is ended that is not to end");
+                };
+                let since = deadline.max(self.silent[uid].boot);
+                assert!(Moment(self.now).since(since) >= SHIM_PATIENCE, "a shim is ended too early");
+            }
             _ => {}
         }
     }

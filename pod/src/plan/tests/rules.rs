@@ -3,9 +3,10 @@ use std::sync::Arc;
 
 use crate::desired::{UpdateStrategy, Wanted};
 use crate::observed::{ContainerState, ImageState, SandboxState};
-use crate::plan::{Change, Plan, Signal, Step};
+use crate::plan::{Change, Plan, SHIM_PATIENCE, SHIM_SILENT, STRAY_GRACE, Signal, Step, Stray};
 use crate::record::Lifecycle;
 use crate::spec::{EnvValue, EnvVar, PodField, STANDBY_ANNOTATION};
+use crate::time::Moment;
 
 fn running(containers: &[&str]) -> Model {
     let mut model = Model::new(revision(0, containers));
@@ -453,4 +454,121 @@ fn run_that_ended_before_its_start_was_recorded_counts() {
     model.exit(0, 1);
     model.settle();
     assert_eq!(model.pods[0].record.containers["a"].next_attempt(), 1);
+}
+
+fn ends_shim(step: &Step) -> bool {
+    matches!(step, Step::EndShim { .. })
+}
+
+#[test]
+fn pod_whose_shim_does_not_answer_is_left_as_it_is_for_ever() {
+    let mut model = running(&["a", "b"]);
+    model.fall_silent(0);
+    for _ in 0..10 {
+        let plan = model.plan();
+        assert!(plan.steps.is_empty(), "{plan:?}");
+        assert_eq!((plan.waiting_for[0].reason.as_str(), plan.wake_at), (SHIM_SILENT, None));
+        model.pass_time(3_600_000);
+    }
+}
+
+#[test]
+fn silent_shim_of_a_pod_that_is_to_go_is_ended_after_deadline_and_patience() {
+    let mut model = running(&["a", "b"]);
+    model.fall_silent(0);
+    model.wanted = Wanted::Gone;
+    let begin = model.now;
+    until(&mut model, ends_shim);
+    let grace = u64::try_from(model.pods[0].template.spec.termination_grace.as_millis()).unwrap();
+    assert_eq!(model.now - begin, grace + u64::try_from(SHIM_PATIENCE.as_millis()).unwrap());
+    model.settle();
+    assert!(model.pods.is_empty());
+}
+
+#[test]
+fn silence_that_begins_after_the_deadline_has_the_whole_patience() {
+    let mut model = running(&["a"]);
+    (model.obedient, model.mortal, model.wanted) = (false, false, Wanted::Gone);
+    until(&mut model, |s| matches!(s, Step::Signal { signal: Signal::Kill, .. }));
+    model.end(0, Outcome::Refused);
+    model.pass_time(600_000);
+    model.fall_silent(0);
+    let begin = model.now;
+    until(&mut model, ends_shim);
+    assert_eq!(Moment(model.now).since(Moment(begin)), SHIM_PATIENCE);
+}
+
+#[test]
+fn shim_that_answers_again_is_not_ended_and_its_pod_stops_in_the_ordinary_way() {
+    let mut model = running(&["a"]);
+    model.fall_silent(0);
+    model.wanted = Wanted::Gone;
+    model.settle_for(20_000);
+    assert!(!model.pods.is_empty());
+    model.silent.clear();
+    model.pods[0].containers[0].state = ContainerState::Running { pid: 7 };
+    let plan = until(&mut model, |s| matches!(s, Step::Signal { .. }));
+    assert!(matches!(plan.steps[..], [Step::Signal { signal: Signal::Stop, .. }]), "{plan:?}");
+}
+
+#[test]
+fn shim_that_cannot_be_ended_is_tried_again_with_a_back_off() {
+    let mut model = running(&["a"]);
+    model.fall_silent(0);
+    model.wanted = Wanted::Gone;
+    until(&mut model, ends_shim);
+    model.end(0, Outcome::Refused);
+    assert!(model.plan().wake_at.is_some());
+    until(&mut model, ends_shim);
+    model.settle();
+    assert!(model.pods.is_empty());
+}
+
+#[test]
+fn successor_does_not_start_beside_a_pod_whose_shim_does_not_answer() {
+    let mut model = running(&["a"]);
+    model.fall_silent(0);
+    want(&mut model, 1, &["a"]);
+    let plan = until(&mut model, ends_shim);
+    assert!(model.all_running().is_empty(), "{plan:?}");
+    model.settle();
+    assert_eq!(model.pods.len(), 1);
+    assert_eq!(states(&model, 0), [(0, &ContainerState::Running { pid: 7 })]);
+}
+
+#[test]
+fn update_waits_for_a_successor_whose_shim_does_not_answer() {
+    let mut model = running(&["a"]);
+    want(&mut model, 1, &["a"]);
+    until(&mut model, |s| matches!(s, Step::Create { .. }));
+    while !model.in_flight.is_empty() {
+        model.end(0, Outcome::Done);
+    }
+    model.fall_silent(1);
+    model.settle();
+    assert_eq!(states(&model, 0), [(0, &ContainerState::Running { pid: 7 })]);
+    assert_eq!(model.pods[0].record.lifecycle, Lifecycle::Running);
+}
+
+#[test]
+fn stray_gets_its_stop_signal_its_grace_and_then_a_kill() {
+    let mut model = running(&["a"]);
+    model.obedient = false;
+    let deadline = Moment(model.now).after(STRAY_GRACE);
+    let mut steps = Vec::new();
+    for _ in 0..3 {
+        let container = model.pods[0].containers[0].clone();
+        let plan = model.plan_of_strays(&[Stray { container, deadline }]);
+        steps.extend(plan.steps.iter().map(|step| format!("{step:?}")));
+        for step in plan.steps {
+            model.in_flight.insert(step.key(), step);
+            model.end(0, Outcome::Done);
+        }
+        model.now = plan.wake_at.map_or(model.now, |at| at.0);
+    }
+    let words: Vec<_> = steps.iter().map(|it| ["Stop", "Kill", "Delete"].map(|word| it.contains(word))).collect();
+    assert_eq!(words[..2], [[true, false, false], [false, true, false]], "{steps:?}");
+    assert!(words[2][2], "{steps:?}");
+    assert!(model.now >= deadline.0);
+    assert!(model.pods[0].containers.is_empty());
 }
