@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs::{File, OpenOptions};
-use std::io::BufRead as _;
+use std::io::{BufRead as _, Write as _};
 use std::sync::{Arc, Mutex};
 
 use agent::seams::{Runtime as _, Wake};
@@ -101,10 +101,10 @@ struct Refused {
 impl std::io::Write for Refused {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(line);
-        if text.contains("a task is not deleted at once") && text.contains(&self.id) {
-            if let Some(mut word) = self.word.lock().expect("nobody panics").take() {
-                std::io::Write::write_all(&mut word, b"end\n")?;
-            }
+        let refused = text.contains("a task is not deleted at once") && text.contains(&self.id);
+        let word = if refused { self.word.lock().expect("nobody panics").take() } else { None };
+        if let Some(mut word) = word {
+            word.write_all(b"end\n")?;
         }
         Ok(line.len())
     }

@@ -133,7 +133,7 @@ impl TestContainerd {
             .expect("the namespace is valid")
     }
 
-    /// Pids of this containerd's shims.
+    /// Pids of this containerd's shims, those that serve containers.
     pub fn shims(&self) -> Vec<i32> {
         let socket = self.socket().display().to_string();
         let mut found = Vec::new();
@@ -141,7 +141,9 @@ impl TestContainerd {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line);
-            if line.contains("containerd-shim") && line.contains(&socket) {
+            // The same program's commands come and go.
+            let serves = !line.split('\0').any(|word| word == "start" || word == "delete");
+            if serves && line.contains("containerd-shim") && line.contains(&socket) {
                 found.push(pid);
             }
         }
