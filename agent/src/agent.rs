@@ -124,6 +124,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     for record in &loaded.records {
         directory.claim(record);
     }
+    board.await_first_look(loaded.records.iter().map(|record| record.workload.clone()));
     let context = Context { node_name: node_name.clone() };
     let shared = Arc::new(Shared {
         machine,
