@@ -19,6 +19,7 @@ pub mod logs;
 pub mod metrics;
 mod readable;
 pub mod records;
+pub mod refusals;
 pub mod remove;
 pub mod runtime;
 pub mod sandbox;
