@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, Write as _};
+use std::io::BufRead as _;
 use std::sync::{Arc, Mutex};
 
 use agent::seams::{Runtime as _, Wake};
@@ -104,7 +104,7 @@ impl std::io::Write for Refused {
         let refused = text.contains("a task is not deleted at once") && text.contains(&self.id);
         let word = if refused { self.word.lock().expect("nobody panics").take() } else { None };
         if let Some(mut word) = word {
-            word.write_all(b"end\n")?;
+            std::io::Write::write_all(&mut word, b"end\n")?;
         }
         Ok(line.len())
     }
