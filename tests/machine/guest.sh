@@ -187,7 +187,7 @@ spec:
       read -r profile </proc/self/attr/current
       echo "profile $profile"
       mount -t tmpfs none /tmp && echo mounted
-      umount /proc/sys && read -r value </proc/sys/vm/swappiness && echo "$value" >/proc/sys/vm/swappiness && echo written
+      (: >>/proc/version) && echo opened
       exit 0
     securityContext: &rights
       capabilities: { add: [SYS_ADMIN] }
@@ -206,11 +206,11 @@ is_guarded() {
     *'profile daemonlet-default-'*' (enforce)'*) ;;
     *) echo "$said"; return 1 ;;
     esac
-    ! echo "$said" | grep -Ex 'mounted|written'
+    ! echo "$said" | grep -Ex 'mounted|opened'
 }
 is_open() {
     said=$(guarded_said open)
-    [ "$(echo "$said" | grep -Exc 'profile unconfined|mounted|written')" = 3 ] || { echo "$said"; return 1; }
+    [ "$(echo "$said" | grep -Exc 'profile unconfined|mounted|opened')" = 3 ] || { echo "$said"; return 1; }
 }
 doctor_knows_the_profile() { daemonlet doctor 2>&1 | grep apparmor | grep 'daemonlet-default-.* is loaded'; }
 log_has() { daemonlet logs ds/fluentd-elasticsearch -n kube-system | grep "$1"; }
@@ -281,7 +281,7 @@ first_boot() {
     check no_unit_is_left_failed no_unit_failed
     guarded
     eventually the_guarded_pod_ends guarded_has_ended
-    check the_profile_forbids_mounts_and_settings is_guarded
+    check the_profile_forbids_mounts_and_writes_to_proc is_guarded
     check a_container_that_is_exempt_may is_open
     rm /etc/daemonlet/manifests/guarded.yaml
     eventually the_guarded_pod_is_gone same_slices "$slices"
