@@ -300,7 +300,7 @@ async fn look_for_strays<M: Machine>(shared: Arc<Shared<M>>) -> Option<Found> {
     Some(Found { containers, sandboxes })
 }
 
-fn answer(reply: oneshot::Sender<Result<(), String>>, sentence: &str) {
+fn answer(reply: oneshot::Sender<Result<String, String>>, sentence: &str) {
     // Who asked may have gone away.
     let _ = reply.send(Err(sentence.to_owned()));
 }

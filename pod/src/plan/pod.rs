@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, pod_wait};
 use super::roles::{self, Goal};
-use super::{Change, PodView, Step, View, ending, run, sandbox};
+use super::{Change, PodView, Step, View, ending, missed, run, sandbox};
 use crate::desired::Wanted;
 use crate::lifecycle;
 use crate::record::Lifecycle;
@@ -26,7 +26,14 @@ pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, goal: Goal
         }
         (Lifecycle::Finished, _) => {
             document(draft, view, pod);
-            ending::clear(draft, pod);
+            // What ended is the only other witness that it ran: without it a power cut would make it run once more.
+            match &pod.owed {
+                None => ending::clear(draft, pod),
+                Some(owed) => {
+                    let message = format!("its containers stay until that it has finished is on disk: {}", owed.message);
+                    draft.wait(pod_wait(&pod.record.uid, "RecordOwed", message, None));
+                }
+            }
         }
         (Lifecycle::Running, Goal::Run) => live(draft, view, index, run::Until::Started),
         (Lifecycle::Running, Goal::Prepare) => live(draft, view, index, run::Until::Created),
@@ -35,6 +42,9 @@ pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, goal: Goal
 
 fn live(draft: &mut Draft<'_>, view: &View<'_>, index: usize, until: run::Until) {
     let pod = &view.pods[index];
+    if let Some(end) = missed::end(view, pod) {
+        return remember(draft, pod, end);
+    }
     document(draft, view, pod);
     if run::all_done(pod) {
         remember(draft, pod, Change::Finished);
