@@ -459,7 +459,14 @@ impl<M: Machine> Worker<M> {
 
 fn new_view(record: Record, desired: DesiredPod) -> PodView {
     let images = desired.template.spec.containers.iter().map(|c| (c.name.clone(), ImageState::Unknown)).collect();
-    PodView { record, template: desired.template, sandbox: SandboxState::Absent, containers: Vec::new(), images, owed: None }
+    PodView {
+        record,
+        template: desired.template,
+        sandbox: SandboxState::Absent,
+        containers: Vec::new(),
+        images,
+        owed: None,
+    }
 }
 
 fn admitted(view: &PodView) -> Admitted {

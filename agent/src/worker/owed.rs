@@ -183,5 +183,7 @@ impl<M: Machine> Worker<M> {
 }
 
 fn deletion_note(why: &str) -> String {
-    format!("it ends now, but the disk did not take that: if the agent ends before the disk does, the pod comes back ({why})")
+    format!(
+        "it ends now, but the disk did not take that: if the agent ends before the disk does, the pod comes back ({why})"
+    )
 }

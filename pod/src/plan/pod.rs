@@ -30,7 +30,8 @@ pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, goal: Goal
             match &pod.owed {
                 None => ending::clear(draft, pod),
                 Some(owed) => {
-                    let message = format!("its containers stay until that it has finished is on disk: {}", owed.message);
+                    let message =
+                        format!("its containers stay until that it has finished is on disk: {}", owed.message);
                     draft.wait(pod_wait(&pod.record.uid, "RecordOwed", message, None));
                 }
             }

@@ -229,9 +229,18 @@ impl Model {
         for pod in &mut self.pods {
             pod.images.clear();
             if pod.owed.take().is_some() {
-                pod.record = self.disk[&pod.record.uid].clone();
-                // A deletion, or its deadline, that the disk never had is forgotten.
-                self.deadlines.remove(&pod.record.uid);
+                let uid = pod.record.uid.clone();
+                pod.record = self.disk[&uid].clone();
+                self.deadlines.remove(&uid);
+                // A container of which nothing is left that could tell of its runs: nobody can count them.
+                let left = |name: &String| pod.containers.iter().any(|c| c.run.container == *name);
+                self.newest.retain(|(of, name), _| *of != uid || left(name));
+                let known = |run: &RunKey| {
+                    let memory = pod.record.containers.get(&run.container);
+                    memory.is_some_and(|m| m.started_attempt >= Some(run.attempt))
+                };
+                let untold = self.ended.iter_mut().filter(|(run, _)| run.uid == uid && !known(run));
+                untold.for_each(|(_, sure)| *sure = false);
             }
         }
     }
