@@ -167,6 +167,7 @@ impl<M: Machine> Worker<M> {
             self.lose_patience(now);
             let mut planned = self.plan(now);
             self.hold_twins(&mut planned);
+            self.hold_admission(&mut planned);
             if !stopping {
                 self.start(std::mem::take(&mut planned.steps), now);
             }
@@ -357,9 +358,6 @@ impl<M: Machine> Worker<M> {
         match step {
             Step::Admit => {
                 let Wanted::Run(wanted) = &*self.wanted.borrow() else { return None };
-                if self.leftovers.len() >= LEFTOVERS_MAX {
-                    return None;
-                }
                 let record = self.admit(wanted, now);
                 self.shared.directory.claim(&record);
                 // Until its admission is known to have succeeded.

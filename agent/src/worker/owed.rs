@@ -6,12 +6,13 @@ use std::time::Duration;
 use pod::backoff;
 use pod::lifecycle::deadline;
 use pod::manifest::parse_recorded;
-use pod::name::Uid;
+use pod::name::{RunKey, Uid};
 use pod::plan::{Change, Owed, StepKey};
 use pod::record::{Lifecycle, Record};
 use pod::time::{Moment, Now};
 
 use super::Worker;
+use super::removal::delete_key;
 use crate::events::Severity;
 use crate::execute::Job;
 use crate::seams::{Machine, StepError};
@@ -41,6 +42,13 @@ impl<M: Machine> Worker<M> {
         let Some(view) = self.view(uid) else { return };
         let mut record = view.record.clone();
         self.tell_change(&record, &change, now);
+        if let Change::Ended { container, termination, .. } = &change {
+            let run = RunKey { uid: uid.clone(), container: container.clone(), attempt: termination.attempt };
+            if !self.view(uid).is_some_and(|view| view.containers.iter().any(|c| c.run == run)) {
+                // Whoever removed it may not have come to close its log pipes.
+                self.deletions.insert(delete_key(&run), run);
+            }
+        }
         record.remember(change, now, self.shared.machine.boot_id());
         if !self.debts.contains_key(uid) {
             self.in_flight.insert(StepKey::Remember(uid.clone()));
@@ -65,7 +73,10 @@ impl<M: Machine> Worker<M> {
             self.disk_taken.mark_unchanged();
             self.debts.values_mut().for_each(|debt| debt.not_before = Moment(0));
         }
-        let due = |uid: &&Uid| !self.saving.contains_key(*uid) && self.debts[*uid].not_before <= now.boot;
+        let due = |uid: &&Uid| {
+            let busy = self.saving.contains_key(*uid) || self.in_flight.contains(&StepKey::Forget((*uid).clone()));
+            !busy && self.debts[*uid].not_before <= now.boot
+        };
         for uid in self.debts.keys().filter(due).cloned().collect::<Vec<_>>() {
             match self.view(&uid).map(|view| view.record.clone()) {
                 Some(record) => self.save(record, now),
@@ -90,7 +101,8 @@ impl<M: Machine> Worker<M> {
     pub(super) fn debts_again(&self, stopping: bool) -> Option<Moment> {
         let hanging = self.saving.values().filter(|saving| saving.record.is_some());
         // An agent that stops begins no write any more.
-        let owed = self.debts.iter().filter(|(uid, _)| !stopping && !self.saving.contains_key(uid));
+        let forgets = |uid: &Uid| self.in_flight.contains(&StepKey::Forget(uid.clone()));
+        let owed = self.debts.iter().filter(|(uid, _)| !stopping && !self.saving.contains_key(uid) && !forgets(uid));
         hanging.map(|saving| saving.begun.after(WRITE_PATIENCE)).chain(owed.map(|(_, debt)| debt.not_before)).min()
     }
 

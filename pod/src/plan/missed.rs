@@ -20,8 +20,13 @@ fn end_of(view: &View<'_>, pod: &PodView, name: &str) -> Option<Change> {
     let attempt = if let Some(running) = later().filter(|c| is_running(c)).map(|c| c.run.attempt).max() {
         // Never two of one name: whatever came before it has ended.
         running - 1
-    } else if runs().any(|c| c.run.attempt == due) {
-        return None;
+    } else if let Some(run) = runs().find(|c| c.run.attempt == due) {
+        // A successor is only made of a run that was started. One whose start is on record is the plan's to remember.
+        let untold = run.state == ContainerState::NoTask && memory.started_attempt < Some(due);
+        if !untold || later().next().is_none() {
+            return None;
+        }
+        due
     } else if let Some(successor) = later().map(|c| c.run.attempt).min() {
         // A run is removed when its end is known and its successor stands.
         successor - 1
