@@ -233,6 +233,9 @@ impl WorldState {
                 && matches!(c.state, FakeState::Running { .. })
         });
         assert!(twin.is_none(), "{} is started while {:?} runs", starting.run, twin.map(|(_, c)| &c.run));
+        if starting.state != FakeState::Created {
+            return;
+        }
         let run = starting.run.clone();
         let newest = self.newest.entry((run.uid.clone(), run.container.clone())).or_default();
         assert!(run.attempt >= *newest, "{run} is started after attempt {newest}");

@@ -8,7 +8,7 @@ use pod::lifecycle::deadline;
 use pod::manifest::parse_recorded;
 use pod::name::{RunKey, Uid};
 use pod::plan::{Change, Owed, StepKey};
-use pod::record::{Lifecycle, Record};
+use pod::record::{ContainerMemory, Lifecycle, Record};
 use pod::time::{Moment, Now};
 
 use super::Worker;
@@ -19,6 +19,9 @@ use crate::seams::{Machine, StepError};
 
 /// A write that has not ended after this long hangs: its pod goes on. Far longer than a busy disk takes.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many runs back log pipes are closed that a former life of the agent may have left: the newest are the likely ones.
+const UNSEEN_MAX: u32 = 8;
 
 /// A record on its way to the disk. At most one a pod: two would overwrite each other.
 #[derive(Debug)]
@@ -43,11 +46,7 @@ impl<M: Machine> Worker<M> {
         let mut record = view.record.clone();
         self.tell_change(&record, &change, now);
         if let Change::Ended { container, termination, .. } = &change {
-            let run = RunKey { uid: uid.clone(), container: container.clone(), attempt: termination.attempt };
-            if !self.view(uid).is_some_and(|view| view.containers.iter().any(|c| c.run == run)) {
-                // Whoever removed it may not have come to close its log pipes.
-                self.deletions.insert(delete_key(&run), run);
-            }
+            self.close_unseen(&record, container, termination.attempt);
         }
         record.remember(change, now, self.shared.machine.boot_id());
         if !self.debts.contains_key(uid) {
@@ -171,6 +170,18 @@ impl<M: Machine> Worker<M> {
                 view.template = desired.template;
             }
             view.record = record;
+        }
+    }
+
+    /// Runs up to `ended` that are gone and of which the record does not know: whoever removed them may not have come to
+    /// close their log pipes.
+    fn close_unseen(&mut self, record: &Record, container: &str, ended: u32) {
+        let due = record.containers.get(container).map_or(0, ContainerMemory::next_attempt);
+        for attempt in due.max(ended.saturating_sub(UNSEEN_MAX))..=ended {
+            let run = RunKey { uid: record.uid.clone(), container: container.to_owned(), attempt };
+            if !self.view(&run.uid).is_some_and(|view| view.containers.iter().any(|c| c.run == run)) {
+                self.deletions.insert(delete_key(&run), run);
+            }
         }
     }
 

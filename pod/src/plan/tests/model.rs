@@ -342,11 +342,11 @@ impl Model {
             }
             Step::Create { uid, container, attempt } => self.create(&uid, &container, attempt, ContainerState::Created),
             Step::Start { uid, container, attempt } => {
-                let newest = self.newest.entry((uid.clone(), container.clone())).or_default();
-                assert!(*newest <= attempt, "attempt {attempt} of {container} is started after {newest}");
-                *newest = attempt;
                 let run = RunKey { uid, container, attempt };
                 if self.all(|s| *s == ContainerState::Created).contains(&run) {
+                    let newest = self.newest.entry((run.uid.clone(), run.container.clone())).or_default();
+                    assert!(*newest <= attempt, "{run} is started after attempt {newest}");
+                    *newest = attempt;
                     self.set(&run, ContainerState::Running { pid: 7 });
                 }
             }
