@@ -150,7 +150,9 @@ fn gauges(registry: &mut Registry, board: &Board) {
     let running = Gauge::<i64>::default();
     running.set(i64::try_from(running_pods).unwrap_or(i64::MAX));
     registry.register("kubelet_running_pods", "Pods with a running container", running);
-    set(registry, "daemonlet_records_owed", "Pods whose record the state disk has not taken", [(Labels::new(), owed)]);
+    let owing = Gauge::<i64>::default();
+    owing.set(i64::try_from(owed).unwrap_or(i64::MAX));
+    registry.register("daemonlet_records_owed", "Pods whose record the state disk has not taken", owing);
     let samples = containers.iter().map(|(state, n)| (label("container_state", state), *n));
     set(registry, "kubelet_running_containers", "Containers by state", samples);
     let desired = workloads.get("wanted").copied().unwrap_or(0);
