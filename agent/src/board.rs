@@ -170,9 +170,9 @@ impl Check {
 /// What a person asks of the workers.
 #[derive(Debug)]
 pub enum Command {
-    /// End this pod; a successor follows where one is wanted. The reply comes once termination is on record, Err with a
-    /// sentence where it cannot begin.
-    DeletePod { workload: WorkloadKey, uid: Uid, reply: oneshot::Sender<Result<(), String>> },
+    /// End this pod; a successor follows where one is wanted. The reply comes once termination is on record; where the disk
+    /// does not take it, a sentence says what that means. Err with a sentence where it cannot begin.
+    DeletePod { workload: WorkloadKey, uid: Uid, reply: oneshot::Sender<Result<String, String>> },
 }
 
 /// See the top of the file.
@@ -326,7 +326,7 @@ impl Board {
     }
 
     /// Hands a pod's end to the workers and waits for their answer.
-    pub async fn delete_pod(&self, workload: WorkloadKey, uid: Uid) -> Result<(), String> {
+    pub async fn delete_pod(&self, workload: WorkloadKey, uid: Uid) -> Result<String, String> {
         let (reply, answer) = oneshot::channel();
         let command = Command::DeletePod { workload, uid, reply };
         self.shared.commands.send(command).await.map_err(|_| "the agent is stopping".to_owned())?;

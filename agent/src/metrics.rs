@@ -117,6 +117,7 @@ pub fn encode(board: &Board) -> String {
 
 fn gauges(registry: &mut Registry, board: &Board) {
     let mut running_pods = 0_u64;
+    let mut owed = 0_u64;
     let mut containers: BTreeMap<&str, u64> = ["created", "exited", "running", "unknown"].map(|s| (s, 0)).into();
     let mut waiting: BTreeMap<String, u64> = BTreeMap::new();
     let mut workloads: BTreeMap<&str, u64> = ["held", "leaving", "wanted"].map(|s| (s, 0)).into();
@@ -143,11 +144,15 @@ fn gauges(registry: &mut Registry, board: &Board) {
                 *containers.entry(state).or_default() += 1;
             }
             running_pods += u64::from(runs);
+            owed += u64::from(pod.owed.is_some());
         }
     }
     let running = Gauge::<i64>::default();
     running.set(i64::try_from(running_pods).unwrap_or(i64::MAX));
     registry.register("kubelet_running_pods", "Pods with a running container", running);
+    let owing = Gauge::<i64>::default();
+    owing.set(i64::try_from(owed).unwrap_or(i64::MAX));
+    registry.register("daemonlet_records_owed", "Pods whose record the state disk has not taken", owing);
     let samples = containers.iter().map(|(state, n)| (label("container_state", state), *n));
     set(registry, "kubelet_running_containers", "Containers by state", samples);
     let desired = workloads.get("wanted").copied().unwrap_or(0);

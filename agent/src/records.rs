@@ -7,10 +7,13 @@
 //! checksum is set aside for the older one, and where neither is whole it is said so.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pod::name::Uid;
 use pod::record::Record;
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use crate::seams::Files;
 
@@ -46,6 +49,14 @@ pub enum RecordError {
 #[derive(Debug, Clone)]
 pub struct Records {
     dir: PathBuf,
+    disk: Arc<DiskState>,
+}
+
+/// Whether the disk took the last write.
+#[derive(Debug, Default)]
+struct DiskState {
+    refuses: AtomicBool,
+    taken: watch::Sender<()>,
 }
 
 /// What a start finds.
@@ -58,13 +69,22 @@ pub struct Loaded {
 
 impl Records {
     pub fn new(state_dir: &Path) -> Records {
-        Records { dir: state_dir.join("records") }
+        Records { dir: state_dir.join("records"), disk: Arc::default() }
     }
 
     /// Makes this generation of the record durable.
     pub async fn save(&self, files: &impl Files, record: &Record) -> Result<(), RecordError> {
         let path = self.path(&record.uid);
-        self.replace(files, &path, encode(record)).await.map_err(|source| RecordError::Write { path, source })
+        let written = self.replace(files, &path, encode(record)).await;
+        if self.disk.refuses.swap(written.is_err(), Ordering::Relaxed) && written.is_ok() {
+            self.disk.taken.send_replace(());
+        }
+        written.map_err(|source| RecordError::Write { path, source })
+    }
+
+    /// Moves when a record was written after one could not be.
+    pub fn taken(&self) -> watch::Receiver<()> {
+        self.disk.taken.subscribe()
     }
 
     async fn replace(&self, files: &impl Files, path: &Path, content: Vec<u8>) -> std::io::Result<()> {

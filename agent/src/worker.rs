@@ -6,6 +6,7 @@
 
 mod nudge;
 mod outcome;
+mod owed;
 mod removal;
 mod silence;
 mod tell;
@@ -15,11 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pod::desired::{DesiredPod, Wanted};
-use pod::lifecycle::deadline;
 use pod::manifest::{Context, parse_recorded};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::observed::{ImageState, SandboxState};
-use pod::plan::{Change, Delivery, Failure, Plan, PodView, Signal, Step, StepKey, Stray, View, Waiting, plan};
+use pod::plan::{Delivery, Failure, Plan, PodView, Signal, Step, StepKey, Stray, View, Waiting, plan};
 use pod::record::{Lifecycle, Record};
 use pod::time::{Moment, Now};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,6 +34,7 @@ use crate::seams::{Clock, Machine, Runtime, Sandboxes, StepError};
 
 pub use nudge::Nudge;
 use nudge::{IMAGES, LOOK, RETRY};
+use owed::{Debt, Saving};
 use removal::delete_key;
 
 /// How soon an unreachable runtime is asked again; its coming back wakes everybody earlier.
@@ -62,7 +63,8 @@ pub struct Shared<M> {
 /// A person's wish.
 #[derive(Debug)]
 pub enum Request {
-    Delete { uid: Uid, reply: oneshot::Sender<Result<(), String>> },
+    /// The reply's words say what of it does not hold: none when all does.
+    Delete { uid: Uid, reply: oneshot::Sender<Result<String, String>> },
 }
 
 /// See the top of the file.
@@ -75,7 +77,13 @@ pub struct Worker<M: Machine> {
     /// Oldest first.
     pods: Vec<PodView>,
     /// Pods that a person wants ended and whose records do not say so yet.
-    wishes: Vec<(Uid, oneshot::Sender<Result<(), String>>)>,
+    wishes: Vec<(Uid, oneshot::Sender<Result<String, String>>)>,
+    /// Records on their way to the disk.
+    saving: BTreeMap<Uid, Saving>,
+    /// Pods whose records are newer here than on disk.
+    debts: BTreeMap<Uid, Debt>,
+    /// Moves when the disk takes a record after it took none.
+    disk_taken: watch::Receiver<()>,
     /// Why images are not as fresh as their pull policy asks, by pod and container.
     not_refreshed: BTreeMap<(Uid, String), String>,
     /// Signals that were delivered: a daemon gets one SIGTERM, not one a wake.
@@ -110,6 +118,7 @@ impl<M: Machine> Worker<M> {
         mut records: Vec<Record>,
     ) -> Worker<M> {
         records.sort_by_key(|r| (r.generation, r.admitted_at));
+        let disk_taken = shared.records.taken();
         let mut worker = Worker {
             key,
             shared,
@@ -118,6 +127,9 @@ impl<M: Machine> Worker<M> {
             nudge,
             pods: Vec::new(),
             wishes: Vec::new(),
+            saving: BTreeMap::new(),
+            debts: BTreeMap::new(),
+            disk_taken,
             not_refreshed: BTreeMap::new(),
             delivered: BTreeMap::new(),
             strays: Vec::new(),
@@ -160,9 +172,11 @@ impl<M: Machine> Worker<M> {
                 self.look().await;
             }
             let now = self.shared.machine.clock().now();
+            self.lose_patience(now);
             let mut planned = self.plan(now);
             self.hold_twins(&mut planned);
             self.plan_strays(&mut planned, now);
+            self.hold_admission(&mut planned);
             if !stopping {
                 self.start(std::mem::take(&mut planned.steps), now);
             }
@@ -171,7 +185,8 @@ impl<M: Machine> Worker<M> {
                 self.shared.board.publish(&self.key, None);
                 return;
             }
-            let wake_at = [planned.wake_at, self.look_again, self.removals_again(now)].into_iter().flatten().min();
+            let moments = [planned.wake_at, self.look_again, self.removals_again(now), self.debts_again(stopping)];
+            let wake_at = moments.into_iter().flatten().min();
             self.wait(wake_at, stopping).await;
         }
     }
@@ -193,6 +208,12 @@ impl<M: Machine> Worker<M> {
                 std::future::pending::<()>().await;
             }
         };
+        let mut disk = self.disk_taken.clone();
+        let taken = async {
+            if disk.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             biased;
             Some(joined) = self.jobs.join_next(), if !self.jobs.is_empty() => match joined {
@@ -205,6 +226,8 @@ impl<M: Machine> Worker<M> {
             },
             Some(request) = self.requests.recv() => self.request(request),
             () = self.nudge.told() => {}
+            // It is looked at when debts are paid.
+            () = taken, if !self.debts.is_empty() && !stopping => {}
             () = stop => {}
             () = timer => {
                 // What is done about a silent shim rests on a look of that moment.
@@ -303,33 +326,10 @@ impl<M: Machine> Worker<M> {
             }
         }
         self.grant_wishes(now);
+        self.pay_debts(now);
         self.remove_leftovers(now);
         if matches!(self.looked, Some(Ok(()))) {
             self.delete_again(now);
-        }
-    }
-
-    /// Begins the end of pods that a person wants ended, and answers those whose end is on record.
-    fn grant_wishes(&mut self, now: Now) {
-        for (uid, reply) in std::mem::take(&mut self.wishes) {
-            let Some(view) = self.view(&uid) else {
-                let _ = reply.send(Err(format!("the pod with uid {uid} is gone already")));
-                continue;
-            };
-            if matches!(view.record.lifecycle, Lifecycle::Terminating { .. }) {
-                let _ = reply.send(Ok(()));
-                continue;
-            }
-            let change = Change::Terminating { deadline: deadline(&view.template, now.boot), reason: "Deleted".into() };
-            let step = Step::Remember { uid: uid.clone(), change };
-            let key = step.key();
-            if !self.in_flight.contains(&key)
-                && !self.is_waiting(&key, now)
-                && let Some(job) = self.job(step, now)
-            {
-                self.spawn(key, job);
-            }
-            self.wishes.push((uid, reply));
         }
     }
 
@@ -338,8 +338,6 @@ impl<M: Machine> Worker<M> {
     }
 
     fn spawn(&mut self, key: StepKey, job: Job) {
-        let shared = self.shared.clone();
-        let workload = self.key.clone();
         match &job {
             Job::Delete { run } => {
                 self.deletions.insert(key.clone(), run.clone());
@@ -353,6 +351,12 @@ impl<M: Machine> Worker<M> {
             _ => {}
         }
         self.in_flight.insert(key.clone());
+        self.spawn_job(key, job);
+    }
+
+    fn spawn_job(&mut self, key: StepKey, job: Job) {
+        let shared = self.shared.clone();
+        let workload = self.key.clone();
         self.jobs.spawn(async move {
             let ground = Ground {
                 machine: &shared.machine,
@@ -373,9 +377,6 @@ impl<M: Machine> Worker<M> {
         match step {
             Step::Admit => {
                 let Wanted::Run(wanted) = &*self.wanted.borrow() else { return None };
-                if self.leftovers.len() >= LEFTOVERS_MAX {
-                    return None;
-                }
                 let record = self.admit(wanted, now);
                 self.shared.directory.claim(&record);
                 // Until its admission is known to have succeeded.
@@ -383,12 +384,11 @@ impl<M: Machine> Worker<M> {
                 Some(Job::Admit { wanted: wanted.clone(), record: Box::new(record) })
             }
             Step::Remember { uid, change } => {
-                let boot_id = self.shared.machine.boot_id().to_owned();
-                let mut record = self.view(&uid)?.record.clone();
-                self.tell_change(&record, &change, now);
-                record.remember(change, now, &boot_id);
-                Some(Job::Save { record: Box::new(record) })
+                self.remember(&uid, change, now);
+                None
             }
+            // A write that hangs would bring back what is removed.
+            Step::Forget { uid } if self.saving.contains_key(&uid) => None,
             Step::PrepareImage { uid, container } => {
                 let view = self.view(&uid)?;
                 let container = container_index(view, &container)?;
@@ -491,7 +491,14 @@ impl<M: Machine> Worker<M> {
 
 fn new_view(record: Record, desired: DesiredPod) -> PodView {
     let images = desired.template.spec.containers.iter().map(|c| (c.name.clone(), ImageState::Unknown)).collect();
-    PodView { record, template: desired.template, sandbox: SandboxState::Absent, containers: Vec::new(), images }
+    PodView {
+        record,
+        template: desired.template,
+        sandbox: SandboxState::Absent,
+        containers: Vec::new(),
+        images,
+        owed: None,
+    }
 }
 
 fn admitted(view: &PodView) -> Admitted {

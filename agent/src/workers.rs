@@ -347,7 +347,7 @@ async fn version<M: Machine>(shared: &Shared<M>) -> Option<String> {
     version.ok()
 }
 
-fn answer(reply: oneshot::Sender<Result<(), String>>, sentence: &str) {
+fn answer(reply: oneshot::Sender<Result<String, String>>, sentence: &str) {
     // Who asked may have gone away.
     let _ = reply.send(Err(sentence.to_owned()));
 }

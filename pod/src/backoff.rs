@@ -22,7 +22,10 @@ const STEP_MAX: Duration = Duration::from_secs(60);
 /// so this is for a kill that met nobody. Seldom, since each is a runc.
 const KILL_FIRST: Duration = Duration::from_secs(5);
 const KILL_MAX: Duration = Duration::from_secs(60);
-/// Signals, removal and records: nobody wants to wait minutes for the end of a full disk.
+/// Records that the state disk does not take: one write in this time a pod, for weeks if need be. The first that is
+/// taken sends all others on their way.
+const OWED_MAX: Duration = Duration::from_secs(15);
+/// Signals, removal and admission: nobody wants to wait minutes for the end of a full disk.
 const URGENT_MAX: Duration = Duration::from_secs(5);
 
 /// The wait after the `failures`-th run in a row that ended: 0, 10, 20, 40 … 300 s.
@@ -43,6 +46,11 @@ pub fn after_end(failures_before: u32, ran: Duration, finished: Moment) -> (u32,
 /// The wait after the `count`-th SIGKILL (from 1) that ended nothing.
 pub fn kill(count: u32) -> Duration {
     doubled(KILL_FIRST, count.max(1), KILL_MAX)
+}
+
+/// The wait after the `count`-th time in a row (from 1) that the disk did not take a record's change.
+pub fn owed(count: u32) -> Duration {
+    doubled(STEP_FIRST, count.max(1), OWED_MAX)
 }
 
 /// The wait after the `count`-th failure in a row (from 1) of this step.

@@ -7,6 +7,7 @@
 mod conflict;
 mod draft;
 mod ending;
+mod missed;
 mod orphans;
 mod pod;
 mod roles;
@@ -78,6 +79,16 @@ pub struct PodView {
     pub containers: Vec<ObservedContainer>,
     /// By container name.
     pub images: BTreeMap<String, ImageState>,
+    /// None: `record` is as on disk.
+    pub owed: Option<Owed>,
+}
+
+/// Changes of a record that are acted on and that the state disk has not taken yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owed {
+    pub since: jiff::Timestamp,
+    /// Why, and what to do.
+    pub message: String,
 }
 
 /// A step that failed and waits for its next try. In memory only.
@@ -110,7 +121,8 @@ impl Delivery {
 pub enum Step {
     /// Write a record for the wanted pod: a new uid (and, for a DaemonSet, a new name).
     Admit,
-    /// Write these changed records (restart memory, lifecycle). Always safe, always first.
+    /// Write these changed records (restart memory, lifecycle). Always safe, always first; where the disk does not take
+    /// it, it is owed and the pod goes on.
     Remember {
         uid: Uid,
         change: Change,

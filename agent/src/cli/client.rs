@@ -57,11 +57,12 @@ impl Client {
         })
     }
 
-    /// Ends a pod.
-    pub fn delete_pod(&self, uid: &str) -> Result<(), Failure> {
+    /// Ends a pod. What of it does not hold; empty when all does.
+    pub fn delete_pod(&self, uid: &str) -> Result<String, Failure> {
         self.on_runtime(async {
             let response = self.request(Method::POST, &format!("/v1/pods/{uid}/delete")).await?;
-            whole(response).await.map(drop)
+            let answer = whole(response).await?;
+            Ok(answer["note"].as_str().unwrap_or_default().to_owned())
         })
     }
 

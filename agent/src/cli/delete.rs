@@ -14,8 +14,11 @@ pub fn pod(client: &Client, named: &Named, out: &mut impl Write) -> Result<(), F
     // Those that end already are asked once more only when nothing else is meant.
     let meant = if live.is_empty() { pods.iter().collect() } else { live };
     for pod in meant {
-        client.delete_pod(field(pod, "/metadata/uid"))?;
+        let note = client.delete_pod(field(pod, "/metadata/uid"))?;
         writeln!(out, "pod \"{}\" deleted", find::name(pod))?;
+        if !note.is_empty() {
+            writeln!(out, "  {note}")?;
+        }
     }
     Ok(())
 }

@@ -128,7 +128,7 @@ fn delete_reaches_the_workers_with_the_pods_uid() {
     let mut commands = std::mem::replace(&mut served.commands, tokio::sync::mpsc::channel(1).1);
     let worker = std::thread::spawn(move || {
         let Some(Command::DeletePod { workload, uid, reply }) = commands.blocking_recv() else { panic!("no command") };
-        reply.send(Ok(())).unwrap();
+        reply.send(Ok(String::new())).unwrap();
         (workload.to_string(), uid.0)
     });
     let (code, out, said) = say(&served, &["delete", "pod", "ds/ds"]);

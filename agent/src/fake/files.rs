@@ -3,11 +3,14 @@
 use std::io;
 use std::path::Path;
 
-use super::world::{Fate, World};
+use super::world::{FakeDisk, Fate, HANG, World};
 use crate::seams::Files;
 
 impl World {
     async fn disk(&self, verb: &str) -> io::Result<Fate> {
+        if self.state().disk == FakeDisk::ReadOnly {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         self.fate(verb).await.map_err(|e| io::Error::other(e.message))
     }
 
@@ -32,11 +35,20 @@ impl Files for World {
 
     async fn write(&self, path: &Path, content: Vec<u8>) -> io::Result<()> {
         let fate = self.disk("write").await?;
+        if self.state().disk == FakeDisk::Hangs {
+            tokio::time::sleep(HANG).await;
+            return Err(io::Error::other("the medium does not answer"));
+        }
         let mut state = self.state();
+        let full = state.disk == FakeDisk::Full;
+        let content = if full { content[..content.len() / 2].to_vec() } else { content };
         let file = state.files.entry(path.to_owned()).or_default();
         file.content = content;
         file.unsynced = true;
         drop(state);
+        if full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.disk_told("write", fate)
     }
 

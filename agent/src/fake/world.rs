@@ -14,7 +14,7 @@ use crate::seams::{CreatedRun, StepError, Wake};
 const WAKES_MAX: usize = 64;
 
 /// How long a hung verb hangs before its deadline ends it.
-const HANG: Duration = Duration::from_secs(120);
+pub(super) const HANG: Duration = Duration::from_secs(120);
 
 /// Chances in a thousand that a verb meets each fate.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,6 +24,19 @@ pub struct Faults {
     pub hang: u32,
     /// Chance that an event is not delivered but turned into [`Wake::All`] a little later.
     pub lose_wake: u32,
+}
+
+/// How the state directory's disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FakeDisk {
+    #[default]
+    Takes,
+    /// ENOSPC, ENOSPC in the middle of a file.
+    Full,
+    /// EROFS: what an error of the medium makes of most disks.
+    ReadOnly,
+    /// It does not answer for a long time, and then with EIO.
+    Hangs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +70,9 @@ pub struct FakeFile {
 pub struct WorldState {
     pub seed: u64,
     pub faults: Faults,
+    pub disk: FakeDisk,
+    /// The newest attempt of each container of a pod that was started, while anything of it is there.
+    pub newest: BTreeMap<(Uid, String), u32>,
     /// containerd is away: every call is refused.
     pub runtime_down: bool,
     /// Pods whose shim does not answer.
@@ -135,6 +151,14 @@ impl World {
         }
         drop(state);
         self.wake(Wake::Container(id.to_owned()));
+    }
+
+    /// What nobody knows any more once the agent is killed: attempts of containers of which nothing is left.
+    pub fn forget_attempts(&self) {
+        let mut state = self.state();
+        let there: BTreeSet<_> =
+            state.containers.values().map(|c| (c.run.uid.clone(), c.run.container.clone())).collect();
+        state.newest.retain(|of, _| there.contains(of));
     }
 
     /// Power cut and start: no task, no sandbox, and of the disk what was synced.
@@ -220,8 +244,8 @@ pub(super) fn injected(verb: &str, when: &str) -> StepError {
 }
 
 impl WorldState {
-    /// The invariant that matters most: never two live containers of one name of one workload.
-    pub(super) fn assert_may_start(&self, id: &str) {
+    /// The invariants that matter most: never two live containers of one name of one workload; attempts only grow.
+    pub(super) fn assert_may_start(&mut self, id: &str) {
         let Some(starting) = self.containers.get(id) else { return };
         let twin = self.containers.iter().find(|(other, c)| {
             *other != id
@@ -230,6 +254,13 @@ impl WorldState {
                 && matches!(c.state, FakeState::Running { .. })
         });
         assert!(twin.is_none(), "{} is started while {:?} runs", starting.run, twin.map(|(_, c)| &c.run));
+        if starting.state != FakeState::Created {
+            return;
+        }
+        let run = starting.run.clone();
+        let newest = self.newest.entry((run.uid.clone(), run.container.clone())).or_default();
+        assert!(run.attempt >= *newest, "{run} is started after attempt {newest}");
+        *newest = run.attempt;
     }
 
     /// xorshift64*: chance needs no more than to be the same for the same seed.

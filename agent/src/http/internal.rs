@@ -70,7 +70,7 @@ async fn delete(board: &Board, uid: &str) -> Response<Reply> {
     });
     let Some((workload, uid)) = found else { return error(StatusCode::NOT_FOUND, "no such pod") };
     match tokio::time::timeout(COMMAND_TIME_MAX, board.delete_pod(workload, uid)).await {
-        Ok(Ok(())) => reply::json(StatusCode::OK, &json!({})),
+        Ok(Ok(note)) => reply::json(StatusCode::OK, &json!({"note": note})),
         Ok(Err(why)) => error(StatusCode::CONFLICT, &why),
         Err(_) => {
             error(StatusCode::GATEWAY_TIMEOUT, "the workers have not answered in time; the pod may still be ended")

@@ -40,6 +40,9 @@ pub const NOT_REFRESHED: (&str, &str) = ("ImageNotRefreshed", "RegistryNotAsked"
 /// The machine could not give all that a container asks for; with its reason.
 pub const ADAPTED: (&str, &str) = ("Adapted", "NotGivenHere");
 
+/// Changes of the pod's record that the state disk has not taken; with its reason.
+pub const RECORD_OWED: (&str, &str) = ("RecordOwed", "StateDiskRefuses");
+
 /// v1 PodCondition list, in the kubelet's order, then ours.
 pub fn conditions(published: &Published, view: &PodView, statuses: &[ContainerStatus], phase: &str) -> Value {
     let admitted = view.record.admitted_at;
@@ -82,6 +85,11 @@ pub fn conditions(published: &Published, view: &PodView, statuses: &[ContainerSt
     all.extend(silence(published, view));
     all.extend(departure(statuses, NOT_REFRESHED, |it| &it.not_refreshed, admitted));
     all.extend(departure(statuses, ADAPTED, |it| &it.adapted, admitted));
+    all.extend(view.owed.as_ref().map(|owed| {
+        let (kind, reason) = RECORD_OWED;
+        json!({"type": kind, "status": "True", "reason": reason, "message": owed.message,
+            "lastTransitionTime": time(owed.since)})
+    }));
     Value::Array(all)
 }
 

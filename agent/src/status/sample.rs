@@ -67,6 +67,7 @@ pub fn view() -> PodView {
         sandbox: SandboxState::Connected { ips: vec!["10.0.0.5".parse().unwrap()] },
         containers: vec![],
         images: BTreeMap::new(),
+        owed: None,
     }
 }
 

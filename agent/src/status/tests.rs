@@ -140,6 +140,24 @@ fn what_is_not_as_asked_is_a_condition_and_absent_otherwise() {
 }
 
 #[test]
+fn a_record_that_the_disk_does_not_take_is_a_condition_and_a_reason_of_a_daemon_that_runs() {
+    let (key, mut published) = super::sample::running();
+    published.pods[0].owed = Some(pod::plan::Owed { since: at(150), message: "no space left".into() });
+    let pod = super::pod(&published, &published.pods[0], &NodeFacts::default());
+    let owed = condition(&pod, "RecordOwed");
+    assert_eq!((&owed["status"], &owed["message"]), (&json!("True"), &json!("no space left")));
+    assert_eq!(owed["lastTransitionTime"], "1970-01-01T00:02:30Z");
+    assert_eq!(condition(&pod, "Ready")["status"], "True");
+    let (board, _commands) = Board::new();
+    board.publish(&key, Some(published));
+    let answers = super::why::answers(&board);
+    let answer = answers.iter().find(|answer| answer.name == key.name).unwrap();
+    assert_eq!(answer.state, super::why::State::Running);
+    assert!(answer.reasons.iter().any(|r| r.reason == "RecordOwed" && r.message.ends_with("no space left")));
+    assert!(crate::metrics::encode(&board).contains("\ndaemonlet_records_owed 1\n"));
+}
+
+#[test]
 fn a_pod_that_has_not_started_is_pending() {
     let pod = shown(view(), vec![]);
     assert_eq!(pod["status"]["phase"], "Pending");

@@ -9,7 +9,7 @@ use pod::name::{WorkloadKey, WorkloadKind};
 use pod::time::Moment;
 use serde::{Deserialize, Serialize};
 
-use super::phase::{ADAPTED, NOT_REFRESHED};
+use super::phase::{ADAPTED, NOT_REFRESHED, RECORD_OWED};
 use super::{containers, time};
 use crate::board::{Board, Check, FileOutcome, FileState, Published, WantedSummary};
 
@@ -211,6 +211,12 @@ fn workload(key: &WorkloadKey, published: &Published) -> Answer {
         reasons.push(reason);
     }
     for view in &published.pods {
+        if let Some(owed) = &view.owed {
+            let message = format!("it goes on, what changes is not on disk: {}", owed.message);
+            let mut reason = Reason::new(RECORD_OWED.0, message);
+            reason.pod = Some(view.record.name.clone());
+            reasons.push(reason);
+        }
         for container in containers::states(published, view) {
             let told = [(NOT_REFRESHED.0, container.not_refreshed), (ADAPTED.0, container.adapted)];
             for (word, message) in told.into_iter().filter(|(_, message)| !message.is_empty()) {

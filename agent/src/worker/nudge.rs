@@ -31,6 +31,11 @@ impl Nudge {
         self.set(LOOK | IMAGES | RETRY);
     }
 
+    /// What is known has changed: plan again, without another look.
+    pub(super) fn again(&self) {
+        self.set(0);
+    }
+
     /// What was told since the last time.
     pub(super) fn take(&self) -> u8 {
         self.flags.swap(0, Ordering::AcqRel)

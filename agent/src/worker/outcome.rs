@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use pod::backoff;
-use pod::manifest::parse_recorded;
 use pod::name::{RunKey, Uid};
 use pod::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
 use pod::plan::{Failure, Step, StepKey};
@@ -28,7 +27,10 @@ impl<M: Machine> Worker<M> {
                 self.stale.remove(&key);
                 self.succeed(outcome);
             }
-            Err(error) => self.fail(key, error, now),
+            Err(error) => match key {
+                StepKey::Remember(uid) => self.not_saved(&uid, &error, now),
+                key => self.fail(key, error, now),
+            },
         }
     }
 
@@ -40,20 +42,7 @@ impl<M: Machine> Worker<M> {
                 self.leftovers.retain(|r| r.uid != record.uid);
                 self.pods.push(new_view(*record, *wanted));
             }
-            Outcome::Saved { record } => {
-                self.shared.directory.claim(&record);
-                let reread = self.view(&record.uid).filter(|v| v.record.document != record.document).map(|_| {
-                    // Labels or annotations changed: what runs is the same, its status is not.
-                    parse_recorded(&record.document, &record.origin, &self.shared.context)
-                });
-                self.count_start(&record);
-                if let Some(view) = self.view_mut(&record.uid) {
-                    if let Some(Ok(desired)) = reread {
-                        view.template = desired.template;
-                    }
-                    view.record = *record;
-                }
-            }
+            Outcome::Saved { record } => self.saved(*record),
             Outcome::ImageReady { uid, container, prepared } => {
                 self.image_ready(&uid, &container, prepared);
                 if let Some(view) = self.view_mut(&uid) {
@@ -119,6 +108,7 @@ impl<M: Machine> Worker<M> {
             Outcome::Forgotten { uid } => {
                 self.pods.retain(|v| v.record.uid != uid);
                 self.leftovers.retain(|r| r.uid != uid);
+                self.debts.remove(&uid);
                 self.failures.retain(|key, _| step_uid(key) != Some(&uid));
                 self.not_refreshed.retain(|(of, _), _| *of != uid);
                 self.silent.remove(&uid);

@@ -8,7 +8,7 @@ use pod::plan::{Plan, STRAY_GRACE, Step, StepKey, Stray, Waiting, end_strays};
 use pod::record::Record;
 use pod::time::{Moment, Now};
 
-use super::Worker;
+use super::{LEFTOVERS_MAX, Worker};
 use crate::execute::Job;
 use crate::seams::{Clock, Machine};
 
@@ -77,6 +77,24 @@ impl<M: Machine> Worker<M> {
                 planned.steps.retain(|step| !twin(step));
             }
         }
+    }
+
+    /// Nothing is admitted beside too many traces of admissions that failed.
+    pub(super) fn hold_admission(&self, planned: &mut Plan) {
+        if self.leftovers.len() < LEFTOVERS_MAX || !planned.steps.contains(&Step::Admit) {
+            return;
+        }
+        planned.steps.retain(|step| *step != Step::Admit);
+        let why = |record: &Record| self.failures.get(&StepKey::Forget(record.uid.clone()));
+        let failure = self.leftovers.iter().find_map(why);
+        let left = "what failed admissions of it left is removed first";
+        planned.waiting_for.push(Waiting {
+            uid: None,
+            container: None,
+            reason: failure.map_or_else(|| "Pending".into(), |failure| failure.reason.clone()),
+            message: failure.map_or_else(|| left.into(), |failure| format!("{left}: {}", failure.message)),
+            until: None,
+        });
     }
 
     pub(super) fn remove_leftovers(&mut self, now: Now) {

@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, pod_wait};
 use super::roles::{self, Goal};
-use super::{Change, PodView, Step, View, ending, run, sandbox, silence};
+use super::{Change, PodView, Step, View, ending, missed, run, sandbox, silence};
 use crate::desired::Wanted;
 use crate::lifecycle;
 use crate::record::Lifecycle;
@@ -28,6 +28,10 @@ pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, goal: Goal
             document(draft, view, pod);
             if silence::is_silent(pod) {
                 silence::leave(draft, view, pod);
+            } else if let Some(owed) = &pod.owed {
+                // What ended is the only other witness that it ran: without it a power cut would make it run once more.
+                let message = format!("its containers stay until that it has finished is on disk: {}", owed.message);
+                draft.wait(pod_wait(&pod.record.uid, "RecordOwed", message, None));
             } else {
                 ending::clear(draft, pod);
             }
@@ -39,6 +43,9 @@ pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, goal: Goal
 
 fn live(draft: &mut Draft<'_>, view: &View<'_>, index: usize, until: run::Until) {
     let pod = &view.pods[index];
+    if let Some(end) = missed::end(view, pod) {
+        return remember(draft, pod, end);
+    }
     document(draft, view, pod);
     if silence::is_silent(pod) {
         silence::leave(draft, view, pod);

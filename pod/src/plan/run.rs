@@ -74,12 +74,7 @@ fn ended(view: &View<'_>, memory: Option<&ContainerMemory>, container: &Observed
     let started = memory.started_attempt == Some(attempt);
     let (exit_code, reason, message, finished_at) = match &container.state {
         ContainerState::Exited { exit_code, oom, finished_at } => {
-            let reason = match (oom, exit_code) {
-                (true, _) => "OOMKilled",
-                (false, 0) => "Completed",
-                (false, _) => "Error",
-            };
-            (*exit_code, reason, "", *finished_at)
+            (*exit_code, exit_reason(*exit_code, *oom), "", *finished_at)
         }
         ContainerState::NoTask
         | ContainerState::Created
@@ -158,7 +153,16 @@ fn remove(draft: &mut Draft<'_>, container: &ObservedContainer) {
     }
 }
 
-fn over(container: &ObservedContainer) -> bool {
+/// Kubernetes' reason for an end that was seen.
+pub fn exit_reason(exit_code: u32, oom: bool) -> &'static str {
+    match (oom, exit_code) {
+        (true, _) => "OOMKilled",
+        (false, 0) => "Completed",
+        (false, _) => "Error",
+    }
+}
+
+pub fn over(container: &ObservedContainer) -> bool {
     matches!(container.state, ContainerState::Exited { .. } | ContainerState::NoTask)
 }
 

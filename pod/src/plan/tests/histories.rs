@@ -27,6 +27,7 @@ enum Event {
     Delete,
     Time(u64),
     Obedient(bool),
+    FillDisk(bool),
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
@@ -55,6 +56,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Delete),
         4 => (1_u64..400_000).prop_map(Event::Time),
         1 => any::<bool>().prop_map(Event::Obedient),
+        2 => any::<bool>().prop_map(Event::FillDisk),
     ]
 }
 
@@ -104,6 +106,7 @@ fn apply(model: &mut Model, shape: &Shape, event: Event) {
         Event::Delete => model.delete_newest(),
         Event::Time(ms) => model.pass_time(ms),
         Event::Obedient(obedient) => model.obedient = obedient,
+        Event::FillDisk(full) => model.fill_disk(full),
     }
 }
 
@@ -132,6 +135,7 @@ proptest! {
         for event in events {
             apply(&mut model, &shape, event);
         }
+        model.fill_disk(false);
         model.settle();
         let last = model.plan();
         prop_assert!(last.steps.is_empty(), "a converged pod gets no step: {last:?}");

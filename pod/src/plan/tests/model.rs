@@ -10,7 +10,7 @@ use crate::name::{RunKey, Uid, WorkloadKey};
 use crate::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
 use crate::plan::conflict::conflict;
 use crate::plan::{
-    Change, Delivery, Failure, Plan, PodView, SHIM_PATIENCE, Signal, Step, StepKey, Stray, View, end_strays, plan,
+    Change, Delivery, Failure, Owed, Plan, PodView, SHIM_PATIENCE, Signal, Step, StepKey, Stray, View, end_strays, plan,
 };
 use crate::record::{Lifecycle, Record};
 use crate::sample;
@@ -33,7 +33,12 @@ pub struct Model {
     /// Runs that ended: for sure, or (false) such that nobody can know whether they had run.
     pub ended: BTreeMap<RunKey, bool>,
     pub admitted: u32,
+    /// Whether the disk takes no write.
+    pub full: bool,
+    disk: BTreeMap<Uid, Record>,
     deadlines: BTreeMap<Uid, (String, Moment)>,
+    /// The newest attempt of each container that was started.
+    newest: BTreeMap<(Uid, String), u32>,
 }
 
 /// How a step in flight comes out.
@@ -64,7 +69,10 @@ impl Model {
             mortal: true,
             ended: BTreeMap::new(),
             admitted: 0,
+            full: false,
+            disk: BTreeMap::new(),
             deadlines: BTreeMap::new(),
+            newest: BTreeMap::new(),
         }
     }
 
@@ -120,6 +128,7 @@ impl Model {
         let key = self.in_flight.keys().nth(nth % self.in_flight.len()).unwrap().clone();
         let step = self.in_flight.remove(&key).unwrap();
         match outcome {
+            Outcome::Done if self.full && step == Step::Admit => self.fail(key),
             Outcome::Done => {
                 self.carry_out(step.clone());
                 self.failures.remove(&key);
@@ -135,6 +144,7 @@ impl Model {
                     _ => {}
                 }
             }
+            Outcome::Unheard if self.full && step == Step::Admit => {}
             Outcome::Unheard => self.carry_out(step),
             Outcome::Refused => self.fail(key),
             Outcome::Half => {
@@ -150,6 +160,17 @@ impl Model {
         let not_before = Moment(self.now).after(backoff::step(&key, count));
         let failure = Failure { count, not_before, reason: "Error".into(), message: "it failed".into() };
         self.failures.insert(key, failure);
+    }
+
+    /// The disk takes no write any more, or again: what is owed is written then.
+    pub fn fill_disk(&mut self, full: bool) {
+        self.full = full;
+        if !full {
+            for pod in &mut self.pods {
+                pod.owed = None;
+                self.disk.insert(pod.record.uid.clone(), pod.record.clone());
+            }
+        }
     }
 
     /// Plans and carries out until nothing is left to do, time passing as the plan asks. Returns the passes it took.
@@ -240,6 +261,20 @@ impl Model {
         self.delivered.clear();
         for pod in &mut self.pods {
             pod.images.clear();
+            if pod.owed.take().is_some() {
+                let uid = pod.record.uid.clone();
+                pod.record = self.disk[&uid].clone();
+                self.deadlines.remove(&uid);
+                // A container of which nothing is left that could tell of its runs: nobody can count them.
+                let left = |name: &String| pod.containers.iter().any(|c| c.run.container == *name);
+                self.newest.retain(|(of, name), _| *of != uid || left(name));
+                let known = |run: &RunKey| {
+                    let memory = pod.record.containers.get(&run.container);
+                    memory.is_some_and(|m| m.started_attempt >= Some(run.attempt))
+                };
+                let untold = self.ended.iter_mut().filter(|(run, _)| run.uid == uid && !known(run));
+                untold.for_each(|(_, sure)| *sure = false);
+            }
         }
     }
 
@@ -307,9 +342,15 @@ impl Model {
     }
 
     fn remember(&mut self, uid: &Uid, change: Change) {
-        let (now, boot_id) = (self.now(), self.boot_id());
+        let (now, boot_id, full) = (self.now(), self.boot_id(), self.full);
         if let Some(pod) = self.pod(uid) {
             pod.record.remember(change, now, &boot_id);
+            if full {
+                pod.owed = Some(Owed { since: now.wall, message: "no space".into() });
+            } else {
+                let record = pod.record.clone();
+                self.disk.insert(uid.clone(), record);
+            }
         }
     }
 
@@ -336,6 +377,9 @@ impl Model {
             Step::Start { uid, container, attempt } => {
                 let run = RunKey { uid, container, attempt };
                 if self.all(|s| *s == ContainerState::Created).contains(&run) {
+                    let newest = self.newest.entry((run.uid.clone(), run.container.clone())).or_default();
+                    assert!(*newest <= attempt, "{run} is started after attempt {newest}");
+                    *newest = attempt;
                     self.set(&run, ContainerState::Running { pid: 7 });
                 }
             }
@@ -369,6 +413,7 @@ impl Model {
                 assert!(pod.containers.is_empty() && pod.sandbox == SandboxState::Absent, "forgotten too early");
                 assert!(matches!(pod.record.lifecycle, Lifecycle::Terminating { .. }), "forgotten alive");
                 self.pods.retain(|p| p.record.uid != uid);
+                self.disk.remove(&uid);
             }
         }
     }
@@ -416,12 +461,14 @@ impl Model {
             lifecycle: Lifecycle::Running,
             containers: BTreeMap::new(),
         };
+        self.disk.insert(record.uid.clone(), record.clone());
         self.pods.push(PodView {
             record,
             template: wanted.template,
             sandbox: SandboxState::Absent,
             containers: Vec::new(),
             images: BTreeMap::new(),
+            owed: None,
         });
     }
 

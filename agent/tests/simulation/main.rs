@@ -4,6 +4,8 @@
 //!
 //! `SEEDS=n` runs the seeds 1 to n (default 150), `SEED=x` one seed with its story. A failing seed prints itself.
 
+mod full_disk;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -12,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::board::Board;
-use agent::fake::{FakeContainer, FakeMachine, FakeState, Faults, World};
+use agent::fake::{FakeContainer, FakeDisk, FakeMachine, FakeState, Faults, World};
 use agent::gate::Gate;
 use agent::records::Records;
 use agent::seams::{CreatedRun, Machine, Wake};
@@ -164,6 +166,7 @@ impl Simulation {
         {
             std::panic::resume_unwind(e.into_panic());
         }
+        self.world.forget_attempts();
     }
 
     fn random(&self, bound: u64) -> u64 {
@@ -176,7 +179,7 @@ impl Simulation {
 
     async fn event(&mut self) {
         assert!(!self.life.is_finished(), "the agent ended by itself");
-        match self.random(18) {
+        match self.random(19) {
             0..=3 => self.wish(),
             4..=5 => {
                 let gone = workload(self.random(WORKLOADS), 0).workload;
@@ -222,8 +225,14 @@ impl Simulation {
                 // A stop finishes what is in flight, hung steps included.
                 self.stop.send_replace(true);
                 (&mut self.life).await.expect("the agent stops without a panic");
+                self.world.forget_attempts();
                 self.begin().await;
                 self.hear();
+            }
+            17 => {
+                let disks = [FakeDisk::Takes, FakeDisk::Full, FakeDisk::ReadOnly, FakeDisk::Hangs];
+                let disk = self.one_of(&disks).unwrap_or_default();
+                self.world.state().disk = disk;
             }
             _ => {
                 // The source falls silent, then speaks again.
@@ -241,12 +250,7 @@ impl Simulation {
     }
 
     fn end_a_process(&self) {
-        let running: Vec<String> = {
-            let state = self.world.state();
-            let ours = state.containers.iter().filter(|(_, c)| !c.foreign);
-            ours.filter(|(_, c)| matches!(c.state, FakeState::Running { .. })).map(|(id, _)| id.clone()).collect()
-        };
-        if let Some(id) = self.one_of(&running) {
+        if let Some(id) = self.one_of(&self.running()) {
             self.world.end_process(&id, u32::from(self.random(2) == 0));
         }
     }
@@ -321,10 +325,23 @@ impl Simulation {
         assert_eq!(state.pipes.keys().collect::<BTreeSet<_>>(), ids, "log pipes are left or missing");
         assert_eq!(uids.len(), self.set.workloads.len(), "one pod for every workload");
         assert_eq!(state.sandboxes.keys().cloned().collect::<BTreeSet<_>>(), uids, "sandboxes are left or missing");
-        // An older generation alone is a record too: the newest was cut short and nothing has changed since.
-        let whole = state.files.keys().filter(|p| p.extension().is_none_or(|e| e == "old"));
-        let records: BTreeSet<Uid> = whole.filter_map(|p| Some(Uid(p.file_stem()?.to_str()?.into()))).collect();
+        let whole = state.files.keys().filter(|p| p.extension().is_none());
+        let records: BTreeSet<Uid> = whole.filter_map(|p| Some(Uid(p.file_name()?.to_str()?.into()))).collect();
         assert_eq!(records, uids, "records are left or missing");
+    }
+
+    /// Every record that the workers act on is on disk, and would be after a power cut.
+    async fn check_durable(&self) {
+        let loaded = Records::new(Path::new("/state")).load(&self.world).await.expect("reading never fails here");
+        for view in self.board.workloads().values().flat_map(|published| &published.pods) {
+            assert_eq!(view.owed, None, "{} is still owed", view.record.name);
+            assert!(loaded.records.contains(&view.record), "{} is not what is on disk", view.record.name);
+        }
+        let state = self.world.state();
+        for (path, file) in state.files.iter().filter(|(path, _)| path.extension().is_none()) {
+            let durable = state.durable_names.get(path).filter(|durable| !durable.unsynced);
+            assert_eq!(durable.map(|d| &d.content), Some(&file.content), "{} is not durable", path.display());
+        }
     }
 
     /// The pods on the board carry the newest revision, unless only a deletion may replace them.
@@ -353,6 +370,7 @@ impl Simulation {
         {
             let mut state = self.world.state();
             state.faults = Faults::default();
+            state.disk = FakeDisk::Takes;
             state.runtime_down = false;
             state.images.insert("image-alpha".into());
         }
@@ -364,6 +382,7 @@ impl Simulation {
         sleep(SETTLE).await;
         self.check_converged();
         self.check_revisions();
+        self.check_durable().await;
         let before = self.world.state().story.len();
         sleep(SETTLE).await;
         assert_eq!(self.world.state().story.len(), before, "a converged node does nothing");
@@ -372,18 +391,24 @@ impl Simulation {
     }
 
     /// Without faults a death is answered at once: by its wake, not by the slow look that would find it later.
-    async fn check_prompt(&mut self) {
-        let running = || -> Vec<String> {
-            let state = self.world.state();
-            let ours = state.containers.iter().filter(|(_, c)| !c.foreign);
-            ours.filter(|(_, c)| matches!(c.state, FakeState::Running { .. })).map(|(id, _)| id.clone()).collect()
-        };
-        let before = running();
+    async fn check_prompt(&self) {
+        self.check_restarts_within(PROMPT).await;
+    }
+
+    async fn check_restarts_within(&self, bound: Duration) {
+        let before = self.running();
         before.iter().for_each(|id| self.world.end_process(id, 1));
-        sleep(PROMPT).await;
-        let after = running();
-        assert_eq!(after.len(), before.len(), "a death was not noticed within {PROMPT:?}");
+        sleep(bound).await;
+        let after = self.running();
+        assert_eq!(after.len(), before.len(), "a death was not noticed within {bound:?}");
         assert!(after.iter().all(|id| !before.contains(id)), "a container that ended runs on");
+    }
+
+    /// Ids of our containers that run.
+    fn running(&self) -> Vec<String> {
+        let state = self.world.state();
+        let ours = state.containers.iter().filter(|(_, c)| !c.foreign);
+        ours.filter(|(_, c)| matches!(c.state, FakeState::Running { .. })).map(|(id, _)| id.clone()).collect()
     }
 }
 
