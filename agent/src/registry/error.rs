@@ -11,7 +11,7 @@ pub enum RegistryError {
     Hosts { registry: String, reason: String },
     /// The name can be no repository, tag or digest.
     Name { reason: String },
-    /// Every host was asked, in this order; the last one is the registry itself and decides what kind of failure it is.
+    /// Every host was asked, in this order; what the registry itself said decides what kind of failure it is, else the last host.
     Asked { what: String, failures: Vec<HostFailure>, hint: Option<String> },
 }
 
@@ -19,13 +19,17 @@ pub enum RegistryError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFailure {
     pub host: String,
+    /// The registry itself, as opposed to a mirror.
+    pub origin: bool,
     pub failure: Failure,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// No connection, a broken one, TLS refused, no name, no byte for too long.
+    /// No connection, a broken one, TLS refused, no name.
     Network { reason: String },
+    /// Not a byte for this long.
+    Stalled { time: Duration },
     /// 401 or 403, of the registry or its token service.
     Denied { status: u16, reason: String },
     /// 404.
@@ -39,32 +43,43 @@ pub enum Failure {
 }
 
 impl RegistryError {
+    /// One host's failure in the middle of its answer.
+    pub(super) fn one(what: &str, host: &str, origin: bool, failure: Failure) -> RegistryError {
+        let failures = vec![HostFailure { host: host.to_owned(), origin, failure }];
+        RegistryError::Asked { what: what.to_owned(), failures, hint: None }
+    }
+
     /// Network error, timeout, 5xx or 429: an image that is here may be used, and trying again may help.
     pub fn unreachable(&self) -> bool {
-        matches!(self.last(), Some(Failure::Network { .. } | Failure::Limited { .. } | Failure::Server { .. }))
+        matches!(
+            self.decisive(),
+            Some(Failure::Network { .. } | Failure::Stalled { .. } | Failure::Limited { .. } | Failure::Server { .. })
+        )
     }
 
     /// What the registry asked for with Retry-After, bounded.
     pub fn retry_after(&self) -> Option<Duration> {
-        match self.last()? {
+        match self.decisive()? {
             Failure::Limited { retry_after, .. } | Failure::Server { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
 
     pub fn is_not_found(&self) -> bool {
-        matches!(self.last(), Some(Failure::NotFound { .. }))
+        matches!(self.decisive(), Some(Failure::NotFound { .. }))
     }
 
     /// 401 or 403.
     pub fn is_denied(&self) -> bool {
-        matches!(self.last(), Some(Failure::Denied { .. }))
+        matches!(self.decisive(), Some(Failure::Denied { .. }))
     }
 
-    /// The decisive failure: that of the registry itself, which is asked last.
-    fn last(&self) -> Option<&Failure> {
+    /// A mirror may lack what its registry has, so the registry's own word counts where it was asked.
+    fn decisive(&self) -> Option<&Failure> {
         match self {
-            RegistryError::Asked { failures, .. } => failures.last().map(|f| &f.failure),
+            RegistryError::Asked { failures, .. } => {
+                failures.iter().rfind(|f| f.origin).or(failures.last()).map(|f| &f.failure)
+            }
             RegistryError::Hosts { .. } | RegistryError::Name { .. } => None,
         }
     }
@@ -98,6 +113,7 @@ impl fmt::Display for Failure {
             Failure::Network { reason } | Failure::Unusable { reason } | Failure::NotFound { reason } => {
                 f.write_str(reason)
             }
+            Failure::Stalled { time } => write!(f, "sent nothing for {} s", time.as_secs_f32()),
             Failure::Denied { status, reason } => write!(f, "{status}: {reason}"),
             Failure::Limited { retry_after, reason } => write!(f, "429: {reason}{}", Later(*retry_after)),
             Failure::Server { status, retry_after, reason } => write!(f, "{status}: {reason}{}", Later(*retry_after)),
