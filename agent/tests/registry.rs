@@ -239,7 +239,7 @@ async fn retry_after_is_passed_on_and_bounded() {
     assert_eq!(ask(429, "99999999").await, Some(Duration::from_secs(3600)));
     // A date counts from the server's own clock.
     assert_eq!(ask(429, "Sun, 06 Nov 1994 08:49:37 GMT").await, Some(Duration::from_secs(7)));
-    assert_eq!(ask(429, "Sun, 06 Nov 1984 08:49:37 GMT").await, Some(Duration::ZERO));
+    assert_eq!(ask(429, "Tue, 06 Nov 1984 08:49:37 GMT").await, Some(Duration::ZERO));
     assert_eq!(ask(429, "soon").await, None);
 }
 
