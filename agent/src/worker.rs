@@ -88,6 +88,8 @@ pub struct Worker<M: Machine> {
     leftovers: Vec<Record>,
     failures: BTreeMap<StepKey, Failure>,
     in_flight: BTreeSet<StepKey>,
+    /// Images in preparation when an image came or went: what they say may be about before.
+    stale: BTreeSet<StepKey>,
     jobs: JoinSet<(StepKey, Result<Outcome, StepError>)>,
     /// None: the runtime has to be asked.
     looked: Option<Result<(), StepError>>,
@@ -120,6 +122,7 @@ impl<M: Machine> Worker<M> {
             leftovers: Vec::new(),
             failures: BTreeMap::new(),
             in_flight: BTreeSet::new(),
+            stale: BTreeSet::new(),
             jobs: JoinSet::new(),
             looked: None,
             look_again: None,
@@ -142,6 +145,7 @@ impl<M: Machine> Worker<M> {
 
     /// Runs until nothing is wanted and nothing is left, or the agent stops.
     pub async fn run(mut self) {
+        self.announce();
         loop {
             let stopping = *self.shared.stopping.borrow();
             if stopping && self.jobs.is_empty() {
@@ -212,6 +216,8 @@ impl<M: Machine> Worker<M> {
         }
         if flags & IMAGES != 0 {
             self.failures.retain(|key, _| !matches!(key, StepKey::PrepareImage(..)));
+            self.stale =
+                self.in_flight.iter().filter(|key| matches!(key, StepKey::PrepareImage(..))).cloned().collect();
             for view in &mut self.pods {
                 view.images.values_mut().for_each(|image| *image = ImageState::Unknown);
             }
@@ -425,15 +431,28 @@ impl<M: Machine> Worker<M> {
         }
     }
 
+    /// Adopted pods are shown before the runtime has answered, should that take long.
+    fn announce(&self) {
+        if self.pods.is_empty() {
+            return;
+        }
+        let message = "the container runtime has not said yet what runs".to_owned();
+        let waiting = Waiting { uid: None, container: None, reason: "Pending".into(), message, until: None };
+        self.shared.board.announce(&self.key, self.published(vec![waiting], self.shared.machine.clock().now()));
+    }
+
     fn publish(&self, waiting: Vec<Waiting>, now: Now) {
-        let published = Published {
+        self.shared.board.publish(&self.key, Some(self.published(waiting, now)));
+    }
+
+    fn published(&self, waiting: Vec<Waiting>, now: Now) -> Published {
+        Published {
             wanted: WantedSummary::from(&*self.wanted.borrow()),
             pods: self.pods.clone(),
             waiting,
             failures: self.failures.clone(),
             now,
-        };
-        self.shared.board.publish(&self.key, Some(published));
+        }
     }
 
     fn is_over(&self) -> bool {

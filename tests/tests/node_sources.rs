@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use serde_json::json;
+use tests::image::{Image, Tarball};
 use tests::manifest::{daemon_set, pod};
 use tests::node::TestNode;
 use tests::wait::{holds_for, wait_for};
@@ -28,6 +29,27 @@ fn a_file_dropped_into_the_directory_runs_and_its_removal_ends_it() {
     node.remove("a.yaml");
     node.wait_no_pod("a");
     node.wait_nothing_left();
+}
+
+#[test]
+fn an_image_that_the_first_reading_brings_is_waited_for_without_a_warning() {
+    // The oldest archive is read first, and takes its time.
+    let slow = Tarball::new().file("large", 0o644, &vec![b'x'; 8 << 20]).bytes();
+    let node = TestNode::empty_builder()
+        .image("a-slow.tar", &Image::empty("docker.io/library/slow:1").layer(slow))
+        .image("busybox.tar", &tests::stand_in::busybox().expect("busybox-static is installed"))
+        .manifest("a.yaml", &pod("a").text())
+        .manifest("never.yaml", &pod("never").field("image", json!("docker.io/library/nowhere:1")).text())
+        .start();
+    node.wait_running("a");
+    // After the first reading what is missing is missing.
+    node.wait_pod("never", "has no image", |pod| pod.waiting("main").contains("Image"));
+    let events = node.cli(&["get", "events", "-o", "json"]).ok().json();
+    let warned = |pod: &str| {
+        let items = events["items"].as_array().expect("a list");
+        items.iter().any(|event| event["type"] == "Warning" && event.to_string().contains(pod))
+    };
+    assert!(!warned("a-node-a") && warned("never-node-a"), "{events:#}");
 }
 
 #[test]
@@ -107,6 +129,57 @@ fn a_bad_edit_keeps_the_last_good_pod_also_across_an_agent_restart() {
     wait_file(&node, "a.yaml", "noSuchField");
     assert_eq!(node.wait_running("a").uid(), good.uid());
     assert!(process.alive());
+}
+
+#[test]
+fn a_refused_edit_is_an_event_on_what_it_keeps_and_its_repair_is_another() {
+    let node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    let good = node.wait_running("a");
+    let events = |reason: &str| {
+        let list = node.cli(&["get", "events", "-o", "json"]).ok().json();
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        let ours = |event: &serde_json::Value| {
+            event["reason"] == reason && event["involvedObject"]["uid"].as_str() == Some(&good.uid())
+        };
+        items.into_iter().filter(ours).collect::<Vec<_>>()
+    };
+    let wait_event = |reason: &str, count: u64| {
+        wait_for(&format!("{count} times {reason}"), || match events(reason).as_slice() {
+            [event] if event["count"] == count => Ok(event.clone()),
+            other => Err(format!("{other:?}")),
+        })
+    };
+    let bad = pod("a").pod_field("noSuchField", json!(true)).text();
+    for edit in 1..=2 {
+        node.put("a.yaml", &bad);
+        let refused = wait_event("FailedValidation", edit);
+        assert!(refused["type"] == "Warning" && refused.to_string().contains("noSuchField"), "{refused}");
+        // Another file's change is no reason to say it again.
+        node.put("other.yaml", &pod(&format!("other{edit}")).text());
+        node.wait_running(&format!("other{edit}"));
+        wait_event("FailedValidation", edit);
+        node.put("a.yaml", &pod("a").text());
+        wait_event("ManifestAccepted", edit);
+    }
+    assert!(node.cli(&["describe", "pod", &good.name()]).ok().out.contains("FailedValidation"));
+    assert_eq!(node.wait_running("a").uid(), good.uid());
+}
+
+#[test]
+fn why_tells_a_refused_edit_once() {
+    let node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    node.wait_running("a");
+    node.put(
+        "a.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - {name: main, imagee: x}\n",
+    );
+    let why = wait_for("why tells", || match node.cli(&["why", "a"]).ok().out {
+        why if why.contains("imagee") => Ok(why),
+        why => Err(why),
+    });
+    assert_eq!((why.lines().count(), why.matches("did you mean `image`?").count()), (2, 1), "{why}");
 }
 
 #[test]
