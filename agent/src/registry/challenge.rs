@@ -126,7 +126,8 @@ mod tests {
         ) {
             let quote = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
             let line = format!("{noise}Bearer realm=\"{}\",scope=\"{}\"", quote(&realm), quote(&scope));
-            prop_assert_eq!(parsed(&[&line]).last(), Some(&bearer(&realm, None, Some(&scope))));
+            let found = parsed(&[&line]);
+            prop_assert_eq!(found.last(), Some(&bearer(&realm, None, Some(&scope))));
         }
     }
 }
