@@ -1,4 +1,4 @@
-//! A small HTTP server in front of a [`TestRegistry`](crate::registry::TestRegistry) that does to chosen requests what bad links and bad
+//! A small HTTP server in front of a [`TestRegistry`] that does to chosen requests what bad links and bad
 //! servers do: cuts, stalls, wrong bytes, errors, redirects, slowness. Scripted by [`Rule`]s that can be added while it runs:
 //!
 //! ```no_run
