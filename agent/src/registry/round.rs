@@ -154,6 +154,8 @@ impl Round<'_> {
         };
         if error.is_denied() || error.is_not_found() {
             hint.extend(self.auth.problems);
+            // What a helper gave may be what was refused: it is asked anew.
+            lock(&self.registry.shared.helpers).clear();
         }
         match error {
             RegistryError::Asked { what, failures, .. } if !hint.is_empty() => {
