@@ -76,6 +76,9 @@ async fn a_token_is_had_for_a_password_or_an_identity_token() {
     let error = client.manifest(&at(&host), &tag(), std::slice::from_ref(&identity)).await.unwrap_err();
     // The service repeats what it was given; we do not.
     assert!(error.is_denied() && !error.to_string().contains("it-is-me"), "{error}");
+    // "daemon:wrong horse" as the service got it.
+    let error = client.manifest(&at(&host), &tag(), &[basic(&host, "wrong horse")]).await.unwrap_err().to_string();
+    assert!(error.contains("no such login …") && !error.contains("ZGFlbW9uOndyb25nIGhvcnNl"), "{error}");
     client.manifest(&at(&host), &tag(), &[identity.clone(), basic(&host, PASSWORD)]).await.unwrap();
     let proxy = FaultyProxy::in_front_of(&registry).bearer(Bearer::identity("it-is-me")).start();
     let identity = credential(&proxy.host(), Login::Identity(Secret::new("it-is-me")));
