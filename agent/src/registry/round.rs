@@ -146,7 +146,7 @@ impl Round<'_> {
     pub fn error(self) -> RegistryError {
         let error = RegistryError::Asked { what: self.what, failures: self.failures, hint: None };
         let mut hint = if error.is_denied() {
-            vec!["check the pod's imagePullSecrets or the agent's --registry-auth".to_owned()]
+            vec!["check the credentials for it in the agent's --registry-auth file".to_owned()]
         } else if error.is_not_found() {
             vec!["check the image's name, tag and digest".to_owned()]
         } else {
