@@ -59,6 +59,7 @@ async fn main() {
             priority: 0,
             priority_class: None,
             placement: Placement::default(),
+            image_pull_secrets: Vec::new(),
         },
     };
     let record = Record {

@@ -17,6 +17,7 @@ pub mod placement;
 pub mod plan;
 pub mod qos;
 pub mod record;
+pub mod secret;
 pub mod spec;
 pub mod time;
 

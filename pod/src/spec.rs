@@ -28,6 +28,8 @@ pub struct PodSpec {
     pub priority: i32,
     pub priority_class: Option<String>,
     pub placement: Placement,
+    /// Names of Secrets in the pod's namespace, with which its images are pulled.
+    pub image_pull_secrets: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -45,6 +45,7 @@ pub fn view() -> PodView {
         priority: 0,
         priority_class: None,
         placement: Placement::default(),
+        image_pull_secrets: Vec::new(),
     };
     let workload = WorkloadKey { namespace: "kube-system".into(), kind: WorkloadKind::DaemonSet, name: "ds".into() };
     let record = Record {

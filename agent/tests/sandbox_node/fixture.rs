@@ -178,6 +178,7 @@ pub fn template() -> PodTemplate {
             priority: 0,
             priority_class: None,
             placement: Placement::default(),
+            image_pull_secrets: Vec::new(),
         },
     }
 }

@@ -238,6 +238,7 @@ impl TestPod {
                 priority: 0,
                 priority_class: None,
                 placement: Placement::default(),
+                image_pull_secrets: Vec::new(),
             },
         };
         let record = Record {

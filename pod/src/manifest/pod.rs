@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::findings::{At, Findings};
-use super::{container, names, placement, security};
+use super::{container, names, placement, secret, security};
 use crate::spec::{
     AppArmor, Container, HostPathKind, PodSpec, PodTemplate, RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
 };
@@ -96,6 +96,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         priority,
         priority_class,
         placement: placement::read(spec, findings),
+        image_pull_secrets: secret::names_in(spec, findings),
         volumes,
     })
 }

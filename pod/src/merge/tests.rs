@@ -1,8 +1,11 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::manifest::{Document, DocumentOutcome};
 use crate::sample;
+use crate::secret::{DockerConfig, SecretKey};
 use crate::spec::PodTemplate;
 
 fn identity(key: &WorkloadKey) -> Identity {
@@ -258,5 +261,25 @@ proptest! {
         let kept: BTreeSet<_> = records.iter().filter(|r| r.live).map(|r| &r.workload)
             .filter(|k| there.set.wanted(k) != Wanted::Gone).collect();
         prop_assert!(newcomers == 0 || newcomers + kept.len() <= max_pods);
+    }
+}
+
+#[test]
+fn of_two_secrets_of_one_name_the_first_file_counts_in_any_order() {
+    let secret = |text: &str| DocumentOutcome {
+        line: 1,
+        identity: Some(Identity { kind: "Secret".into(), namespace: "ns".into(), name: "login".into() }),
+        result: Ok(Document::PullSecret { key: key(), config: DockerConfig::new(text.as_bytes().to_vec()) }),
+        no_effect: Vec::new(),
+    };
+    fn key() -> SecretKey {
+        SecretKey { namespace: "ns".into(), name: "login".into() }
+    }
+    let (a, b) = (file("a.yaml", vec![secret("a")]), file("b.yaml", vec![secret("b")]));
+    for files in [vec![a.clone(), b.clone()], vec![b, a]] {
+        let merged = merged(&[static_files(files)], &[]);
+        assert_eq!(merged.set.secrets[&key()].reveal(), b"a");
+        assert_eq!(*fate_in(&merged, "a.yaml"), Fate::Accepted);
+        assert!(matches!(fate_in(&merged, "b.yaml"), Fate::Duplicate { .. }));
     }
 }

@@ -74,6 +74,7 @@ fn case() -> Case {
                 priority: 0,
                 priority_class: None,
                 placement: Placement::default(),
+                image_pull_secrets: Vec::new(),
             },
         },
         sandbox: Sandbox {
