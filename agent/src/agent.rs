@@ -23,7 +23,7 @@ use crate::gate::Gate;
 use crate::http::Doors;
 use crate::logs::{self, Pipes};
 use crate::records::Records;
-use crate::runtime::containerd::{self, Containerd};
+use crate::runtime::containerd::{self, Containerd, OciRuntime};
 use crate::sandbox::{self, NodeSandboxes};
 use crate::seams::{Clock, Machine, SystemClock};
 use crate::sources::{image_dir, static_dir};
@@ -204,6 +204,11 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
     runtime.namespace.clone_from(&config.containerd_namespace);
     runtime.state_dir.clone_from(&config.state_dir);
     runtime.seccomp_default = config.seccomp_default;
+    let oci_runtime = |class: &config::RuntimeClass| match class {
+        config::RuntimeClass::Program(program) => OciRuntime::by_program(program),
+        config::RuntimeClass::Shim(name) => OciRuntime::by_shim(name),
+    };
+    runtime.classes = config.runtime_classes.iter().map(|(name, class)| (name.clone(), oci_runtime(class))).collect();
     let pod_cidrs = config.pod_cidrs.iter().map(|cidr| cidr.to_string().parse()).collect::<Result<_, _>>()?;
     let sandboxes = sandbox::Config {
         run_dir: config.run_dir.clone(),
@@ -238,6 +243,8 @@ fn describe_node(board: &Board, config: &Config, node_name: &str, machine: &Node
         node.containerd_namespace.clone_from(&config.containerd_namespace);
         node.listen = config.listen.to_string();
         node.max_pods = config.max_pods;
+        node.runtime_classes =
+            config.runtime_classes.iter().map(|(name, class)| (name.clone(), class.to_string())).collect();
     });
 }
 

@@ -54,10 +54,41 @@ pub struct Config {
     pub cgroup_root: String,
     /// seccomp unset means RuntimeDefault unless privileged.
     pub seccomp_default: bool,
+    /// Beside the usual runtime, by the name that a pod's `runtimeClassName` gives.
+    pub runtime_classes: BTreeMap<String, RuntimeClass>,
     /// The keeper's program, started when nobody answers; None: beside this program.
     pub logkeeper: Option<PathBuf>,
     /// What was so at the start of that which applies live.
     pub live: Live,
+}
+
+/// What runs the pods of a runtime class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuntimeClass {
+    /// This OCI runtime (runc, crun …), started by containerd's usual shim.
+    Program(PathBuf),
+    /// A shim of its own, by containerd's name for it: `io.containerd.kata.v2` is the program `containerd-shim-kata-v2`.
+    Shim(String),
+}
+
+impl RuntimeClass {
+    /// Of a value that was checked: a path is a program.
+    pub fn of(text: &str) -> RuntimeClass {
+        match text.starts_with('/') {
+            true => RuntimeClass::Program(text.into()),
+            false => RuntimeClass::Shim(text.to_owned()),
+        }
+    }
+}
+
+/// As it is written.
+impl std::fmt::Display for RuntimeClass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            RuntimeClass::Program(program) => program.display().fmt(f),
+            RuntimeClass::Shim(name) => name.fmt(f),
+        }
+    }
 }
 
 /// What a change of the configuration file changes without a restart.
@@ -147,6 +178,10 @@ pub struct Settings {
     /// Whether an unset seccomp profile means RuntimeDefault [default: true]
     #[arg(long, value_name = "BOOL")]
     pub seccomp_default: Option<bool>,
+    /// What runs pods of this runtimeClassName: an OCI runtime's program (/usr/bin/crun) or the name of a shim of containerd
+    /// (io.containerd.kata.v2); may be repeated
+    #[arg(long, value_name = "NAME=RUNTIME", value_parser = value::runtime_class)]
+    pub runtime_class: Vec<(String, RuntimeClass)>,
     /// The log keeper's program, started when none answers [default: daemonlet-logkeeper beside this program]
     #[arg(long, value_name = "PROGRAM", value_parser = value::path)]
     pub logkeeper: Option<PathBuf>,
@@ -198,6 +233,7 @@ impl Config {
             log_max_files,
             log_budget,
             seccomp_default,
+            runtime_class,
             logkeeper,
             run_dir,
         } = settings;
@@ -232,6 +268,7 @@ impl Config {
             pod_cidrs: pod_cidr.map_or_else(|| vec![Cidr::v4([10, 88, 0, 0], 16)], |cidrs| cidrs.0),
             cgroup_root: cgroup_root.unwrap_or_else(|| "daemonlet".into()),
             seccomp_default: seccomp_default.unwrap_or(true),
+            runtime_classes: runtime_class.into_iter().collect(),
             logkeeper,
             live: Live { labels: node_label.into_iter().collect(), taints: unique(node_taint), log_limits },
         })
@@ -260,6 +297,7 @@ impl Config {
             pod_cidrs,
             cgroup_root,
             seccomp_default,
+            runtime_classes,
             logkeeper,
             live: _,
         } = self;
@@ -279,6 +317,7 @@ impl Config {
             ("pod-cidr", *pod_cidrs != new.pod_cidrs),
             ("cgroup-root", *cgroup_root != new.cgroup_root),
             ("seccomp-default", *seccomp_default != new.seccomp_default),
+            ("runtime-class", *runtime_classes != new.runtime_classes),
             ("logkeeper", *logkeeper != new.logkeeper),
         ];
         changed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
@@ -286,8 +325,8 @@ impl Config {
 }
 
 impl Settings {
-    /// These where given, else those of `file`. Labels and taints are united: one given here wins over the same label,
-    /// or the same key and effect, there.
+    /// These where given, else those of `file`. Labels, taints and runtime classes are united: one given here wins over
+    /// the same name, or the same key and effect, there.
     fn over(self, file: Settings) -> Settings {
         let mut node_label = file.node_label;
         node_label.retain(|(key, _)| self.node_label.iter().all(|(own, _)| own != key));
@@ -295,6 +334,9 @@ impl Settings {
         let mut node_taint = file.node_taint;
         node_taint.retain(|t| self.node_taint.iter().all(|own| (&own.key, own.effect) != (&t.key, t.effect)));
         node_taint.extend(self.node_taint);
+        let mut runtime_class = file.runtime_class;
+        runtime_class.retain(|(name, _)| self.runtime_class.iter().all(|(own, _)| own != name));
+        runtime_class.extend(self.runtime_class);
         Settings {
             node_name: self.node_name.or(file.node_name),
             manifest_dir: self.manifest_dir.or(file.manifest_dir),
@@ -315,6 +357,7 @@ impl Settings {
             log_max_files: self.log_max_files.or(file.log_max_files),
             log_budget: self.log_budget.or(file.log_budget),
             seccomp_default: self.seccomp_default.or(file.seccomp_default),
+            runtime_class,
             logkeeper: self.logkeeper.or(file.logkeeper),
             run_dir: self.run_dir.or(file.run_dir),
         }

@@ -78,10 +78,11 @@ impl Feed for PodSpec {
             host_ipc,
             priority,
             priority_class,
+            runtime_class,
             placement,
         } = self;
         feed_all!(*sum, containers, volumes, restart_policy, termination_grace, host_network, host_pid, host_ipc);
-        feed_all!(*sum, priority, priority_class, placement);
+        feed_all!(*sum, priority, priority_class, runtime_class, placement);
     }
 }
 

@@ -277,7 +277,7 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("automountServiceAccountToken", Boolean, NoEffect(NO_ACCOUNT)),
     row("imagePullSecrets", Objects, Refused("not built yet: bring the image through the image directory")),
     row("readinessGates", Objects, Refused("not supported: nothing here would open the gate")),
-    row("runtimeClassName", Text, Refused("not built yet: all containers use the default runtime")),
+    row("runtimeClassName", Text, Honoured("a runtime class of the agent's configuration (`runtime-class`); a pod with another one waits and says which there are")),
     row("overhead", QuantityMap, Refused("not supported: it belongs to a runtime class")),
     row("os", Object, Honoured("")),
     row("os.name", Text, Only("linux", "this node runs Linux")),
