@@ -85,7 +85,8 @@ mod tests {
         let line = judge_containerd(&probe_containerd(&places()), &places());
         assert_eq!(line.verdict, Verdict::Fail);
         assert!(line.found.contains("/nonexistent/containerd.sock"), "{}", line.found);
-        let line = judge_containerd(&answering("1.6.20~ds1", Ok(())), &places());
+        // No distribution's: one that is installed might have mended it.
+        let line = judge_containerd(&answering("1.6.19", Ok(())), &places());
         assert_eq!(line.verdict, Verdict::Warn);
         assert!(line.found.contains("CVE-2024-25621"), "{}", line.found);
         assert_eq!(judge_containerd(&answering("v2.2.1", Ok(())), &places()).verdict, Verdict::Ok);
