@@ -14,8 +14,9 @@ use tests::wait::{PATIENCE, wait_for};
 fn other_runtime(node: &TestNode) -> PathBuf {
     let program = node.dir().join("other-runc");
     let calls = calls_file(node);
-    fs::write(&program, format!("#!/bin/sh\necho \"$*\" >> {}\nexec runc \"$@\"\n", calls.display())).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&program, format!("#!/bin/sh\necho \"$*\" >> {}\nexec runc \"$@\"\n", calls.display()))
+        .expect("the node's directory is the test's own");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("the node's directory is the test's own");
     program
 }
 
@@ -39,7 +40,8 @@ fn node_with_other() -> (TestNode, PathBuf) {
     let mut node = TestNode::builder().without_agent().start();
     let program = other_runtime(&node);
     let config = node.dir().join("config.yaml");
-    fs::write(&config, format!("runtime-class:\n  other: {}\n", program.display())).unwrap();
+    fs::write(&config, format!("runtime-class:\n  other: {}\n", program.display()))
+        .expect("the node's directory is the test's own");
     node.set_flag("--config", &config.display().to_string());
     node.start_agent();
     node.wait_agent();

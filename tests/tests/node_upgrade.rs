@@ -128,8 +128,8 @@ fn travel(route: &[Option<PathBuf>]) {
             });
         }
     }
-    for manifest in fs::read_dir(node.manifest_dir()).unwrap() {
-        fs::remove_file(manifest.unwrap().path()).unwrap();
+    for manifest in fs::read_dir(node.manifest_dir()).expect("the directory is the test's own").flatten() {
+        fs::remove_file(manifest.path()).expect("the file is the test's own");
     }
     let idle = left_by_containerd.iter().map(Process::command_line).collect();
     wait_for("nothing of a pod is left", || {
