@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use pod::spec::{Taint, TaintEffect};
+use serde::{Deserialize, Serialize};
 
 use super::RuntimeClass;
 
@@ -11,7 +12,7 @@ use super::RuntimeClass;
 const NODE_NAME_MAX: usize = 253;
 
 /// A range of addresses: `10.88.0.0/16`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cidr {
     pub address: IpAddr,
     pub prefix: u8,
@@ -26,6 +27,14 @@ impl Cidr {
 impl std::fmt::Display for Cidr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl std::str::FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Cidr, String> {
+        cidr(text)
     }
 }
 
