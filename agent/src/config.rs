@@ -56,6 +56,12 @@ pub struct Config {
     pub seccomp_default: bool,
     /// Beside the usual runtime, by the name that a pod's `runtimeClassName` gives.
     pub runtime_classes: BTreeMap<String, RuntimeClass>,
+    /// containerd's `certs.d`: a directory with a hosts.toml for each registry.
+    pub registry_config: PathBuf,
+    /// A docker config.json with credentials.
+    pub registry_auth: Option<PathBuf>,
+    /// Bytes a second of all downloads of images; None: no limit.
+    pub image_pull_rate_limit: Option<u64>,
     /// The keeper's program, started when nobody answers; None: beside this program.
     pub logkeeper: Option<PathBuf>,
     /// What was so at the start of that which applies live.
@@ -182,6 +188,16 @@ pub struct Settings {
     /// (io.containerd.kata.v2); may be repeated
     #[arg(long, value_name = "NAME=RUNTIME", value_parser = value::runtime_class)]
     pub runtime_class: Vec<(String, RuntimeClass)>,
+    /// Mirrors, authorities and client certificates of registries, as containerd's hosts.toml [default:
+    /// /etc/containerd/certs.d]
+    #[arg(long, value_name = "D", value_parser = value::path)]
+    pub registry_config: Option<PathBuf>,
+    /// Credentials of registries: a docker config.json
+    #[arg(long, value_name = "FILE", value_parser = value::path)]
+    pub registry_auth: Option<PathBuf>,
+    /// Bytes a second that all image downloads may take together [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = value::size)]
+    pub image_pull_rate_limit: Option<u64>,
     /// The log keeper's program, started when none answers [default: daemonlet-logkeeper beside this program]
     #[arg(long, value_name = "PROGRAM", value_parser = value::path)]
     pub logkeeper: Option<PathBuf>,
@@ -234,6 +250,9 @@ impl Config {
             log_budget,
             seccomp_default,
             runtime_class,
+            registry_config,
+            registry_auth,
+            image_pull_rate_limit,
             logkeeper,
             run_dir,
         } = settings;
@@ -269,6 +288,9 @@ impl Config {
             cgroup_root: cgroup_root.unwrap_or_else(|| "daemonlet".into()),
             seccomp_default: seccomp_default.unwrap_or(true),
             runtime_classes: runtime_class.into_iter().collect(),
+            registry_config: path(registry_config, "/etc/containerd/certs.d"),
+            registry_auth,
+            image_pull_rate_limit,
             logkeeper,
             live: Live { labels: node_label.into_iter().collect(), taints: unique(node_taint), log_limits },
         })
@@ -298,6 +320,9 @@ impl Config {
             cgroup_root,
             seccomp_default,
             runtime_classes,
+            registry_config,
+            registry_auth,
+            image_pull_rate_limit,
             logkeeper,
             live: _,
         } = self;
@@ -318,6 +343,9 @@ impl Config {
             ("cgroup-root", *cgroup_root != new.cgroup_root),
             ("seccomp-default", *seccomp_default != new.seccomp_default),
             ("runtime-class", *runtime_classes != new.runtime_classes),
+            ("registry-config", *registry_config != new.registry_config),
+            ("registry-auth", *registry_auth != new.registry_auth),
+            ("image-pull-rate-limit", *image_pull_rate_limit != new.image_pull_rate_limit),
             ("logkeeper", *logkeeper != new.logkeeper),
         ];
         changed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
@@ -358,6 +386,9 @@ impl Settings {
             log_budget: self.log_budget.or(file.log_budget),
             seccomp_default: self.seccomp_default.or(file.seccomp_default),
             runtime_class,
+            registry_config: self.registry_config.or(file.registry_config),
+            registry_auth: self.registry_auth.or(file.registry_auth),
+            image_pull_rate_limit: self.image_pull_rate_limit.or(file.image_pull_rate_limit),
             logkeeper: self.logkeeper.or(file.logkeeper),
             run_dir: self.run_dir.or(file.run_dir),
         }

@@ -101,6 +101,9 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         log_budget,
         seccomp_default,
         runtime_class,
+        registry_config,
+        registry_auth,
+        image_pull_rate_limit,
         logkeeper,
         run_dir,
     } = settings;
@@ -133,6 +136,9 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         "log-budget" => *log_budget = Some(one(key, value, value::size)?),
         "seccomp-default" => *seccomp_default = Some(one(key, value, value::boolean)?),
         "runtime-class" => *runtime_class = runtime_classes(key, value)?,
+        "registry-config" => *registry_config = Some(path(key, value)?),
+        "registry-auth" => *registry_auth = Some(path(key, value)?),
+        "image-pull-rate-limit" => *image_pull_rate_limit = Some(one(key, value, value::size)?),
         "logkeeper" => *logkeeper = Some(path(key, value)?),
         _ => return Err(Fault::new(key.line, "unknown key; keys are the agent's flags without dashes in front")),
     }

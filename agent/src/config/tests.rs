@@ -34,8 +34,9 @@ fn every_key_of_the_file_is_read() {
          containerd: /c.sock\ncontainerd-namespace: ns\nlisten: localhost:1\nnode-label:\n  a: yes\n  b.c/d: '1'\n\
          node-taint: [x=y:NoSchedule, 'z:NoExecute']\nmax-pods: 3\ncni-bin-dir: [/p, /q]\n\
          pod-cidr: 198.18.0.0/16,fd00::/64\ncgroup-root: mine\nlog-max-size: 1Mi\nlog-max-files: 2\nlog-budget: 2Mi\n\
-         seccomp-default: false\nlogkeeper: /k\n\
-         runtime-class:\n  crun: /usr/bin/crun\n  kata.qemu: io.containerd.kata.v2\n",
+         runtime-class:\n  crun: /usr/bin/crun\n  kata.qemu: io.containerd.kata.v2\n\
+         seccomp-default: false\nlogkeeper: /k\nregistry-config: /certs.d\nregistry-auth: /auth.json\n\
+         image-pull-rate-limit: 1M\n",
     )
     .unwrap();
     assert_eq!(config.node_name.as_deref(), Some("n1"));
@@ -47,6 +48,9 @@ fn every_key_of_the_file_is_read() {
     assert_eq!(config.cni_bin_dirs, [PathBuf::from("/p"), PathBuf::from("/q")]);
     assert!(!config.seccomp_default);
     assert_eq!(config.runtime_classes["crun"], RuntimeClass::Program("/usr/bin/crun".into()));
+    assert_eq!(config.registry_config, PathBuf::from("/certs.d"));
+    assert_eq!(config.registry_auth, Some(PathBuf::from("/auth.json")));
+    assert_eq!(config.image_pull_rate_limit, Some(1_000_000));
     assert_eq!(config.runtime_classes["kata.qemu"], RuntimeClass::Shim("io.containerd.kata.v2".into()));
 }
 

@@ -14,9 +14,8 @@ use tokio::task::JoinHandle;
 use pod::name::WorkloadKey;
 use pod::observed::ObservedContainer;
 use pod::plan::Signal;
-use pod::spec::Container;
 
-use crate::seams::{CreateRun, CreatedRun, Prepared, Runtime, StepError, Wake};
+use crate::seams::{CreateRun, CreatedRun, ImageWanted, Prepared, Runtime, StepError, Wake};
 
 use self::apparmor::Profiles;
 use self::client::{Client, NamespaceInvalid, QUICK, bounded};
@@ -67,6 +66,7 @@ pub struct Config {
     pub seccomp_default: bool,
     /// Runtimes other than the usual one, by the name that pods give.
     pub classes: BTreeMap<String, OciRuntime>,
+    pub pulls: images::pull::Settings,
 }
 
 impl Config {
@@ -80,6 +80,7 @@ impl Config {
             state_dir: "/var/lib/daemonlet".into(),
             seccomp_default: true,
             classes: BTreeMap::new(),
+            pulls: images::pull::Settings::default(),
         }
     }
 }
@@ -107,7 +108,7 @@ impl Containerd {
     /// Must be called within a tokio runtime.
     pub fn open(config: Config) -> Result<Containerd, NamespaceInvalid> {
         let client = Client::new(&config.socket, &config.namespace)?;
-        let images = Images::new(client.clone(), &config.snapshotter);
+        let images = Images::new(client.clone(), &config.snapshotter, config.pulls.clone());
         let heard = Arc::new(Heard::default());
         let follower = tokio::spawn(events::follow(client.clone(), Arc::clone(&heard)));
         Ok(Containerd {
@@ -195,8 +196,8 @@ impl Runtime for Containerd {
         })
     }
 
-    async fn prepare_image(&self, container: &Container) -> Result<Prepared, StepError> {
-        self.images.prepare(container).await
+    async fn prepare_image(&self, wanted: ImageWanted<'_>) -> Result<Prepared, StepError> {
+        self.images.prepare(wanted).await
     }
 
     async fn create(&self, run: &CreateRun<'_>) -> Result<CreatedRun, StepError> {
