@@ -58,6 +58,7 @@ async fn main() {
             host_ipc: false,
             priority: 0,
             priority_class: None,
+            runtime_class: None,
             placement: Placement::default(),
             image_pull_secrets: Vec::new(),
         },

@@ -27,7 +27,7 @@ use crate::records::Records;
 use crate::refusals::Refusals;
 use crate::registry;
 use crate::runtime::containerd::images::Images;
-use crate::runtime::containerd::{self, Containerd};
+use crate::runtime::containerd::{self, Containerd, OciRuntime};
 use crate::sandbox::{self, NodeSandboxes};
 use crate::seams::{Clock, Machine, SystemClock};
 use crate::sources::{image_dir, static_dir};
@@ -212,6 +212,11 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
     runtime.namespace.clone_from(&config.containerd_namespace);
     runtime.state_dir.clone_from(&config.state_dir);
     runtime.seccomp_default = config.seccomp_default;
+    let oci_runtime = |class: &config::RuntimeClass| match class {
+        config::RuntimeClass::Program(program) => OciRuntime::by_program(program),
+        config::RuntimeClass::Shim(name) => OciRuntime::by_shim(name),
+    };
+    runtime.classes = config.runtime_classes.iter().map(|(name, class)| (name.clone(), oci_runtime(class))).collect();
     runtime.pulls.rate_limit = config.image_pull_rate_limit;
     runtime.pulls.registry = registry::Settings {
         hosts_dir: Some(config.registry_config.clone()),
@@ -256,6 +261,8 @@ fn describe_node(board: &Board, config: &Config, node_name: &str, machine: &Node
         node.pod_cidrs.clone_from(&config.pod_cidrs);
         node.listen = config.listen.to_string();
         node.max_pods = config.max_pods;
+        node.runtime_classes =
+            config.runtime_classes.iter().map(|(name, class)| (name.clone(), class.to_string())).collect();
     });
 }
 

@@ -145,6 +145,8 @@ pub struct NodeFacts {
     pub pod_cidrs: Vec<Cidr>,
     pub listen: String,
     pub max_pods: u32,
+    /// Configured runtime classes, each with its runtime as it is written.
+    pub runtime_classes: BTreeMap<String, String>,
     /// Capabilities that this process lacks and containers may ask for, without `CAP_`.
     pub missing_capabilities: Vec<String>,
 }

@@ -54,6 +54,8 @@ pub struct Config {
     pub cgroup_root: String,
     /// seccomp unset means RuntimeDefault unless privileged.
     pub seccomp_default: bool,
+    /// Beside the usual runtime, by the name that a pod's `runtimeClassName` gives.
+    pub runtime_classes: BTreeMap<String, RuntimeClass>,
     /// containerd's `certs.d`: a directory with a hosts.toml for each registry.
     pub registry_config: PathBuf,
     /// A docker config.json with credentials.
@@ -64,6 +66,35 @@ pub struct Config {
     pub logkeeper: Option<PathBuf>,
     /// What was so at the start of that which applies live.
     pub live: Live,
+}
+
+/// What runs the pods of a runtime class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuntimeClass {
+    /// This OCI runtime (runc, crun …), started by containerd's usual shim.
+    Program(PathBuf),
+    /// A shim of its own, by containerd's name for it: `io.containerd.kata.v2` is the program `containerd-shim-kata-v2`.
+    Shim(String),
+}
+
+impl RuntimeClass {
+    /// Of a value that was checked: a path is a program.
+    pub fn of(text: &str) -> RuntimeClass {
+        match text.starts_with('/') {
+            true => RuntimeClass::Program(text.into()),
+            false => RuntimeClass::Shim(text.to_owned()),
+        }
+    }
+}
+
+/// As it is written.
+impl std::fmt::Display for RuntimeClass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            RuntimeClass::Program(program) => program.display().fmt(f),
+            RuntimeClass::Shim(name) => name.fmt(f),
+        }
+    }
 }
 
 /// What a change of the configuration file changes without a restart.
@@ -153,6 +184,10 @@ pub struct Settings {
     /// Whether an unset seccomp profile means RuntimeDefault [default: true]
     #[arg(long, value_name = "BOOL")]
     pub seccomp_default: Option<bool>,
+    /// What runs pods of this runtimeClassName: an OCI runtime's program (/usr/bin/crun) or the name of a shim of containerd
+    /// (io.containerd.kata.v2); may be repeated
+    #[arg(long, value_name = "NAME=RUNTIME", value_parser = value::runtime_class)]
+    pub runtime_class: Vec<(String, RuntimeClass)>,
     /// Mirrors, authorities and client certificates of registries, as containerd's hosts.toml [default:
     /// /etc/containerd/certs.d]
     #[arg(long, value_name = "D", value_parser = value::path)]
@@ -214,6 +249,7 @@ impl Config {
             log_max_files,
             log_budget,
             seccomp_default,
+            runtime_class,
             registry_config,
             registry_auth,
             image_pull_rate_limit,
@@ -251,6 +287,7 @@ impl Config {
             pod_cidrs: pod_cidr.map_or_else(|| vec![Cidr::v4([10, 88, 0, 0], 16)], |cidrs| cidrs.0),
             cgroup_root: cgroup_root.unwrap_or_else(|| "daemonlet".into()),
             seccomp_default: seccomp_default.unwrap_or(true),
+            runtime_classes: runtime_class.into_iter().collect(),
             registry_config: path(registry_config, "/etc/containerd/certs.d"),
             registry_auth,
             image_pull_rate_limit,
@@ -282,6 +319,7 @@ impl Config {
             pod_cidrs,
             cgroup_root,
             seccomp_default,
+            runtime_classes,
             registry_config,
             registry_auth,
             image_pull_rate_limit,
@@ -304,6 +342,7 @@ impl Config {
             ("pod-cidr", *pod_cidrs != new.pod_cidrs),
             ("cgroup-root", *cgroup_root != new.cgroup_root),
             ("seccomp-default", *seccomp_default != new.seccomp_default),
+            ("runtime-class", *runtime_classes != new.runtime_classes),
             ("registry-config", *registry_config != new.registry_config),
             ("registry-auth", *registry_auth != new.registry_auth),
             ("image-pull-rate-limit", *image_pull_rate_limit != new.image_pull_rate_limit),
@@ -314,8 +353,8 @@ impl Config {
 }
 
 impl Settings {
-    /// These where given, else those of `file`. Labels and taints are united: one given here wins over the same label,
-    /// or the same key and effect, there.
+    /// These where given, else those of `file`. Labels, taints and runtime classes are united: one given here wins over
+    /// the same name, or the same key and effect, there.
     fn over(self, file: Settings) -> Settings {
         let mut node_label = file.node_label;
         node_label.retain(|(key, _)| self.node_label.iter().all(|(own, _)| own != key));
@@ -323,6 +362,9 @@ impl Settings {
         let mut node_taint = file.node_taint;
         node_taint.retain(|t| self.node_taint.iter().all(|own| (&own.key, own.effect) != (&t.key, t.effect)));
         node_taint.extend(self.node_taint);
+        let mut runtime_class = file.runtime_class;
+        runtime_class.retain(|(name, _)| self.runtime_class.iter().all(|(own, _)| own != name));
+        runtime_class.extend(self.runtime_class);
         Settings {
             node_name: self.node_name.or(file.node_name),
             manifest_dir: self.manifest_dir.or(file.manifest_dir),
@@ -343,6 +385,7 @@ impl Settings {
             log_max_files: self.log_max_files.or(file.log_max_files),
             log_budget: self.log_budget.or(file.log_budget),
             seccomp_default: self.seccomp_default.or(file.seccomp_default),
+            runtime_class,
             registry_config: self.registry_config.or(file.registry_config),
             registry_auth: self.registry_auth.or(file.registry_auth),
             image_pull_rate_limit: self.image_pull_rate_limit.or(file.image_pull_rate_limit),

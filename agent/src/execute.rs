@@ -196,6 +196,7 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             Ok(Outcome::ImageReady { uid: pod.record.uid, container: container.name.clone(), prepared })
         }
         Job::SetUp { pod } => {
+            machine.runtime().knows_class(pod.template.spec.runtime_class.as_deref())?;
             machine.sandboxes().set_up(&pod.record, &pod.template).await?;
             Ok(Outcome::SetUp { uid: pod.record.uid })
         }

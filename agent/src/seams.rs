@@ -227,6 +227,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn wake(&self) -> impl Future<Output = Wake> + Send;
     /// Name and version for `version`, `get node` and /readyz. Err within seconds when it cannot be reached.
     fn version(&self) -> impl Future<Output = Result<String, StepError>> + Send;
+    /// Whether pods with this `runtimeClassName` can be run here. Err names those that can.
+    fn knows_class(&self, class: Option<&str>) -> Result<(), StepError>;
     /// Capabilities of this kernel that no container can be given here, without `CAP_`, sorted.
     fn missing_capabilities(&self) -> Vec<String>;
 }

@@ -78,14 +78,18 @@ impl Feed for PodSpec {
             host_ipc,
             priority,
             priority_class,
+            runtime_class,
             placement,
             image_pull_secrets,
         } = self;
         feed_all!(*sum, containers, volumes, restart_policy, termination_grace, host_network, host_pid, host_ipc);
         feed_all!(*sum, priority, priority_class, placement);
-        // Revisions of pods without any are as they were before there were any.
+        // Revisions of pods without these are as they were before these were known.
         if !image_pull_secrets.is_empty() {
             feed_all!(*sum, image_pull_secrets);
+        }
+        if runtime_class.is_some() {
+            feed_all!(*sum, runtime_class);
         }
     }
 }

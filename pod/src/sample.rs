@@ -34,6 +34,7 @@ pub fn template(containers: &[&str]) -> PodTemplate {
             host_ipc: false,
             priority: 0,
             priority_class: None,
+            runtime_class: None,
             placement: Placement::default(),
             image_pull_secrets: Vec::new(),
         },

@@ -27,6 +27,8 @@ pub struct PodSpec {
     /// `priority`, or the value of a well-known `priorityClassName`; 0 otherwise.
     pub priority: i32,
     pub priority_class: Option<String>,
+    /// `runtimeClassName`: which of the node's configured runtimes; None: its usual one.
+    pub runtime_class: Option<String>,
     pub placement: Placement,
     /// Names of Secrets in the pod's namespace, with which its images are pulled.
     pub image_pull_secrets: Vec<String>,

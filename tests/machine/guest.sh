@@ -99,6 +99,8 @@ install() {
     mkdir -p /etc/daemonlet/manifests /var/lib/daemonlet/images
     cp /payload/manifests/* /etc/daemonlet/manifests/
     cp /payload/images/* /var/lib/daemonlet/images/
+    mkdir -p /etc/default
+    echo 'DAEMONLET_OPTIONS=--runtime-class=crun=/usr/bin/crun' >/etc/default/daemonlet
     # The example's shell does not obey SIGTERM, and a shutdown would wait a minute and a half for it.
     mkdir -p /etc/systemd/system.conf.d
     printf '[Manager]\nDefaultTimeoutStopSec=10s\n' >/etc/systemd/system.conf.d/test.conf
@@ -117,7 +119,8 @@ systemd_driver() {
     for pid in $(tasks | awk '{ print $2 }'); do
         path=$(cut -d: -f3 "/proc/$pid/cgroup")
         case $path in
-        *daemonlet*.slice/*.scope) ;;
+        # crun keeps its processes in a cgroup of its own within the scope.
+        *daemonlet*.slice/*.scope | *daemonlet*.slice/*.scope/container) ;;
         *) echo "process $pid is in $path"; return 1 ;;
         esac
     done
@@ -236,6 +239,36 @@ spec:
 MANIFEST
 }
 
+# Of a runtime class of its own, with a limit and a network of its own.
+of_class_crun() {
+    cat >/etc/daemonlet/manifests/crunning.yaml <<MANIFEST
+apiVersion: v1
+kind: Pod
+metadata:
+  name: crunning
+spec:
+  runtimeClassName: crun
+  containers:
+  - name: crunning
+    image: busybox:1.36
+    command: ["sh", "-c", "trap 'exit 0' TERM; echo under crun; while :; do sleep 1000 & wait; done"]
+    resources:
+      limits:
+        memory: 32Mi
+MANIFEST
+}
+# Containers of crun, by the state that it keeps: runc has a state.json instead.
+crun_states() { ls /run/containerd/runc/daemonlet/*/status; }
+crun_pid() {
+    id=$(crun_states 2>/dev/null | head -n 1 | cut -d/ -f6)
+    ctr -n daemonlet tasks ls | awk -v id="$id" 'id && $1 == id { print $2 }'
+}
+crun_runs() { [ -n "$(crun_pid)" ] && running 3; }
+crun_limit() { is "memory.max" "$(cat "/sys/fs/cgroup$(cut -d: -f3 "/proc/$(crun_pid)/cgroup")/memory.max")" $((32 * 1024 * 1024)); }
+crun_replaced() { ! kill -0 "$1" 2>/dev/null && [ -n "$(crun_pid)" ] && [ "$(crun_pid)" != "$1" ] && running 3; }
+crun_gone() { ! crun_states 2>/dev/null; }
+doctor_knows_crun() { daemonlet doctor | grep 'runtime class crun' | grep 'crun version'; }
+
 new_main_process() {
     now=$(property daemonlet MainPID)
     [ "$now" != 0 ] && [ "$now" != "$1" ] && systemctl is-active --quiet daemonlet
@@ -279,6 +312,20 @@ first_boot() {
     rm /etc/daemonlet/manifests/hungry.yaml
     eventually a_removed_pod_leaves_no_slice same_slices "$slices"
     check no_unit_is_left_failed no_unit_failed
+
+    # Another OCI runtime, by its class, under the systemd driver and cgroup v2.
+    of_class_crun
+    eventually a_pod_of_class_crun_runs_under_crun crun_runs
+    check its_container_is_in_a_scope systemd_driver
+    check its_memory_limit_is_set crun_limit
+    check doctor_knows_crun doctor_knows_crun
+    pid=$(crun_pid)
+    kill -KILL "$pid"
+    eventually it_comes_back_under_crun crun_replaced "$pid"
+    rm /etc/daemonlet/manifests/crunning.yaml
+    eventually its_end_leaves_nothing_of_crun crun_gone
+    eventually its_end_leaves_no_slice same_slices "$slices"
+
     guarded
     eventually the_guarded_pod_ends guarded_has_ended
     check the_profile_forbids_mounts_and_writes_to_proc is_guarded

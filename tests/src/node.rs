@@ -346,6 +346,27 @@ impl TestNode {
         end_child(&mut child, Signal::SIGKILL);
     }
 
+    /// Ends containerd in order, as an upgrade of its package does. Shims and containers stay.
+    #[track_caller]
+    pub fn stop_containerd(&mut self) {
+        let mut child = self.containerd.take().expect("containerd was started");
+        end_child(&mut child, Signal::SIGTERM);
+    }
+
+    /// The programs that the next start of containerd uses: another version's, or the machine's own.
+    pub fn use_containerd(&mut self, bin: Option<&Path>) {
+        self.containerd_bin = bin.map(Path::to_owned);
+    }
+
+    /// containerd's own word for its version.
+    #[track_caller]
+    pub fn containerd_version(&self) -> String {
+        let said = self.ctr(&["version"]).ok().out;
+        let server = said.split("Server:").nth(1).unwrap_or_default();
+        let version = server.lines().find_map(|line| line.trim().strip_prefix("Version:")).unwrap_or_default();
+        version.trim().to_owned()
+    }
+
     /// The log keeper of this node, if it runs.
     pub fn keeper(&self) -> Option<Process> {
         let keepers = process::with_command(&self.run_dir().display().to_string());

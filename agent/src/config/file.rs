@@ -1,7 +1,7 @@
 //! The configuration file: YAML to [`Settings`], every fault with its line.
 //!
 //! Driven by [`Config::load`](super::Config::load) and the watch. Flat by design: a key has one value, a list of them,
-//! or (node-label) a map. Values are read as text by the same functions as flags, so `1.10` stays what was written.
+//! or (node-label, runtime-class) a map. Values are read as text by the same functions as flags, so `1.10` stays what was written.
 
 use std::path::{Path, PathBuf};
 
@@ -100,6 +100,7 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         log_max_files,
         log_budget,
         seccomp_default,
+        runtime_class,
         registry_config,
         registry_auth,
         image_pull_rate_limit,
@@ -134,6 +135,7 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         "log-max-files" => *log_max_files = Some(one(key, value, |text| value::whole(text, 2, 1000))?),
         "log-budget" => *log_budget = Some(one(key, value, value::size)?),
         "seccomp-default" => *seccomp_default = Some(one(key, value, value::boolean)?),
+        "runtime-class" => *runtime_class = runtime_classes(key, value)?,
         "registry-config" => *registry_config = Some(path(key, value)?),
         "registry-auth" => *registry_auth = Some(path(key, value)?),
         "image-pull-rate-limit" => *image_pull_rate_limit = Some(one(key, value, value::size)?),
@@ -176,6 +178,20 @@ fn labels(key: &Text, value: &Value) -> Result<Vec<(String, String)>, Fault> {
         labels.push((name.text.clone(), text.text.clone()));
     }
     Ok(labels)
+}
+
+fn runtime_classes(key: &Text, value: &Value) -> Result<Vec<(String, super::RuntimeClass)>, Fault> {
+    let Value::Map(entries) = value else { return Err(Fault::new(key.line, "takes a map of names to runtimes")) };
+    let mut classes: Vec<(String, super::RuntimeClass)> = Vec::new();
+    for (name, text) in entries {
+        let class = value::runtime_class(&format!("{}={}", name.text, text.text));
+        let class = class.map_err(|why| Fault::new(name.line, why))?;
+        if classes.iter().any(|(earlier, _)| *earlier == class.0) {
+            return Err(Fault::new(name.line, format!("runtime class {:?} is given twice", name.text)));
+        }
+        classes.push(class);
+    }
+    Ok(classes)
 }
 
 /// The top-level mapping. An empty file is an empty configuration.

@@ -34,6 +34,7 @@ fn every_key_of_the_file_is_read() {
          containerd: /c.sock\ncontainerd-namespace: ns\nlisten: localhost:1\nnode-label:\n  a: yes\n  b.c/d: '1'\n\
          node-taint: [x=y:NoSchedule, 'z:NoExecute']\nmax-pods: 3\ncni-bin-dir: [/p, /q]\n\
          pod-cidr: 198.18.0.0/16,fd00::/64\ncgroup-root: mine\nlog-max-size: 1Mi\nlog-max-files: 2\nlog-budget: 2Mi\n\
+         runtime-class:\n  crun: /usr/bin/crun\n  kata.qemu: io.containerd.kata.v2\n\
          seccomp-default: false\nlogkeeper: /k\nregistry-config: /certs.d\nregistry-auth: /auth.json\n\
          image-pull-rate-limit: 1M\n",
     )
@@ -46,9 +47,25 @@ fn every_key_of_the_file_is_read() {
     assert_eq!(config.live.log_limits, LogLimits { max_file_size: 1 << 20, max_files: 2, budget: 2 << 20 });
     assert_eq!(config.cni_bin_dirs, [PathBuf::from("/p"), PathBuf::from("/q")]);
     assert!(!config.seccomp_default);
+    assert_eq!(config.runtime_classes["crun"], RuntimeClass::Program("/usr/bin/crun".into()));
     assert_eq!(config.registry_config, PathBuf::from("/certs.d"));
     assert_eq!(config.registry_auth, Some(PathBuf::from("/auth.json")));
     assert_eq!(config.image_pull_rate_limit, Some(1_000_000));
+    assert_eq!(config.runtime_classes["kata.qemu"], RuntimeClass::Shim("io.containerd.kata.v2".into()));
+}
+
+#[test]
+fn a_runtime_class_is_a_program_or_a_shim_and_a_flag_wins_over_its_name() {
+    for bad in ["crun", "crun=", "=x.y", "crun=crun", "Crun=/usr/bin/crun", "a=b..c", "a=x.y/z", "a=../b.c"] {
+        assert!(value::runtime_class(bad).is_err(), "{bad}");
+    }
+    let flags = Settings { runtime_class: vec![value::runtime_class("a=/flag").unwrap()], ..Settings::default() };
+    let config = load_over(flags, "runtime-class: {a: /file, b: /file}\n").unwrap();
+    assert_eq!(config.runtime_classes["a"], RuntimeClass::Program("/flag".into()));
+    assert_eq!(config.runtime_classes["b"], RuntimeClass::Program("/file".into()));
+    let why = load("runtime-class:\n  a: /x\n  a: /y\n").unwrap_err();
+    assert!(why.starts_with("config.yaml:3: runtime-class: runtime class \"a\" is given twice"), "{why}");
+    assert!(load("runtime-class: /usr/bin/crun\n").unwrap_err().contains("takes a map"));
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use pod::spec::{Taint, TaintEffect};
 use serde::{Deserialize, Serialize};
 
+use super::RuntimeClass;
+
 /// The longest name of a node (an RFC 1123 subdomain, as Kubernetes has it).
 const NODE_NAME_MAX: usize = 253;
 
@@ -103,6 +105,23 @@ pub fn taint(text: &str) -> Result<Taint, String> {
     label_key(key)?;
     label_value(value)?;
     Ok(Taint { key: key.to_owned(), value: value.to_owned(), effect })
+}
+
+/// `NAME=/path/of/a/program` or `NAME=io.containerd.x.v1`; the name as Kubernetes has that of a RuntimeClass.
+pub fn runtime_class(text: &str) -> Result<(String, RuntimeClass), String> {
+    let (name, runtime) = text.split_once('=').ok_or_else(|| format!("{text:?}: write NAME=RUNTIME"))?;
+    node_name(name)
+        .map_err(|_| format!("{name:?} is no name of a runtime class: lower-case letters, digits, '-' and '.'"))?;
+    // Of a shim's name containerd makes a program's out of the last two words.
+    let word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    let class = RuntimeClass::of(runtime);
+    match &class {
+        RuntimeClass::Program(_) => absolute(runtime).map(|_| (name.to_owned(), class)),
+        RuntimeClass::Shim(shim) if shim.contains('.') && shim.split('.').all(word) => Ok((name.to_owned(), class)),
+        RuntimeClass::Shim(_) => Err(format!(
+            "{runtime:?} is no runtime: an absolute path (/usr/bin/crun) or containerd's name for a shim (io.containerd.kata.v2)"
+        )),
+    }
 }
 
 pub fn cidrs(text: &str) -> Result<Cidrs, String> {

@@ -1,6 +1,7 @@
 //! Versions, and the advisories that name them. Pure.
 //!
-//! Distributions fix holes without moving the version, which no probe can see: a known hole warns and does not fail.
+//! Distributions fix holes without moving the version. Debian's changelogs say which; where there is none no probe can see
+//! it, so a known hole warns and does not fail.
 
 use std::fmt;
 
@@ -87,6 +88,20 @@ pub const RUNC: [Advisory; 5] = [
     },
 ];
 
+/// Those of crun itself; runc's were runc's own.
+pub const CRUN: [Advisory; 2] = [
+    Advisory {
+        id: "CVE-2022-27650",
+        what: "containers begin with inheritable capabilities",
+        fixed: &[Version::new(1, 4, 4)],
+    },
+    Advisory {
+        id: "CVE-2025-24965",
+        what: "an image writes files of the host, where krun is used",
+        fixed: &[Version::new(1, 20, 0)],
+    },
+];
+
 /// Only holes that reach a client of the native API; those of the CRI plugin do not.
 pub const CONTAINERD: [Advisory; 2] = [
     Advisory {
@@ -114,6 +129,24 @@ fn is_fixed(version: Version, fixed: &[Version]) -> bool {
     }
 }
 
+/// Whether the changelog is that of this version's package and names every hole of the advisory.
+pub fn backported(advisory: &Advisory, version: &str, changelog: &str) -> bool {
+    // `runc (1.1.5+ds1-1+deb12u1) bookworm-security; …` is the package of the program that says 1.1.5+ds1.
+    let package = changelog.split_once('(').map_or("", |(_, rest)| rest);
+    let version = version.trim().trim_start_matches('v');
+    let same = package.strip_prefix(version).is_some_and(|rest| rest.starts_with(['-', ')', '~', '+']));
+    same && advisory.id.split(", ").all(|id| names(changelog, id))
+}
+
+/// Whether the text has this id, and not only a longer one that begins like it.
+fn names(text: &str, id: &str) -> bool {
+    text.match_indices(id).any(|(at, _)| !text[at + id.len()..].starts_with(|c: char| c.is_ascii_digit()))
+}
+
+pub fn ids(advisories: &[&Advisory]) -> String {
+    advisories.iter().map(|advisory| advisory.id).collect::<Vec<_>>().join(", ")
+}
+
 /// The advisories in words.
 pub fn words(open: &[&Advisory]) -> String {
     open.iter().map(|advisory| format!("{} ({})", advisory.id, advisory.what)).collect::<Vec<_>>().join("; ")
@@ -137,6 +170,16 @@ mod tests {
         }
         assert_eq!(Version::parse("unknown"), None);
         assert!(Version::parse("1.4.0-rc.3") < Version::parse("1.4.0"));
+    }
+
+    #[test]
+    fn a_changelog_counts_for_its_own_version_and_whole_ids() {
+        let advisory = Advisory { id: "CVE-2024-2162", what: "", fixed: &[] };
+        let log = |version: &str, id: &str| format!("runc ({version}) bookworm-security; urgency=high\n  * {id}: x\n");
+        assert!(backported(&advisory, "v1.1.5+ds1", &log("1.1.5+ds1-1+deb12u1", "CVE-2024-2162")));
+        assert!(!backported(&advisory, "1.1.5+ds1", &log("1.1.5+ds1-1+deb12u1", "CVE-2024-21626")));
+        assert!(!backported(&advisory, "1.1.5", &log("1.1.51-1", "CVE-2024-2162")));
+        assert!(!backported(&advisory, "1.1.5", ""));
     }
 
     #[test]

@@ -11,13 +11,15 @@ mod machine;
 mod neighbours;
 mod networks;
 mod node;
+mod runtimes;
 mod units;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::config::{Cidr, Config};
+use crate::config::{Cidr, Config, RuntimeClass};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -68,6 +70,7 @@ pub struct Places {
     pub cni_bin_dirs: Vec<PathBuf>,
     pub cni_conf_dir: PathBuf,
     pub pod_cidrs: Vec<Cidr>,
+    pub runtime_classes: BTreeMap<String, RuntimeClass>,
     /// What the agent says of itself (v1 Node), or why it does not answer.
     pub agent: Result<serde_json::Value, String>,
 }
@@ -88,6 +91,14 @@ impl Places {
         let cni_bin_dirs = told_list("cniBinDirs").into_iter().map(PathBuf::from).collect();
         let pod_cidrs: Vec<Cidr> = told_list("podCidrs").iter().filter_map(|text| text.parse().ok()).collect();
         let namespace = agent.as_ref().ok().and_then(|node| node.pointer("/daemonlet/containerdNamespace")?.as_str());
+        let classes = agent.as_ref().ok().and_then(|node| node.pointer("/daemonlet/runtimeClasses")?.as_object());
+        let runtime_classes = match classes {
+            Some(told) => {
+                let class = |text: &serde_json::Value| RuntimeClass::of(text.as_str().unwrap_or_default());
+                told.iter().map(|(name, text)| (name.clone(), class(text))).collect()
+            }
+            None => config.runtime_classes.clone(),
+        };
         Places {
             run_dir: config.run_dir.clone(),
             state_dir: told("stateDir", &config.state_dir),
@@ -99,6 +110,7 @@ impl Places {
             cni_bin_dirs: or(cni_bin_dirs, &config.cni_bin_dirs),
             cni_conf_dir: told("cniConfDir", &config.cni_conf_dir),
             pod_cidrs: if pod_cidrs.is_empty() { config.pod_cidrs.clone() } else { pod_cidrs },
+            runtime_classes,
             agent,
         }
     }
@@ -142,12 +154,15 @@ pub fn examine(places: &Places) -> Vec<Line> {
         cgroups::judge(&cgroups::probe()),
         containers::judge_containerd(&containerd, places),
         containers::judge_snapshotter(&containerd),
-        containers::judge_runc(&containers::probe_runc()),
+        runtimes::judge_runc(&runtimes::probe_program(Path::new("runc"))),
         containers::judge_cni(&containers::probe_cni(&places.cni_bin_dirs)),
         networks::judge(&networks::probe(&places.cni_conf_dir), &places.pod_cidrs),
         node::judge_keeper(&node::probe_keeper(&places.run_dir), units::is_installed()),
         node::judge_agent(&places.agent, &how_to_start(&places.run_dir)),
     ];
+    for (name, class) in &places.runtime_classes {
+        lines.push(runtimes::judge(name, class, &runtimes::probe(class, pid)));
+    }
     lines.extend(directories::lines(places));
     lines.push(units::judge(&units::probe()));
     let neighbours =

@@ -185,6 +185,10 @@ impl Runtime for World {
         Ok("fake://1".into())
     }
 
+    fn knows_class(&self, _: Option<&str>) -> Result<(), StepError> {
+        Ok(())
+    }
+
     fn missing_capabilities(&self) -> Vec<String> {
         vec!["SYS_RESOURCE".into()]
     }

@@ -83,6 +83,9 @@ pub fn node(board: &Board, machine: &Machine) -> Value {
         "memory": format!("{}Ki", machine.memory_bytes / 1024),
         "pods": facts.max_pods.to_string(),
     });
+    // The nameless one is what pods without a class get.
+    let classes = std::iter::once("").chain(facts.runtime_classes.keys().map(String::as_str));
+    let handlers: Vec<Value> = classes.map(|name| json!({"name": name})).collect();
     let checks: Vec<Value> = Check::ALL
         .iter()
         .map(|check| match &checks[check] {
@@ -99,6 +102,7 @@ pub fn node(board: &Board, machine: &Machine) -> Value {
             "conditions": conditions,
             "addresses": addresses,
             "capacity": capacity,
+            "runtimeHandlers": handlers,
             "nodeInfo": {
                 "architecture": labels["kubernetes.io/arch"],
                 "operatingSystem": "linux",
@@ -113,6 +117,7 @@ pub fn node(board: &Board, machine: &Machine) -> Value {
         "daemonlet": {
             "checks": checks,
             "cgroup": facts.cgroup,
+            "runtimeClasses": facts.runtime_classes,
             "missingCapabilities": facts.missing_capabilities,
             "needsRestart": needs_restart,
             "configFault": board.config_fault(),

@@ -44,6 +44,7 @@ pub fn view() -> PodView {
         host_ipc: false,
         priority: 0,
         priority_class: None,
+        runtime_class: None,
         placement: Placement::default(),
         image_pull_secrets: Vec::new(),
     };

@@ -177,6 +177,7 @@ pub fn template() -> PodTemplate {
             host_ipc: false,
             priority: 0,
             priority_class: None,
+            runtime_class: None,
             placement: Placement::default(),
             image_pull_secrets: Vec::new(),
         },

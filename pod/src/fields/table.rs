@@ -282,7 +282,7 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("imagePullSecrets", Objects, Honoured("Secret documents of the manifest directory, in the pod's namespace, of the types kubernetes.io/dockerconfigjson and kubernetes.io/dockercfg")),
     row("imagePullSecrets[].name", Text, Honoured("")),
     row("readinessGates", Objects, Refused("not supported: nothing here would open the gate")),
-    row("runtimeClassName", Text, Refused("not built yet: all containers use the default runtime")),
+    row("runtimeClassName", Text, Honoured("a runtime class of the agent's configuration (`runtime-class`); a pod with another one waits and says which there are")),
     row("overhead", QuantityMap, Refused("not supported: it belongs to a runtime class")),
     row("os", Object, Honoured("")),
     row("os.name", Text, Only("linux", "this node runs Linux")),

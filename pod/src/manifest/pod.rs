@@ -95,6 +95,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         host_ipc: spec.boolean_in("hostIPC", findings).unwrap_or(false),
         priority,
         priority_class,
+        runtime_class: runtime_class(spec, findings),
         placement: placement::read(spec, findings),
         image_pull_secrets: secret::names_in(spec, findings),
         volumes,
@@ -242,6 +243,16 @@ fn dns_policy(spec: &At<'_>, findings: &mut Findings) {
             );
         }
     }
+}
+
+/// The empty name is the node's usual runtime, as in Kubernetes.
+fn runtime_class(spec: &At<'_>, findings: &mut Findings) -> Option<String> {
+    let at = spec.get("runtimeClassName")?;
+    let name = at.text(findings).filter(|name| !name.is_empty())?;
+    if let Some(reason) = names::dns_subdomain(name) {
+        findings.rule(&at, reason);
+    }
+    Some(name.to_owned())
 }
 
 fn priority(spec: &At<'_>, findings: &mut Findings) -> (i32, Option<String>) {

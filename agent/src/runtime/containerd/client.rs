@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use containerd_client::services::v1::containers_client::ContainersClient;
@@ -51,6 +51,7 @@ pub struct Client {
     socket: Arc<Path>,
     /// containerd's process as seen at the newest connection; 0 before the first.
     peer: Arc<AtomicI32>,
+    connections: Arc<AtomicU64>,
 }
 
 /// The namespace is no containerd identifier.
@@ -68,12 +69,15 @@ impl Client {
         let path: PathBuf = socket.to_owned();
         let peer = Arc::new(AtomicI32::new(0));
         let connected = Arc::clone(&peer);
+        let connections = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&connections);
         let connector = tower::service_fn(move |_: Uri| {
-            let (path, connected) = (path.clone(), Arc::clone(&connected));
+            let (path, connected, counted) = (path.clone(), Arc::clone(&connected), Arc::clone(&counted));
             async move {
                 let stream = UnixStream::connect(&path).await?;
                 let pid = stream.peer_cred().ok().and_then(|c| c.pid()).unwrap_or(0);
                 connected.store(pid, Ordering::Relaxed);
+                counted.fetch_add(1, Ordering::Relaxed);
                 Ok::<_, std::io::Error>(TokioIo::new(stream))
             }
         });
@@ -84,6 +88,7 @@ impl Client {
             namespace: namespace.parse().map_err(|_| invalid())?,
             socket: socket.into(),
             peer,
+            connections,
         })
     }
 
@@ -99,6 +104,11 @@ impl Client {
     /// containerd's process id, once a connection stood; None before, or when it lives in a foreign PID namespace.
     pub fn peer_pid(&self) -> Option<i32> {
         Some(self.peer.load(Ordering::Relaxed)).filter(|pid| *pid > 0)
+    }
+
+    /// How many connections there have been: when it has grown, another containerd may answer.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// `message` as a request in our namespace.

@@ -30,7 +30,7 @@ use super::host::{self, HostDevice};
 use super::image_facts::ImageFacts;
 use super::oci::{self, Inputs};
 use super::tasks::NewTask;
-use super::{Containerd, cgroup, image_volumes, labels, snapshots, tasks};
+use super::{Containerd, cgroup, classes, image_volumes, labels, snapshots, tasks};
 use crate::execute::chain;
 use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
 
@@ -50,9 +50,12 @@ impl Containerd {
         };
         let begun = Instant::now();
         let image_volumes = image_volumes::places(&self.config.state_dir, run, image);
-        let (spec, adapted) = self.spec_of(run, image, &image_volumes).await?;
+        let runtime = classes::of_pod(&self.config.classes, run.template.spec.runtime_class.as_deref())?;
+        let version = self.containerd_version().await.map_err(|status| refused("containerd's version", &status))?;
+        let shim_group = runtime.shim_group(&run.run.uid, &version);
+        let (spec, adapted) = self.spec_of(run, image, &image_volumes, &shim_group).await?;
         let spec = serde_json::to_vec(&spec).expect("a spec has only text keys");
-        let systemd_cgroup = matches!(run.sandbox.cgroup, CgroupParent::Systemd(_));
+        let options = runtime.options(matches!(run.sandbox.cgroup, CgroupParent::Systemd(_)));
         let labels = labels::of_run(run, image, &adapted);
         let created = CreatedRun {
             image_id: image.image_id(),
@@ -62,10 +65,7 @@ impl Containerd {
             id: id.clone(),
             labels,
             image: image.name.clone(),
-            runtime: Some(RecordRuntime {
-                name: tasks::RUNTIME.to_owned(),
-                options: tasks::runtime_options(systemd_cgroup),
-            }),
+            runtime: Some(RecordRuntime { name: runtime.name, options: options.clone() }),
             spec: Some(Any { type_url: SPEC_TYPE.to_owned(), value: spec.clone() }),
             snapshotter: self.config.snapshotter.clone(),
             snapshot_key: id.clone(),
@@ -101,7 +101,7 @@ impl Containerd {
                 stdout: text(&run.stdout),
                 stderr: text(&run.stderr),
                 terminal: run.container.tty,
-                systemd_cgroup,
+                options,
             };
             tasks::create(&self.client, &task).await.map_err(|status| refused("the task", &status))
         };
@@ -128,6 +128,7 @@ impl Containerd {
         run: &CreateRun<'_>,
         image: &ImageFacts,
         image_volumes: &BTreeMap<PathBuf, PathBuf>,
+        shim_group: &str,
     ) -> Result<(Spec, Vec<oci::Adapted>), StepError> {
         let default_profile = match (&run.container.security.apparmor, run.container.security.privileged) {
             (Some(AppArmor::Unconfined | AppArmor::Localhost(_)), _) | (_, true) => IsNeeded::No,
@@ -150,6 +151,7 @@ impl Containerd {
             image_volumes,
             node_name: &self.config.node_name,
             seccomp_default: self.config.seccomp_default,
+            shim_group,
         };
         oci::spec(&inputs).map_err(|error| StepError::new(error.reason(), error.to_string()))
     }

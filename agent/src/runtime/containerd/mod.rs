@@ -25,9 +25,12 @@ use self::image_facts::ImageFacts;
 use self::images::Images;
 use self::user::Accounts;
 
+pub use self::classes::OciRuntime;
+
 pub mod apparmor;
 pub mod capabilities;
 mod cgroup;
+mod classes;
 pub mod client;
 mod containers;
 mod environment;
@@ -62,6 +65,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Whether an unset seccomp profile means RuntimeDefault.
     pub seccomp_default: bool,
+    /// Runtimes other than the usual one, by the name that pods give.
+    pub classes: BTreeMap<String, OciRuntime>,
     pub pulls: images::pull::Settings,
 }
 
@@ -75,6 +80,7 @@ impl Config {
             node_name: node_name.into(),
             state_dir: "/var/lib/daemonlet".into(),
             seccomp_default: true,
+            classes: BTreeMap::new(),
             pulls: images::pull::Settings::default(),
         }
     }
@@ -87,6 +93,8 @@ pub struct Containerd {
     heard: Arc<Heard>,
     /// What this containerd's machine can give, with the pid of the containerd that it was read for.
     host: Mutex<Option<(Option<i32>, Arc<Host>)>>,
+    /// containerd's version, with the number of the connection over which it was asked.
+    version: Mutex<Option<(u64, String)>>,
     /// Accounts of images by chain id, which names content: they never change.
     accounts: Mutex<BTreeMap<String, Arc<Accounts>>>,
     images: Images,
@@ -109,6 +117,7 @@ impl Containerd {
             config,
             heard,
             host: Mutex::default(),
+            version: Mutex::default(),
             accounts: Mutex::default(),
             images,
             apparmor: Profiles::default(),
@@ -139,6 +148,18 @@ impl Containerd {
                 host
             }
         }
+    }
+
+    /// containerd's own word for its version: asked once a connection, for another one may be another containerd's.
+    async fn containerd_version(&self) -> Result<String, Status> {
+        let connection = self.client.connections();
+        let known = self.version.lock().expect("nothing panics while it is held").clone();
+        if let Some((_, version)) = known.filter(|(asked_over, _)| *asked_over == connection) {
+            return Ok(version);
+        }
+        let answer = bounded(QUICK, self.client.version().version(self.client.request(()))).await?;
+        *self.version.lock().expect("nothing panics while it is held") = Some((connection, answer.version.clone()));
+        Ok(answer.version)
     }
 
     /// Accounts of the image, read once.
@@ -232,6 +253,10 @@ impl Runtime for Containerd {
             .await
             .map(|answer| format!("containerd {}", answer.version))
             .map_err(|status| self.client.step_error("RuntimeError", "asking for the version", &status))
+    }
+
+    fn knows_class(&self, class: Option<&str>) -> Result<(), StepError> {
+        classes::of_pod(&self.config.classes, class).map(|_| ())
     }
 
     fn missing_capabilities(&self) -> Vec<String> {

@@ -67,6 +67,8 @@ pub struct Inputs<'a> {
     pub node_name: &'a str,
     /// An unset profile means RuntimeDefault; false: Unconfined, as in Kubernetes.
     pub seccomp_default: bool,
+    /// [`OciRuntime::shim_group`](super::classes::OciRuntime::shim_group).
+    pub shim_group: &'a str,
 }
 
 /// Something that was asked for and that this machine cannot give.
@@ -168,7 +170,7 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
         .set_domainname(None)
         .set_mounts(Some(mounts))
         .set_process(Some(process))
-        .set_annotations(Some(HashMap::from([(SHIM_GROUP.to_owned(), run.run.uid.to_string())])))
+        .set_annotations(Some(HashMap::from([(SHIM_GROUP.to_owned(), inputs.shim_group.to_owned())])))
         .set_linux(Some(linux));
     Ok((spec, adapted))
 }

@@ -10,24 +10,13 @@ use containerd_client::services::v1::{
 use containerd_client::tonic::{Code, Status};
 use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status as TaskStatus};
-use prost::Message;
 use prost_types::{Any, Timestamp};
 
 use super::client::{Client, QUICK, SLOW, bounded, found};
 
-/// The shim that runs runc.
-pub const RUNTIME: &str = "io.containerd.runc.v2";
-const OPTIONS_TYPE: &str = "containerd.runc.v1.Options";
 /// How long killed processes may take to end before the deletion is tried anyway: only a process in
 /// uninterruptible sleep takes longer.
 const KILLED_WAIT: Duration = Duration::from_secs(10);
-
-/// `containerd.runc.v1.Options`, as far as we set it (api/types/runc/options/oci.proto of containerd).
-#[derive(Clone, PartialEq, prost::Message)]
-struct RuncOptions {
-    #[prost(bool, tag = "9")]
-    systemd_cgroup: bool,
-}
 
 /// What a task is created from.
 #[derive(Debug, Clone)]
@@ -38,13 +27,8 @@ pub struct NewTask {
     pub stdout: String,
     pub stderr: String,
     pub terminal: bool,
-    pub systemd_cgroup: bool,
-}
-
-/// runc's options, for the container record and the task alike.
-pub fn runtime_options(systemd_cgroup: bool) -> Option<Any> {
-    let options = RuncOptions { systemd_cgroup };
-    systemd_cgroup.then(|| Any { type_url: OPTIONS_TYPE.to_owned(), value: options.encode_to_vec() })
+    /// For the shim; the same as in the container's record.
+    pub options: Option<Any>,
 }
 
 pub async fn create(client: &Client, task: &NewTask) -> Result<(), Status> {
@@ -55,7 +39,7 @@ pub async fn create(client: &Client, task: &NewTask) -> Result<(), Status> {
         // A terminal has one output.
         stderr: if task.terminal { String::new() } else { task.stderr.clone() },
         terminal: task.terminal,
-        options: runtime_options(task.systemd_cgroup),
+        options: task.options.clone(),
         ..CreateTaskRequest::default()
     };
     match bounded(SLOW, client.tasks().create(client.request(request()))).await {
@@ -170,12 +154,5 @@ mod tests {
         ] {
             assert_eq!(stop_signal(written), number, "{written:?}");
         }
-    }
-
-    #[test]
-    fn systemd_option_is_field_nine() {
-        let any = runtime_options(true).expect("asked for");
-        assert_eq!((any.type_url.as_str(), any.value), ("containerd.runc.v1.Options", vec![9 << 3, 1]));
-        assert_eq!(runtime_options(false), None);
     }
 }

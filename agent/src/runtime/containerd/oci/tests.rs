@@ -73,6 +73,7 @@ fn case() -> Case {
                 host_ipc: false,
                 priority: 0,
                 priority_class: None,
+                runtime_class: None,
                 placement: Placement::default(),
                 image_pull_secrets: Vec::new(),
             },
@@ -156,6 +157,7 @@ impl Case {
             image_volumes: &self.image_volumes,
             node_name: "node-1",
             seccomp_default: true,
+            shim_group: "5f0c-runc-1.6",
         })
     }
 
@@ -191,7 +193,7 @@ fn what_the_library_presets_is_gone() {
     assert_eq!(json["linux"].get("devices"), None);
     assert_eq!(json["process"]["noNewPrivileges"], false);
     assert_eq!(json["root"], json!({"path": "rootfs", "readonly": false}));
-    assert_eq!(json["annotations"], json!({"io.containerd.runc.v2.group": "5f0c"}));
+    assert_eq!(json["annotations"], json!({"io.containerd.runc.v2.group": "5f0c-runc-1.6"}));
 }
 
 #[test]

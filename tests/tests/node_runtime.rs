@@ -1,0 +1,127 @@
+//! Runtime classes: a pod's `runtimeClassName` chooses among the OCI runtimes of the agent's configuration.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use serde_json::json;
+use tests::client::Pod;
+use tests::manifest::{Document, daemon_set, pod};
+use tests::node::TestNode;
+use tests::wait::{PATIENCE, wait_for};
+
+/// A runtime that can be told from the usual one: it is runc, and it writes down that it was called.
+fn other_runtime(node: &TestNode) -> PathBuf {
+    let program = node.dir().join("other-runc");
+    let calls = calls_file(node);
+    fs::write(&program, format!("#!/bin/sh\necho \"$*\" >> {}\nexec runc \"$@\"\n", calls.display()))
+        .expect("the node's directory is the test's own");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("the node's directory is the test's own");
+    program
+}
+
+fn calls_file(node: &TestNode) -> PathBuf {
+    node.dir().join("other-runc.calls")
+}
+
+/// Whether the other runtime was called with this word and container.
+fn called(node: &TestNode, word: &str, pod: &Pod) -> bool {
+    let calls = fs::read_to_string(calls_file(node)).unwrap_or_default();
+    let id = pod.container_id("");
+    calls.lines().any(|call| call.split(' ').any(|part| part == word) && call.contains(&id))
+}
+
+fn of_class(document: Document, class: &str) -> String {
+    document.pod_field("runtimeClassName", json!(class)).text()
+}
+
+/// A node whose configuration file knows the class `other`.
+fn node_with_other() -> (TestNode, PathBuf) {
+    let mut node = TestNode::builder().without_agent().start();
+    let program = other_runtime(&node);
+    let config = node.dir().join("config.yaml");
+    fs::write(&config, format!("runtime-class:\n  other: {}\n", program.display()))
+        .expect("the node's directory is the test's own");
+    node.set_flag("--config", &config.display().to_string());
+    node.start_agent();
+    node.wait_agent();
+    (node, config)
+}
+
+#[test]
+fn a_pod_runs_under_the_runtime_of_its_class_through_its_whole_life() {
+    let (node, _) = node_with_other();
+    node.put("usual.yaml", &pod("usual").text());
+    node.put("other.yaml", &of_class(daemon_set("other").own_network(), "other"));
+    let (usual, other) = (node.wait_running("usual"), node.wait_running("other"));
+    assert!(called(&node, "create", &other) && called(&node, "start", &other));
+    assert!(!called(&node, "create", &usual), "a pod without a class ran under the other runtime");
+    node.process(&other).kill_9();
+    let again = node.wait_pod("other", "runs again", |pod| pod.running() && pod.restarts() == 1);
+    assert!(called(&node, "create", &again));
+    node.remove("other.yaml");
+    node.remove("usual.yaml");
+    node.wait_nothing_left();
+    assert!(called(&node, "delete", &again));
+}
+
+#[test]
+fn an_unknown_class_keeps_the_pod_waiting_and_names_those_that_there_are() {
+    let (node, _) = node_with_other();
+    node.put("a.yaml", &of_class(pod("a"), "gvisor"));
+    let said = wait_for("the event says why", || {
+        let said = node.cli(&["describe", "pod", "a-node-a"]).out;
+        if said.contains("FailedCreatePodSandBox") && said.contains("gvisor") { Ok(said) } else { Err(said) }
+    });
+    assert!(said.contains("configured are: other"), "{said}");
+    assert_eq!(node.pods_of("a")[0].phase(), "Pending");
+    // The name of a class that is known is all that it lacks.
+    node.put("a.yaml", &of_class(pod("a"), "other"));
+    let pod = node.wait_running("a");
+    assert!(called(&node, "create", &pod));
+}
+
+#[test]
+fn an_update_to_an_unknown_class_leaves_the_old_pod_running() {
+    let (node, _) = node_with_other();
+    node.put("a.yaml", &of_class(daemon_set("a"), "other"));
+    let process = node.process(&node.wait_running("a"));
+    node.put("a.yaml", &of_class(daemon_set("a"), "gvisor"));
+    wait_for("the refusal is told", || {
+        let said = node.cli(&["get", "events", "-A"]).out;
+        if said.contains("gvisor") { Ok(()) } else { Err(said) }
+    });
+    assert!(process.alive(), "the old pod was ended for a successor that cannot start");
+    node.put("a.yaml", &of_class(daemon_set("a"), "other"));
+    node.wait_running("a");
+    assert!(process.alive());
+}
+
+#[test]
+fn a_class_that_is_configured_no_more_harms_no_running_pod_and_hinders_no_end() {
+    let (mut node, config) = node_with_other();
+    node.put("a.yaml", &of_class(pod("a"), "other"));
+    node.put("b.yaml", &of_class(pod("b"), "other"));
+    let before = [node.wait_running("a"), node.wait_running("b")];
+    let processes = before.each_ref().map(|pod| node.process(pod));
+    fs::write(&config, "max-pods: 10\n").unwrap();
+    node.restart_agent();
+    assert_eq!([node.wait_running("a"), node.wait_running("b")].each_ref().map(|pod| node.process(pod)), processes);
+
+    // What has to be started anew cannot be, and says so.
+    processes[1].kill_9();
+    wait_for("b says why it does not run", || {
+        let said = node.cli(&["why", "b"]).out;
+        if said.contains("no runtime class is configured") { Ok(()) } else { Err(said) }
+    });
+    // What is to end does, by the runtime that began it.
+    node.remove("a.yaml");
+    processes[0].wait_gone(PATIENCE);
+    node.wait_no_pod("a");
+    assert!(called(&node, "delete", &before[0]));
+
+    let program = node.dir().join("other-runc");
+    fs::write(&config, format!("runtime-class: {{other: {}}}\n", program.display())).unwrap();
+    node.restart_agent();
+    node.wait_pod("b", "runs again", |pod| pod.running() && pod.restarts() > 0);
+}
