@@ -18,7 +18,7 @@ use pod::plan::Signal;
 use crate::seams::{CreateRun, CreatedRun, ImageWanted, PodRuns, Prepared, Runtime, ShimEnd, StepError, Wake};
 
 use self::apparmor::Profiles;
-use self::client::{Client, NamespaceInvalid, PROBE, bounded};
+use self::client::{Client, NamespaceInvalid, PROBE, QUICK, bounded};
 use self::events::Heard;
 use self::host::Host;
 use self::image_facts::ImageFacts;
