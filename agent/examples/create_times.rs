@@ -59,6 +59,7 @@ async fn main() {
             priority: 0,
             priority_class: None,
             placement: Placement::default(),
+            naming: Default::default(),
         },
     };
     let record = Record {

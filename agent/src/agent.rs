@@ -215,6 +215,7 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
         pod_cidrs,
         bridge: BRIDGE.to_owned(),
         node_files: sandbox::NodeFiles::default(),
+        cluster: sandbox::Cluster { dns: config.cluster_dns.clone(), domain: config.cluster_domain.clone() },
     };
     Ok(NodeMachine {
         runtime: Containerd::open(runtime)?,

@@ -35,6 +35,7 @@ pub fn template(containers: &[&str]) -> PodTemplate {
             priority: 0,
             priority_class: None,
             placement: Placement::default(),
+            naming: Default::default(),
         },
     }
 }

@@ -2,6 +2,7 @@
 //! here; read by everything below. Pod-level defaults (security context) are resolved into each container.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// A pod as a document or a DaemonSet's template asks for it.
@@ -28,6 +29,7 @@ pub struct PodSpec {
     pub priority: i32,
     pub priority_class: Option<String>,
     pub placement: Placement,
+    pub naming: Naming,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,54 @@ pub enum RestartPolicy {
     Always,
     OnFailure,
     Never,
+}
+
+/// How the pod is called, and how its containers find others by name.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Naming {
+    /// `hostname`; None: the pod's name.
+    pub hostname: Option<String>,
+    pub subdomain: Option<String>,
+    /// `setHostnameAsFQDN`.
+    pub fqdn_as_hostname: bool,
+    pub dns_policy: DnsPolicy,
+    /// `dnsConfig`; empty where absent.
+    pub dns: DnsConfig,
+    pub host_aliases: Vec<HostAlias>,
+}
+
+/// v1 DNSPolicy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DnsPolicy {
+    #[default]
+    ClusterFirst,
+    ClusterFirstWithHostNet,
+    /// The node's own.
+    Default,
+    /// `dnsConfig` alone.
+    None,
+}
+
+/// v1 PodDNSConfig, within Kubernetes' limits.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DnsConfig {
+    pub nameservers: Vec<IpAddr>,
+    pub searches: Vec<String>,
+    pub options: Vec<DnsOption>,
+}
+
+/// One word of resolv.conf(5)'s `options`: `name` or `name:value`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsOption {
+    pub name: String,
+    pub value: Option<String>,
+}
+
+/// A line of /etc/hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostAlias {
+    pub ip: IpAddr,
+    pub hostnames: Vec<String>,
 }
 
 /// Which nodes the pod may run on.

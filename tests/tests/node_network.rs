@@ -129,3 +129,32 @@ fn nothing_is_written_to_the_machines_own_network_configuration() {
     // Bridges and addresses are made in the network namespace of the agent, which is the node's.
     assert!(node.links().iter().any(|link| link.starts_with("veth")));
 }
+
+#[test]
+fn a_pod_is_called_and_finds_others_as_its_manifest_says() {
+    let node = TestNode::builder().flag("--cluster-dns", "198.18.0.10").start();
+    let named = pod("named")
+        .own_network()
+        .pod_field("hostname", json!("web"))
+        .pod_field("subdomain", json!("db"))
+        .pod_field("setHostnameAsFQDN", json!(true))
+        .pod_field("hostAliases", json!([{"ip": "198.18.9.1", "hostnames": ["foo", "bar"]}]))
+        .pod_field("dnsConfig", json!({"nameservers": ["198.18.9.53"], "options": [{"name": "ndots", "value": "2"}]}));
+    node.put("named.yaml", &named.text());
+    let running = node.wait_running("named");
+    let process = node.process(&running);
+    let see = |words: &[&str]| node.exec(process, words).ok().out;
+    assert_eq!(see(&["hostname"]).trim(), "web.db.default.svc.cluster.local");
+    let hosts = see(&["cat", "/etc/hosts"]);
+    assert!(hosts.contains(&format!("{}\tweb.db.default.svc.cluster.local\tweb\n", running.ip())), "{hosts}");
+    assert!(hosts.ends_with("198.18.9.1\tfoo\tbar\n"), "{hosts}");
+    let resolv_conf = see(&["cat", "/etc/resolv.conf"]);
+    assert!(
+        resolv_conf.starts_with("search default.svc.cluster.local svc.cluster.local cluster.local"),
+        "{resolv_conf}"
+    );
+    assert!(
+        resolv_conf.ends_with("nameserver 198.18.0.10\nnameserver 198.18.9.53\noptions ndots:2\n"),
+        "{resolv_conf}"
+    );
+}

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::cgroups::{self, Driver};
 use super::cni::cidr::Cidr;
+use super::dns::Cluster;
 use super::files::NodeFiles;
 
 /// What has to be known of the node.
@@ -23,6 +24,7 @@ pub struct Config {
     /// The bridge's name, so that several nodes may run in one network namespace; at most 15 letters.
     pub bridge: String,
     pub node_files: NodeFiles,
+    pub cluster: Cluster,
 }
 
 /// Why the node's sandboxes cannot be served at all.

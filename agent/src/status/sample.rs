@@ -45,6 +45,7 @@ pub fn view() -> PodView {
         priority: 0,
         priority_class: None,
         placement: Placement::default(),
+        naming: Default::default(),
     };
     let workload = WorkloadKey { namespace: "kube-system".into(), kind: WorkloadKind::DaemonSet, name: "ds".into() };
     let record = Record {

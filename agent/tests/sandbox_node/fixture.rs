@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use agent::sandbox::{Config, Driver, NodeFiles, NodeSandboxes};
+use agent::sandbox::{Cluster, Config, Driver, NodeFiles, NodeSandboxes};
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 use pod::desired::{Origin, Source};
@@ -38,6 +38,7 @@ impl Node {
             pod_cidrs: vec!["198.18.0.0/15".parse().unwrap()],
             bridge: "daemonlet0".into(),
             node_files: NodeFiles { etc: self.dir.path().join("etc"), resolved: self.dir.path().join("resolved") },
+            cluster: Cluster::default(),
         }
     }
 
@@ -178,6 +179,7 @@ pub fn template() -> PodTemplate {
             priority: 0,
             priority_class: None,
             placement: Placement::default(),
+            naming: Default::default(),
         },
     }
 }

@@ -220,6 +220,7 @@ impl TestPod {
                 priority: 0,
                 priority_class: None,
                 placement: Placement::default(),
+                naming: Default::default(),
             },
         };
         let record = Record {

@@ -34,7 +34,6 @@ const NO_ACCOUNT: &str = "there is no API server to talk to, so no token is moun
 const NO_VOLUME: &str = "not built yet: only hostPath volumes can be used";
 const CLOUD_VOLUME: &str = "not supported: mount it on the host and use hostPath";
 const NO_PROBE: &str = "not built yet: remove the probe";
-const NO_NAME: &str = "not built yet: the host name is the pod's name, or the node's with hostNetwork";
 const WINDOWS: &str = "for Windows nodes only";
 
 /// Any object.
@@ -264,13 +263,20 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("priority", Integer, Honoured("orders starts, and admission beyond the maximum number of pods")),
     row("priorityClassName", Text, Honoured("system-node-critical and system-cluster-critical have their values; others count as `priority` says, else 0")),
     row("preemptionPolicy", Text, NoEffect(SCHEDULER)),
-    row("dnsPolicy", Text, Honoured("ClusterFirst, ClusterFirstWithHostNet, Default: all give the node's resolv.conf; None is not built yet")),
-    row("dnsConfig", Object, Refused("not built yet: containers get the node's resolv.conf")),
-    row("hostAliases", Objects, Refused("not built yet: /etc/hosts holds the pod's own name")),
-    row("hostname", Text, Refused(NO_NAME)),
-    row("hostnameOverride", Text, Refused(NO_NAME)),
-    row("subdomain", Text, Refused(NO_NAME)),
-    row("setHostnameAsFQDN", Boolean, Only("false", NO_NAME)),
+    row("dnsPolicy", Text, Honoured("ClusterFirst (default), ClusterFirstWithHostNet, Default, None; without `--cluster-dns` the first two give the node's resolv.conf")),
+    row("dnsConfig", Object, Honoured("added to what dnsPolicy gives; a resolv.conf has at most 3 name servers and 32 search domains of 2048 characters, what is more is left out")),
+    row("dnsConfig.nameservers", Texts, Honoured("at most 3 addresses; needed with dnsPolicy None")),
+    row("dnsConfig.searches", Texts, Honoured("at most 32, 2048 characters in all")),
+    row("dnsConfig.options", Objects, Honoured("")),
+    row("dnsConfig.options[].name", Text, Honoured("replaces an option of this name that dnsPolicy gives")),
+    row("dnsConfig.options[].value", Text, Honoured("")),
+    row("hostAliases", Objects, Honoured("lines of /etc/hosts, with hostNetwork too")),
+    row("hostAliases[].ip", Text, Honoured("")),
+    row("hostAliases[].hostnames", Texts, Honoured("")),
+    row("hostname", Text, Honoured("at most 63 characters; default: the pod's name, cut to 63; with hostNetwork the node's")),
+    row("hostnameOverride", Text, Refused("not built yet: use hostname, and subdomain with setHostnameAsFQDN")),
+    row("subdomain", Text, Honoured("/etc/hosts names the pod `hostname.subdomain.namespace.svc.<--cluster-domain>` too")),
+    row("setHostnameAsFQDN", Boolean, Honoured("with subdomain; a name of more than 64 characters cannot be set, and the pod says so")),
     row("enableServiceLinks", Boolean, NoEffect("there are no Services on this node")),
     row("serviceAccountName", Text, NoEffect(NO_ACCOUNT)),
     row("serviceAccount", Text, NoEffect(NO_ACCOUNT)),

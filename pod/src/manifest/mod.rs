@@ -12,6 +12,7 @@ mod env;
 mod findings;
 mod json;
 mod names;
+mod naming;
 mod placement;
 mod pod;
 pub mod quantity;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::findings::{At, Findings};
-use super::{container, names, placement, security};
+use super::{container, names, naming, placement, security};
 use crate::spec::{
     Container, HostPathKind, PodSpec, PodTemplate, RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
 };
@@ -82,7 +82,6 @@ fn spec(spec: &At<'_>, findings: &mut Findings) -> Option<PodSpec> {
         Some("Never") => RestartPolicy::Never,
         Some(other) => one_of(spec, "restartPolicy", other, &["Always", "OnFailure", "Never"], findings)?,
     };
-    dns_policy(spec, findings);
     let (priority, priority_class) = priority(spec, findings);
     Some(PodSpec {
         containers,
@@ -94,6 +93,7 @@ fn spec(spec: &At<'_>, findings: &mut Findings) -> Option<PodSpec> {
         priority,
         priority_class,
         placement: placement::read(spec, findings),
+        naming: naming::read(spec, findings),
         volumes,
     })
 }
@@ -218,27 +218,6 @@ fn grace(spec: &At<'_>, findings: &mut Findings) -> Duration {
     }
     // Kubernetes reads an int64 and treats a negative one as 1.
     Duration::from_secs(if seconds < 0 { 1 } else { u64::try_from(seconds).unwrap_or(u64::MAX).min(i64::MAX as u64) })
-}
-
-fn dns_policy(spec: &At<'_>, findings: &mut Findings) {
-    match spec.text_in("dnsPolicy", findings) {
-        None | Some("ClusterFirst" | "ClusterFirstWithHostNet" | "Default") => {}
-        Some(other) => {
-            let Some(at) = spec.get("dnsPolicy") else { return };
-            findings.rule(
-                &at,
-                match other {
-                    "None" => {
-                        "None is not built yet, because dnsConfig is not: leave it out to get the node's resolv.conf"
-                            .to_owned()
-                    }
-                    other => {
-                        format!("{} is not one of ClusterFirst, ClusterFirstWithHostNet, Default", names::shown(other))
-                    }
-                },
-            );
-        }
-    }
 }
 
 fn priority(spec: &At<'_>, findings: &mut Findings) -> (i32, Option<String>) {

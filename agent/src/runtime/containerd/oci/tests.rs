@@ -73,6 +73,7 @@ fn case() -> Case {
                 priority: 0,
                 priority_class: None,
                 placement: Placement::default(),
+                naming: Default::default(),
             },
         },
         sandbox: Sandbox {
