@@ -212,6 +212,7 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
         cgroup_root: config.cgroup_root.clone(),
         cgroup_driver: sandbox::Driver::detect(),
         cni_bin_dirs: config.cni_bin_dirs.clone(),
+        cni_conf_dir: config.cni_conf_dir.clone(),
         pod_cidrs,
         bridge: BRIDGE.to_owned(),
         node_files: sandbox::NodeFiles::default(),

@@ -258,8 +258,8 @@ impl Feed for Security {
 
 impl Feed for ContainerPort {
     fn feed(&self, sum: &mut Sum) {
-        let ContainerPort { name, port, protocol } = self;
-        feed_all!(*sum, name, port, protocol);
+        let ContainerPort { name, port, protocol, host_port, host_ip } = self;
+        feed_all!(*sum, name, port, protocol, host_port, host_ip);
     }
 }
 

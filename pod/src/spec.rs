@@ -169,7 +169,7 @@ pub struct Container {
     pub mounts: Vec<VolumeMount>,
     /// Effective: the container's own fields over the pod's.
     pub security: Security,
-    /// `ports[]`, for show and for named ports; nothing is opened by them.
+    /// `ports[]`: for show, for named ports, and for ports of the node that lead here.
     pub ports: Vec<ContainerPort>,
     pub stdin: bool,
     pub tty: bool,
@@ -273,6 +273,10 @@ pub struct ContainerPort {
     pub name: Option<String>,
     pub port: u16,
     pub protocol: String,
+    /// With hostNetwork always the port itself.
+    pub host_port: Option<u16>,
+    /// None: every address of the node.
+    pub host_ip: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -310,6 +314,10 @@ pub enum HostPathKind {
 
 /// The annotation that keeps a created successor waiting beside each running container.
 pub const STANDBY_ANNOTATION: &str = "daemonlet.dev/standby";
+
+/// Kubernetes' annotations for the bandwidth of a pod with a network of its own, in bits a second.
+pub const INGRESS_BANDWIDTH_ANNOTATION: &str = "kubernetes.io/ingress-bandwidth";
+pub const EGRESS_BANDWIDTH_ANNOTATION: &str = "kubernetes.io/egress-bandwidth";
 
 impl PodTemplate {
     /// Whether a created successor is to stand by ([`STANDBY_ANNOTATION`]).

@@ -19,6 +19,8 @@ pub struct Config {
     pub cgroup_root: String,
     pub cgroup_driver: Driver,
     pub cni_bin_dirs: Vec<PathBuf>,
+    /// The node's own network configurations: only read.
+    pub cni_conf_dir: PathBuf,
     /// One of a family, the first of which gives `podIP`.
     pub pod_cidrs: Vec<Cidr>,
     /// The bridge's name, so that several nodes may run in one network namespace; at most 15 letters.

@@ -33,15 +33,15 @@ impl Default for Cluster {
 
 /// The lines that count of a resolv.conf.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Settings {
-    servers: Vec<String>,
-    searches: Vec<String>,
+pub struct Settings {
+    pub servers: Vec<String>,
+    pub searches: Vec<String>,
     /// `name` or `name:value`.
-    options: Vec<String>,
+    pub options: Vec<String>,
 }
 
-/// The whole file for a pod of this namespace.
-pub fn compose(naming: &Naming, host_network: bool, namespace: &str, cluster: &Cluster, node: &str) -> String {
+/// For a pod of this namespace; `node`: the node's resolv.conf.
+pub fn settings(naming: &Naming, host_network: bool, namespace: &str, cluster: &Cluster, node: &str) -> Settings {
     let asks_the_cluster = match naming.dns_policy {
         DnsPolicy::ClusterFirst => !host_network,
         DnsPolicy::ClusterFirstWithHostNet => true,
@@ -57,7 +57,11 @@ pub fn compose(naming: &Naming, host_network: bool, namespace: &str, cluster: &C
         settings.searches.splice(0..0, own.into_iter().chain([cluster.domain.clone()]));
         settings.options = CLUSTER_OPTIONS.iter().map(|&option| option.to_owned()).collect();
     }
-    let settings = limited(merged(settings, &naming.dns));
+    limited(merged(settings, &naming.dns))
+}
+
+/// The whole file.
+pub fn text(settings: &Settings) -> String {
     let line = |word: &str, values: &[String]| match values.is_empty() {
         true => String::new(),
         false => format!("{word} {}\n", values.join(" ")),
@@ -133,6 +137,10 @@ fn unique(values: &mut Vec<String>) {
 mod tests {
     use super::*;
     use pod::spec::DnsOption;
+
+    fn compose(naming: &Naming, host_network: bool, namespace: &str, cluster: &Cluster, node: &str) -> String {
+        text(&settings(naming, host_network, namespace, cluster, node))
+    }
 
     const NODE: &str = "# made by somebody\n; and another\nnameserver 198.18.0.53\ndomain old\nsearch lan. example.com\n\
                         options edns0 timeout:1\nsortlist 10.0.0.0\n";

@@ -14,7 +14,7 @@ use nix::libc::O_NOFOLLOW;
 use pod::spec::{HostAlias, Naming};
 
 use super::called::Called;
-use super::dns::{self, Cluster};
+use super::dns::{self, Cluster, Settings};
 
 /// A node's hosts file or resolv.conf longer than this is cut at a line's end.
 const NODE_FILE_MAX: u64 = 400 * 1024;
@@ -73,9 +73,8 @@ pub fn make(pod_dir: &Path, wanted: &Wanted<'_>, node: &NodeFiles, cluster: &Clu
         directory(&pod_dir.join("shm"), SHM_MODE)?;
     }
     write(&etc.join("hostname"), &format!("{}\n", wanted.called.kernel))?;
-    let of_node = resolv_conf(wanted.host_network, node)?;
-    let resolv_conf = dns::compose(wanted.naming, wanted.host_network, wanted.namespace, cluster, &of_node);
-    write(&etc.join("resolv.conf"), &resolv_conf)?;
+    let settings = dns_settings(wanted.naming, wanted.host_network, wanted.namespace, (node, cluster))?;
+    write(&etc.join("resolv.conf"), &dns::text(&settings))?;
     let hosts = if wanted.host_network {
         let aliases = aliases(&wanted.naming.host_aliases);
         format!("{HOST_NETWORK_HEADER}{}{aliases}", read_node(&node.etc.join("hosts"))?)
@@ -83,6 +82,17 @@ pub fn make(pod_dir: &Path, wanted: &Wanted<'_>, node: &NodeFiles, cluster: &Clu
         hosts(wanted.called, &wanted.naming.host_aliases, &[])
     };
     write(&etc.join("hosts"), &hosts)
+}
+
+/// What resolv.conf says, for plugins that want to know it too.
+pub fn dns_settings(
+    naming: &Naming,
+    host_network: bool,
+    namespace: &str,
+    (node, cluster): (&NodeFiles, &Cluster),
+) -> Result<Settings, FilesError> {
+    let of_node = resolv_conf(host_network, node)?;
+    Ok(dns::settings(naming, host_network, namespace, cluster, &of_node))
 }
 
 /// Completes /etc/hosts with the pod's addresses, in place: a container may have it mounted already.

@@ -52,6 +52,7 @@ use crate::seams::{Sandbox, Sandboxes, StepError};
 use called::Called;
 use cgroups::Cgroups;
 use cgroups::Limits;
+use cni::wishes::Wishes;
 use cni::{Network, NetworkConfig, PodNames};
 
 pub use cgroups::Driver;
@@ -100,6 +101,7 @@ impl NodeSandboxes {
             bridge: config.bridge.clone(),
             cidrs: config.pod_cidrs.clone(),
             bin_dirs: config.cni_bin_dirs.clone(),
+            conf_dir: config.cni_conf_dir.clone(),
             records: config.state_dir.join("network"),
             reservations: config.state_dir.join("cni"),
         });
@@ -180,7 +182,8 @@ impl Sandboxes for NodeSandboxes {
         }
         let shared = &self.shared;
         let names = PodNames { namespace: &record.workload.namespace, name: &record.name };
-        let connected = shared.network.connect(&record.uid, names, &shared.netns(&record.uid)).await;
+        let wishes = shared.wishes(record, template).map_err(|error| step(CREATE, &error))?;
+        let connected = shared.network.connect(&record.uid, names, &shared.netns(&record.uid), &wishes).await;
         let addresses = connected.map_err(|error| step(CREATE, &error))?;
         let called = shared.called(record, template)?;
         files::write_hosts(&shared.pod_dir(&record.uid), &called, &template.spec.naming.host_aliases, &addresses)
@@ -257,6 +260,12 @@ impl Shared {
             true => Ok(Called::as_the_node(&self.config.node_name)),
             false => Called::of(record, template, &self.config.cluster.domain).map_err(|error| step(CREATE, &error)),
         }
+    }
+
+    fn wishes(&self, record: &Record, template: &PodTemplate) -> Result<Wishes, files::FilesError> {
+        let places = (&self.config.node_files, &self.config.cluster);
+        let dns = files::dns_settings(&template.spec.naming, false, &record.workload.namespace, places)?;
+        Ok(Wishes::of(template, &dns, &self.config.pod_cidrs))
     }
 
     /// Namespaces and files. Blocking.

@@ -35,6 +35,7 @@ impl Node {
             cgroup_root: self.cgroup_root.clone(),
             cgroup_driver: Driver::Cgroupfs,
             cni_bin_dirs: vec![self.bin_dir.clone(), PLUGINS.into()],
+            cni_conf_dir: self.dir.path().join("net.d"),
             pod_cidrs: vec!["198.18.0.0/15".parse().unwrap()],
             bridge: "daemonlet0".into(),
             node_files: NodeFiles { etc: self.dir.path().join("etc"), resolved: self.dir.path().join("resolved") },

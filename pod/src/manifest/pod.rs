@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::findings::{At, Findings};
 use super::{container, names, naming, placement, security};
 use crate::spec::{
-    Container, HostPathKind, PodSpec, PodTemplate, RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
+    Container, EGRESS_BANDWIDTH_ANNOTATION, HostPathKind, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
+    RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
 };
 
 /// Bytes of all annotations of one object, as in Kubernetes.
@@ -35,6 +36,7 @@ pub fn labels(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, St
 fn annotations(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, String> {
     let annotations = text_map(metadata, "annotations", findings, |key, value| match key {
         STANDBY_ANNOTATION if !matches!(value, "true" | "false") => Some("must be \"true\" or \"false\"".to_owned()),
+        INGRESS_BANDWIDTH_ANNOTATION | EGRESS_BANDWIDTH_ANNOTATION => bandwidth(value),
         key => names::qualified(&key.to_lowercase()),
     });
     let size: usize = annotations.iter().map(|(k, v)| k.len() + v.len()).sum();
@@ -44,6 +46,15 @@ fn annotations(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, S
         findings.rule(&at, format!("annotations have {size} bytes, more than the {MAX_ANNOTATIONS_BYTES} allowed"));
     }
     annotations
+}
+
+/// Kubernetes' bounds: a kilobit to a petabit a second.
+fn bandwidth(value: &str) -> Option<String> {
+    const LEAST: i128 = 1_000;
+    const MOST: i128 = 1_000_000_000_000_000;
+    let bits = super::quantity::parse(value).map(|quantity| quantity.milli / 1000);
+    let good = bits.is_some_and(|bits| (LEAST..=MOST).contains(&bits));
+    (!good).then(|| format!("{} is no bandwidth such as 10M: bits a second from 1k to 1P", names::shown(value)))
 }
 
 /// A mapping of texts; `judge` says what is wrong with an entry.

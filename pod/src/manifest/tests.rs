@@ -368,6 +368,17 @@ fn what_is_refused_is_refused_by_path_and_line() {
             "38: spec.containers[0].resources.limits['nvidia.com/gpu']: not supported",
         ),
         ("cpu: 100m", "cpu: 2", "39: spec.containers[0].resources.requests.cpu: 2 is more than the limit, 1.5"),
+        (
+            "\"true\"}",
+            "\"true\", kubernetes.io/ingress-bandwidth: fast}",
+            "7: metadata.annotations['kubernetes.io/ingress-bandwidth']: \"fast\" is no bandwidth such as 10M",
+        ),
+        (
+            "containerPort: 80, hostPort: 80}",
+            "containerPort: 80}, {containerPort: 80}",
+            "40: spec.containers[0].ports[1]: port 80/TCP of the node is taken twice",
+        ),
+        ("hostPort: 80", "hostPort: 80, hostIP: x", "40: spec.containers[0].ports[0].hostIP: \"x\" is no IP address"),
         ("hostPort: 80", "hostPort: 81", "40: spec.containers[0].ports[0].hostPort: must be 80"),
         (
             "containerPort: 80, hostPort: 80",
