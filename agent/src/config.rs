@@ -36,7 +36,7 @@ pub struct Config {
     pub node_name: Option<String>,
     pub manifest_dir: PathBuf,
     pub image_dir: PathBuf,
-    /// The node's own CNI configurations: only read, by `doctor`, which says that pods do not use them.
+    /// The node's own network configurations: the first one connects pods. Only read.
     pub cni_conf_dir: PathBuf,
     pub state_dir: PathBuf,
     pub run_dir: PathBuf,
@@ -103,7 +103,7 @@ pub struct Settings {
     /// Where image archives are taken from [default: /var/lib/daemonlet/images]
     #[arg(long, value_name = "D", value_parser = value::path)]
     pub image_dir: Option<PathBuf>,
-    /// The node's own CNI configurations, only looked at [default: /etc/cni/net.d]
+    /// The node's own CNI configurations, of which the first one connects pods; only read [default: /etc/cni/net.d]
     #[arg(long, value_name = "D", value_parser = value::path)]
     pub cni_conf_dir: Option<PathBuf>,
     /// Records and everything else that must outlive a reboot [default: /var/lib/daemonlet]

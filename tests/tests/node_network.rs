@@ -1,5 +1,7 @@
 //! Pods' networks: their own namespace without a pause container, an address from CNI that is given back whatever happens, or the host's.
 
+use std::io::{Read as _, Write as _};
+
 use serde_json::json;
 use tests::audit::Traces;
 use tests::manifest::{daemon_set, pod};
@@ -157,4 +159,80 @@ fn a_pod_is_called_and_finds_others_as_its_manifest_says() {
         resolv_conf.ends_with("nameserver 198.18.0.10\nnameserver 198.18.9.53\noptions ndots:2\n"),
         "{resolv_conf}"
     );
+}
+
+/// What the server there has to say.
+fn index(node: &TestNode, address: &str) -> std::io::Result<String> {
+    let mut connection = node.connect(address)?;
+    connection.set_read_timeout(Some(std::time::Duration::from_secs(2)))?;
+    connection.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
+    let mut said = String::new();
+    connection.read_to_string(&mut said)?;
+    Ok(said)
+}
+
+#[test]
+fn a_host_port_leads_to_its_pod_across_updates_and_belongs_to_one() {
+    let node = TestNode::start();
+    let server = |name: &str, word: &str| {
+        daemon_set(name)
+            .own_network()
+            .field("ports", json!([{"containerPort": 80, "hostPort": 8088}]))
+            .script(&format!("echo {word} > /tmp/index.html; trap 'exit 0' TERM; httpd -f -p 80 -h /tmp & wait"))
+    };
+    let says = |word: &str| {
+        wait_for("the port of the node answers", || {
+            for address in ["127.0.0.1", NODE_ADDRESS] {
+                let answer = index(&node, &format!("{address}:8088"));
+                if !answer.as_ref().is_ok_and(|answer| answer.contains(word)) {
+                    return Err(format!("{address}: {answer:?}"));
+                }
+            }
+            Ok(())
+        });
+    };
+    node.put("a.yaml", &server("a", "first").text());
+    node.wait_running("a");
+    says("first");
+    node.put("a.yaml", &server("a", "second").text());
+    says("second");
+    // Another workload does not get the port, and what runs is not touched.
+    node.put("b.yaml", &server("b", "other").text());
+    wait_for("the clash is said", || {
+        let why = node.cli(&["why", "b"]);
+        if why.out.contains("port 8088/TCP of the node is taken by ds/default/a") {
+            Ok(())
+        } else {
+            Err(format!("{why:?}"))
+        }
+    });
+    says("second");
+    // Until the port is free.
+    node.remove("a.yaml");
+    node.wait_running("b");
+    says("other");
+}
+
+#[test]
+fn a_missing_plugin_is_said_and_heals_by_itself_when_it_appears() {
+    let dir = tempfile::tempdir().unwrap();
+    let bin = dir.path().join("cni/bin");
+    let node = TestNode::builder().flag("--cni-bin-dir", bin.to_str().unwrap()).start();
+    node.put("a.yaml", &pod("a").own_network().text());
+    node.put("host.yaml", &pod("host").text());
+    node.wait_running("host");
+    wait_for("the missing plugin is said", || {
+        let why = node.cli(&["why", "a"]);
+        let ready = node.get("/readyz?verbose").map(|answer| answer.body).unwrap_or_default();
+        if why.out.contains("the CNI plugin bridge is in none of")
+            && ready.contains("[-]cni failed: bridge, host-local not in")
+        {
+            Ok(())
+        } else {
+            Err(format!("{why:?} {ready}"))
+        }
+    });
+    std::fs::create_dir_all(dir.path().join("cni")).unwrap();
+    std::os::unix::fs::symlink("/usr/lib/cni", &bin).unwrap();
+    node.wait_running("a");
 }

@@ -1,6 +1,5 @@
-//! What starts containers: containerd, its snapshotter, runc, CNI plugins.
+//! What starts containers: containerd, its snapshotter and runc.
 
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,8 +9,6 @@ use crate::runtime::containerd::look::{Look, look};
 
 /// The one that images are unpacked with.
 const SNAPSHOTTER: &str = "overlayfs";
-/// Our own network configuration calls these; lo is brought up without a plugin.
-const PLUGINS: [&str; 2] = ["bridge", "host-local"];
 /// `runc --version` takes milliseconds.
 const RUNC_TIME_MAX: Duration = Duration::from_secs(3);
 
@@ -103,25 +100,6 @@ fn versioned(name: &str, found: &str, version: &str, list: &[advisories::Advisor
     }
 }
 
-/// The plugins that are found in none of the directories.
-pub fn probe_cni(directories: &[PathBuf]) -> (Vec<&'static str>, String) {
-    let missing = PLUGINS.into_iter().filter(|plugin| !directories.iter().any(|dir| dir.join(plugin).is_file()));
-    let searched: Vec<String> = directories.iter().map(|dir| dir.display().to_string()).collect();
-    (missing.collect(), searched.join(", "))
-}
-
-pub fn judge_cni((missing, searched): &(Vec<&'static str>, String)) -> Line {
-    const NAME: &str = "cni plugins";
-    match missing.is_empty() {
-        true => Line::ok(NAME, format!("{} in {searched}", PLUGINS.join(", "))),
-        false => Line::fail(
-            NAME,
-            format!("{} not in {searched}: only pods with hostNetwork can start", missing.join(", ")),
-            "install them (apt-get install containernetworking-plugins) or name their place with --cni-bin-dir",
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,14 +141,5 @@ mod tests {
         assert_eq!(line.verdict, Verdict::Warn);
         assert!(line.found.contains("CVE-2024-21626") && line.found.contains("CVE-2025-31133"), "{}", line.found);
         assert_eq!(judge_runc(&Ok("runc version 1.3.3".into())).verdict, Verdict::Ok);
-    }
-
-    #[test]
-    fn missing_plugins_fail_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("bridge"), "").unwrap();
-        let line = judge_cni(&probe_cni(&[dir.path().to_owned()]));
-        assert_eq!(line.verdict, Verdict::Fail);
-        assert!(line.found.starts_with("host-local not in"), "{}", line.found);
     }
 }

@@ -8,6 +8,9 @@ use super::cni::cidr::Cidr;
 use super::dns::Cluster;
 use super::files::NodeFiles;
 
+/// The bridge of an agent's pods.
+pub const BRIDGE: &str = "daemonlet0";
+
 /// What has to be known of the node.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -56,7 +56,7 @@ use cni::wishes::Wishes;
 use cni::{Network, NetworkConfig, PodNames};
 
 pub use cgroups::Driver;
-pub use config::{Config, OpenError};
+pub use config::{BRIDGE, Config, OpenError};
 pub use dns::Cluster;
 pub use files::NodeFiles;
 

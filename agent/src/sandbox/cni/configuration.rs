@@ -17,6 +17,9 @@ use super::wishes::Wishes;
 /// The name of our own network, and of the address plugin's directory.
 pub const OWN_NAME: &str = "daemonlet";
 const OWN_VERSION: &str = "1.0.0";
+/// Programs that our own network needs, and those that it needs for pods with a hostPort or a bandwidth.
+pub const OWN_PROGRAMS: [&str; 2] = ["bridge", "host-local"];
+pub const OWN_MORE: [&str; 2] = ["portmap", "bandwidth"];
 /// A network configuration is a page.
 const FILE_MAX_BYTES: u64 = 1 << 20;
 /// Plugins of one list: a handful in the field.
@@ -34,6 +37,26 @@ pub struct Configuration {
     pub plugins: Vec<Value>,
     /// None: ours.
     pub file: Option<PathBuf>,
+}
+
+impl Configuration {
+    /// The programs that it needs, in the order of their first use: plugins, and what gives them addresses.
+    pub fn programs(&self) -> Vec<&str> {
+        let mut programs = Vec::new();
+        for plugin in &self.plugins {
+            for program in [&plugin["type"], &plugin["ipam"]["type"]].into_iter().filter_map(Value::as_str) {
+                if !programs.contains(&program) {
+                    programs.push(program);
+                }
+            }
+        }
+        programs
+    }
+
+    /// Whether one of its plugins says that it understands this.
+    pub fn understands(&self, capability: &str) -> bool {
+        self.plugins.iter().any(|plugin| plugin["capabilities"][capability] == true)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -137,15 +160,16 @@ fn is_type(value: &Value) -> bool {
 /// Ours: a bridge, and behind it only what this pod asks for.
 pub fn own(config: &NetworkConfig, wishes: &Wishes) -> Configuration {
     let mut plugins = vec![bridge(config)];
+    let [ports, limits] = OWN_MORE;
     let more = |kind: &str, capability: &str| json!({"cniVersion": OWN_VERSION, "name": OWN_NAME, "type": kind, "capabilities": {capability: true}});
     if wishes.has_ports() {
-        let mut portmap = more("portmap", "portMappings");
+        let mut portmap = more(ports, "portMappings");
         // Connections from the node itself and from the pod to itself come back by the way they came.
         portmap["snat"] = true.into();
         plugins.push(portmap);
     }
     if wishes.has_bandwidth() {
-        plugins.push(more("bandwidth", "bandwidth"));
+        plugins.push(more(limits, "bandwidth"));
     }
     Configuration { name: OWN_NAME.into(), version: OWN_VERSION.into(), no_check: false, plugins, file: None }
 }
@@ -194,6 +218,7 @@ mod tests {
         let found = read(&[("20-b.conf", single), ("30.json", LIST)]).unwrap().unwrap();
         assert_eq!((found.name.as_str(), found.version.as_str()), ("one", "0.1.0"));
         assert_eq!(read(&[("README", "x")]), Ok(None));
+        assert!(!found.understands("portMappings"));
         assert_eq!(of_node(Path::new("/nonexistent/net.d")).unwrap(), None);
     }
 
@@ -226,6 +251,7 @@ mod tests {
         };
         let plugins = own(&config, &Wishes::default()).plugins;
         assert_eq!(plugins.len(), 1);
+        assert_eq!(own(&config, &Wishes::default()).programs(), OWN_PROGRAMS);
         assert_eq!(plugins[0]["ipam"]["ranges"], json!([[{"subnet":"198.18.0.0/15"}],[{"subnet":"fd00:88::/64"}]]));
         assert_eq!(plugins[0]["ipam"]["routes"], json!([{"dst":"0.0.0.0/0"},{"dst":"::/0"}]));
     }

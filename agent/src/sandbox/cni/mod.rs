@@ -8,6 +8,7 @@
 
 pub mod cidr;
 pub mod configuration;
+pub mod follow;
 mod masquerade;
 pub mod plugin;
 mod reservations;
