@@ -61,6 +61,8 @@ for file in pod/tests/* keeper/tests/* agent/tests/*; do
     esac
     suite "${file%%/*}-$name" integration "$name"
 done
+DAEMONLET_TEST_DOCKER_BIN=$(scripts/docker.sh)
+export DAEMONLET_TEST_DOCKER_BIN
 # Everything under tests/tests is a suite, so that a new one cannot be forgotten here.
 for file in tests/tests/*.rs; do
     suite "$(basename "$file" .rs)" black_box "$(basename "$file" .rs)"

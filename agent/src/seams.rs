@@ -17,6 +17,9 @@ use pod::record::Record;
 use pod::spec::{Container, PodTemplate};
 use pod::time::{Moment, Now};
 
+/// Kubernetes' reason of a container that is on its way.
+const WAITING: &str = "ContainerCreating";
+
 /// A step that did not succeed: a reason in the status and a back-off, never the end of the loop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -32,6 +35,16 @@ pub struct StepError {
 impl StepError {
     pub fn new(reason: &'static str, message: impl Into<String>) -> StepError {
         StepError { reason, message: message.into(), unavailable: false }
+    }
+
+    /// Nothing is wrong: something else comes first, and a wake follows when it is done.
+    pub fn waiting(message: impl Into<String>) -> StepError {
+        StepError { reason: WAITING, message: message.into(), unavailable: true }
+    }
+
+    /// Whether it is no fault at all.
+    pub fn is_waiting(&self) -> bool {
+        self.reason == WAITING
     }
 }
 
@@ -159,6 +172,16 @@ pub trait ImageStore: Send + Sync + 'static {
     /// Imports an archive and remembers `stamp` (one line that tells the file's state) with each of its images. Dropped,
     /// it is given up and nothing of it has a name.
     fn import(&self, archive: &Path, stamp: &str) -> impl Future<Output = Result<Import, ImportFailure>> + Send;
+    /// Told before anybody asks for an image, and when every archive has had its turn: in between an image that is missing
+    /// is not missed yet.
+    fn first_reading(&self, reading: Reading);
+}
+
+/// Where the image directory's first reading stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    Begins,
+    IsOver,
 }
 
 /// How closely to look at images.

@@ -88,6 +88,8 @@ pub struct Worker<M: Machine> {
     leftovers: Vec<Record>,
     failures: BTreeMap<StepKey, Failure>,
     in_flight: BTreeSet<StepKey>,
+    /// Images in preparation when an image came or went: what they say may be about before.
+    stale: BTreeSet<StepKey>,
     jobs: JoinSet<(StepKey, Result<Outcome, StepError>)>,
     /// None: the runtime has to be asked.
     looked: Option<Result<(), StepError>>,
@@ -120,6 +122,7 @@ impl<M: Machine> Worker<M> {
             leftovers: Vec::new(),
             failures: BTreeMap::new(),
             in_flight: BTreeSet::new(),
+            stale: BTreeSet::new(),
             jobs: JoinSet::new(),
             looked: None,
             look_again: None,
@@ -212,6 +215,8 @@ impl<M: Machine> Worker<M> {
         }
         if flags & IMAGES != 0 {
             self.failures.retain(|key, _| !matches!(key, StepKey::PrepareImage(..)));
+            self.stale =
+                self.in_flight.iter().filter(|key| matches!(key, StepKey::PrepareImage(..))).cloned().collect();
             for view in &mut self.pods {
                 view.images.values_mut().for_each(|image| *image = ImageState::Unknown);
             }

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use serde_json::json;
+use tests::image::{Image, Tarball};
 use tests::manifest::{daemon_set, pod};
 use tests::node::TestNode;
 use tests::wait::{holds_for, wait_for};
@@ -28,6 +29,27 @@ fn a_file_dropped_into_the_directory_runs_and_its_removal_ends_it() {
     node.remove("a.yaml");
     node.wait_no_pod("a");
     node.wait_nothing_left();
+}
+
+#[test]
+fn an_image_that_the_first_reading_brings_is_waited_for_without_a_warning() {
+    // The oldest archive is read first, and takes its time.
+    let slow = Tarball::new().file("large", 0o644, &vec![b'x'; 8 << 20]).bytes();
+    let node = TestNode::empty_builder()
+        .image("a-slow.tar", &Image::empty("docker.io/library/slow:1").layer(slow))
+        .image("busybox.tar", &tests::stand_in::busybox().expect("busybox-static is installed"))
+        .manifest("a.yaml", &pod("a").text())
+        .manifest("never.yaml", &pod("never").field("image", json!("docker.io/library/nowhere:1")).text())
+        .start();
+    node.wait_running("a");
+    // After the first reading what is missing is missing.
+    node.wait_pod("never", "has no image", |pod| pod.waiting("main").contains("Image"));
+    let events = node.cli(&["get", "events", "-o", "json"]).ok().json();
+    let warned = |pod: &str| {
+        let items = events["items"].as_array().expect("a list");
+        items.iter().any(|event| event["type"] == "Warning" && event.to_string().contains(pod))
+    };
+    assert!(!warned("a-node-a") && warned("never-node-a"), "{events:#}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{Notify, watch};
 
 use crate::board::{ImageOutcome, ImageState};
-use crate::seams::{ImageStore, Import, ImportFailure, Look, PresentImage};
+use crate::seams::{ImageStore, Import, ImportFailure, Look, PresentImage, Reading};
 
 /// Archives in the directory: more than any node has images.
 const MAX_FILES: usize = 1024;
@@ -42,6 +42,7 @@ pub fn follow<S: ImageStore>(
 ) -> (watch::Receiver<Vec<ImageOutcome>>, impl Future<Output = ()> + Send) {
     let (sender, receiver) = watch::channel(Vec::new());
     let heard = Arc::new(Heard::default());
+    store.first_reading(Reading::Begins);
     let source = ImageDir {
         dir,
         store,
@@ -51,6 +52,7 @@ pub fn follow<S: ImageStore>(
         failed: BTreeMap::new(),
         skipped: BTreeMap::new(),
         scans: 0,
+        read: false,
     };
     (receiver, source.run())
 }
@@ -75,6 +77,8 @@ struct ImageDir<S> {
     /// Images of an archive that were left out, by stamp.
     skipped: BTreeMap<String, Vec<String>>,
     scans: u64,
+    /// Every archive has had its turn once.
+    read: bool,
 }
 
 /// An archive in the directory.
@@ -148,6 +152,10 @@ impl<S: ImageStore> ImageDir<S> {
             (true, images) => images.await.unwrap_or(known),
         };
         self.publish(&files, &known, None);
+        if !self.read && next != UNAVAILABLE_SCAN {
+            self.read = true;
+            self.store.first_reading(Reading::IsOver);
+        }
         next
     }
 

@@ -25,6 +25,7 @@ impl<M: Machine> Worker<M> {
         match result {
             Ok(outcome) => {
                 self.failures.remove(&key);
+                self.stale.remove(&key);
                 self.succeed(outcome);
             }
             Err(error) => self.fail(key, error, now),
@@ -182,7 +183,12 @@ impl<M: Machine> Worker<M> {
             (true, None) => 0,
             (false, before) => before.map_or(0, |f| f.count).saturating_add(1),
         };
-        let wait = if error.unavailable { UNAVAILABLE_RETRY } else { backoff::step(&key, count) };
+        let wait = match () {
+            // An image came while this looked for it, perhaps too early: nobody wakes it again.
+            () if self.stale.remove(&key) => Duration::ZERO,
+            () if error.unavailable => UNAVAILABLE_RETRY,
+            () => backoff::step(&key, count),
+        };
         if let StepKey::PrepareImage(uid, container) = &key {
             let state = ImageState::Missing { reason: error.reason.into(), message: error.message.clone() };
             if let Some(view) = self.view_mut(uid) {
@@ -195,9 +201,13 @@ impl<M: Machine> Worker<M> {
             // Perhaps it failed because the image went away.
             view.images.insert(container.clone(), ImageState::Unknown);
         }
-        tracing::warn!(workload = %self.key, step = ?key, reason = error.reason, message = error.message, count,
-            "step failed");
-        if let Some(uid) = step_uid(&key) {
+        if error.is_waiting() {
+            tracing::info!(workload = %self.key, step = ?key, message = error.message, "step waits");
+        } else {
+            tracing::warn!(workload = %self.key, step = ?key, reason = error.reason, message = error.message, count,
+                "step failed");
+        }
+        if let Some(uid) = step_uid(&key).filter(|_| !error.is_waiting()) {
             let container = step_container(&key);
             self.tell(&uid.clone(), container, Severity::Warning, event_reason(error.reason), &error.message);
         }

@@ -306,7 +306,8 @@ impl Runs<'_> {
 
     fn failed(&self, container: &str) -> bool {
         let uid = &self.pod.record.uid;
-        self.view.failures.keys().any(|key| match key {
+        // What only waits for something else has not failed, and has no count.
+        self.view.failures.iter().filter(|(_, failure)| failure.count > 0).any(|(key, _)| match key {
             StepKey::PrepareImage(of, name) | StepKey::Run(of, name, _, RunStep::Create | RunStep::Start) => {
                 of == uid && name == container
             }

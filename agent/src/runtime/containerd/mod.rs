@@ -207,7 +207,12 @@ impl Runtime for Containerd {
     }
 
     async fn wake(&self) -> Wake {
-        self.heard.next().await
+        // Both only wait, and keep what they were told when the other wins.
+        tokio::select! {
+            wake = self.heard.next() => wake,
+            // What is missing now lies not in the image directory.
+            () = self.images.first_reading().over() => Wake::Images,
+        }
     }
 
     async fn version(&self) -> Result<String, StepError> {

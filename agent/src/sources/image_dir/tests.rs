@@ -8,6 +8,7 @@ struct Fake {
     images: Arc<Mutex<Vec<PresentImage>>>,
     imports: Arc<AtomicUsize>,
     away: Arc<AtomicBool>,
+    readings: Arc<Mutex<Vec<Reading>>>,
 }
 
 impl ImageStore for Fake {
@@ -30,6 +31,10 @@ impl ImageStore for Fake {
         images.retain(|i| i.name != content);
         images.push(PresentImage { name: content.clone(), digest: format!("d-{stamp}"), stamps, ..Default::default() });
         Ok(Import { images: vec![(content, String::new())], skipped: Vec::new() })
+    }
+
+    fn first_reading(&self, reading: Reading) {
+        self.readings.lock().unwrap().push(reading);
     }
 }
 
@@ -130,8 +135,34 @@ async fn a_missing_directory_and_an_absent_store_are_waited_for() {
     make(node.dir.path());
     std::fs::write(node.path("a.tar"), "a").unwrap();
     node.until("shown as waiting", |rows| rows.iter().any(|r| r.message.contains("nobody there"))).await;
+    assert_eq!(*node.store.readings.lock().unwrap(), [Reading::Begins], "not over while the store is away");
     node.store.away.store(false, Ordering::SeqCst);
     node.until("imported", |rows| imported(rows, "a")).await;
+}
+
+#[tokio::test]
+async fn the_first_reading_begins_at_once_and_is_over_once_when_all_is_imported() {
+    let mut node = run(|dir| {
+        make(dir);
+        std::fs::write(dir.join("images/a.tar"), "a").unwrap();
+        std::fs::write(dir.join("images/b.tar"), "bad").unwrap();
+    });
+    assert_eq!(*node.store.readings.lock().unwrap(), [Reading::Begins], "before the first look");
+    node.until("imported", |rows| imported(rows, "a")).await;
+    std::fs::write(node.path("c.tar"), "c").unwrap();
+    node.until("another", |rows| imported(rows, "c")).await;
+    assert_eq!(*node.store.readings.lock().unwrap(), [Reading::Begins, Reading::IsOver]);
+}
+
+#[tokio::test]
+async fn the_first_reading_of_a_missing_directory_is_over_at_once() {
+    let node = run(|_| {});
+    let over = async {
+        while *node.store.readings.lock().unwrap() != [Reading::Begins, Reading::IsOver] {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), over).await.expect("nothing to read");
 }
 
 #[tokio::test]

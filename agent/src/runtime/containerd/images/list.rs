@@ -7,7 +7,7 @@ use super::import::ARCHIVES_LABEL;
 use super::store;
 use super::tarball::ArchiveError;
 use super::{ImageError, Images};
-use crate::seams::{ImageStore, Import, ImportFailure, Look, PresentImage};
+use crate::seams::{ImageStore, Import, ImportFailure, Look, PresentImage, Reading};
 
 impl ImageStore for Images {
     async fn images(&self, look: Look) -> Result<Vec<PresentImage>, ImportFailure> {
@@ -16,6 +16,13 @@ impl ImageStore for Images {
 
     async fn import(&self, archive: &Path, stamp: &str) -> Result<Import, ImportFailure> {
         self.import_archive(archive, stamp).await.map_err(failure)
+    }
+
+    fn first_reading(&self, reading: Reading) {
+        match reading {
+            Reading::Begins => Images::first_reading(self).begin(),
+            Reading::IsOver => Images::first_reading(self).end(),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod config;
 pub mod digest;
 pub mod documents;
+pub mod first_reading;
 pub mod import;
 pub mod list;
 pub mod platform;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use containerd_client::tonic::Status;
 use tokio::sync::{Mutex, OnceCell};
 
+use self::first_reading::FirstReading;
 use self::platform::Platform;
 use self::resolve::Cache;
 use self::store::Lease;
@@ -46,6 +48,7 @@ struct Shared {
     /// Held by the one import that is under way.
     importing: Mutex<()>,
     swept: OnceCell<()>,
+    first_reading: FirstReading,
 }
 
 /// Why an image cannot be had, imported or described.
@@ -114,8 +117,14 @@ impl Images {
             unpacking: Unpacking::default(),
             importing: Mutex::new(()),
             swept: OnceCell::new(),
+            first_reading: FirstReading::default(),
         };
         Images { shared: Arc::new(shared) }
+    }
+
+    /// The image directory's first reading, which may bring what is missing.
+    pub fn first_reading(&self) -> &FirstReading {
+        &self.shared.first_reading
     }
 
     fn client(&self) -> &Client {

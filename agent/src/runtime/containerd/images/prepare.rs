@@ -25,8 +25,14 @@ impl Images {
     /// registry cannot be asked for a newer one yet, which is said where one was to be asked.
     pub async fn prepare(&self, container: &Container) -> Result<Prepared, StepError> {
         let reference = parse(&container.image)?;
+        let unread = self.first_reading().may_bring_it();
         let Some((name, target)) = self.find(&reference).await? else {
-            return Err(self.absent(&reference, container.pull_policy).await);
+            return Err(match unread {
+                true => StepError::waiting(format!(
+                    "image {reference} is not on this node; waiting for the image directory's first reading"
+                )),
+                false => self.absent(&reference, container.pull_policy).await,
+            });
         };
         self.make_ready(&name, &target).await?;
         Ok(prepared(&reference, &name, container.pull_policy))
