@@ -23,6 +23,7 @@ use crate::gate::Gate;
 use crate::http::Doors;
 use crate::logs::{self, Pipes};
 use crate::records::Records;
+use crate::refusals::Refusals;
 use crate::runtime::containerd::{self, Containerd};
 use crate::sandbox::{self, NodeSandboxes};
 use crate::seams::{Clock, Machine, SystemClock};
@@ -119,6 +120,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     for record in &loaded.records {
         directory.claim(record);
     }
+    board.await_first_look(loaded.records.iter().map(|record| record.workload.clone()));
     let context = Context { node_name: node_name.clone() };
     let shared = Arc::new(Shared {
         machine,
@@ -139,6 +141,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         following: following.clone(),
         shared: shared.clone(),
         desired: desired_sender,
+        refusals: Refusals::default(),
     };
     let (heard, ready) = tokio::sync::oneshot::channel();
     tokio::spawn(desired::follow(merging, heard));

@@ -4,16 +4,18 @@
 //! Cheap to clone. Latest wins: a reader that is slow misses intermediate states, never the last one. Nothing here is
 //! decided, and nothing is remembered beyond the process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use pod::desired::{UpdateStrategy, Wanted};
 use pod::name::{Uid, WorkloadKey};
 use pod::plan::{Failure, PodView, StepKey, Waiting};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::config::Live;
 use crate::events::{Event, Events, Seen};
@@ -21,6 +23,10 @@ use crate::metrics::Metrics;
 
 /// Commands that wait for the composition root; a person types them one at a time.
 pub const COMMANDS_MAX: usize = 16;
+
+/// How long after a start readers wait for what is known on disk: less than a scraper's patience, and far more than a
+/// container runtime needs that is well.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
 
 /// What one worker says of its workload.
 #[derive(Debug, Clone)]
@@ -191,6 +197,16 @@ struct State {
     config_fault: Option<String>,
     checks: BTreeMap<Check, Result<(), String>>,
     events: Events,
+    awaited: Awaited,
+}
+
+/// What was known before this agent started and has not been looked at by it yet.
+#[derive(Debug, Default)]
+struct Awaited {
+    workloads: BTreeSet<WorkloadKey>,
+    files: bool,
+    /// None: nothing was ever awaited.
+    until: Option<Instant>,
 }
 
 impl Board {
@@ -208,27 +224,70 @@ impl Board {
             config_fault: None,
             checks: Check::ALL.into_iter().map(|check| (check, unknown())).collect(),
             events: Events::default(),
+            awaited: Awaited::default(),
         };
         let shared =
             Shared { state: Mutex::new(state), version: watch::Sender::new(0), commands, metrics: Metrics::default() };
         (Board { shared: Arc::new(shared) }, receiver)
     }
 
+    /// The agent has just started, with pods of these workloads on record: [`Board::settled`] waits for their first
+    /// [`Board::publish`] and for the files.
+    pub fn await_first_look(&self, recorded: impl IntoIterator<Item = WorkloadKey>) {
+        let workloads = recorded.into_iter().collect();
+        self.change(|state| {
+            state.awaited = Awaited { workloads, files: true, until: Some(Instant::now() + SETTLE_MAX) };
+        });
+    }
+
+    /// Returns once the board shows at least what was known on disk at the start, in its true state; after
+    /// [`SETTLE_MAX`] in any case, with what there is.
+    pub async fn settled(&self) {
+        let Some(until) = self.state().awaited.until else { return };
+        let mut version = self.version();
+        let all = async {
+            loop {
+                let done = {
+                    let awaited = &self.state().awaited;
+                    awaited.workloads.is_empty() && !awaited.files
+                };
+                if done || version.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Too late: a reader who comes after the bound is answered at once.
+        let _late = tokio::time::timeout_at(until, all).await;
+    }
+
+    /// What a worker knows from its records before it has looked.
+    pub fn announce(&self, key: &WorkloadKey, published: Published) {
+        self.change(|state| {
+            state.workloads.insert(key.clone(), Arc::new(published));
+        });
+    }
+
     /// What a worker says now; None takes its workload off the board.
     pub fn publish(&self, key: &WorkloadKey, published: Option<Published>) {
-        self.change(|state| match published {
-            Some(published) => {
-                state.workloads.insert(key.clone(), Arc::new(published));
-            }
-            None => {
-                state.workloads.remove(key);
+        self.change(|state| {
+            state.awaited.workloads.remove(key);
+            match published {
+                Some(published) => {
+                    state.workloads.insert(key.clone(), Arc::new(published));
+                }
+                None => {
+                    state.workloads.remove(key);
+                }
             }
         });
     }
 
     /// What became of every document, replacing what was said before.
     pub fn set_files(&self, files: Vec<FileOutcome>) {
-        self.change(|state| state.files = Arc::new(files));
+        self.change(|state| {
+            state.awaited.files = false;
+            state.files = Arc::new(files);
+        });
     }
 
     /// What became of every image archive, replacing what was said before.
@@ -351,6 +410,28 @@ mod tests {
         let before = *board.version().borrow();
         board.set_check(Check::Loop, Ok(()));
         assert_eq!(*board.version().borrow(), before);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_wait_for_the_first_look_at_everything_on_record_and_not_for_ever() {
+        let (board, _commands) = Board::new();
+        let waits = async || tokio::time::timeout(Duration::from_millis(1), board.settled()).await.is_err();
+        assert!(!waits().await, "nothing is awaited");
+        let key =
+            |name: &str| WorkloadKey { namespace: "a".into(), kind: pod::name::WorkloadKind::Pod, name: name.into() };
+        board.await_first_look([key("a"), key("b")]);
+        let (_, published) = crate::status::sample::running();
+        board.announce(&key("a"), published.clone());
+        board.publish(&key("b"), None);
+        board.set_files(Vec::new());
+        assert!(waits().await, "the first pod is only announced");
+        board.publish(&key("a"), Some(published));
+        assert!(!waits().await);
+        board.await_first_look([key("a")]);
+        let began = Instant::now();
+        board.settled().await;
+        assert_eq!(began.elapsed(), SETTLE_MAX);
+        assert!(!waits().await, "the bound has passed");
     }
 
     #[tokio::test]

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use pod::desired::{DesiredSet, Node, Source};
 use pod::manifest::Parsed;
 use pod::merge::{Fate, Outcome, Said, merge};
+use pod::name::WorkloadKey;
 use tokio::sync::{oneshot, watch};
 
 use crate::board::{Board, Check, FileOutcome, FileState};
 use crate::config::{Following, node_labels};
-use crate::seams::Machine;
+use crate::refusals::Refusals;
+use crate::seams::{Clock, Machine};
 use crate::sources::static_dir::Snapshot;
 use crate::worker::Shared;
 
@@ -22,6 +24,7 @@ pub struct Merging<M> {
     pub following: watch::Receiver<Following>,
     pub shared: Arc<Shared<M>>,
     pub desired: watch::Sender<DesiredSet>,
+    pub refusals: Refusals,
 }
 
 /// Merges whenever something changed, for ever. `tried` is told once the manifest directory has been read or found
@@ -56,7 +59,7 @@ pub async fn follow<M: Machine>(mut merging: Merging<M>, tried: oneshot::Sender<
 }
 
 impl<M: Machine> Merging<M> {
-    fn once(&self, snapshot: &Snapshot, node: &Node) {
+    fn once(&mut self, snapshot: &Snapshot, node: &Node) {
         let said = match &snapshot.not_heard {
             None => Said::Files(snapshot.files.values().map(|parsed| Parsed::clone(parsed)).collect()),
             Some(reason) => Said::NotHeard { reason: reason.clone() },
@@ -68,6 +71,11 @@ impl<M: Machine> Merging<M> {
         let max_pods = usize::try_from(self.max_pods).unwrap_or(usize::MAX);
         let merged = merge(&[statics], &recorded, node, max_pods);
         tell(board, &merged.outcomes);
+        if snapshot.not_heard.is_none() {
+            let now = self.shared.machine.clock().now().wall;
+            let pods = |key: &WorkloadKey| self.shared.directory.pods_of(key);
+            self.refusals.follow(&merged, pods, now).into_iter().for_each(|event| board.record(event));
+        }
         board.set_files(merged.outcomes.into_iter().map(file_outcome).collect());
         self.desired.send_replace(merged.set);
     }

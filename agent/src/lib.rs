@@ -18,6 +18,7 @@ pub mod http;
 pub mod logs;
 pub mod metrics;
 pub mod records;
+pub mod refusals;
 pub mod remove;
 pub mod runtime;
 pub mod sandbox;

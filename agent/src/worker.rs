@@ -145,6 +145,7 @@ impl<M: Machine> Worker<M> {
 
     /// Runs until nothing is wanted and nothing is left, or the agent stops.
     pub async fn run(mut self) {
+        self.announce();
         loop {
             let stopping = *self.shared.stopping.borrow();
             if stopping && self.jobs.is_empty() {
@@ -430,15 +431,28 @@ impl<M: Machine> Worker<M> {
         }
     }
 
+    /// Adopted pods are shown before the runtime has answered, should that take long.
+    fn announce(&self) {
+        if self.pods.is_empty() {
+            return;
+        }
+        let message = "the container runtime has not said yet what runs".to_owned();
+        let waiting = Waiting { uid: None, container: None, reason: "Pending".into(), message, until: None };
+        self.shared.board.announce(&self.key, self.published(vec![waiting], self.shared.machine.clock().now()));
+    }
+
     fn publish(&self, waiting: Vec<Waiting>, now: Now) {
-        let published = Published {
+        self.shared.board.publish(&self.key, Some(self.published(waiting, now)));
+    }
+
+    fn published(&self, waiting: Vec<Waiting>, now: Now) -> Published {
+        Published {
             wanted: WantedSummary::from(&*self.wanted.borrow()),
             pods: self.pods.clone(),
             waiting,
             failures: self.failures.clone(),
             now,
-        };
-        self.shared.board.publish(&self.key, Some(published));
+        }
     }
 
     fn is_over(&self) -> bool {

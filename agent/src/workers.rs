@@ -77,6 +77,13 @@ impl Directory {
         self.state().uids.values().cloned().collect()
     }
 
+    /// Uid and name of the workload's pods that are not on their way out.
+    pub fn pods_of(&self, workload: &WorkloadKey) -> Vec<(Uid, String)> {
+        let state = self.state();
+        let live = state.uids.iter().filter(|(_, recorded)| recorded.live && recorded.workload == *workload);
+        live.map(|(uid, recorded)| (uid.clone(), recorded.name.clone())).collect()
+    }
+
     /// Changes whenever a pod is gone.
     pub fn freed(&self) -> watch::Receiver<()> {
         self.freed.subscribe()

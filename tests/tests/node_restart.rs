@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tests::audit::Traces;
+use tests::client::{self, Pod};
 use tests::manifest::{daemon_set, pod};
-use tests::node::TestNode;
+use tests::node::{TestNode, summary};
 use tests::wait::{PATIENCE, holds_for, wait_for};
 
 #[test]
@@ -54,6 +55,42 @@ fn a_killed_agent_leaves_every_process_and_adopts_it() {
         assert_eq!((a.uid(), a.restarts()), (restarted.uid(), 1));
         assert_eq!((b.uid(), b.ip(), b.restarts()), (before[1].uid(), before[1].ip(), 0));
         assert_eq!((node.process(&a), node.process(&b)), (first, processes[1]));
+    }
+}
+
+#[test]
+fn an_adopting_agent_never_shows_less_than_what_runs() {
+    const PODS: usize = 5;
+    let mut node = TestNode::start();
+    for n in 0..PODS {
+        let pod = pod(&format!("p{n}"));
+        node.put(&format!("p{n}.yaml"), &if n == 0 { pod.own_network().text() } else { pod.text() });
+    }
+    for n in 0..PODS {
+        node.wait_running(&format!("p{n}"));
+    }
+    for _ in 0..3 {
+        node.kill_agent();
+        node.start_agent();
+        let seen = |answer: &serde_json::Value| {
+            let pods: Vec<Pod> = answer["items"].as_array().unwrap().iter().cloned().map(Pod).collect();
+            assert_eq!(pods.len(), PODS, "{}", summary(&pods));
+            assert!(pods.iter().all(|pod| pod.ready() && pod.running()), "{}", summary(&pods));
+        };
+        let socket = node.run_dir().join("daemonlet.sock");
+        // As early as it answers, and again and again, through both doors and by a client's word.
+        let mut answers = 0;
+        wait_for("many answers", || {
+            for _ in 0..10 {
+                let told = [client::get_unix(&socket, "/v1/pods"), node.get("/pods")];
+                for answer in told.into_iter().flatten().filter(|answer| answer.status == 200) {
+                    seen(&answer.json());
+                    answers += 1;
+                }
+            }
+            if answers >= 100 { Ok(()) } else { Err(answers.to_string()) }
+        });
+        seen(&node.cli(&["get", "pods", "-o", "json"]).ok().json());
     }
 }
 

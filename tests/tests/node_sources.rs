@@ -132,6 +132,57 @@ fn a_bad_edit_keeps_the_last_good_pod_also_across_an_agent_restart() {
 }
 
 #[test]
+fn a_refused_edit_is_an_event_on_what_it_keeps_and_its_repair_is_another() {
+    let node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    let good = node.wait_running("a");
+    let events = |reason: &str| {
+        let list = node.cli(&["get", "events", "-o", "json"]).ok().json();
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        let ours = |event: &serde_json::Value| {
+            event["reason"] == reason && event["involvedObject"]["uid"].as_str() == Some(&good.uid())
+        };
+        items.into_iter().filter(ours).collect::<Vec<_>>()
+    };
+    let wait_event = |reason: &str, count: u64| {
+        wait_for(&format!("{count} times {reason}"), || match events(reason).as_slice() {
+            [event] if event["count"] == count => Ok(event.clone()),
+            other => Err(format!("{other:?}")),
+        })
+    };
+    let bad = pod("a").pod_field("noSuchField", json!(true)).text();
+    for edit in 1..=2 {
+        node.put("a.yaml", &bad);
+        let refused = wait_event("FailedValidation", edit);
+        assert!(refused["type"] == "Warning" && refused.to_string().contains("noSuchField"), "{refused}");
+        // Another file's change is no reason to say it again.
+        node.put("other.yaml", &pod(&format!("other{edit}")).text());
+        node.wait_running(&format!("other{edit}"));
+        wait_event("FailedValidation", edit);
+        node.put("a.yaml", &pod("a").text());
+        wait_event("ManifestAccepted", edit);
+    }
+    assert!(node.cli(&["describe", "pod", &good.name()]).ok().out.contains("FailedValidation"));
+    assert_eq!(node.wait_running("a").uid(), good.uid());
+}
+
+#[test]
+fn why_tells_a_refused_edit_once() {
+    let node = TestNode::start();
+    node.put("a.yaml", &pod("a").text());
+    node.wait_running("a");
+    node.put(
+        "a.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - {name: main, imagee: x}\n",
+    );
+    let why = wait_for("why tells", || match node.cli(&["why", "a"]).ok().out {
+        why if why.contains("imagee") => Ok(why),
+        why => Err(why),
+    });
+    assert_eq!((why.lines().count(), why.matches("did you mean `image`?").count()), (2, 1), "{why}");
+}
+
+#[test]
 fn an_emptied_file_that_had_a_pod_is_a_bad_edit() {
     let node = TestNode::start();
     node.put("a.yaml", &pod("a").text());

@@ -54,7 +54,17 @@ fn describe(pod: &Value, events: &[Value], now: jiff::Timestamp, out: &mut impl 
     }
     volumes(pod, out)?;
     let uid = field(pod, "/metadata/uid");
-    let ours: Vec<&Value> = events.iter().filter(|event| field(event, "/involvedObject/uid") == uid).collect();
+    // Also what is told of its DaemonSet: that an edit of it was refused.
+    let of_owner = |event: &Value| {
+        owner.is_some_and(|owner| {
+            let same = |theirs: &str, ours: &str| field(event, theirs) == ours;
+            same("/involvedObject/kind", field(owner, "/kind"))
+                && same("/involvedObject/name", field(owner, "/name"))
+                && same("/involvedObject/namespace", find::namespace(pod))
+        })
+    };
+    let ours: Vec<&Value> =
+        events.iter().filter(|event| field(event, "/involvedObject/uid") == uid || of_owner(event)).collect();
     if ours.is_empty() {
         return writeln!(out, "Events:          <none>");
     }

@@ -163,6 +163,49 @@ fn why_names_what_is_waited_for_and_refused_files() {
     assert_eq!(say(&served, &["why", "nobody"]).0, 4);
 }
 
+/// The DaemonSet that runs, kept as it is by this file outcome.
+fn held(served: &Served, name: &str, message: &str) {
+    for check in crate::board::Check::ALL {
+        served.board.set_check(check, Ok(()));
+    }
+    let (key, mut published) = sample::running();
+    let reason = message.lines().next().unwrap().to_owned();
+    published.wanted = crate::board::WantedSummary::Hold { reason: reason.clone() };
+    let held = pod::plan::Waiting { uid: None, container: None, reason: "Held".into(), message: reason, until: None };
+    published.waiting = vec![held];
+    served.board.publish(&key, Some(published));
+    let (kind, namespace) = if name.is_empty() { ("", "") } else { ("DaemonSet", "kube-system") };
+    served.board.set_files(vec![FileOutcome {
+        file: "/m/ds.yaml".into(),
+        line: 1,
+        kind: kind.into(),
+        namespace: namespace.into(),
+        name: name.into(),
+        state: FileState::Refused,
+        message: message.into(),
+    }]);
+}
+
+#[test]
+fn why_tells_each_fault_of_a_refused_edit_once_and_in_one_answer() {
+    let served = served();
+    held(&served, "ds", "/m/ds.yaml:9: spec.a: unknown field\n/m/ds.yaml:12: spec.b: is no number");
+    let (_, out, _) = say(&served, &["why", "ds"]);
+    let told = "ds kube-system/ds: held (ds-abcde)\n  /m/ds.yaml:9: Refused: spec.a: unknown field\n  \
+                /m/ds.yaml:12: Refused: spec.b: is no number\n";
+    assert_eq!(out, told);
+}
+
+#[test]
+fn why_tells_of_a_broken_file_with_what_it_keeps() {
+    let served = served();
+    held(&served, "", "/m/ds.yaml:3: is not YAML");
+    let (_, out, _) = say(&served, &["why"]);
+    assert!(out.contains("ds kube-system/ds: held (ds-abcde)\n  /m/ds.yaml:3: Refused: is not YAML\n"), "{out}");
+    assert_eq!(out.matches("is not YAML").count(), 1, "{out}");
+    assert!(say(&served, &["why", "ds.yaml"]).1.contains("is not YAML"), "a file is a name as well");
+}
+
 #[test]
 fn get_node_says_what_needs_a_restart_and_what_containerd_cannot_give() {
     let served = served();

@@ -41,21 +41,29 @@ pub async fn answer(board: Board, machine: Arc<Machine>, request: Request<Incomi
         ["v1", kind] => match Kind::parse(kind) {
             None => error(StatusCode::NOT_FOUND, "no such list"),
             Some(_) if !reply::reads(request.method()) => reply::method_not_allowed("GET, HEAD"),
-            Some(kind) if request.method() == Method::GET && request.uri().query() == Some("watch=1") => {
-                let (sender, receiver) = mpsc::channel(LINES_MAX);
-                tokio::spawn(watch(board, machine, kind, sender));
-                reply::lines(receiver)
-            }
-            Some(kind) => {
-                let items: Vec<Value> = rows(&board, &machine, kind).into_iter().map(|(_, item)| item).collect();
-                reply::json(StatusCode::OK, &json!({"items": items}))
-            }
+            Some(kind) => list(board, machine, kind, &request).await,
         },
         _ => error(StatusCode::NOT_FOUND, "no such path"),
     }
 }
 
+async fn list(board: Board, machine: Arc<Machine>, kind: Kind, request: &Request<Incoming>) -> Response<Reply> {
+    match kind {
+        // Right after a start: never less than what is known on disk.
+        Kind::Pods | Kind::Files | Kind::Why => board.settled().await,
+        Kind::Images | Kind::Events | Kind::Node => {}
+    }
+    if request.method() == Method::GET && request.uri().query() == Some("watch=1") {
+        let (sender, receiver) = mpsc::channel(LINES_MAX);
+        tokio::spawn(watch(board, machine, kind, sender));
+        return reply::lines(receiver);
+    }
+    let items: Vec<Value> = rows(&board, &machine, kind).into_iter().map(|(_, item)| item).collect();
+    reply::json(StatusCode::OK, &json!({"items": items}))
+}
+
 async fn delete(board: &Board, uid: &str) -> Response<Reply> {
+    board.settled().await;
     let found = board.workloads().iter().find_map(|(key, published)| {
         let view = published.pods.iter().find(|view| view.record.uid.0 == uid)?;
         Some((key.clone(), view.record.uid.clone()))

@@ -17,7 +17,7 @@ use crate::{metrics, status};
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// `loopback`: the connection came in on a loopback address.
-pub fn answer<B>(board: &Board, loopback: bool, request: &Request<B>) -> Response<Reply> {
+pub async fn answer<B>(board: &Board, loopback: bool, request: &Request<B>) -> Response<Reply> {
     if loopback && !host_is_loopback(request) {
         return reply::text(StatusCode::FORBIDDEN, "403 forbidden: the Host header must name a loopback address\n");
     }
@@ -34,6 +34,8 @@ pub fn answer<B>(board: &Board, loopback: bool, request: &Request<B>) -> Respons
     if !reply::reads(request.method()) {
         return reply::method_not_allowed("GET, HEAD");
     }
+    // Right after a start: never less than what is known on disk.
+    board.settled().await;
     match path {
         "/metrics" => reply::whole(StatusCode::OK, METRICS_TYPE, metrics::encode(board)),
         _ => reply::json(StatusCode::OK, &status::pod_list(board)),

@@ -132,7 +132,7 @@ impl Doors {
                             let _permit = permit;
                             let one = serve_one(stream, |request| {
                                 let (board, request) = (board.clone(), request);
-                                async move { loopback::answer(&board, loopback, &request) }
+                                async move { loopback::answer(&board, loopback, &request).await }
                             });
                             if tokio::time::timeout(LOOPBACK_TIME_MAX, one).await.is_err() {
                                 tracing::debug!("a connection on the loopback listener was closed at its age limit");

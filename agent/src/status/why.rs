@@ -3,13 +3,18 @@
 //! Pure. The first reason of an answer is the one to look at; an answer without reasons runs as wanted. One that is
 //! `running` with reasons runs, and they say what of it is not as its manifest asks.
 
+use std::collections::BTreeSet;
+
 use pod::name::{WorkloadKey, WorkloadKind};
 use pod::time::Moment;
 use serde::{Deserialize, Serialize};
 
 use super::phase::{ADAPTED, NOT_REFRESHED};
 use super::{containers, time};
-use crate::board::{Board, Check, FileState, Published, WantedSummary};
+use crate::board::{Board, Check, FileOutcome, FileState, Published, WantedSummary};
+
+/// The plan's word for a workload that is kept as it is.
+const HELD: &str = "Held";
 
 /// What stands between a daemon and its running as wanted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,53 +79,87 @@ impl Reason {
     }
 }
 
-/// One answer a daemon, and one for the node where a check fails; those that wait first within a namespace's order.
+/// One answer a daemon, and one for the node where a check fails; those that wait first within a namespace's order. Each
+/// fault stands in it once, however many know of it.
 pub fn answers(board: &Board) -> Vec<Answer> {
     let files = board.files();
     let mut answers: Vec<Answer> = node(board).into_iter().collect();
+    let mut told: BTreeSet<usize> = BTreeSet::new();
     for (key, published) in &board.workloads() {
         let mut answer = workload(key, published);
-        for file in files.iter().filter(|file| about(file, key)) {
-            let mut reason = Reason::new(&format!("{:?}", file.state), file.message.clone());
-            reason.file = Some(place(&file.file, file.line));
+        for (at, file) in files.iter().enumerate() {
+            if !about(file, key) && !holds(file, &answer) {
+                continue;
+            }
+            told.insert(at);
             match file.state {
                 FileState::Accepted | FileState::NoEffect | FileState::Ignored => {}
-                FileState::Refused => answer.reasons.insert(0, reason),
-                FileState::NotPlaced | FileState::Conflict | FileState::OutOfPods => answer.reasons.push(reason),
+                FileState::Refused => drop(answer.reasons.splice(0..0, faults(file))),
+                FileState::NotPlaced | FileState::Conflict | FileState::OutOfPods => {
+                    answer.reasons.extend(faults(file))
+                }
             }
         }
+        // What holds it is told by its file already.
+        let by_files = |held: &Reason| {
+            let mut of_files = answer.reasons.iter().filter(|reason| reason.file.is_some());
+            held.reason == HELD && of_files.any(|reason| held.message.contains(&reason.message))
+        };
+        let held: Vec<bool> = answer.reasons.iter().map(by_files).collect();
+        let mut held = held.into_iter();
+        answer.reasons.retain(|_| !held.next().unwrap_or(false));
         answers.push(answer);
     }
-    let workloads = board.workloads();
-    for file in files.iter() {
+    for (_, file) in files.iter().enumerate().filter(|(at, _)| !told.contains(at)) {
         let state = match file.state {
             FileState::Accepted | FileState::NoEffect | FileState::Ignored => continue,
             FileState::NotPlaced => State::Elsewhere,
             FileState::Refused | FileState::Conflict => State::Refused,
             FileState::OutOfPods => State::Waiting,
         };
-        if workloads.keys().any(|key| about(file, key)) {
-            continue;
-        }
-        let mut reason = Reason::new(&format!("{:?}", file.state), file.message.clone());
-        reason.file = Some(place(&file.file, file.line));
         let known = answers.iter_mut().find(|answer| {
             !file.name.is_empty()
                 && (&answer.namespace, &answer.kind, &answer.name) == (&file.namespace, &file.kind, &file.name)
         });
         match known {
-            Some(answer) => answer.reasons.push(reason),
+            Some(answer) => answer.reasons.extend(faults(file)),
             None => answers.push(Answer {
                 namespace: file.namespace.clone(),
                 kind: file.kind.clone(),
                 name: file.name.clone(),
                 pods: Vec::new(),
                 state,
-                reasons: vec![reason],
+                reasons: faults(file),
             }),
         }
     }
     answers
+}
+
+/// A file that cannot be read as a whole, or a document whose name cannot, and that keeps this workload as it is.
+fn holds(file: &FileOutcome, answer: &Answer) -> bool {
+    let keeps = |held: &Reason| held.reason == HELD && file.message.lines().any(|fault| fault == held.message);
+    file.state == FileState::Refused && file.name.is_empty() && answer.reasons.iter().any(keeps)
+}
+
+/// A reason for each fault of the document, with its own line.
+fn faults(file: &FileOutcome) -> Vec<Reason> {
+    let mut faults: Vec<Reason> = Vec::new();
+    for line in file.message.lines() {
+        let own = line.strip_prefix(file.file.as_str()).and_then(|rest| rest.strip_prefix(':')?.split_once(": "));
+        let own = own.and_then(|(number, words)| Some((number.parse().ok()?, words)));
+        let (number, words) = own.unwrap_or((file.line, line));
+        match faults.last_mut() {
+            // A fault's own words may go on over several lines.
+            Some(before) if own.is_none() => before.message = format!("{}\n{line}", before.message),
+            _ => {
+                let mut reason = Reason::new(&format!("{:?}", file.state), words);
+                reason.file = Some(place(&file.file, number));
+                faults.push(reason);
+            }
+        }
+    }
+    faults
 }
 
 fn node(board: &Board) -> Option<Answer> {
@@ -153,7 +192,10 @@ fn workload(key: &WorkloadKey, published: &Published) -> Answer {
     let mut reasons: Vec<Reason> = Vec::new();
     let state = match &published.wanted {
         WantedSummary::Hold { reason } => {
-            reasons.push(Reason::new("Held", reason.clone()));
+            // The plan says so too, where there was one.
+            if !published.waiting.iter().any(|wait| wait.reason == HELD) {
+                reasons.push(Reason::new(HELD, reason.clone()));
+            }
             State::Held
         }
         WantedSummary::Gone => State::Leaving,
@@ -195,7 +237,7 @@ fn wall(published: &Published, until: Moment) -> Option<String> {
     published.now.wall.saturating_add(left).ok().map(time)
 }
 
-fn about(file: &crate::board::FileOutcome, key: &WorkloadKey) -> bool {
+fn about(file: &FileOutcome, key: &WorkloadKey) -> bool {
     file.namespace == key.namespace && file.kind == kind(key.kind) && file.name == key.name
 }
 

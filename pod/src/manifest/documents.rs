@@ -115,7 +115,7 @@ fn outcome(root: &Node, path: &str, implied: Option<WorkloadKind>, reading: &Rea
     let at = At { node: root, path: path.to_owned() };
     let identity = identity(&at, implied);
     let document = judge(&at, implied, identity.as_ref(), reading, &mut findings);
-    let rejections = rejections(&findings, reading.file, |_| true);
+    let rejections = rejections(&findings, reading.file, |fault| !findings.is_explained(fault));
     let result = match document {
         Some(document) if rejections.is_empty() => Ok(document),
         _ => Err(rejections),

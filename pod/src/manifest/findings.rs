@@ -4,6 +4,8 @@
 //! we refuse it). A record's document was accepted once, so its rule faults are forgiven; a rule that a later version
 //! adds can therefore never end a running pod.
 
+use std::collections::BTreeSet;
+
 use super::tree::{Node, Value, push_index, push_key};
 
 /// Findings of one document that are kept. Nobody reads more, and a hostile file must not fill the memory.
@@ -16,7 +18,12 @@ pub struct Findings {
     pub no_effect: Vec<super::NoEffect>,
     /// How many faults were not kept.
     pub dropped: usize,
+    /// Paths of the fields that unknown ones were probably meant to be.
+    meant: BTreeSet<String>,
 }
+
+/// How the reason of a fault begins that is about a field which is not there.
+const MISSING: &str = "is missing";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -54,6 +61,21 @@ impl Findings {
         } else {
             self.faults.push(Fault { line, path, reason, class });
         }
+    }
+
+    /// An unknown field of the object at `parent`, probably a slip of the pen for the field `meant`.
+    pub fn slip(&mut self, line: u32, path: String, parent: &str, meant: &str) {
+        self.fault(line, path, format!("unknown field: did you mean `{meant}`?"), Class::Rule);
+        if self.meant.len() < MAX_FINDINGS {
+            let mut path = parent.to_owned();
+            push_key(&mut path, meant);
+            self.meant.insert(path);
+        }
+    }
+
+    /// A field that is missing only because its name was written wrong: that is told already, and mends both.
+    pub fn is_explained(&self, fault: &Fault) -> bool {
+        fault.reason.starts_with(MISSING) && self.meant.contains(&fault.path)
     }
 
     /// Nothing more is kept: advice need not be worked out.
@@ -97,7 +119,8 @@ impl<'a> At<'a> {
     pub fn need(&self, key: &str, findings: &mut Findings) -> Option<At<'a>> {
         let found = self.get(key);
         if found.is_none() {
-            findings.fault(self.node.line, self.path_of(key), "is missing: it is required".into(), Class::Impossible);
+            let reason = format!("{MISSING}: it is required");
+            findings.fault(self.node.line, self.path_of(key), reason, Class::Impossible);
         }
         found
     }

@@ -510,6 +510,21 @@ fn documents_stand_or_fall_one_by_one() {
 }
 
 #[test]
+fn a_field_that_is_missing_for_a_slip_of_the_pen_is_told_once() {
+    let slip = with("image: example.com/main:1", "imagee: example.com/main:1");
+    assert_eq!(refused(&slip), ["f.yaml:27: spec.containers[0].imagee: unknown field: did you mean `image`?"]);
+    // A field that is missing beside a slip that is about another one stays a fault of its own.
+    let both = with("    image: example.com/main:1\n", "    imagePullPolicyy: Always\n");
+    let told = refused(&both);
+    assert!(
+        told.len() == 2 && told[0].contains("image: is missing") && told[1].contains("imagePullPolicyy"),
+        "{told:?}"
+    );
+    let name = "apiVersion: v1\nkind: Pod\nmetadata: {namee: a}\nspec: {containers: [{name: c, image: i}]}\n";
+    assert_eq!(refused(name), ["f.yaml:3: metadata.namee: unknown field: did you mean `name`?"]);
+}
+
+#[test]
 fn refused_document_keeps_its_identity() {
     let parsed = of(&with("hostPID: on", "nonsense: on"));
     let identity = parsed.documents[0].identity.as_ref().unwrap();

@@ -19,7 +19,12 @@ fn fields(object: &Node, place: &Place, path: &mut String, findings: &mut Findin
         push_key(path, key);
         match place.below(key) {
             None if findings.is_full() => findings.dropped += 1,
-            None => fault(value, path, unknown(key, place), findings),
+            None => match nearest(key, place.names()) {
+                Some(meant) => findings.slip(value.line, path.clone(), &path[..length], meant),
+                None => {
+                    fault(value, path, "unknown field: Kubernetes has none of this name here".to_owned(), findings);
+                }
+            },
             Some(_) if value.value == Value::Null => {}
             Some(below) => field(value, below, path, findings),
         }
@@ -109,13 +114,6 @@ fn fits(value: &Node, shape: Shape) -> bool {
 
 fn fault(value: &Node, path: &str, reason: String, findings: &mut Findings) {
     findings.fault(value.line, path.to_owned(), reason, Class::Rule);
-}
-
-fn unknown(key: &str, place: &Place) -> String {
-    match nearest(key, place.names()) {
-        Some(name) => format!("unknown field: did you mean `{name}`?"),
-        None => "unknown field: Kubernetes has none of this name here".to_owned(),
-    }
 }
 
 /// The candidate that one would most likely have meant: at most a third of its letters differ.
