@@ -37,8 +37,9 @@ pub fn share(set: &mut DesiredSet, recorded: &[Recorded], claims: &mut Claims) {
             Some((port, holder, live)) => {
                 let advice = if live { "give one of them another hostPort" } else { "its pod is ending" };
                 let reason = format!("NodePorts: port {port} of the node is taken by {holder}; {advice}");
-                claims.refuse(pod, &path(pod, port), reason.clone());
-                set.workloads.insert(key, Wanted::Hold { reason });
+                let path = path(pod, port);
+                claims.refuse(pod, &path, reason.clone());
+                set.workloads.insert(key, Wanted::Hold { reason: format!("{path}: {reason}") });
             }
         }
     }

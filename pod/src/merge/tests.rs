@@ -297,7 +297,7 @@ fn a_port_of_the_node_belongs_to_one_pod_and_who_was_admitted_keeps_it() {
     let Wanted::Hold { reason } = &with_record.set.workloads[&a] else { panic!() };
     assert_eq!(
         reason,
-        "NodePorts: port 80/TCP of the node is taken by ds/default/b; give one of them another hostPort"
+        "spec.template.spec.containers[0].ports[0].hostPort: NodePorts: port 80/TCP of the node is taken by ds/default/b; give one of them another hostPort"
     );
     let refused = with_record.outcomes.iter().find_map(|o| match &o.fate {
         Fate::Refused { rejections } => Some(rejections[0].path.clone()),
