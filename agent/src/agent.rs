@@ -236,6 +236,9 @@ fn describe_node(board: &Board, config: &Config, node_name: &str, machine: &Node
         node.state_dir.clone_from(&config.state_dir);
         node.containerd.clone_from(&config.containerd);
         node.containerd_namespace.clone_from(&config.containerd_namespace);
+        node.cni_bin_dirs.clone_from(&config.cni_bin_dirs);
+        node.cni_conf_dir.clone_from(&config.cni_conf_dir);
+        node.pod_cidrs.clone_from(&config.pod_cidrs);
         node.listen = config.listen.to_string();
         node.max_pods = config.max_pods;
     });

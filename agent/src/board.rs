@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::config::Live;
+use crate::config::{Cidr, Live};
 use crate::events::{Event, Events, Seen};
 use crate::metrics::Metrics;
 
@@ -132,6 +132,9 @@ pub struct NodeFacts {
     pub state_dir: PathBuf,
     pub containerd: PathBuf,
     pub containerd_namespace: String,
+    pub cni_bin_dirs: Vec<PathBuf>,
+    pub cni_conf_dir: PathBuf,
+    pub pod_cidrs: Vec<Cidr>,
     pub listen: String,
     pub max_pods: u32,
     /// Capabilities that this process lacks and containers may ask for, without `CAP_`.

@@ -37,7 +37,8 @@ fn exit_codes_tell_refusal_usage_silence_and_absence_apart() {
     fs::write(&file, pod("bad").pod_field("noSuchField", json!(1)).text()).unwrap();
     node.cli(&["check", file.to_str().unwrap()]).exits(1);
     node.stop_agent();
-    node.cli(&["get", "pods"]).exits(3);
+    let silence = node.cli(&["get", "pods"]).exits(3).err;
+    assert!(silence.contains(&node.run_dir().display().to_string()) && !silence.contains("systemctl"), "{silence}");
     // Words that need no agent.
     node.cli(&["version"]).ok();
     node.cli(&["completion", "bash"]).ok();
@@ -98,6 +99,12 @@ fn doctor_answers_line_by_line() {
     assert!([0, 1].contains(&text.code), "{text:?}");
     assert!(text.out.to_lowercase().contains("containerd"), "{text:?}");
     node.cli(&["doctor", "-o", "json"]).json();
+    // The agent's own places, also those that only it knows.
+    assert!(text.out.contains(&node.manifest_dir().display().to_string()), "{text:?}");
+    assert!(
+        text.out.lines().next().is_some_and(|line| line.contains("that of the agent which answers on")),
+        "{text:?}"
+    );
 }
 
 #[test]

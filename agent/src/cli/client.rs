@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::Failure;
+use crate::doctor;
 use crate::http::rows::Kind;
 
 /// The largest list that is taken: ten thousand pods of 10 kB.
@@ -117,9 +118,8 @@ impl Client {
                 format!("may not connect to {socket}: only root may ask the agent")
             }
             Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-                format!(
-                    "no agent answers on {socket} ({why}); start it (systemctl start daemonlet) or name its --run-dir"
-                )
+                let run_dir = self.socket.parent().unwrap_or(Path::new("/"));
+                format!("no agent answers on {socket} ({why}); {}", doctor::how_to_start(run_dir))
             }
             _ => format!("cannot reach the agent on {socket}: {why}"),
         })

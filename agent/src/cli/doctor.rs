@@ -9,7 +9,7 @@ use serde_json::json;
 use super::client::Client;
 use super::{Failure, Machine, colours};
 use crate::config::{Config, Settings};
-use crate::doctor::{Line, Places, Verdict, examine};
+use crate::doctor::{Line, Places, Verdict, configuration, examine, how_to_start};
 use crate::http::rows::Kind;
 
 #[derive(Debug, Args)]
@@ -25,9 +25,12 @@ pub struct DoctorArgs {
 pub fn run(client: &Client, args: &DoctorArgs, out: &mut impl Write) -> Result<(), Failure> {
     let flags = Settings { run_dir: client.socket().parent().map(PathBuf::from), ..Settings::default() };
     let config = Config::load(&flags, args.config.as_deref()).map_err(|why| Failure::Usage(why.to_string()))?;
-    let agent = client.list(Kind::Node).map_err(|why| why.to_string());
+    // What to do about it is said beside it, as of any other line.
+    let advice = format!("; {}", how_to_start(&config.run_dir));
+    let agent = client.list(Kind::Node).map_err(|why| why.to_string().replace(&advice, ""));
     let agent = agent.and_then(|mut nodes| nodes.pop().ok_or_else(|| "the agent says nothing of its node".to_owned()));
-    let lines = examine(&Places::new(&config, agent));
+    let mut lines = vec![configuration(client.socket(), args.config.as_deref(), &agent)];
+    lines.extend(examine(&Places::new(&config, agent)));
     match args.output {
         Some(Machine::Json) => writeln!(out, "{:#}", json!({"lines": lines}))?,
         None => print(&lines, colours(), out)?,

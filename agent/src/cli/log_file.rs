@@ -53,7 +53,8 @@ impl LogDir {
         format!("/proc/self/fd/{}", self.dir.as_raw_fd())
     }
 
-    /// All files of an attempt, oldest first; the last is the one that is written. Err(NotFound) where there is none.
+    /// All files of an attempt, oldest first; the last is the one that is written, or was a moment ago. Err(NotFound)
+    /// where there is none.
     pub fn files(&self, attempt: u64) -> io::Result<Vec<LogFile>> {
         let current_name = format!("{attempt}.log");
         // First, so that a rotation in between makes it appear twice and not never.
@@ -63,17 +64,11 @@ impl LogDir {
             Err(why) if why.kind() == io::ErrorKind::NotFound => None,
             Err(why) => return Err(why),
         };
-        let mut files = Vec::new();
-        for name in self.rotated(&current_name)? {
-            match self.file(&name) {
-                Ok(file) if current.as_ref().is_none_or(|current| file.identity != current.identity) => {
-                    files.push(file)
-                }
-                // Gone by now, or planted beside the keeper's: neither keeps the others from being shown.
-                Ok(_) | Err(_) => {}
-            }
-        }
-        files.extend(current);
+        // Gone by now, or planted beside the keeper's: neither keeps the others from being shown.
+        let mut files: Vec<LogFile> =
+            self.rotated(&current_name)?.iter().filter_map(|name| self.file(name).ok()).collect();
+        // Rotated since it was opened, it has its place among them, perhaps before others.
+        files.extend(current.filter(|current| files.iter().all(|file| file.identity != current.identity)));
         if files.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(files) }
     }
 
@@ -95,8 +90,21 @@ impl LogDir {
         Ok(LogFile { identity: (stat.st_dev, stat.st_ino), file: File::from(file), rest: Vec::new() })
     }
 
-    /// `<n>.log.<stamp>`, which sort by age.
+    /// `<n>.log.<stamp>`, which sort by age. A name that comes while a directory is read may be missed though a later
+    /// one is not: only two equal lists are believed.
     fn rotated(&self, current: &str) -> io::Result<Vec<String>> {
+        let mut names = self.rotated_once(current)?;
+        for _ in 0..RACES_MAX {
+            let again = self.rotated_once(current)?;
+            if again == names {
+                break;
+            }
+            names = again;
+        }
+        Ok(names)
+    }
+
+    fn rotated_once(&self, current: &str) -> io::Result<Vec<String>> {
         let own = beneath(&self.dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         let mut names = Vec::new();
         for entry in Dir::from_fd(own)?.iter() {

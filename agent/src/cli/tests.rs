@@ -330,9 +330,29 @@ fn following_loses_no_line_across_rotations_and_ends_with_the_container() {
     let (served, dir) = (served(), tempfile::tempdir().unwrap());
     let file = with_logs(&served, dir.path());
     std::fs::write(&file, cri("0")).unwrap();
+    /// Says when the first line has been printed: from then on it is followed.
+    struct Printed {
+        text: Vec<u8>,
+        first: Option<std::sync::mpsc::Sender<()>>,
+    }
+    impl io::Write for Printed {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if let Some(first) = self.first.take() {
+                first.send(()).unwrap();
+            }
+            self.text.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
     let board = served.board.clone();
+    let (first, followed) = std::sync::mpsc::channel();
     let writer = std::thread::spawn(move || {
         use std::io::Write as _;
+        followed.recv().unwrap();
         let append = || std::fs::OpenOptions::new().create(true).append(true).open(&file).unwrap();
         for n in 1..2000 {
             append().write_all(cri(&n.to_string()).as_bytes()).unwrap();
@@ -343,9 +363,11 @@ fn following_loses_no_line_across_rotations_and_ends_with_the_container() {
         }
         board.publish(&sample::running().0, None);
     });
-    let (code, out, said) = say(&served, &["logs", "-f", "ds-abcde"]);
+    let word = Cli::parse_from(["daemonlet", "logs", "-f", "ds-abcde"]).word;
+    let mut printed = Printed { text: Vec::new(), first: Some(first) };
+    speak(&Client::new(served.socket()), word, &mut printed).unwrap();
     writer.join().unwrap();
-    assert_eq!(code, 0, "{said}");
+    let out = String::from_utf8(printed.text).unwrap();
     let numbers: Vec<u32> = out.lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!(numbers, (0..2000).collect::<Vec<_>>());
 }
@@ -355,6 +377,7 @@ fn doctor_answers_with_and_without_an_agent() {
     let served = served();
     let (code, out, _) = say(&served, &["doctor"]);
     assert!(code <= 1);
+    assert!(out.lines().next().is_some_and(|line| line.contains("that of the agent which answers on")), "{out}");
     for name in ["privileges", "kernel", "cgroups", "containerd", "runc", "log keeper", "agent", "log directory shared"]
     {
         assert!(out.lines().any(|line| line.contains(name)), "{name} is not in\n{out}");
@@ -365,5 +388,7 @@ fn doctor_answers_with_and_without_an_agent() {
     let mut out = Vec::new();
     let failure =
         speak(&Client::new("/nonexistent/x.sock".into()), Cli::parse_from(["daemonlet", "doctor"]).word, &mut out);
+    let out = String::from_utf8(out).unwrap();
+    assert!(out.contains("the built-in defaults: no agent answers on /nonexistent/x.sock"), "{out}");
     assert_eq!(failure.unwrap_err().code(), 1, "an agent that does not answer is a failing line, not exit code 3");
 }

@@ -4,12 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use pod::spec::{Taint, TaintEffect};
+use serde::{Deserialize, Serialize};
 
 /// The longest name of a node (an RFC 1123 subdomain, as Kubernetes has it).
 const NODE_NAME_MAX: usize = 253;
 
 /// A range of addresses: `10.88.0.0/16`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cidr {
     pub address: IpAddr,
     pub prefix: u8,
@@ -24,6 +25,14 @@ impl Cidr {
 impl std::fmt::Display for Cidr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl std::str::FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Cidr, String> {
+        cidr(text)
     }
 }
 

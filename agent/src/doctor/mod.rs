@@ -79,6 +79,14 @@ impl Places {
             let text = node.and_then(|node| node.pointer(&format!("/daemonlet/{key}"))).and_then(|path| path.as_str());
             text.filter(|text| !text.is_empty()).map_or_else(|| configured.clone(), PathBuf::from)
         };
+        let told_list = |key: &str| -> Vec<String> {
+            let list = agent.as_ref().ok().and_then(|node| node.pointer(&format!("/daemonlet/{key}"))?.as_array());
+            list.into_iter().flatten().filter_map(|one| one.as_str().map(str::to_owned)).collect()
+        };
+        let or =
+            |told: Vec<PathBuf>, configured: &Vec<PathBuf>| if told.is_empty() { configured.clone() } else { told };
+        let cni_bin_dirs = told_list("cniBinDirs").into_iter().map(PathBuf::from).collect();
+        let pod_cidrs: Vec<Cidr> = told_list("podCidrs").iter().filter_map(|text| text.parse().ok()).collect();
         let namespace = agent.as_ref().ok().and_then(|node| node.pointer("/daemonlet/containerdNamespace")?.as_str());
         Places {
             run_dir: config.run_dir.clone(),
@@ -88,12 +96,32 @@ impl Places {
             log_dir: told("logDir", &config.log_dir),
             containerd: told("containerd", &config.containerd),
             containerd_namespace: namespace.unwrap_or(&config.containerd_namespace).to_owned(),
-            cni_bin_dirs: config.cni_bin_dirs.clone(),
-            cni_conf_dir: config.cni_conf_dir.clone(),
-            pod_cidrs: config.pod_cidrs.clone(),
+            cni_bin_dirs: or(cni_bin_dirs, &config.cni_bin_dirs),
+            cni_conf_dir: told("cniConfDir", &config.cni_conf_dir),
+            pod_cidrs: if pod_cidrs.is_empty() { config.pod_cidrs.clone() } else { pod_cidrs },
             agent,
         }
     }
+}
+
+/// Whose places are looked at: the first thing to know about all other lines.
+pub fn configuration(socket: &Path, file: Option<&Path>, agent: &Result<serde_json::Value, String>) -> Line {
+    const NAME: &str = "configuration";
+    let socket = socket.display();
+    match (agent, file) {
+        (Ok(_), _) => Line::ok(NAME, format!("that of the agent which answers on {socket}")),
+        (Err(_), Some(file)) => Line::ok(NAME, format!("that of {}: no agent answers on {socket}", file.display())),
+        (Err(_), None) => Line::warn(
+            NAME,
+            format!("the built-in defaults: no agent answers on {socket}"),
+            "where the agent has other places, name its run directory with --run-dir D, or its file with --config FILE",
+        ),
+    }
+}
+
+/// What a person does whose agent does not answer. Says only what is so on this machine.
+pub fn how_to_start(run_dir: &Path) -> String {
+    units::how_to_start(run_dir, units::is_installed())
 }
 
 /// Whether pods with a network of their own can get one: the readiness check `cni`. Blocking, a few lookups.
@@ -117,8 +145,8 @@ pub fn examine(places: &Places) -> Vec<Line> {
         networks::judge_plugins(&networks),
         networks::judge_configuration(&networks, &places.pod_cidrs),
         networks::judge_rules(&networks),
-        node::judge_keeper(&node::probe_keeper(&places.run_dir)),
-        node::judge_agent(&places.agent),
+        node::judge_keeper(&node::probe_keeper(&places.run_dir), units::is_installed()),
+        node::judge_agent(&places.agent, &how_to_start(&places.run_dir)),
     ];
     lines.extend(directories::lines(places));
     lines.push(units::judge(&units::probe()));

@@ -25,7 +25,7 @@ pub fn probe_keeper(run_dir: &Path) -> Result<KeeperState, String> {
     Ok(KeeperState { version: status.version, containers: status.containers.len(), failing })
 }
 
-pub fn judge_keeper(found: &Result<KeeperState, String>) -> Line {
+pub fn judge_keeper(found: &Result<KeeperState, String>, units: bool) -> Line {
     const NAME: &str = "log keeper";
     match found {
         Ok(state) if !state.failing.is_empty() => Line::fail(
@@ -37,17 +37,22 @@ pub fn judge_keeper(found: &Result<KeeperState, String>) -> Line {
         Err(why) => Line::fail(
             NAME,
             format!("does not answer: {why}"),
-            "start it (systemctl enable --now daemonlet-logkeeper); without it daemons that print a lot are blocked",
+            match units {
+                true => {
+                    "start it (systemctl enable --now daemonlet-logkeeper); without it daemons that print a lot are blocked"
+                }
+                false => "start the agent, which starts it; without it daemons that print a lot are blocked",
+            },
         ),
     }
 }
 
 /// What the agent says of itself.
-pub fn judge_agent(found: &Result<Value, String>) -> Line {
+pub fn judge_agent(found: &Result<Value, String>, how_to_start: &str) -> Line {
     const NAME: &str = "agent";
     let node = match found {
         Ok(node) => node,
-        Err(why) => return Line::fail(NAME, why.clone(), "start it (systemctl enable --now daemonlet)"),
+        Err(why) => return Line::fail(NAME, why.clone(), how_to_start),
     };
     let checks = node.pointer("/daemonlet/checks").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
@@ -63,7 +68,7 @@ pub fn judge_agent(found: &Result<Value, String>) -> Line {
         (true, false) => Line::warn(
             NAME,
             format!("needs restart for: {}", restart.join(", ")),
-            "systemctl restart daemonlet; containers go on running",
+            "restart the agent (systemctl restart daemonlet, where its unit runs it); containers go on running",
         ),
         (true, true) => Line::ok(NAME, "answers, and all its checks are ok"),
     }
@@ -79,19 +84,19 @@ mod tests {
     #[test]
     fn a_silent_keeper_fails() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(judge_keeper(&probe_keeper(dir.path())).verdict, Verdict::Fail);
+        assert_eq!(judge_keeper(&probe_keeper(dir.path()), true).verdict, Verdict::Fail);
         let state = |failing| Ok(KeeperState { version: "1".into(), containers: 3, failing });
-        assert_eq!(judge_keeper(&state(vec![])).verdict, Verdict::Ok);
-        assert_eq!(judge_keeper(&state(vec!["no space".into()])).verdict, Verdict::Fail);
+        assert_eq!(judge_keeper(&state(vec![]), true).verdict, Verdict::Ok);
+        assert_eq!(judge_keeper(&state(vec!["no space".into()]), true).verdict, Verdict::Fail);
     }
 
     #[test]
     fn an_agent_that_is_silent_or_not_ready_fails() {
-        assert_eq!(judge_agent(&Err("no agent answers".into())).verdict, Verdict::Fail);
+        assert_eq!(judge_agent(&Err("no agent answers".into()), "start it").verdict, Verdict::Fail);
         let node = |ok: bool, restart: &[&str]| json!({"daemonlet": {"checks": [{"name": "containerd", "ok": ok, "reason": "down"}], "needsRestart": restart}});
-        assert_eq!(judge_agent(&Ok(node(true, &[]))).verdict, Verdict::Ok);
-        assert_eq!(judge_agent(&Ok(node(true, &["listen"]))).verdict, Verdict::Warn);
-        let line = judge_agent(&Ok(node(false, &[])));
+        assert_eq!(judge_agent(&Ok(node(true, &[])), "").verdict, Verdict::Ok);
+        assert_eq!(judge_agent(&Ok(node(true, &["listen"])), "").verdict, Verdict::Warn);
+        let line = judge_agent(&Ok(node(false, &[])), "");
         assert_eq!((line.verdict, line.found.as_str()), (Verdict::Fail, "answers, and fails: containerd: down"));
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Line;
+use crate::config::RUN_DIR;
 
 const UNITS: [&str; 2] = ["daemonlet.service", "daemonlet-logkeeper.service"];
 /// systemd.unit(5), the system manager's search path without generators.
@@ -19,6 +20,26 @@ pub struct Units {
 
 pub fn probe() -> Units {
     probe_below(Path::new("/"))
+}
+
+/// The agent's unit is here.
+pub fn is_installed() -> bool {
+    !probe().missing.contains(&UNITS[0])
+}
+
+pub fn how_to_start(run_dir: &Path, installed: bool) -> String {
+    match (run_dir == Path::new(RUN_DIR), installed) {
+        (true, true) => "start it: systemctl start daemonlet (its log: journalctl -u daemonlet)".to_owned(),
+        (true, false) => {
+            "no unit daemonlet.service is installed here; an agent that was started otherwise (make run) has a run \
+                          directory of its own: name it with --run-dir D"
+                .to_owned()
+        }
+        (false, _) => format!(
+            "start an agent with --run-dir {}, or name the run directory of the one that runs with --run-dir D",
+            run_dir.display()
+        ),
+    }
 }
 
 fn probe_below(root: &Path) -> Units {
@@ -58,6 +79,15 @@ mod tests {
 
     use super::*;
     use crate::doctor::Verdict;
+
+    #[test]
+    fn systemd_is_named_only_where_it_runs_the_agent() {
+        let default = Path::new(RUN_DIR);
+        assert!(how_to_start(default, true).contains("systemctl start daemonlet"));
+        for advice in [how_to_start(default, false), how_to_start(Path::new("/x"), true)] {
+            assert!(!advice.contains("systemctl") && advice.contains("--run-dir"), "{advice}");
+        }
+    }
 
     #[test]
     fn units_that_are_missing_warn_and_units_that_are_not_enabled_fail() {
