@@ -21,7 +21,7 @@ done
 BASE_SECONDS=900
 # A boot takes 12 s and the full form boots twice, under software emulation on what may be a busy machine.
 case $form in trivial) RUN_SECONDS=180 ;; short) RUN_SECONDS=600 ;; *) RUN_SECONDS=1200 ;; esac
-PACKAGES=systemd,systemd-sysv,dbus,udev,kmod,containerd,runc,containernetworking-plugins,busybox-static,iproute2,iptables,procps,linux-image-cloud-amd64,initramfs-tools
+PACKAGES=apparmor,systemd,systemd-sysv,dbus,udev,kmod,containerd,runc,containernetworking-plugins,busybox-static,iproute2,iptables,procps,linux-image-cloud-amd64,initramfs-tools
 
 die() {
     echo "machine: $*" >&2

@@ -83,12 +83,37 @@ install_qemu() {
     fi
 }
 
+# Debian's docker-registry for the tests, unpacked under target/ and not installed: its package would start a registry on port 5000.
+unpack_registry() {
+    place=$top/target/docker-registry
+    if command -v docker-registry >/dev/null || [ -x "$place/usr/bin/docker-registry" ]; then
+        return 0
+    fi
+    need_root "docker-registry (unpacked under target/)"
+    echo "setup: fetching docker-registry into target/"
+    rm -rf "$place.work"
+    mkdir -p "$place.work/root"
+    (
+        cd "$place.work"
+        apt update >/dev/null
+        apt -o APT::Sandbox::User=root download docker-registry >/dev/null
+        dpkg -x docker-registry_*.deb root
+    ) || die "docker-registry could not be fetched from this machine's apt sources"
+    rm -rf "$place"
+    mv "$place.work/root" "$place"
+    rm -rf "$place.work"
+}
+
+top=$(cd "$(dirname "$0")/.." && pwd)
 [ -r /etc/debian_version ] || die "this is not Debian. Install by hand: $RUN_PACKAGES"
 for words in "${@:-run}"; do
     case $words in
     build) install $BUILD_PACKAGES ;;
     run) install $RUN_PACKAGES ;;
-    test) install $TEST_PACKAGES ;;
+    test)
+        install $TEST_PACKAGES
+        unpack_registry
+        ;;
     machine)
         install $MACHINE_PACKAGES
         install_qemu

@@ -19,6 +19,7 @@ pub mod logs;
 pub mod metrics;
 pub mod records;
 pub mod refusals;
+pub mod registry;
 pub mod remove;
 pub mod runtime;
 pub mod sandbox;

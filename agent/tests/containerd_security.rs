@@ -3,7 +3,7 @@
 mod support;
 
 use agent::seams::Runtime as _;
-use pod::spec::{EnvValue, EnvVar, Seccomp};
+use pod::spec::{AppArmor, EnvValue, EnvVar, HostPathKind, Seccomp};
 use support::pods::{TestContainerd, TestPod};
 use tests::image::{Image, Tarball};
 
@@ -103,6 +103,25 @@ async fn capabilities_and_privileges_are_as_asked() {
 }
 
 #[tokio::test]
+async fn an_apparmor_profile_that_is_not_in_the_kernel_is_a_reason_and_never_left_out() {
+    let node = TestContainerd::start();
+    let runtime = node.open();
+    let mut pod = TestPod::new(&node, "a", "cat /proc/self/attr/current 2>&1");
+    pod.main().security.apparmor = Some(AppArmor::Localhost("nobody-loaded-this".into()));
+    let error = runtime.create(&pod.run(0, 0).create).await.expect_err("refused");
+    assert_eq!(error.reason, "CreateContainerConfigError");
+    assert!(error.message.contains("nobody-loaded-this"), "{error}");
+    assert_eq!(runtime.observe(None).await.expect("observed"), []);
+    // Unset: whatever this machine has, the container runs; what the profile forbids is proved on the booted machine.
+    pod.main().security.apparmor = None;
+    let mut run = pod.run(0, 0);
+    let (_, out) = run.finish(&runtime).await;
+    runtime.delete(&run.id()).await.expect("deleted");
+    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
+    assert!(enabled.starts_with('Y') || !out.contains("daemonlet-default"), "{out}");
+}
+
+#[tokio::test]
 async fn a_read_only_root_still_has_its_volumes() {
     let node = TestContainerd::start();
     let dir = node.path().join("volume");
@@ -140,6 +159,19 @@ async fn the_hosts_dev_is_there_and_its_neighbours_stay_denied() {
     let out = said(&node, script, |pod| pod.host_path("device", device, "/device")).await;
     assert!(out.contains("opened") && out.contains("not permitted"), "{out}");
     assert!(!out.contains("leaked"), "{out}");
+    // The same device's node somewhere else, as a container could have made it in a directory that it shares: only
+    // who asks for a device gets it.
+    let planted = node.path().join("planted");
+    let found = nix::sys::stat::stat(device).expect("it is there");
+    let mode = nix::sys::stat::Mode::S_IRUSR;
+    nix::sys::stat::mknod(&planted, nix::sys::stat::SFlag::S_IFCHR, mode, found.st_rdev).expect("tests are root");
+    let planted = planted.to_str().expect("text");
+    let script = "(exec 3</planted) && echo opened";
+    let out = said(&node, script, |pod| pod.host_path("planted", planted, "/planted")).await;
+    assert!(out.contains("not permitted") && !out.contains("opened"), "{out}");
+    let asked = |pod: &mut TestPod| pod.host_path_of(HostPathKind::CharDevice, "planted", planted, "/planted");
+    let out = said(&node, script, asked).await;
+    assert!(out.contains("opened"), "{out}");
     // Mounted over /dev itself.
     let out = said(&node, "ls /dev; echo x >/dev/null && echo wrote", |pod| pod.host_path("d", "/dev", "/dev")).await;
     assert!(out.contains("wrote"), "{out}");

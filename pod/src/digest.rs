@@ -16,9 +16,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::name::WorkloadKind;
 use crate::spec::{
-    Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy, EnvValue, EnvVar, HostAlias,
-    HostPathKind, Naming, NodeSelectorTerm, Operator, Placement, PodField, PodSpec, PodTemplate, PullPolicy, Quantity,
-    Requirement, Resources, RestartPolicy, Seccomp, Security, TaintEffect, Toleration, Volume, VolumeMount,
+    AppArmor, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy, EnvValue, EnvVar,
+    HostAlias, HostPathKind, Naming, NodeSelectorTerm, Operator, Placement, PodField, PodSpec, PodTemplate, PullPolicy,
+    Quantity, Requirement, Resources, RestartPolicy, Seccomp, Security, TaintEffect, Toleration, Volume, VolumeMount,
     VolumeSource,
 };
 
@@ -249,10 +249,24 @@ impl Feed for Security {
             capabilities_drop,
             supplemental_groups,
             seccomp,
+            apparmor,
         } = self;
         feed_all!(*sum, privileged, run_as_user, run_as_group, run_as_non_root, read_only_root);
         feed_all!(*sum, allow_privilege_escalation, capabilities_add, capabilities_drop);
-        feed_all!(*sum, supplemental_groups, seccomp);
+        feed_all!(*sum, supplemental_groups, seccomp, apparmor);
+    }
+}
+
+impl Feed for AppArmor {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            AppArmor::RuntimeDefault => sum.tag("default"),
+            AppArmor::Unconfined => sum.tag("unconfined"),
+            AppArmor::Localhost(profile) => {
+                sum.tag("localhost");
+                feed_all!(*sum, profile);
+            }
+        }
     }
 }
 

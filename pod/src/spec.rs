@@ -260,6 +260,17 @@ pub struct Security {
     pub capabilities_drop: Vec<String>,
     pub supplemental_groups: Vec<u32>,
     pub seccomp: Option<Seccomp>,
+    /// None: the runtime's default unless privileged.
+    pub apparmor: Option<AppArmor>,
+}
+
+/// `appArmorProfile`, or the annotation that preceded it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AppArmor {
+    RuntimeDefault,
+    Unconfined,
+    /// A profile that somebody loads on the node, by its name in the kernel. Never empty.
+    Localhost(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

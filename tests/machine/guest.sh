@@ -149,6 +149,70 @@ unit_has_the_keeper() {
     all=$(pidof daemonlet-logkeeper)
     [ "$now" != 0 ] && [ "$now" != "$1" ] && is "every keeper" "$all" "$now" && daemonlet doctor | grep 'log keeper' | grep -q 'reads 2 containers'
 }
+# Every container, from outside: the manifests say nothing of AppArmor and none is privileged.
+confined() {
+    for pid in $(tasks | awk '{ print $2 }'); do
+        now=$(cat "/proc/$pid/attr/current")
+        case $now in
+        'daemonlet-default-'*' (enforce)') ;;
+        *) echo "process $pid is $now"; return 1 ;;
+        esac
+    done
+}
+# With a memory limit (fluentd) and without one (random-refresher).
+no_swap() {
+    for pid in $(tasks | awk '{ print $2 }'); do
+        now=$(cat "/sys/fs/cgroup$(cut -d: -f3 "/proc/$pid/cgroup")/memory.swap.max")
+        is "memory.swap.max of process $pid" "$now" 0 || return 1
+    done
+}
+# Two containers that have every right but AppArmor's try what the default profile forbids; one is exempt from it.
+guarded() {
+    cat >/etc/daemonlet/manifests/guarded.yaml <<'MANIFEST'
+apiVersion: v1
+kind: Pod
+metadata:
+  name: guarded
+  annotations:
+    container.apparmor.security.beta.kubernetes.io/open: unconfined
+spec:
+  hostNetwork: true
+  restartPolicy: Never
+  containers:
+  - name: guarded
+    image: busybox:1.36
+    command: ["sh", "-c"]
+    args: &args
+    - |
+      read -r profile </proc/self/attr/current
+      echo "profile $profile"
+      mount -t tmpfs none /tmp && echo mounted
+      (: >>/proc/version) && echo opened
+      exit 0
+    securityContext: &rights
+      capabilities: { add: [SYS_ADMIN] }
+  - name: open
+    image: busybox:1.36
+    command: ["sh", "-c"]
+    args: *args
+    securityContext: *rights
+MANIFEST
+}
+guarded_said() { daemonlet logs guarded-machine -c "$1"; }
+guarded_has_ended() { daemonlet get pods | grep guarded | grep -q Completed; }
+is_guarded() {
+    said=$(guarded_said guarded)
+    case $said in
+    *'profile daemonlet-default-'*' (enforce)'*) ;;
+    *) echo "$said"; return 1 ;;
+    esac
+    ! echo "$said" | grep -Ex 'mounted|opened'
+}
+is_open() {
+    said=$(guarded_said open)
+    [ "$(echo "$said" | grep -Exc 'profile unconfined|mounted|opened')" = 3 ] || { echo "$said"; return 1; }
+}
+doctor_knows_the_profile() { daemonlet doctor 2>&1 | grep apparmor | grep 'daemonlet-default-.* is loaded'; }
 log_has() { daemonlet logs ds/fluentd-elasticsearch -n kube-system | grep "$1"; }
 says_oom_killed() { daemonlet get pods -o json | grep -q OOMKilled; }
 ended() { ! kill -0 "$1" 2>/dev/null; }
@@ -187,6 +251,9 @@ first_boot() {
     eventually daemons_run running 2 || finish
     check containers_are_in_scopes_of_systemd systemd_driver
     check the_memory_limit_is_systemds memory_limit
+    check no_container_swaps no_swap
+    check containers_have_our_apparmor_profile confined
+    check doctor_knows_the_apparmor_profile doctor_knows_the_profile
 
     before=$(tasks)
     agent=$(property daemonlet MainPID)
@@ -212,6 +279,12 @@ first_boot() {
     rm /etc/daemonlet/manifests/hungry.yaml
     eventually a_removed_pod_leaves_no_slice same_slices "$slices"
     check no_unit_is_left_failed no_unit_failed
+    guarded
+    eventually the_guarded_pod_ends guarded_has_ended
+    check the_profile_forbids_mounts_and_writes_to_proc is_guarded
+    check a_container_that_is_exempt_may is_open
+    rm /etc/daemonlet/manifests/guarded.yaml
+    eventually the_guarded_pod_is_gone same_slices "$slices"
     keeper=$(property daemonlet-logkeeper MainPID)
     kill -KILL "$keeper"
     eventually a_killed_keeper_is_its_units_again unit_has_the_keeper "$keeper"

@@ -3,11 +3,14 @@
 //! never by its crates, so that a wrong idea inside the agent cannot repeat itself in its tests.
 
 pub mod audit;
+pub mod authority;
 pub mod bench;
 pub mod client;
+pub mod faulty;
 pub mod image;
 pub mod manifest;
 pub mod node;
 pub mod process;
+pub mod registry;
 pub mod stand_in;
 pub mod wait;

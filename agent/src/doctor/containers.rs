@@ -113,7 +113,7 @@ mod tests {
     }
 
     fn answering(version: &str, snapshotter: Result<(), String>) -> Result<Look, String> {
-        Ok(Look { version: version.into(), pid: None, snapshotter })
+        Ok(Look { version: version.into(), pid: None, snapshotter, namespaces: Ok(vec![]) })
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::Line;
 use super::advisories::Version;
+use crate::runtime::containerd::apparmor::{self, Found};
 
 /// Bits of `CapEff` in /proc/PID/status that containers need somebody to have (linux/capability.h).
 const CAPABILITIES: [(u32, &str); 6] = [
@@ -63,6 +64,26 @@ pub fn judge_privileges(found: &Privileges) -> Line {
     }
 }
 
+/// Err: it could not be looked at.
+pub fn probe_apparmor() -> Result<Found, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|why| why.to_string())?;
+    Ok(runtime.block_on(apparmor::Profiles::default().look()))
+}
+
+pub fn judge_apparmor(found: &Result<Found, String>) -> Line {
+    const NAME: &str = "apparmor";
+    match found {
+        Ok(Found::Off) => Line::ok(NAME, "off in this kernel: containers are confined without it"),
+        Ok(Found::Loaded(profile)) => Line::ok(NAME, format!("the profile {profile} is loaded")),
+        Ok(Found::Loadable) => Line::ok(NAME, "on; our profile is loaded before the first container that needs it"),
+        Ok(Found::Impossible(why)) | Err(why) => Line::warn(
+            NAME,
+            format!("on, and containers run without a profile: {why}"),
+            "install AppArmor's parser (apt-get install apparmor) and have securityfs mounted at /sys/kernel/security; then restart the daemons",
+        ),
+    }
+}
+
 pub fn probe_kernel() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
@@ -111,6 +132,17 @@ mod tests {
         assert_eq!(line.verdict, Verdict::Fail);
         assert!(line.found.contains("CAP_SYS_ADMIN, CAP_SYS_RESOURCE"), "{}", line.found);
         assert_ne!(probe_privileges(None).effective, 0);
+    }
+
+    #[test]
+    fn apparmor_that_is_on_and_cannot_confine_warns() {
+        let line = judge_apparmor(&Ok(Found::Impossible("apparmor_parser is not installed".into())));
+        assert_eq!(line.verdict, Verdict::Warn);
+        assert!(line.found.contains("not installed") && line.fix.contains("apt-get install apparmor"), "{line:?}");
+        for fine in [Found::Off, Found::Loadable, Found::Loaded("p".into())] {
+            assert_eq!(judge_apparmor(&Ok(fine)).verdict, Verdict::Ok);
+        }
+        assert!(probe_apparmor().is_ok());
     }
 
     #[test]

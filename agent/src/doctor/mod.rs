@@ -138,6 +138,7 @@ pub fn examine(places: &Places) -> Vec<Line> {
         machine::judge_privileges(&machine::probe_privileges(pid)),
         machine::judge_kernel(&machine::probe_kernel()),
         machine::judge_clock(jiff::Timestamp::now()),
+        machine::judge_apparmor(&machine::probe_apparmor()),
         cgroups::judge(&cgroups::probe()),
         containers::judge_containerd(&containerd, places),
         containers::judge_snapshotter(&containerd),
@@ -150,7 +151,8 @@ pub fn examine(places: &Places) -> Vec<Line> {
     ];
     lines.extend(directories::lines(places));
     lines.push(units::judge(&units::probe()));
-    let neighbours = neighbours::probe();
+    let neighbours =
+        neighbours::probe(containerd.as_ref().map_or_else(|why| Err(why.clone()), |look| look.namespaces.clone()));
     lines.push(neighbours::judge_kubelet(&neighbours, &places.log_dir));
     lines.push(neighbours::judge_namespace(&neighbours, &places.containerd_namespace));
     lines

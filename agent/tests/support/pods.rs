@@ -18,7 +18,8 @@ use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::observed::ContainerState;
 use pod::record::{Lifecycle, Record};
 use pod::spec::{
-    Container, Placement, PodSpec, PodTemplate, PullPolicy, Resources, RestartPolicy, Security, VolumeMount,
+    Container, HostPathKind, Placement, PodSpec, PodTemplate, PullPolicy, Resources, RestartPolicy, Security, Volume,
+    VolumeMount, VolumeSource,
 };
 use tests::image::{Image, oci_archive};
 use tests::wait::wait_for;
@@ -262,6 +263,13 @@ impl TestPod {
         self.sandbox.volumes.insert(name.into(), host.into());
         let mount = VolumeMount { volume: name.into(), mount_path: place.into(), read_only: false };
         self.main().mounts.push(mount);
+    }
+
+    /// Mounts a host path of this type.
+    pub fn host_path_of(&mut self, kind: HostPathKind, name: &str, host: &str, place: &str) {
+        let source = VolumeSource::HostPath { path: host.into(), kind };
+        self.template.spec.volumes.push(Volume { name: name.into(), source });
+        self.host_path(name, host, place);
     }
 
     /// One run of the container at this index, with its output pipes open.

@@ -22,6 +22,7 @@ fn spec_counts_for_both_kinds() {
         assert!(changed(kind, |t| t.spec.containers[0].image.push('x')));
         assert!(changed(kind, |t| t.spec.termination_grace = Duration::from_secs(3)));
         assert!(changed(kind, |t| t.spec.containers[0].security.run_as_user = Some(0)));
+        assert!(changed(kind, |t| t.spec.containers[0].security.apparmor = Some(AppArmor::Unconfined)));
         assert!(changed(kind, |t| t.spec.placement.required_terms = Some(Vec::new())));
     }
 }

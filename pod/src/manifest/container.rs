@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::findings::{At, Findings};
 use super::{env, names, pod, resources, security};
-use crate::spec::{Container, ContainerPort, PullPolicy, Security, VolumeMount};
+use crate::spec::{AppArmor, Container, ContainerPort, PullPolicy, Security, VolumeMount};
 
 /// What a container needs to know of its pod.
 pub struct Pod<'a> {
@@ -13,6 +13,8 @@ pub struct Pod<'a> {
     pub service_account: String,
     pub security: Security,
     pub volumes: BTreeSet<&'a str>,
+    /// By annotation: container, place, profile.
+    pub apparmor: Vec<(&'a str, At<'a>, AppArmor)>,
 }
 
 pub fn read(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Option<Container> {
@@ -23,10 +25,18 @@ pub fn read(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Option<Conta
     let env = env::read(at, name.as_deref().unwrap_or_default(), pod, findings);
     let resources = at.get("resources").map(|at| resources::read(&at, findings)).unwrap_or_default();
     let mounts = mounts(at, pod, findings);
-    let security = match at.get("securityContext") {
+    let mut security = match at.get("securityContext") {
         Some(at) => security::container(&at, &pod.security, findings),
         None => pod.security.clone(),
     };
+    let annotated = pod.apparmor.iter().find(|(of, ..)| Some(*of) == name.as_deref());
+    if let Some((_, annotation, profile)) = annotated {
+        let own = at.get("securityContext").is_some_and(|at| at.get("appArmorProfile").is_some());
+        if own && security.apparmor.as_ref() != Some(profile) {
+            findings.rule(annotation, "says something else than the container's appArmorProfile: drop one of the two");
+        }
+        security.apparmor = security.apparmor.filter(|_| own).or_else(|| Some(profile.clone()));
+    }
     let ports = ports(at, pod, findings);
     Some(Container {
         name: name?,
@@ -48,6 +58,11 @@ pub fn read(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Option<Conta
 /// Rules that look at all containers of the pod.
 pub fn across(items: &[At<'_>], containers: &[Container], pod: &Pod<'_>, findings: &mut Findings) {
     let names: BTreeSet<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+    for (name, annotation, _) in &pod.apparmor {
+        if !names.contains(name) {
+            findings.rule(annotation, format!("the pod has no container {}", self::names::shown(name)));
+        }
+    }
     let mut open = BTreeSet::new();
     for item in items {
         env::check_containers(item, &names, findings);

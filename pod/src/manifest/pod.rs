@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::findings::{At, Findings};
 use super::{container, names, naming, placement, security};
 use crate::spec::{
-    Container, EGRESS_BANDWIDTH_ANNOTATION, HostPathKind, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
+    AppArmor, Container, EGRESS_BANDWIDTH_ANNOTATION, HostPathKind, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
     RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
 };
 
@@ -24,7 +24,8 @@ pub fn template(object: &At<'_>, findings: &mut Findings) -> Option<PodTemplate>
         Some(metadata) => (labels(metadata, findings), annotations(metadata, findings)),
         None => Default::default(),
     };
-    let spec = spec(&object.need("spec", findings)?, findings)?;
+    let apparmor = metadata.as_ref().map(|metadata| security::annotated(metadata, findings)).unwrap_or_default();
+    let spec = spec(&object.need("spec", findings)?, apparmor, findings)?;
     Some(PodTemplate { labels, annotations, spec })
 }
 
@@ -78,13 +79,14 @@ pub fn text_map(
     texts
 }
 
-fn spec(spec: &At<'_>, findings: &mut Findings) -> Option<PodSpec> {
+fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut Findings) -> Option<PodSpec> {
     let volumes = volumes(spec, findings);
     let pod = container::Pod {
         host_network: spec.boolean_in("hostNetwork", findings).unwrap_or(false),
         service_account: service_account(spec, findings),
         security: spec.get("securityContext").map(|at| security::pod(&at, findings)).unwrap_or_default(),
         volumes: volumes.iter().map(|v| v.name.as_str()).collect(),
+        apparmor,
     };
     let containers = containers(spec, &pod, findings)?;
     let restart_policy = match spec.text_in("restartPolicy", findings) {

@@ -3,10 +3,15 @@
 use super::findings::{At, Findings};
 use super::walk::nearest;
 use super::{names, pod};
-use crate::spec::{Seccomp, Security};
+use crate::spec::{AppArmor, Seccomp, Security};
 
 /// Users and groups above this do not exist in Kubernetes (CVE-2024-40635: larger ones wrap to root).
 const MAX_ID: i128 = i32::MAX as i128;
+
+/// Before `appArmorProfile` was a field, a profile was given by an annotation of this prefix and the container's name.
+const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
+/// Characters of a profile's name, as in Kubernetes.
+const MAX_PROFILE_NAME: usize = 4095;
 
 /// Linux's capabilities (linux/capability.h), without `CAP_`.
 const CAPABILITIES: &[&str] = &[
@@ -65,6 +70,7 @@ pub fn pod(at: &At<'_>, findings: &mut Findings) -> Security {
         run_as_non_root: at.boolean_in("runAsNonRoot", findings).unwrap_or(false),
         supplemental_groups: groups,
         seccomp: seccomp(at, findings),
+        apparmor: apparmor(at, findings),
         ..Security::default()
     }
 }
@@ -97,6 +103,7 @@ pub fn container(at: &At<'_>, of_pod: &Security, findings: &mut Findings) -> Sec
         capabilities_drop,
         supplemental_groups: of_pod.supplemental_groups.clone(),
         seccomp: seccomp(at, findings).or(of_pod.seccomp),
+        apparmor: apparmor(at, findings).or_else(|| of_pod.apparmor.clone()),
     };
     if security.run_as_non_root && security.run_as_user == Some(0) {
         findings.rule(at, "runAsNonRoot is true and runAsUser is 0, which is root: drop one of the two");
@@ -135,6 +142,62 @@ fn seccomp(at: &At<'_>, findings: &mut Findings) -> Option<Seccomp> {
         }
         other => pod::one_of(&profile, "type", other, &["RuntimeDefault", "Unconfined"], findings),
     }
+}
+
+fn apparmor(at: &At<'_>, findings: &mut Findings) -> Option<AppArmor> {
+    let profile = at.get("appArmorProfile")?;
+    let kind = profile.need("type", findings)?;
+    let kind_text = kind.text(findings)?;
+    let name = profile.get("localhostProfile");
+    if let (Some(name), true) = (&name, kind_text != "Localhost") {
+        findings.rule(name, "must be left out unless type is Localhost");
+    }
+    match kind_text {
+        "RuntimeDefault" => Some(AppArmor::RuntimeDefault),
+        "Unconfined" => Some(AppArmor::Unconfined),
+        "Localhost" => {
+            let name = profile.need("localhostProfile", findings)?;
+            localhost(&name, name.text(findings)?, findings)
+        }
+        other => pod::one_of(&profile, "type", other, &["RuntimeDefault", "Localhost", "Unconfined"], findings),
+    }
+}
+
+/// An empty name would run the container unconfined (CVE-2023-2431).
+fn localhost(at: &At<'_>, name: &str, findings: &mut Findings) -> Option<AppArmor> {
+    if name.is_empty() || name.trim() != name || name.contains(char::is_control) || name.len() > MAX_PROFILE_NAME {
+        findings.impossible(at, format!("{} is no name of an AppArmor profile", names::shown(name)));
+        return None;
+    }
+    Some(AppArmor::Localhost(name.to_owned()))
+}
+
+/// Profiles given by annotations: the container's name, where it stands, and the profile.
+pub fn annotated<'a>(metadata: &At<'a>, findings: &mut Findings) -> Vec<(&'a str, At<'a>, AppArmor)> {
+    let Some(annotations) = metadata.get("annotations") else { return Vec::new() };
+    let mut found = Vec::new();
+    for (key, at) in annotations.entries(findings) {
+        let Some(container) = key.strip_prefix(APPARMOR_ANNOTATION) else { continue };
+        let profile = match at.node.text() {
+            Some("runtime/default") => Some(AppArmor::RuntimeDefault),
+            Some("unconfined") => Some(AppArmor::Unconfined),
+            Some(text) => match text.strip_prefix("localhost/") {
+                Some(name) => localhost(&at, name, findings),
+                None => {
+                    let reason = format!(
+                        "{} is not one of runtime/default, localhost/<profile>, unconfined",
+                        names::shown(text)
+                    );
+                    findings.impossible(&at, reason);
+                    None
+                }
+            },
+            // That it is no text is told by whoever reads all annotations.
+            None => None,
+        };
+        found.extend(profile.map(|profile| (container, at, profile)));
+    }
+    found
 }
 
 fn id_in(at: &At<'_>, key: &str, findings: &mut Findings) -> Option<u32> {

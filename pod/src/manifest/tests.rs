@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::desired::UpdateStrategy;
-use crate::spec::{Container, EnvValue, HostPathKind, PodField, PullPolicy, Seccomp, VolumeSource};
+use crate::spec::{AppArmor, Container, EnvValue, HostPathKind, PodField, PullPolicy, Seccomp, VolumeSource};
 
 const SEED_RANDOM: &str = "\
 # DaemonSet resource
@@ -329,6 +329,36 @@ fn what_is_refused_is_refused_by_path_and_line() {
             "type: Localhost, localhostProfile: \"\"",
             "24: spec.securityContext.seccompProfile.localhostProfile: not built yet",
         ),
+        (
+            "runAsUser: 1000",
+            "appArmorProfile: {type: Localhost}",
+            "24: spec.securityContext.appArmorProfile.localhostProfile: is missing",
+        ),
+        (
+            "runAsUser: 1000",
+            "appArmorProfile: {type: Localhost, localhostProfile: \"\"}",
+            "24: spec.securityContext.appArmorProfile.localhostProfile: \"\" is no name of an AppArmor profile",
+        ),
+        (
+            "runAsUser: 1000",
+            "appArmorProfile: {type: Unconfined, localhostProfile: a}",
+            "24: spec.securityContext.appArmorProfile.localhostProfile: must be left out unless type is Localhost",
+        ),
+        (
+            "\"true\"}",
+            "\"true\", container.apparmor.security.beta.kubernetes.io/main: open}",
+            "7: metadata.annotations['container.apparmor.security.beta.kubernetes.io/main']: \"open\" is not one of",
+        ),
+        (
+            "\"true\"}",
+            "\"true\", container.apparmor.security.beta.kubernetes.io/main: localhost/}",
+            "7: metadata.annotations['container.apparmor.security.beta.kubernetes.io/main']: \"\" is no name",
+        ),
+        (
+            "\"true\"}",
+            "\"true\", container.apparmor.security.beta.kubernetes.io/other: unconfined}",
+            "7: metadata.annotations['container.apparmor.security.beta.kubernetes.io/other']: the pod has no container \"other\"",
+        ),
         ("name: main", "name: Main", "26: spec.containers[0].name: \"Main\" is not a valid name"),
         ("image: example.com/main:1", "image: \"\"", "27: spec.containers[0].image: must not be empty"),
         ("    image: example.com/main:1\n", "", "26: spec.containers[0].image: is missing"),
@@ -433,6 +463,32 @@ fn what_is_refused_is_refused_by_path_and_line() {
         assert!(refused.iter().any(|r| r.starts_with(&wanted)), "{from} -> {to}: {refused:#?}");
         assert!(refused.len() <= 2, "{from} -> {to}: one fault is told once: {refused:#?}");
     }
+}
+
+#[test]
+fn the_containers_apparmor_profile_wins_over_its_annotation_over_the_pods() {
+    let check = |annotation: &str, of_pod: &str, own: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  annotations: {{{annotation}}}\nspec:\n  \
+             securityContext: {{{of_pod}}}\n  containers:\n  - {{name: main, image: a:1, securityContext: {{{own}}}}}\n"
+        );
+        pod(&text).template.spec.containers[0].security.apparmor.clone()
+    };
+    const UNCONFINED: &str = "appArmorProfile: {type: Unconfined}";
+    const DEFAULT: &str = "appArmorProfile: {type: RuntimeDefault}";
+    const BY_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/main: localhost/mine";
+    let mine = Some(AppArmor::Localhost("mine".into()));
+    assert_eq!(check("", "", ""), None);
+    assert_eq!(check("", UNCONFINED, ""), Some(AppArmor::Unconfined));
+    assert_eq!(check("", UNCONFINED, DEFAULT), Some(AppArmor::RuntimeDefault));
+    assert_eq!(check(BY_ANNOTATION, UNCONFINED, ""), mine);
+    assert_eq!(check(BY_ANNOTATION, "", "appArmorProfile: {type: Localhost, localhostProfile: mine}"), mine);
+    let both = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  annotations: {{{BY_ANNOTATION}}}\nspec:\n  containers:\n  \
+         - {{name: main, image: a:1, securityContext: {{{DEFAULT}}}}}\n"
+    );
+    let refused = refused(&both);
+    assert!(refused.len() == 1 && refused[0].contains("something else"), "{refused:#?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use containerd_client::services::v1::container::Runtime as RecordRuntime;
 use containerd_client::services::v1::{
@@ -20,7 +20,9 @@ use prost_types::Any;
 
 use pod::name::WorkloadKey;
 use pod::observed::{ContainerState, ObservedContainer};
+use pod::spec::{AppArmor, HostPathKind, Volume, VolumeSource};
 
+use super::apparmor::IsNeeded;
 use super::client::{Client, QUICK, bounded, found};
 use super::events::Heard;
 use super::host::{self, HostDevice};
@@ -35,6 +37,8 @@ use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 /// Up to so many containers are asked for one by one; for more, one list of all tasks is cheaper.
 const ASK_SINGLY_MAX: usize = 4;
+/// Looking at devices takes less than a millisecond; one on a network's file system that is gone takes for ever.
+const DEVICES_TIME_MAX: Duration = Duration::from_secs(5);
 
 impl Containerd {
     pub(super) async fn create_run(&self, run: &CreateRun<'_>, image: &ImageFacts) -> Result<CreatedRun, StepError> {
@@ -123,25 +127,22 @@ impl Containerd {
         image: &ImageFacts,
         image_volumes: &BTreeMap<PathBuf, PathBuf>,
     ) -> Result<(Spec, Vec<oci::Adapted>), StepError> {
-        let accounts = self.accounts(image).await.map_err(|status| {
+        let default_profile = match (&run.container.security.apparmor, run.container.security.privileged) {
+            (Some(AppArmor::Unconfined | AppArmor::Localhost(_)), _) | (_, true) => IsNeeded::No,
+            (Some(AppArmor::RuntimeDefault) | None, false) => IsNeeded::Yes,
+        };
+        let (accounts, apparmor) = tokio::join!(self.accounts(image), self.apparmor.ready(default_profile));
+        let accounts = accounts.map_err(|status| {
             self.client.step_error("CreateContainerError", &format!("the accounts in image {}", image.name), &status)
         })?;
         let host = self.host();
-        let privileged = run.container.security.privileged;
-        let volumes = run.sandbox.volumes.clone();
-        let devices = tokio::task::spawn_blocking(move || {
-            let of_volumes: BTreeMap<String, HostDevice> = volumes
-                .into_iter()
-                .filter_map(|(name, path)| host::device_at(&path).map(|device| (name, device)))
-                .collect();
-            (if privileged { host::devices() } else { Vec::new() }, of_volumes)
-        });
-        let (host_devices, volume_devices) = devices.await.unwrap_or_default();
+        let (host_devices, volume_devices) = devices(run).await?;
         let inputs = Inputs {
             run,
             image,
             accounts: &accounts,
             host: &host,
+            apparmor: &apparmor,
             host_devices: &host_devices,
             volume_devices: &volume_devices,
             image_volumes,
@@ -249,6 +250,40 @@ impl Containerd {
     /// The label that holds the image's STOPSIGNAL; None when the container is gone or its image has none.
     pub(super) async fn stop_signal_label(&self, id: &str) -> Result<Option<String>, Status> {
         Ok(get_record(&self.client, id).await?.and_then(|mut record| record.labels.remove(labels::STOP_SIGNAL)))
+    }
+}
+
+/// The node's devices where the container is privileged, and those of the volumes that it mounts.
+async fn devices(run: &CreateRun<'_>) -> Result<(Vec<HostDevice>, BTreeMap<String, HostDevice>), StepError> {
+    let privileged = run.container.security.privileged;
+    let kind_of = |name: &String| {
+        let volume = run.template.spec.volumes.iter().find(|volume| volume.name == *name);
+        volume.map_or(HostPathKind::Unset, |Volume { source: VolumeSource::HostPath { kind, .. }, .. }| *kind)
+    };
+    let mounted = run.container.mounts.iter().map(|mount| &mount.volume);
+    let volumes: BTreeMap<String, (PathBuf, HostPathKind)> = mounted
+        .filter_map(|name| Some((name.clone(), (run.sandbox.volumes.get(name)?.clone(), kind_of(name)))))
+        .collect();
+    if !privileged && volumes.is_empty() {
+        return Ok(Default::default());
+    }
+    let looking = tokio::task::spawn_blocking(move || {
+        let of_volumes = volumes.into_iter().filter_map(|(name, (path, kind))| {
+            let device = host::device_of_volume(&path, kind)?;
+            Some((name, device))
+        });
+        (of_volumes.collect(), if privileged { host::devices() } else { Vec::new() })
+    });
+    let failed = |why: String| {
+        StepError::new("CreateContainerError", format!("looking at the devices for container {}: {why}", run.run))
+    };
+    match tokio::time::timeout(DEVICES_TIME_MAX, looking).await {
+        Ok(Ok((of_volumes, all))) => Ok((all, of_volumes)),
+        Ok(Err(ended)) => Err(failed(ended.to_string())),
+        Err(_) => {
+            let seconds = DEVICES_TIME_MAX.as_secs();
+            Err(failed(format!("a hostPath did not answer within {seconds} s; is its file system gone?")))
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use pod::spec::HostPathKind;
+
 use super::capabilities::CapSet;
 
 /// Facts that hold as long as this containerd runs.
@@ -25,7 +27,8 @@ pub struct Host {
     pub cgroup_v2: bool,
     /// The kernel accounts swap, so that a swap limit may be written.
     pub swap_limits: bool,
-    pub apparmor: AppArmor,
+    /// Places in /sys that tell how hot each processor is, where this one tells it: `…/cpu0/thermal_throttle`.
+    pub thermal: Vec<String>,
     /// `std::env::consts::ARCH`.
     pub architecture: &'static str,
     /// Processors.
@@ -34,16 +37,6 @@ pub struct Host {
     pub memory: u64,
     /// Bytes of the file system that holds the state directory: the node's ephemeral storage. 0: it cannot be asked.
     pub storage: u64,
-}
-
-/// AppArmor in the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AppArmor {
-    Off,
-    /// On, and this profile for containers is loaded.
-    Profile(String),
-    /// On, but no profile that we know is loaded.
-    NoProfile,
 }
 
 /// A device node of the host.
@@ -58,8 +51,6 @@ pub struct HostDevice {
     pub gid: u32,
 }
 
-/// Profiles for containers that other software loads, best first.
-const APPARMOR_PROFILES: [&str; 2] = ["cri-containerd.apparmor.d", "docker-default"];
 /// Directories of /dev that are no devices of the machine: terminals, shared memory, message queues, descriptors.
 const DEV_SKIPPED: [&str; 8] = ["pts", "shm", "fd", "mqueue", "hugepages", ".lxc", ".lxd-mounts", ".udev"];
 /// How deep /dev is searched: by-path links end at three levels; deeper is a loop of mounts.
@@ -79,7 +70,7 @@ impl Host {
         let cgroup_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
         let swap_limits = if cgroup_v2 {
             let own = text("cgroup").lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned));
-            own.is_some_and(|own| Path::new(&format!("/sys/fs/cgroup{own}/memory.swap.max")).exists())
+            own.is_some_and(|own| counts_swap(Path::new(&format!("/sys/fs/cgroup{own}"))))
         } else {
             Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
         };
@@ -91,7 +82,7 @@ impl Host {
             oom_score_adj_min: if capabilities.has("SYS_RESOURCE") { -1000 } else { own_score },
             cgroup_v2,
             swap_limits,
-            apparmor: apparmor(),
+            thermal: thermal(Path::new("/sys/devices/system/cpu")),
             architecture: std::env::consts::ARCH,
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
             memory: memory_total(&fs::read_to_string("/proc/meminfo").unwrap_or_default()).unwrap_or(0),
@@ -113,9 +104,24 @@ pub fn devices() -> Vec<HostDevice> {
     found
 }
 
-/// The device node that `path` is after following links, when it is one.
-pub fn device_at(path: &Path) -> Option<HostDevice> {
-    let meta = fs::metadata(path).ok()?;
+/// The device node that a volume at `path`, which has no links left in it, lets a container use. An unset type asks for
+/// whatever is there, and a container that writes there could put a node of any disk in its place: only /dev is then
+/// believed. Blocking: the path may lie in a file system that does not answer.
+pub fn device_of_volume(path: &Path, kind: HostPathKind) -> Option<HostDevice> {
+    let believed = match kind {
+        HostPathKind::CharDevice | HostPathKind::BlockDevice => true,
+        HostPathKind::Unset => path.strip_prefix("/dev").is_ok_and(|below| {
+            let first = below.components().next().and_then(|part| part.as_os_str().to_str());
+            first.is_some_and(|name| !DEV_SKIPPED.contains(&name))
+        }),
+        HostPathKind::DirectoryOrCreate
+        | HostPathKind::Directory
+        | HostPathKind::FileOrCreate
+        | HostPathKind::File
+        | HostPathKind::Socket => false,
+    };
+    // Not followed: it is what the volume was resolved to, or somebody has changed it since.
+    let meta = believed.then(|| fs::symlink_metadata(path).ok()).flatten()?;
     device_of(path, &meta)
 }
 
@@ -153,6 +159,13 @@ fn device_of(path: &Path, meta: &fs::Metadata) -> Option<HostDevice> {
     })
 }
 
+/// Whether groups at or below this place of the unified hierarchy count swap. The topmost group has no such file.
+fn counts_swap(group: &Path) -> bool {
+    let has = |group: &Path| group.join("memory.swap.max").exists();
+    let mut below = fs::read_dir(group).into_iter().flatten().flatten();
+    has(group) || below.any(|entry| has(&entry.path()))
+}
+
 /// `CapBnd:` of /proc/pid/status.
 fn bounding_set(status: &str) -> Option<CapSet> {
     let hex = status.lines().find_map(|line| line.strip_prefix("CapBnd:"))?;
@@ -177,17 +190,19 @@ fn storage_total(place: &Path) -> u64 {
     found.map_or(0, |it| it.blocks().saturating_mul(it.fragment_size()))
 }
 
-fn apparmor() -> AppArmor {
-    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
-    if !enabled.starts_with('Y') {
-        return AppArmor::Off;
-    }
-    let loaded = fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
-    let has = |name: &&str| loaded.lines().any(|line| line.split(' ').next() == Some(name));
-    APPARMOR_PROFILES
-        .iter()
-        .find(|name| has(name))
-        .map_or(AppArmor::NoProfile, |name| AppArmor::Profile((*name).into()))
+/// `thermal_throttle` of every processor in this directory that has one (Intel's), sorted. Counts of thermal events tell
+/// what others compute (GHSA-6fw5-f8r9-fgfm).
+fn thermal(processors: &Path) -> Vec<String> {
+    let entries = fs::read_dir(processors).into_iter().flatten().flatten();
+    let places = entries.filter_map(|entry| {
+        let number = entry.file_name().to_str()?.strip_prefix("cpu")?.to_owned();
+        let place = entry.path().join("thermal_throttle");
+        let is_one = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) && place.is_dir();
+        is_one.then(|| place.to_str().map(str::to_owned)).flatten()
+    });
+    let mut places: Vec<String> = places.collect();
+    places.sort();
+    places
 }
 
 #[cfg(test)]
@@ -210,6 +225,49 @@ mod tests {
         let null = all.iter().find(|device| device.path == "/dev/null").expect("every machine has it");
         assert_eq!((null.block, null.major, null.minor), (false, 1, 3));
         assert!(!all.iter().any(|device| device.path.starts_with("/dev/pts/")));
+    }
+
+    #[test]
+    fn only_what_lies_in_dev_or_is_asked_for_as_a_device_is_given() {
+        let null = Path::new("/dev/null");
+        for kind in [HostPathKind::Unset, HostPathKind::CharDevice] {
+            assert_eq!(device_of_volume(null, kind).map(|it| (it.major, it.minor)), Some((1, 3)), "{kind:?}");
+        }
+        assert_eq!(device_of_volume(null, HostPathKind::File), None);
+        for nothing in ["/dev", "/dev/shm", "/dev/not-there", "/etc/hostname"] {
+            assert_eq!(device_of_volume(Path::new(nothing), HostPathKind::Unset), None, "{nothing}");
+        }
+        let dir = tempfile::tempdir().expect("made");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/dev/null", &link).expect("made");
+        assert_eq!(device_of_volume(&link, HostPathKind::CharDevice), None, "changed since it was resolved");
+        // Where nodes may be made and are believed in, one that lies elsewhere is not.
+        let planted = dir.path().join("planted");
+        let mode = nix::sys::stat::Mode::S_IRUSR;
+        nix::sys::stat::mknod(&planted, nix::sys::stat::SFlag::S_IFCHR, mode, nix::sys::stat::makedev(1, 3))
+            .expect("tests are root");
+        assert_eq!(device_of_volume(&planted, HostPathKind::Unset), None);
+        assert!(device_of_volume(&planted, HostPathKind::CharDevice).is_some());
+    }
+
+    #[test]
+    fn the_topmost_group_counts_swap_when_its_children_do() {
+        let dir = tempfile::tempdir().expect("made");
+        fs::create_dir(dir.path().join("system.slice")).expect("made");
+        assert!(!counts_swap(dir.path()));
+        fs::write(dir.path().join("system.slice/memory.swap.max"), "max").expect("written");
+        assert!(counts_swap(dir.path()) && counts_swap(&dir.path().join("system.slice")));
+    }
+
+    #[test]
+    fn processors_that_tell_their_heat_are_found() {
+        let dir = tempfile::tempdir().expect("made");
+        for name in ["cpu0/thermal_throttle", "cpu11/thermal_throttle", "cpu2/cache", "cpufreq/thermal_throttle"] {
+            fs::create_dir_all(dir.path().join(name)).expect("made");
+        }
+        let at = |name: &str| dir.path().join(name).to_str().expect("text").to_owned();
+        assert_eq!(thermal(dir.path()), [at("cpu0/thermal_throttle"), at("cpu11/thermal_throttle")]);
+        assert_eq!(thermal(&dir.path().join("none")), [""; 0]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use containerd_client::services::v1::ListNamespacesRequest;
 use containerd_client::services::v1::snapshots::StatSnapshotRequest;
 use containerd_client::tonic::Code;
 
@@ -19,6 +20,8 @@ pub struct Look {
     pub pid: Option<i32>,
     /// Err says why the snapshotter cannot be used.
     pub snapshotter: Result<(), String>,
+    /// All namespaces that it has, sorted; Err says why it did not tell.
+    pub namespaces: Result<Vec<String>, String>,
 }
 
 /// Changes nothing. Err says why nobody answers. Must be called within a tokio runtime.
@@ -33,5 +36,12 @@ pub async fn look(socket: &Path, namespace: &str, snapshotter: &str) -> Result<L
         Err(status) if status.code() == Code::NotFound => Ok(()),
         Err(status) => Err(status.message().to_owned()),
     };
-    Ok(Look { version, pid: client.peer_pid(), snapshotter })
+    let request = client.request(ListNamespacesRequest { filter: String::new() });
+    let namespaces = bounded(PATIENCE, client.namespaces().list(request)).await.map(|answer| {
+        let mut names: Vec<String> = answer.namespaces.into_iter().map(|it| it.name).collect();
+        names.sort();
+        names
+    });
+    let namespaces = namespaces.map_err(|status| status.message().to_owned());
+    Ok(Look { version, pid: client.peer_pid(), snapshotter, namespaces })
 }

@@ -18,6 +18,7 @@ use pod::spec::Container;
 
 use crate::seams::{CreateRun, CreatedRun, Prepared, Runtime, StepError, Wake};
 
+use self::apparmor::Profiles;
 use self::client::{Client, NamespaceInvalid, QUICK, bounded};
 use self::events::Heard;
 use self::host::Host;
@@ -25,6 +26,7 @@ use self::image_facts::ImageFacts;
 use self::images::Images;
 use self::user::Accounts;
 
+pub mod apparmor;
 pub mod capabilities;
 mod cgroup;
 pub mod client;
@@ -86,6 +88,7 @@ pub struct Containerd {
     /// Accounts of images by chain id, which names content: they never change.
     accounts: Mutex<BTreeMap<String, Arc<Accounts>>>,
     images: Images,
+    apparmor: Profiles,
     /// One look at an image's files at a time: its view has one name.
     looking: tokio::sync::Mutex<()>,
     follower: JoinHandle<()>,
@@ -106,6 +109,7 @@ impl Containerd {
             host: Mutex::default(),
             accounts: Mutex::default(),
             images,
+            apparmor: Profiles::default(),
             looking: tokio::sync::Mutex::default(),
             follower,
         })

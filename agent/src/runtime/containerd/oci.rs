@@ -12,11 +12,12 @@ use oci_spec::runtime::{
     PosixRlimitType, Process, Root, Spec, User,
 };
 
-use pod::spec::Seccomp;
+use pod::spec::{self, Seccomp};
 
+use super::apparmor::AppArmor;
 use super::capabilities::{self, CapSet};
 use super::environment::environment;
-use super::host::{AppArmor, Host, HostDevice};
+use super::host::{Host, HostDevice};
 use super::image_facts::ImageFacts;
 use super::image_volumes;
 use super::resources;
@@ -56,6 +57,7 @@ pub struct Inputs<'a> {
     pub image: &'a ImageFacts,
     pub accounts: &'a Accounts,
     pub host: &'a Host,
+    pub apparmor: &'a AppArmor,
     /// All of the host's devices where the container is privileged; not looked at otherwise.
     pub host_devices: &'a [HostDevice],
     /// Volumes whose host path is a device node, by volume name.
@@ -97,6 +99,10 @@ pub enum SpecError {
     Environment(String),
     #[error("the volume {0:?} is mounted but was not set up")]
     NoVolume(String),
+    #[error(
+        "the AppArmor profile {profile:?} is not in this node's kernel: {why}; load it (apparmor_parser -r FILE), or choose RuntimeDefault"
+    )]
+    NoAppArmorProfile { profile: String, why: &'static str },
 }
 
 impl SpecError {
@@ -140,7 +146,8 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
         .set_masked_paths(None)
         .set_readonly_paths(None);
     if !security.privileged {
-        linux.set_masked_paths(Some(owned(&MASKED_PATHS))).set_readonly_paths(Some(owned(&READONLY_PATHS)));
+        let masked = MASKED_PATHS.iter().map(|path| (*path).to_owned()).chain(host.thermal.iter().cloned());
+        linux.set_masked_paths(Some(masked.collect())).set_readonly_paths(Some(owned(&READONLY_PATHS)));
         let confined = match security.seccomp {
             Some(Seccomp::RuntimeDefault) => true,
             Some(Seccomp::Unconfined) => false,
@@ -186,7 +193,7 @@ fn process(inputs: &Inputs<'_>, capabilities: CapSet, adapted: &mut Vec<Adapted>
         .set_capabilities(Some(capability_sets(capabilities)))
         .set_rlimits(Some(vec![open_files(host)]))
         .set_no_new_privileges(Some(security.allow_privilege_escalation == Some(false)))
-        .set_apparmor_profile(apparmor_profile(inputs, adapted))
+        .set_apparmor_profile(apparmor_profile(inputs, adapted)?)
         .set_oom_score_adj(Some(resources::oom_score_adj(inputs, adapted)));
     Ok(process)
 }
@@ -226,20 +233,28 @@ fn open_files(host: &Host) -> PosixRlimit {
         .expect("every field has a value")
 }
 
-fn apparmor_profile(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Option<String> {
-    if inputs.run.container.security.privileged {
-        return None;
-    }
-    match &inputs.host.apparmor {
-        AppArmor::Off => None,
-        AppArmor::Profile(name) => Some(name.clone()),
-        AppArmor::NoProfile => {
-            adapted.push(Adapted {
-                what: "no AppArmor profile".into(),
-                why: "the kernel has AppArmor on but no profile for containers is loaded".into(),
-            });
-            None
-        }
+/// A profile that is asked for by name is a must; the default confines where this node can.
+fn apparmor_profile(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Result<Option<String>, SpecError> {
+    let security = &inputs.run.container.security;
+    let mut without = |why: &str| {
+        adapted.push(Adapted { what: "no AppArmor profile".into(), why: why.into() });
+        Ok(None)
+    };
+    let missing = |profile: &String, why| Err(SpecError::NoAppArmorProfile { profile: profile.clone(), why });
+    match (&security.apparmor, inputs.apparmor) {
+        (Some(spec::AppArmor::Unconfined), _) => Ok(None),
+        (Some(spec::AppArmor::Localhost(profile)), AppArmor::Off) => missing(profile, "it has AppArmor off"),
+        (Some(spec::AppArmor::Localhost(profile)), AppArmor::On { loaded, .. }) => match loaded.contains(profile) {
+            true => Ok(Some(profile.clone())),
+            false => missing(profile, "no such profile is loaded"),
+        },
+        (Some(spec::AppArmor::RuntimeDefault) | None, _) if security.privileged => Ok(None),
+        (Some(spec::AppArmor::RuntimeDefault), AppArmor::Off) => without("this node's kernel has AppArmor off"),
+        (None, AppArmor::Off) => Ok(None),
+        (Some(spec::AppArmor::RuntimeDefault) | None, AppArmor::On { default, .. }) => match default {
+            Ok(profile) => Ok(Some(profile.clone())),
+            Err(why) => without(why),
+        },
     }
 }
 

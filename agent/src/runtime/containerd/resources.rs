@@ -35,7 +35,12 @@ pub fn of_container(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> LinuxRes
     }
     if inputs.host.cgroup_v2 {
         // Out of memory ends the whole container, not one process of it.
-        out.set_unified(Some(HashMap::from([("memory.oom.group".to_owned(), "1".to_owned())])));
+        let mut unified = HashMap::from([("memory.oom.group".to_owned(), "1".to_owned())]);
+        if inputs.host.swap_limits {
+            // No swap, with a memory limit or without one: the kubelet's NoSwap, its default. v1 cannot say it without.
+            unified.insert("memory.swap.max".to_owned(), "0".to_owned());
+        }
+        out.set_unified(Some(unified));
     }
     out
 }

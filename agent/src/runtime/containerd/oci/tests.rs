@@ -1,6 +1,6 @@
 //! What a container gets, as values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pod::desired::{Origin, Source};
@@ -23,6 +23,7 @@ struct Case {
     sandbox: Sandbox,
     image: ImageFacts,
     host: Host,
+    apparmor: AppArmor,
     host_devices: Vec<HostDevice>,
     volume_devices: BTreeMap<String, HostDevice>,
     image_volumes: BTreeMap<PathBuf, PathBuf>,
@@ -110,11 +111,12 @@ fn case() -> Case {
             oom_score_adj_min: -1000,
             cgroup_v2: false,
             swap_limits: true,
-            apparmor: AppArmor::Off,
+            thermal: vec![],
             architecture: "x86_64",
             cpus: 4,
             memory: 1000 << 20,
         },
+        apparmor: AppArmor::Off,
         host_devices: vec![],
         volume_devices: BTreeMap::new(),
         image_volumes: BTreeMap::new(),
@@ -148,6 +150,7 @@ impl Case {
             image: &self.image,
             accounts: &Accounts::default(),
             host: &self.host,
+            apparmor: &self.apparmor,
             host_devices: &self.host_devices,
             volume_devices: &self.volume_devices,
             image_volumes: &self.image_volumes,
@@ -256,11 +259,72 @@ fn what_the_machine_cannot_give_is_left_out_and_said() {
     assert_eq!(json["process"]["oomScoreAdj"], 0);
     assert_eq!(json["process"]["rlimits"], json!([{"type": "RLIMIT_NOFILE", "hard": 20_000, "soft": 20_000}]));
     assert_eq!(json["linux"]["resources"]["memory"], json!({"limit": 1 << 20}));
-    it.main().security.privileged = false;
-    it.host.apparmor = AppArmor::NoProfile;
-    assert!(it.adapted().contains(&"no AppArmor profile".to_owned()));
-    it.host.apparmor = AppArmor::Profile("p".into());
-    assert_eq!(it.json()["process"]["apparmorProfile"], "p");
+}
+
+#[test]
+fn apparmor_confines_where_the_node_has_it_and_a_named_profile_is_a_must() {
+    use spec::AppArmor::{Localhost, RuntimeDefault, Unconfined};
+    let on = |default: Result<&str, &str>| AppArmor::On {
+        default: default.map(str::to_owned).map_err(str::to_owned),
+        loaded: BTreeSet::from(["mine".to_owned()]),
+    };
+    let check = |asked: Option<spec::AppArmor>, privileged, node: AppArmor| {
+        let mut it = case();
+        it.apparmor = node;
+        it.main().security.apparmor = asked;
+        it.main().security.privileged = privileged;
+        let (spec, adapted) = it.try_spec().map_err(|error| (error.reason(), error.to_string()))?;
+        let profile = spec.process().as_ref().and_then(|it| it.apparmor_profile().clone());
+        Ok((profile, adapted.iter().map(ToString::to_string).collect::<Vec<_>>()))
+    };
+    let confined = |name: &str| Ok((Some(name.to_owned()), vec![]));
+    let unconfined = || Ok((None, vec![]));
+    let without = |why: &str| Ok((None, vec![format!("no AppArmor profile: {why}")]));
+    for asked in [None, Some(RuntimeDefault)] {
+        assert_eq!(check(asked.clone(), false, on(Ok("d"))), confined("d"));
+        assert_eq!(check(asked.clone(), true, on(Ok("d"))), unconfined());
+        assert_eq!(check(asked, false, on(Err("no parser"))), without("no parser"));
+    }
+    assert_eq!(check(None, false, AppArmor::Off), unconfined());
+    assert_eq!(check(Some(RuntimeDefault), false, AppArmor::Off), without("this node's kernel has AppArmor off"));
+    assert_eq!(check(Some(Unconfined), false, on(Err("no parser"))), unconfined());
+    let named = |name: &str| Some(Localhost(name.into()));
+    for privileged in [false, true] {
+        assert_eq!(check(named("mine"), privileged, on(Err("no parser"))), confined("mine"));
+    }
+    for (name, node) in [("other", on(Ok("d"))), ("mine", AppArmor::Off)] {
+        let (reason, why) = check(named(name), false, node).expect_err("not there");
+        assert_eq!(reason, "CreateContainerConfigError");
+        assert!(why.contains(&format!("{name:?}")) && why.contains("apparmor_parser -r"), "{why}");
+    }
+}
+
+#[test]
+fn what_tells_the_processors_heat_is_masked_where_it_is() {
+    let mut it = case();
+    it.host.thermal = vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".into()];
+    let masked = it.json()["linux"]["maskedPaths"].clone();
+    let masked = masked.as_array().expect("a list");
+    assert_eq!(masked.len(), MASKED_PATHS.len() + 1);
+    assert_eq!(masked.last(), Some(&json!("/sys/devices/system/cpu/cpu0/thermal_throttle")));
+}
+
+#[test]
+fn no_container_swaps_where_the_kernel_can_be_told_so() {
+    let check = |v2: bool, accounts: bool, limit: Option<u64>| {
+        let mut it = case();
+        (it.host.cgroup_v2, it.host.swap_limits) = (v2, accounts);
+        it.main().resources.memory_limit = limit;
+        let resources = it.json()["linux"]["resources"].clone();
+        (resources["memory"]["swap"].as_u64(), resources["unified"]["memory.swap.max"].as_str().map(str::to_owned))
+    };
+    let none = Some("0".to_owned());
+    assert_eq!(check(true, true, None), (None, none.clone()));
+    assert_eq!(check(true, true, Some(1 << 30)), (Some(1 << 30), none));
+    assert_eq!(check(true, false, Some(1 << 30)), (None, None));
+    // v1 counts memory and swap together, and only with a limit.
+    assert_eq!(check(false, true, Some(1 << 30)), (Some(1 << 30), None));
+    assert_eq!(check(false, true, None), (None, None));
 }
 
 #[test]
@@ -279,7 +343,7 @@ fn resources_are_the_kubelets_numbers() {
     let resources = &it.json()["linux"]["resources"];
     assert_eq!(resources["cpu"], json!({"shares": 102, "quota": 1000, "period": 100_000}));
     assert_eq!(resources["memory"], json!({"limit": 300 << 20, "swap": 300 << 20}));
-    assert_eq!(resources["unified"], json!({"memory.oom.group": "1"}));
+    assert_eq!(resources["unified"], json!({"memory.oom.group": "1", "memory.swap.max": "0"}));
     assert_eq!(it.json()["process"]["oomScoreAdj"], 800);
     it.main().resources.memory_request = Some(2);
     assert_eq!(it.json()["process"]["oomScoreAdj"], 999);

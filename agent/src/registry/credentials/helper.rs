@@ -1,0 +1,141 @@
+//! Credential helpers: programs `docker-credential-NAME` that are asked for the login of one host (`get`, the server's URL on standard
+//! input, a JSON object on standard output). Bounded in time and output; what they print is never shown, because it may be the secret.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+
+use super::{Login, Secret};
+
+/// Helpers of clouds ask a service over the network; longer than this nobody waits for a login.
+const TIME_MAX: Duration = Duration::from_secs(30);
+
+/// A login has some kilobytes at most (tokens of clouds have 4).
+const OUTPUT_MAX: u64 = 64 << 10;
+
+/// What docker's own helpers print when they know nothing about a host: no login, and no failure.
+const NOT_FOUND: &str = "credentials not found in native keychain";
+
+/// Why a helper gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HelperError {
+    #[error("credential helper {program} cannot be run: {reason}; install it, or put it on the agent's PATH")]
+    Start { program: String, reason: String },
+    #[error("credential helper {program} did not answer within {} s", TIME_MAX.as_secs())]
+    Time { program: String },
+    #[error("credential helper {program} failed ({status})")]
+    Failed { program: String, status: String },
+    #[error("credential helper {program} answered with something that is no login")]
+    Answer { program: String },
+}
+
+/// A name that can be part of a program's name and of nothing else: no path.
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 64
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && !name.starts_with('.')
+}
+
+/// The login that a helper has for this server; none if it has none.
+pub async fn ask(name: &str, server: &str) -> Result<Option<Login>, HelperError> {
+    ask_within(name, server, TIME_MAX).await
+}
+
+async fn ask_within(name: &str, server: &str, bound: Duration) -> Result<Option<Login>, HelperError> {
+    let program = format!("docker-credential-{name}");
+    let failed = |reason: std::io::Error| HelperError::Start { program: program.clone(), reason: reason.to_string() };
+    let mut child = Command::new(&program)
+        .arg("get")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        // Its own group, so that a helper's children end with it.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    let talk = async {
+        if let Some(mut input) = child.stdin.take() {
+            // A helper that needs no input may have closed it; what counts is its answer.
+            let _ = input.write_all(server.as_bytes()).await;
+        }
+        let mut output = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            stdout.take(OUTPUT_MAX + 1).read_to_end(&mut output).await?;
+        }
+        if output.len() as u64 > OUTPUT_MAX {
+            // It may go on writing for ever, and is waited for no longer.
+            return Ok((None, output));
+        }
+        child.wait().await.map(|status| (Some(status), output))
+    };
+    let outcome = tokio::time::timeout(bound, talk).await;
+    if !matches!(outcome, Ok(Ok((Some(_), _))))
+        && let Some(group) = group
+    {
+        // Already ended is as good.
+        let _ = killpg(group, Signal::SIGKILL);
+    }
+    match outcome {
+        Err(_) => Err(HelperError::Time { program }),
+        Ok(Err(error)) => Err(HelperError::Start { program, reason: error.to_string() }),
+        Ok(Ok((None, _))) => Err(HelperError::Answer { program }),
+        Ok(Ok((Some(status), output))) if status.success() => match login(&output) {
+            Some(login) => Ok(Some(login)),
+            None => Err(HelperError::Answer { program }),
+        },
+        Ok(Ok((Some(status), output))) => match String::from_utf8_lossy(&output).trim() {
+            NOT_FOUND => Ok(None),
+            _ => Err(HelperError::Failed { program, status: status.to_string() }),
+        },
+    }
+}
+
+/// `{"Username": …, "Secret": …}`; the user name `<token>` says that the secret is an identity token.
+fn login(output: &[u8]) -> Option<Login> {
+    let value: Value = serde_json::from_slice(output).ok()?;
+    let secret = Secret::new(value.get("Secret")?.as_str()?);
+    match value.get("Username")?.as_str()? {
+        "<token>" => Some(Login::Identity(secret)),
+        user => Some(Login::Basic { user: user.to_owned(), password: secret }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_helper_s_name_is_no_path() {
+        assert!(is_name("ecr-login") && is_name("osxkeychain") && is_name("a.b_c"));
+        for bad in ["", "../x", "a/b", ".hidden", "a b", &"x".repeat(65)] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_told_from_a_password() {
+        let of = |text: &str| login(text.as_bytes());
+        assert_eq!(of(r#"{"Username":"<token>","Secret":"t"}"#), Some(Login::Identity(Secret::new("t"))));
+        assert_eq!(
+            of(r#"{"ServerURL":"x","Username":"u","Secret":"p"}"#),
+            Some(Login::Basic { user: "u".to_owned(), password: Secret::new("p") })
+        );
+        for bad in ["", "{}", r#"{"Username":"u"}"#, r#"{"Username":1,"Secret":"p"}"#, "[]"] {
+            assert_eq!(of(bad), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_is_not_installed_is_named() {
+        let error = ask("daemonlet-none", "https://x").await.unwrap_err();
+        assert!(error.to_string().contains("docker-credential-daemonlet-none"), "{error}");
+    }
+}

@@ -1,0 +1,354 @@
+//! Registries: what a tag names, manifests, and blobs as streams, from any registry that speaks the OCI distribution protocol (or
+//! Docker's, of which it grew). Driven by whoever pulls images; it knows hosts, credentials and HTTP, and nothing of containerd, of pods
+//! or of the agent's configuration.
+//!
+//! One call goes through the hosts of its registry in turn ([`hosts`]: mirrors first, the registry itself last), at each of them through
+//! the logins that are for it ([`credentials`], [`visit`]), and returns the first good answer, or what every host said.
+
+mod blob;
+mod challenge;
+pub mod credentials;
+mod error;
+mod hosts;
+mod http;
+mod manifest;
+mod names;
+mod proxy;
+mod round;
+mod tls;
+mod tokens;
+mod visit;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
+
+pub use blob::Blob;
+pub use credentials::{Credential, Login, Secret};
+pub use error::{Failure, HostFailure, RegistryError};
+pub use proxy::Proxy;
+use round::{HelperLogins, Need};
+use visit::{Question, Visit};
+
+/// The largest index or manifest that is read. The distribution specification asks registries to take at least 4 MiB and lets them refuse
+/// more; containerd reads no larger ones.
+pub const MANIFEST_MAX: u64 = 4 << 20;
+
+/// How long a host that served wrong bytes or stalled is asked after the others: longer than a retry, shorter than its repair.
+const BLAME_TIME: Duration = Duration::from_secs(300);
+
+/// Hosts that are blamed at once; more mirrors nobody has.
+const BLAMED_MAX: usize = 64;
+
+/// Access to registries. Cheap to clone; clones share connections and tokens. Nothing is read or connected before the first call.
+#[derive(Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+/// What the calls share. The locks are held for moments, never over a wait.
+struct Shared {
+    settings: Settings,
+    /// Locked where files are read, off the loop's thread.
+    clients: Mutex<http::Clients>,
+    grants: Mutex<tokens::Grants>,
+    helpers: Mutex<HelperLogins>,
+    blamed: Mutex<BTreeMap<String, Instant>>,
+}
+
+/// Where registries' configuration lies, and how to get out of this network.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// containerd's `certs.d`: a directory a registry, with a `hosts.toml` (`--registry-config`).
+    pub hosts_dir: Option<PathBuf>,
+    /// A docker `config.json` (`--registry-auth`). Read anew for each call, so that a changed file counts at once.
+    pub auth_file: Option<PathBuf>,
+    /// HTTP_PROXY, HTTPS_PROXY and NO_PROXY: [`Proxy::from_environment`].
+    pub proxy: Proxy,
+    /// How long to wait for what. The default is for the field; tests have less time.
+    pub patience: Patience,
+}
+
+/// How long a host may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// From the name to a connection that is ready to be asked, TLS included (`dial_timeout` of a hosts.toml wins).
+    pub connect: Duration,
+    /// Without a single byte, before the answer begins or inside of it. A blob has no bound as a whole: links may be slow.
+    pub stall: Duration,
+    /// For all of a document (manifest, token): small, so that a host that drips them is no host.
+    pub document: Duration,
+}
+
+/// An image's name without its tag or digest, as the user wrote it after Docker's rules for short names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Repository {
+    /// With the port where there is one: `docker.io`, `registry:5000`, `[::1]:5000`.
+    pub host: String,
+    /// `library/busybox`.
+    pub path: String,
+}
+
+/// Which of a repository's manifests.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    Tag(String),
+    /// `sha256:…` (or sha512).
+    Digest(String),
+}
+
+/// An index or manifest as the registry keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// One of the four that are known: OCI index and manifest, Docker manifest list and manifest of schema 2.
+    pub media_type: String,
+    /// Of `bytes`, computed here: sha256, or the algorithm that was asked for.
+    pub digest: String,
+    /// At most [`MANIFEST_MAX`].
+    pub bytes: Vec<u8>,
+}
+
+impl Registry {
+    pub fn new(settings: Settings) -> Registry {
+        Registry {
+            shared: Arc::new(Shared {
+                settings,
+                clients: Mutex::default(),
+                grants: Mutex::default(),
+                helpers: Mutex::default(),
+                blamed: Mutex::default(),
+            }),
+        }
+    }
+
+    /// What a tag or digest names. The digest is verified where one was asked for. `secrets` are the pod's own (imagePullSecrets): they
+    /// are tried before those of the credentials file.
+    pub async fn manifest(
+        &self,
+        repository: &Repository,
+        target: &Target,
+        secrets: &[Credential],
+    ) -> Result<Manifest, RegistryError> {
+        check(repository, target)?;
+        let need = Need::of(target);
+        let mut round = self.round(repository, need, secrets, format!("manifest {repository}{target}")).await?;
+        while let Some(visit) = round.next().await {
+            // A host that may resolve and not serve says what the tag is; who may serve is asked for that.
+            if need == Need::Resolve && !visit.endpoint.capabilities.pull {
+                match digest_at(&visit, target).await {
+                    Ok(digest) => {
+                        let target = Target::Digest(digest);
+                        return Box::pin(self.manifest(repository, &target, secrets)).await;
+                    }
+                    Err(failure) => round.failed(failure),
+                }
+                continue;
+            }
+            match manifest_at(&visit, target).await {
+                Ok(manifest) => return Ok(manifest),
+                Err(failure) => round.failed(failure),
+            }
+        }
+        Err(round.error())
+    }
+
+    /// The digest (`sha256:…`) that a tag names now, by HEAD: cheap, and not counted by registries that limit pulls.
+    pub async fn digest(
+        &self,
+        repository: &Repository,
+        target: &Target,
+        secrets: &[Credential],
+    ) -> Result<String, RegistryError> {
+        check(repository, target)?;
+        let mut round =
+            self.round(repository, Need::of(target), secrets, format!("digest of {repository}{target}")).await?;
+        while let Some(visit) = round.next().await {
+            match digest_at(&visit, target).await {
+                Ok(digest) => return Ok(digest),
+                Err(failure) => round.failed(failure),
+            }
+        }
+        Err(round.error())
+    }
+
+    /// The blob's bytes from offset `from` on; `size` is the whole blob's, as its descriptor says.
+    pub async fn blob(
+        &self,
+        repository: &Repository,
+        digest: &str,
+        size: u64,
+        from: u64,
+        secrets: &[Credential],
+    ) -> Result<Blob, RegistryError> {
+        check(repository, &Target::Digest(digest.to_owned()))?;
+        let what = format!("blob {digest} of {repository}");
+        let mut round = self.round(repository, Need::Pull, secrets, what.clone()).await?;
+        while let Some(visit) = round.next().await {
+            let (host, origin) = (visit.endpoint.name(), visit.endpoint.origin);
+            let blob = |from, body, left| Blob {
+                from,
+                host: host.clone(),
+                what: what.clone(),
+                origin,
+                body,
+                left,
+                registry: self.clone(),
+            };
+            if from >= size {
+                return Ok(blob(size, None, 0));
+            }
+            match blob_at(&visit, digest, size, from).await {
+                Ok((begin, response)) => return Ok(blob(begin, Some(response), size - begin)),
+                Err(failure) => round.failed(failure),
+            }
+        }
+        Err(round.error())
+    }
+
+    /// This host ([`Blob::host`]) served bytes with a wrong digest: for some minutes the others are asked before it.
+    pub fn blame(&self, host: &str) {
+        let now = Instant::now();
+        let mut blamed = lock(&self.shared.blamed);
+        blamed.retain(|_, since| now.duration_since(*since) < BLAME_TIME);
+        if blamed.len() < BLAMED_MAX {
+            blamed.insert(host.to_owned(), now);
+        }
+    }
+
+    /// Lets go of connections, roots, clients and tokens; the next call makes them again. For whoever knows that nothing more is to be
+    /// pulled. Streams that are open go on.
+    pub fn rest(&self) {
+        lock(&self.shared.clients).clear();
+        lock(&self.shared.grants).clear();
+        lock(&self.shared.helpers).clear();
+    }
+}
+
+async fn manifest_at(visit: &Visit<'_>, target: &Target) -> Result<Manifest, Failure> {
+    let patience = &visit.shared.settings.patience;
+    let path = format!("manifests/{}", target.reference());
+    let question = Question { method: Method::GET, path: &path, accept: manifest::ACCEPT, from: 0 };
+    let response = visit.ask(&question).await?;
+    let content_type = text_of(response.headers(), CONTENT_TYPE.as_str());
+    let stated = text_of(response.headers(), DIGEST_HEADER).filter(|digest| manifest::is_digest(digest));
+    let bytes = http::body(response, MANIFEST_MAX, patience).await?;
+    let wanted = match target {
+        Target::Digest(digest) => Some(digest.clone()),
+        Target::Tag(_) => stated,
+    };
+    let digest = manifest::digest(&bytes, wanted.as_deref());
+    match wanted {
+        Some(wanted) if wanted != digest => {
+            Err(Failure::Unusable { reason: format!("sent wrong bytes: their digest is {digest}, expected {wanted}") })
+        }
+        _ => match manifest::media_type(content_type.as_deref(), &bytes) {
+            Ok(media_type) => Ok(Manifest { media_type, digest, bytes }),
+            Err(reason) => Err(Failure::Unusable { reason }),
+        },
+    }
+}
+
+async fn digest_at(visit: &Visit<'_>, target: &Target) -> Result<String, Failure> {
+    let path = format!("manifests/{}", target.reference());
+    let question = Question { method: Method::HEAD, path: &path, accept: manifest::ACCEPT, from: 0 };
+    let response = match visit.ask(&question).await {
+        Ok(response) => response,
+        // A registry that knows no HEAD.
+        Err(Failure::Unusable { .. }) => return manifest_at(visit, target).await.map(|manifest| manifest.digest),
+        Err(failure) => return Err(failure),
+    };
+    let content_type = text_of(response.headers(), CONTENT_TYPE.as_str());
+    manifest::known_type(content_type.as_deref()).map_err(|reason| Failure::Unusable { reason })?;
+    match text_of(response.headers(), DIGEST_HEADER).filter(|digest| manifest::is_digest(digest)) {
+        Some(digest) => Ok(digest),
+        None => manifest_at(visit, target).await.map(|manifest| manifest.digest),
+    }
+}
+
+async fn blob_at(visit: &Visit<'_>, digest: &str, size: u64, from: u64) -> Result<(u64, reqwest::Response), Failure> {
+    let path = format!("blobs/{digest}");
+    // Once from where it is wanted, and once more from the start if that range is not understood.
+    for from in [from, 0] {
+        let question = Question { method: Method::GET, path: &path, accept: "*/*", from };
+        let response = visit.ask(&question).await?;
+        if response.status() == reqwest::StatusCode::RANGE_NOT_SATISFIABLE {
+            continue;
+        }
+        if let Some(begin) = blob::begin(&response, size, from)? {
+            return Ok((begin, response));
+        }
+    }
+    Err(Failure::Unusable { reason: "answers with ranges that were not asked for".to_owned() })
+}
+
+/// The distribution specification's header with the digest of what is served.
+const DIGEST_HEADER: &str = "docker-content-digest";
+
+fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+/// Names that can stand in a URL's path as they are: whoever parsed them knows the grammar, this is the last look.
+fn check(repository: &Repository, target: &Target) -> Result<(), RegistryError> {
+    let plain = |text: &str, more: &[u8]| text.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b));
+    let part = |part: &str| !part.is_empty() && part != "." && part != ".." && plain(part, b"._-");
+    let host = &repository.host;
+    let good = !host.is_empty() && host.len() <= 255 && !host.starts_with('.') && plain(host, b".-_:[]");
+    let good = good && repository.path.len() <= 255 && repository.path.split('/').all(part);
+    let good = good
+        && match target {
+            Target::Tag(tag) => tag.len() <= 128 && part(tag),
+            Target::Digest(digest) => manifest::is_digest(digest),
+        };
+    if good {
+        Ok(())
+    } else {
+        Err(RegistryError::Name { reason: format!("{repository}{target} is no image reference") })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Target {
+    /// As it stands in a URL.
+    fn reference(&self) -> &str {
+        match self {
+            Target::Tag(text) | Target::Digest(text) => text,
+        }
+    }
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.host, self.path)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Tag(tag) => write!(f, ":{tag}"),
+            Target::Digest(digest) => write!(f, "@{digest}"),
+        }
+    }
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience {
+            // containerd's own bound; a lost SYN is repeated four times within it.
+            connect: Duration::from_secs(30),
+            // Longer than a TCP connection over a bad link takes to recover from a few lost packets.
+            stall: Duration::from_secs(30),
+            // 4 MiB over a link of 64 kbit/s take ten minutes, but real manifests have 10 kB and tokens 4 kB.
+            document: Duration::from_secs(60),
+        }
+    }
+}

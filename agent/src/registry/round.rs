@@ -1,0 +1,216 @@
+//! The way of one call from host to host: which ones may answer it, in which order, as whom, and what all of them said. It reads the
+//! configuration at its start; files that are read may be slow, so that happens off the loop's thread.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use reqwest::Client;
+use tracing::debug;
+
+use super::credentials::{AuthFile, Credential, Login, helper, matching};
+use super::error::{Failure, HostFailure, RegistryError};
+use super::hosts::{Endpoint, endpoints};
+use super::http::ClientKey;
+use super::visit::{LOGINS_MAX, Visit};
+use super::{Registry, Repository, Target, lock};
+
+/// How long a helper's answer is used. Helpers of clouds keep their own tokens for hours; this spares a process a blob.
+const HELPER_LIFE: Duration = Duration::from_secs(300);
+
+const HELPER_LOGINS_MAX: usize = 64;
+
+/// The name under which docker's tools keep the login for docker.io.
+const DOCKER_HUB_KEY: &str = "index.docker.io";
+const DOCKER_HUB_SERVER_URL: &str = "https://index.docker.io/v1/";
+
+/// What a host must be allowed to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    Pull,
+    Resolve,
+}
+
+impl Need {
+    pub fn of(target: &Target) -> Need {
+        match target {
+            Target::Tag(_) => Need::Resolve,
+            Target::Digest(_) => Need::Pull,
+        }
+    }
+}
+
+/// Logins that helpers gave, by helper and server.
+#[derive(Default)]
+pub struct HelperLogins {
+    held: BTreeMap<(String, String), (Option<Login>, Instant)>,
+}
+
+impl HelperLogins {
+    fn get(&mut self, key: &(String, String), now: Instant) -> Option<Option<Login>> {
+        self.held.retain(|_, (_, since)| now.duration_since(*since) < HELPER_LIFE);
+        self.held.get(key).map(|(login, _)| login.clone())
+    }
+
+    fn put(&mut self, key: (String, String), login: Option<Login>, now: Instant) {
+        if self.held.len() < HELPER_LOGINS_MAX {
+            self.held.insert(key, (login, now));
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.held.clear();
+    }
+}
+
+pub struct Round<'a> {
+    registry: &'a Registry,
+    repository: &'a Repository,
+    secrets: &'a [Credential],
+    what: String,
+    hosts: Vec<(Endpoint, Client)>,
+    auth: AuthFile,
+    next: usize,
+    failures: Vec<HostFailure>,
+}
+
+impl Registry {
+    /// Reads what is configured for this registry now.
+    pub(super) async fn round<'a>(
+        &'a self,
+        repository: &'a Repository,
+        need: Need,
+        secrets: &'a [Credential],
+        what: String,
+    ) -> Result<Round<'a>, RegistryError> {
+        let (shared, registry) = (self.shared.clone(), repository.host.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let settings = &shared.settings;
+            let failed = |reason: String| RegistryError::Hosts { registry: registry.clone(), reason };
+            let routes = settings.proxy.routes().map_err(|error| failed(error.to_string()))?;
+            let mut hosts = Vec::new();
+            for endpoint in endpoints(settings.hosts_dir.as_deref(), &registry).map_err(|e| failed(e.to_string()))? {
+                let may = match need {
+                    Need::Pull => endpoint.capabilities.pull,
+                    Need::Resolve => endpoint.capabilities.resolve,
+                };
+                if !may {
+                    continue;
+                }
+                let key = ClientKey::of(&endpoint, &settings.patience).map_err(|error| failed(error.to_string()))?;
+                let client = lock(&shared.clients).get(&key, &routes).map_err(|error| failed(error.to_string()))?;
+                hosts.push((endpoint, client));
+            }
+            if hosts.is_empty() {
+                let word = if need == Need::Pull { "pull" } else { "resolve" };
+                return Err(failed(format!("no host of its hosts.toml has the capability {word}")));
+            }
+            Ok((hosts, settings.auth_file.as_deref().map(AuthFile::read).unwrap_or_default()))
+        });
+        let (mut hosts, auth) = read.await.map_err(|error| RegistryError::Hosts {
+            registry: repository.host.clone(),
+            reason: format!("its configuration could not be read: {error}"),
+        })??;
+        let blamed = lock(&self.shared.blamed);
+        hosts
+            .sort_by_key(|(endpoint, _)| blamed.get(&endpoint.name()).is_some_and(|t| t.elapsed() < super::BLAME_TIME));
+        drop(blamed);
+        Ok(Round { registry: self, repository, secrets, what, hosts, auth, next: 0, failures: Vec::new() })
+    }
+}
+
+impl Round<'_> {
+    /// The next host to ask, with the logins that are for it.
+    pub async fn next(&mut self) -> Option<Visit<'_>> {
+        let at = self.next;
+        self.hosts.get(at)?;
+        self.next += 1;
+        let logins = self.logins(&self.hosts[at].0.clone()).await;
+        let (endpoint, client) = &self.hosts[at];
+        Some(Visit {
+            shared: &self.registry.shared,
+            endpoint,
+            client: client.clone(),
+            repository: &self.repository.path,
+            logins,
+        })
+    }
+
+    /// The host that was asked last gave no usable answer.
+    pub fn failed(&mut self, failure: Failure) {
+        let Some((endpoint, _)) = self.next.checked_sub(1).and_then(|at| self.hosts.get(at)) else { return };
+        debug!(what = self.what, host = endpoint.name(), %failure, "registry host did not serve");
+        self.failures.push(HostFailure { host: endpoint.name(), origin: endpoint.origin, failure });
+    }
+
+    /// What all of them said, and what helps.
+    pub fn error(self) -> RegistryError {
+        let error = RegistryError::Asked { what: self.what, failures: self.failures, hint: None };
+        let mut hint = if error.is_denied() {
+            vec!["check the pod's imagePullSecrets or the agent's --registry-auth".to_owned()]
+        } else if error.is_not_found() {
+            vec!["check the image's name, tag and digest".to_owned()]
+        } else {
+            Vec::new()
+        };
+        if error.is_denied() || error.is_not_found() {
+            hint.extend(self.auth.problems);
+        }
+        match error {
+            RegistryError::Asked { what, failures, .. } if !hint.is_empty() => {
+                RegistryError::Asked { what, failures, hint: Some(hint.join("; ")) }
+            }
+            error => error,
+        }
+    }
+
+    /// Who to be at this host: the pod's own secrets first, then the node's file, its helpers, each by the longest match. The image's own
+    /// host name counts for the registry itself; a mirror gets only what names the mirror.
+    async fn logins(&mut self, endpoint: &Endpoint) -> Vec<Login> {
+        let mut names = vec![endpoint.name()];
+        if endpoint.origin {
+            names.insert(0, self.repository.host.clone());
+            if self.repository.host == "docker.io" {
+                names.push(DOCKER_HUB_KEY.to_owned());
+            }
+        }
+        names.dedup();
+        let path = &self.repository.path;
+        let mut logins: Vec<Login> =
+            matching(self.secrets, &names, path).into_iter().map(|c| c.login.clone()).collect();
+        let named = names.iter().find_map(|name| self.auth.helpers.get(name)).cloned();
+        if let Some(helper) = &named {
+            logins.extend(self.helped(helper, &names).await);
+        }
+        let own: Vec<Login> = matching(&self.auth.entries, &names, path).into_iter().map(|c| c.login.clone()).collect();
+        let nothing = own.is_empty();
+        logins.extend(own);
+        if named.is_none()
+            && nothing
+            && let Some(store) = self.auth.store.clone()
+        {
+            logins.extend(self.helped(&store, &names).await);
+        }
+        logins.truncate(LOGINS_MAX);
+        logins
+    }
+
+    async fn helped(&mut self, name: &str, names: &[String]) -> Option<Login> {
+        let hub = names.iter().any(|name| name == DOCKER_HUB_KEY);
+        let server = if hub { DOCKER_HUB_SERVER_URL } else { names.first()?.as_str() };
+        let key = (name.to_owned(), server.to_owned());
+        let held = lock(&self.registry.shared.helpers).get(&key, Instant::now());
+        if let Some(held) = held {
+            return held;
+        }
+        match helper::ask(name, server).await {
+            Ok(login) => {
+                lock(&self.registry.shared.helpers).put(key, login.clone(), Instant::now());
+                login
+            }
+            Err(error) => {
+                self.auth.problems.push(error.to_string());
+                None
+            }
+        }
+    }
+}

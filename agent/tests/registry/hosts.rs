@@ -1,0 +1,140 @@
+//! hosts.toml, mirrors, TLS and HTTP proxies.
+
+use super::*;
+
+#[tokio::test]
+async fn a_mirror_is_asked_first_and_what_it_lacks_or_breaks_comes_from_the_registry() {
+    let (_registry, origin, pushed) = served();
+    let (_other, mirror, _) = served();
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!("server = \"{}\"\n[host.\"{}\"]\n", origin.url(), mirror.url());
+    let ask = async || {
+        let client = Registry::new(hosts_toml(dir.path(), "r.example", &text));
+        let manifest = client.manifest(&at("r.example"), &tag(), &[]).await;
+        let (_, bytes) = all(&client, "r.example", &pushed, 0).await.unwrap();
+        assert_eq!(digest(&bytes), pushed.layers[0].0);
+        manifest.unwrap().digest
+    };
+    assert_eq!(ask().await, pushed.digest);
+    assert_eq!((mirror.count("?ns=r.example"), origin.requests().len()), (2, 0));
+    for fault in [Fault::status(404), Fault::status(500), Fault::status(403), Fault::Silence, Fault::WrongBytes] {
+        mirror.clear();
+        mirror.add(Rule::on("/manifests/").fault(fault));
+        let before = origin.count("/manifests/");
+        assert_eq!(ask().await, pushed.digest);
+        assert_eq!(origin.count("/manifests/"), before + 1);
+    }
+    mirror.clear();
+    mirror.add(Rule::on("/v2/").fault(Fault::status(404)));
+    origin.add(Rule::on("/manifests/").fault(Fault::status(503)));
+    let client = Registry::new(hosts_toml(dir.path(), "r.example", &text));
+    let error = client.manifest(&at("r.example"), &tag(), &[]).await.unwrap_err();
+    // The registry's own word counts, and both are told.
+    assert!(error.unreachable() && !error.is_not_found(), "{error}");
+    assert!(error.to_string().contains(&mirror.host()) && error.to_string().contains(&origin.host()), "{error}");
+}
+
+#[tokio::test]
+async fn capabilities_paths_and_headers_of_a_host_are_kept() {
+    let (_registry, origin, pushed) = served();
+    let (_other, mirror, _) = served();
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!(
+        "server = \"{}\"\n[host.\"{}\"]\ncapabilities = [\"pull\"]\nheader = {{ X-Test = \"yes\" }}\n",
+        origin.url(),
+        mirror.url()
+    );
+    let client = Registry::new(hosts_toml(dir.path(), "r.example", &text));
+    client.manifest(&at("r.example"), &tag(), &[]).await.unwrap();
+    assert_eq!((mirror.requests().len(), origin.requests().len()), (0, 1), "only who may resolve is asked for a tag");
+    all(&client, "r.example", &pushed, 0).await.unwrap();
+    assert_eq!(mirror.requests()[0].header("x-test"), Some("yes"));
+    // A host that may only resolve says what the tag is, and the bytes come from who may serve them.
+    let text = format!("server = \"{}\"\n[host.\"{}\"]\ncapabilities = [\"resolve\"]\n", origin.url(), mirror.url());
+    let client = Registry::new(hosts_toml(dir.path(), "r.example", &text));
+    assert_eq!(client.manifest(&at("r.example"), &tag(), &[]).await.unwrap().digest, pushed.digest);
+    assert_eq!(mirror.requests().last().unwrap().line, "HEAD /v2/team/app/manifests/1?ns=r.example");
+    assert!(origin.requests().last().unwrap().line.contains(&pushed.digest));
+    let text = format!("server = \"{}/deep/cache\"\noverride_path = true\n", origin.url());
+    let client = Registry::new(hosts_toml(dir.path(), "r.example", &text));
+    let _ = client.manifest(&at("r.example"), &tag(), &[]).await;
+    assert_eq!(origin.requests().last().unwrap().line, "GET /deep/cache/team/app/manifests/1?ns=r.example");
+}
+
+#[tokio::test]
+async fn a_host_that_is_blamed_is_asked_last() {
+    let (_registry, origin, pushed) = served();
+    let (_other, mirror, _) = served();
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!("server = \"{}\"\n[host.\"{}\"]\n", origin.url(), mirror.url());
+    let client = Registry::new(hosts_toml(dir.path(), "r.example", &text));
+    let (layer, size) = pushed.layers[0].clone();
+    let blob = client.blob(&at("r.example"), &layer, size, 0, &[]).await.unwrap();
+    assert_eq!(blob.host, mirror.host());
+    client.blame(&blob.host);
+    assert_eq!(client.blob(&at("r.example"), &layer, size, 0, &[]).await.unwrap().host, origin.host());
+}
+
+#[tokio::test]
+async fn tls_needs_the_right_authority_and_the_right_certificate() {
+    let registry = TestRegistry::start();
+    let pushed = registry.push("team/app", "1", &image());
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let open = FaultyProxy::in_front_of(&registry).tls(&authority).start();
+    let closed = FaultyProxy::in_front_of(&registry).tls(&authority).client_certificates(&clients).start();
+    let dir = tempfile::tempdir().unwrap();
+    let own = clients.client("node-1");
+    for (file, text) in [("ca.pem", authority.pem()), ("me.cert", own.cert), ("me.key", own.key)] {
+        std::fs::write(dir.path().join(file), text).unwrap();
+    }
+    let ask = async |server: &FaultyProxy, rules: &str| {
+        let client =
+            Registry::new(hosts_toml(dir.path(), "r.example", &format!("server = \"{}\"\n{rules}", server.url())));
+        client.manifest(&at("r.example"), &tag(), &[]).await.map(|manifest| manifest.digest)
+    };
+    let error = ask(&open, "").await.unwrap_err();
+    assert!(error.unreachable() && error.to_string().contains("name its authority with ca"), "{error}");
+    assert_eq!(ask(&open, "ca = \"../ca.pem\"").await.unwrap(), pushed.digest);
+    assert_eq!(ask(&open, "skip_verify = true").await.unwrap(), pushed.digest);
+    assert!(ask(&closed, "ca = \"../ca.pem\"").await.is_err());
+    let with_certificate = "ca = \"../ca.pem\"\nclient = [[\"../me.cert\", \"../me.key\"]]";
+    assert_eq!(ask(&closed, with_certificate).await.unwrap(), pushed.digest);
+    let error = ask(&open, "ca = \"../me.key\"").await.unwrap_err();
+    assert!(matches!(error, RegistryError::Hosts { .. }) && error.to_string().contains("me.key"), "{error}");
+}
+
+#[tokio::test]
+async fn a_broken_hosts_file_stops_its_registry_alone() {
+    let (_registry, proxy, _) = served();
+    let dir = tempfile::tempdir().unwrap();
+    let client = Registry::new(hosts_toml(dir.path(), "r.example", "server = \"https://a\"\nmirror = 1"));
+    let error = client.manifest(&at("r.example"), &tag(), &[]).await.unwrap_err();
+    assert!(error.to_string().contains("hosts.toml:2: mirror"), "{error}");
+    client.manifest(&at(&proxy.host()), &tag(), &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn requests_go_through_the_proxy_that_the_environment_names() {
+    let registry = TestRegistry::start();
+    let pushed = registry.push("team/app", "1", &image());
+    let authority = Authority::new();
+    let secure = FaultyProxy::in_front_of(&registry).tls(&authority).start();
+    let way = FaultyProxy::in_front_of(&registry).tunnel("registry.test:5000", secure.address()).start();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
+    let proxy = Proxy {
+        http: Some(format!("user:pass@{}", way.host())),
+        https: Some(way.url()),
+        direct: Some("127.0.0.1".to_owned()),
+    };
+    let plain =
+        Settings { proxy: proxy.clone(), ..hosts_toml(dir.path(), "r.test", "server = \"http://registry.test:80\"") };
+    assert_eq!(Registry::new(plain).manifest(&at("r.test"), &tag(), &[]).await.unwrap().digest, pushed.digest);
+    let seen = way.requests().pop().unwrap();
+    assert_eq!(seen.host, "registry.test");
+    assert_eq!(seen.header("proxy-authorization"), Some("Basic dXNlcjpwYXNz"));
+    let text = "server = \"https://registry.test:5000\"\nca = \"../ca.pem\"";
+    let tls = Settings { proxy, ..hosts_toml(dir.path(), "s.test", text) };
+    assert_eq!(Registry::new(tls).manifest(&at("s.test"), &tag(), &[]).await.unwrap().digest, pushed.digest);
+    assert_eq!(way.requests().pop().unwrap().host, "registry.test:5000");
+}
