@@ -17,6 +17,28 @@ show() {
     "$bin/daemonlet" --run-dir "$sockets" "$@"
 }
 
+# A line for each image that is being pulled, with a bar where a terminal draws it over and over.
+pulls() {
+    show get images 2>/dev/null | awk -v live="$live" '
+        match($0, /(Pulling|BackOff): /) {
+            name = $1
+            said = substr($0, RSTART)
+            sub(/ +<none> *$/, "", said)
+            percent = said
+            sub(/^[A-Za-z]+: /, "", percent)
+            if (live && percent ~ /^[0-9]+%/) {
+                bar = ""
+                for (i = 5; i <= 100; i += 5) bar = bar (i <= percent + 0 ? "#" : "-")
+                printf "[%s] %s  %s\n", bar, name, percent
+            } else if (percent ~ /^[0-9]+%/) {
+                # A line for each tenth, not for each look.
+                printf "%s  Pulling: %d%%\n", name, int(percent / 10) * 10
+            } else {
+                printf "%s  %s\n", name, said
+            }
+        }' || true
+}
+
 scripts/setup.sh run
 if [ -z "${BIN_DIR:-}" ]; then
     echo "run: building (the first time takes some minutes)"
@@ -73,17 +95,33 @@ fi
 began=$(date +%s)
 drawn=0
 before=
+before_pulls=
+# Nothing is drawn over where nobody looks, or where NO_COLOR asks for plain lines.
+live=
+[ ! -t 1 ] || [ -n "${NO_COLOR:-}" ] || live=1
 while :; do
     recorded agent >/dev/null || { tail -n 30 "$run/agent.log" >&2; die "the agent ended; its log is $run/agent.log"; }
     # Exit code 3: the agent does not answer yet.
     code=0
     table=$(show get pods 2>&1) || code=$?
     [ "$code" != 3 ] || table="the agent is starting"
-    if [ "$table" != "$before" ]; then
-        [ -t 1 ] && [ "$drawn" -gt 0 ] && printf '\033[%dA\033[J' "$drawn"
-        printf '%s\n' "$table"
-        drawn=$(printf '%s\n' "$table" | wc -l)
+    pulling=$(pulls)
+    # A pull takes as long as its link needs; what counts is the time after it.
+    [ -z "$pulling" ] || began=$(date +%s)
+    if [ -n "$live" ]; then
+        shown=$table${pulling:+
+$pulling}
+        if [ "$shown" != "$before" ]; then
+            [ "$drawn" = 0 ] || printf '\033[%dA\033[J' "$drawn"
+            printf '%s\n' "$shown"
+            drawn=$(printf '%s\n' "$shown" | wc -l)
+            before=$shown
+        fi
+    else
+        [ "$table" = "$before" ] || printf '%s\n' "$table"
+        [ -z "$pulling" ] || [ "$pulling" = "$before_pulls" ] || printf '%s\n' "$pulling"
         before=$table
+        before_pulls=$pulling
     fi
     # NAMESPACE NAME READY STATUS RESTARTS AGE; READY is x/y.
     if [ "$code" = 0 ] && printf '%s\n' "$table" | awk '

@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::{Duration, Instant};
 
 use agent::runtime::containerd::{Config, Containerd};
-use agent::seams::{CgroupParent, CreateRun, Runtime as _, Sandbox};
+use agent::seams::{CgroupParent, CreateRun, ImageWanted, Runtime as _, Sandbox};
 use pod::desired::{Origin, Source};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::record::{Lifecycle, Record};
@@ -77,7 +77,7 @@ async fn main() {
     };
     let cgroup = format!("/create-times-{uid}");
     let sandbox = Sandbox { cgroup: CgroupParent::Cgroupfs(cgroup.clone()), ..Sandbox::default() };
-    runtime.prepare_image(&container).await.expect("the image is there");
+    runtime.prepare_image(ImageWanted::quietly(&container)).await.expect("the image is there");
 
     let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     for attempt in 0..runs {

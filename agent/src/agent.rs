@@ -21,9 +21,11 @@ use crate::disk::Disk;
 use crate::doctor;
 use crate::gate::Gate;
 use crate::http::Doors;
+use crate::image_pull::ImagePull;
 use crate::logs::{self, Pipes};
 use crate::records::Records;
 use crate::refusals::Refusals;
+use crate::registry;
 use crate::runtime::containerd::{self, Containerd};
 use crate::sandbox::{self, NodeSandboxes};
 use crate::seams::{Clock, Machine, SystemClock};
@@ -145,6 +147,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     };
     let (heard, ready) = tokio::sync::oneshot::channel();
     tokio::spawn(desired::follow(merging, heard));
+    tokio::spawn(publish_pulls(board.clone(), images.pulls()));
     let (image_outcomes, image_dir) = image_dir::follow(config.image_dir.clone(), images);
     tokio::spawn(image_dir);
     tokio::spawn(publish_images(board.clone(), image_outcomes));
@@ -202,6 +205,13 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
     runtime.namespace.clone_from(&config.containerd_namespace);
     runtime.state_dir.clone_from(&config.state_dir);
     runtime.seccomp_default = config.seccomp_default;
+    runtime.pulls.rate_limit = config.image_pull_rate_limit;
+    runtime.pulls.registry = registry::Settings {
+        hosts_dir: Some(config.registry_config.clone()),
+        auth_file: config.registry_auth.clone(),
+        proxy: registry::Proxy::from_environment(),
+        ..registry::Settings::default()
+    };
     let pod_cidrs = config.pod_cidrs.iter().map(|cidr| cidr.to_string().parse()).collect::<Result<_, _>>()?;
     let sandboxes = sandbox::Config {
         run_dir: config.run_dir.clone(),
@@ -296,6 +306,13 @@ async fn publish_images(board: Board, mut outcomes: watch::Receiver<Vec<ImageOut
     while outcomes.changed().await.is_ok() {
         let newest = outcomes.borrow_and_update().clone();
         board.set_images(newest);
+    }
+}
+
+async fn publish_pulls(board: Board, mut pulls: watch::Receiver<Vec<ImagePull>>) {
+    while pulls.changed().await.is_ok() {
+        let newest = pulls.borrow_and_update().clone();
+        board.set_pulls(newest);
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::config::{Cidr, Live};
 use crate::events::{Event, Events, Seen};
+use crate::image_pull::ImagePull;
 use crate::metrics::Metrics;
 
 /// Commands that wait for the composition root; a person types them one at a time.
@@ -112,8 +113,13 @@ pub struct ImageOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImageState {
     Importing,
+    /// From an archive, or present otherwise.
     Imported,
     Refused,
+    /// From a registry, now.
+    Pulling,
+    /// The last pull failed; the next one waits for its time.
+    BackOff,
 }
 
 /// What is known of this node. Labels, taints and log limits are in [`Live`].
@@ -194,6 +200,7 @@ struct State {
     workloads: BTreeMap<WorkloadKey, Arc<Published>>,
     files: Arc<Vec<FileOutcome>>,
     images: Arc<Vec<ImageOutcome>>,
+    pulls: Arc<Vec<ImagePull>>,
     node: NodeFacts,
     live: Live,
     needs_restart: Vec<String>,
@@ -221,6 +228,7 @@ impl Board {
             workloads: BTreeMap::new(),
             files: Arc::default(),
             images: Arc::default(),
+            pulls: Arc::default(),
             node: NodeFacts::default(),
             live: Live::default(),
             needs_restart: Vec::new(),
@@ -298,6 +306,11 @@ impl Board {
         self.change(|state| state.images = Arc::new(images));
     }
 
+    /// Pulls under way and those that wait for their next try, replacing what was said before.
+    pub fn set_pulls(&self, pulls: Vec<ImagePull>) {
+        self.change(|state| state.pulls = Arc::new(pulls));
+    }
+
     pub fn set_node(&self, change: impl FnOnce(&mut NodeFacts)) {
         self.change(|state| change(&mut state.node));
     }
@@ -357,6 +370,10 @@ impl Board {
 
     pub fn images(&self) -> Arc<Vec<ImageOutcome>> {
         self.state().images.clone()
+    }
+
+    pub fn pulls(&self) -> Arc<Vec<ImagePull>> {
+        self.state().pulls.clone()
     }
 
     pub fn node(&self) -> NodeFacts {

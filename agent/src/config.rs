@@ -58,6 +58,12 @@ pub struct Config {
     pub cgroup_root: String,
     /// seccomp unset means RuntimeDefault unless privileged.
     pub seccomp_default: bool,
+    /// containerd's `certs.d`: a directory with a hosts.toml for each registry.
+    pub registry_config: PathBuf,
+    /// A docker config.json with credentials.
+    pub registry_auth: Option<PathBuf>,
+    /// Bytes a second of all downloads of images; None: no limit.
+    pub image_pull_rate_limit: Option<u64>,
     /// The keeper's program, started when nobody answers; None: beside this program.
     pub logkeeper: Option<PathBuf>,
     /// What was so at the start of that which applies live.
@@ -157,6 +163,16 @@ pub struct Settings {
     /// Whether an unset seccomp profile means RuntimeDefault [default: true]
     #[arg(long, value_name = "BOOL")]
     pub seccomp_default: Option<bool>,
+    /// Mirrors, authorities and client certificates of registries, as containerd's hosts.toml [default:
+    /// /etc/containerd/certs.d]
+    #[arg(long, value_name = "D", value_parser = value::path)]
+    pub registry_config: Option<PathBuf>,
+    /// Credentials of registries: a docker config.json
+    #[arg(long, value_name = "FILE", value_parser = value::path)]
+    pub registry_auth: Option<PathBuf>,
+    /// Bytes a second that all image downloads may take together [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = value::size)]
+    pub image_pull_rate_limit: Option<u64>,
     /// The log keeper's program, started when none answers [default: daemonlet-logkeeper beside this program]
     #[arg(long, value_name = "PROGRAM", value_parser = value::path)]
     pub logkeeper: Option<PathBuf>,
@@ -210,6 +226,9 @@ impl Config {
             log_max_files,
             log_budget,
             seccomp_default,
+            registry_config,
+            registry_auth,
+            image_pull_rate_limit,
             logkeeper,
             run_dir,
         } = settings;
@@ -246,6 +265,9 @@ impl Config {
             cluster_domain: cluster_domain.unwrap_or_else(|| "cluster.local".into()),
             cgroup_root: cgroup_root.unwrap_or_else(|| "daemonlet".into()),
             seccomp_default: seccomp_default.unwrap_or(true),
+            registry_config: path(registry_config, "/etc/containerd/certs.d"),
+            registry_auth,
+            image_pull_rate_limit,
             logkeeper,
             live: Live { labels: node_label.into_iter().collect(), taints: unique(node_taint), log_limits },
         })
@@ -276,6 +298,9 @@ impl Config {
             cluster_domain,
             cgroup_root,
             seccomp_default,
+            registry_config,
+            registry_auth,
+            image_pull_rate_limit,
             logkeeper,
             live: _,
         } = self;
@@ -297,6 +322,9 @@ impl Config {
             ("cluster-domain", *cluster_domain != new.cluster_domain),
             ("cgroup-root", *cgroup_root != new.cgroup_root),
             ("seccomp-default", *seccomp_default != new.seccomp_default),
+            ("registry-config", *registry_config != new.registry_config),
+            ("registry-auth", *registry_auth != new.registry_auth),
+            ("image-pull-rate-limit", *image_pull_rate_limit != new.image_pull_rate_limit),
             ("logkeeper", *logkeeper != new.logkeeper),
         ];
         changed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
@@ -335,6 +363,9 @@ impl Settings {
             log_max_files: self.log_max_files.or(file.log_max_files),
             log_budget: self.log_budget.or(file.log_budget),
             seccomp_default: self.seccomp_default.or(file.seccomp_default),
+            registry_config: self.registry_config.or(file.registry_config),
+            registry_auth: self.registry_auth.or(file.registry_auth),
+            image_pull_rate_limit: self.image_pull_rate_limit.or(file.image_pull_rate_limit),
             logkeeper: self.logkeeper.or(file.logkeeper),
             run_dir: self.run_dir.or(file.run_dir),
         }

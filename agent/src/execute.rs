@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::records::Records;
-use crate::seams::{CreateRun, CreatedRun, LogPipes, Machine, Prepared, Runtime, Sandboxes, StepError};
+use crate::seams::{CreateRun, CreatedRun, ImageWanted, LogPipes, Machine, Prepared, Runtime, Sandboxes, StepError};
 
 /// An admitted pod with its template read back.
 #[derive(Debug, Clone)]
@@ -23,36 +23,107 @@ pub struct Admitted {
     pub template: Arc<PodTemplate>,
 }
 
+/// What is to be called when something begins in the middle of a job.
+pub struct Told(pub Box<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Told")
+    }
+}
+
 /// A step together with everything that it needs: owned, so that it outlives the worker's next look.
 #[derive(Debug)]
 pub enum Job {
-    Admit { wanted: Box<DesiredPod>, record: Box<Record> },
-    Save { record: Box<Record> },
-    PrepareImage { pod: Admitted, container: usize },
-    SetUp { pod: Admitted },
-    Connect { pod: Admitted },
-    Create { pod: Admitted, container: usize, attempt: u32, not_refreshed: String },
-    Start { run: RunKey },
-    Signal { run: RunKey, signal: Signal },
-    Delete { run: RunKey },
-    TearDown { uid: Uid },
-    Forget { record: Box<Record> },
+    Admit {
+        wanted: Box<DesiredPod>,
+        record: Box<Record>,
+    },
+    Save {
+        record: Box<Record>,
+    },
+    /// `pulling` is told when its bytes are fetched from a registry.
+    PrepareImage {
+        pod: Admitted,
+        container: usize,
+        pulling: Told,
+    },
+    SetUp {
+        pod: Admitted,
+    },
+    Connect {
+        pod: Admitted,
+    },
+    Create {
+        pod: Admitted,
+        container: usize,
+        attempt: u32,
+        not_refreshed: String,
+    },
+    Start {
+        run: RunKey,
+    },
+    Signal {
+        run: RunKey,
+        signal: Signal,
+    },
+    Delete {
+        run: RunKey,
+    },
+    TearDown {
+        uid: Uid,
+    },
+    Forget {
+        record: Box<Record>,
+    },
 }
 
 /// What a job that succeeded has changed, for the worker's view.
 #[derive(Debug)]
 pub enum Outcome {
-    Admitted { wanted: Box<DesiredPod>, record: Box<Record> },
-    Saved { record: Box<Record> },
-    ImageReady { uid: Uid, container: String, prepared: Prepared },
-    SetUp { uid: Uid },
-    Connected { uid: Uid, ips: Vec<IpAddr> },
-    Created { run: RunKey, created: CreatedRun, not_refreshed: String },
-    Started { run: RunKey, pid: u32 },
-    Signalled { run: RunKey, signal: Signal },
-    Deleted { run: RunKey },
-    TornDown { uid: Uid },
-    Forgotten { uid: Uid },
+    Admitted {
+        wanted: Box<DesiredPod>,
+        record: Box<Record>,
+    },
+    Saved {
+        record: Box<Record>,
+    },
+    ImageReady {
+        uid: Uid,
+        container: String,
+        prepared: Prepared,
+    },
+    /// Nobody waits for this image any more.
+    ImageGivenUp,
+    SetUp {
+        uid: Uid,
+    },
+    Connected {
+        uid: Uid,
+        ips: Vec<IpAddr>,
+    },
+    Created {
+        run: RunKey,
+        created: CreatedRun,
+        not_refreshed: String,
+    },
+    Started {
+        run: RunKey,
+        pid: u32,
+    },
+    Signalled {
+        run: RunKey,
+        signal: Signal,
+    },
+    Deleted {
+        run: RunKey,
+    },
+    TornDown {
+        uid: Uid,
+    },
+    Forgotten {
+        uid: Uid,
+    },
 }
 
 impl Job {
@@ -103,9 +174,10 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             save(machine, records, &record).await?;
             Ok(Outcome::Saved { record })
         }
-        Job::PrepareImage { pod, container } => {
+        Job::PrepareImage { pod, container, pulling } => {
             let container = &pod.template.spec.containers[container];
-            let prepared = counted(metrics, "prepare_image", machine.runtime().prepare_image(container)).await?;
+            let wanted = ImageWanted { container, pulling: &pulling.0 };
+            let prepared = counted(metrics, "prepare_image", machine.runtime().prepare_image(wanted)).await?;
             Ok(Outcome::ImageReady { uid: pod.record.uid, container: container.name.clone(), prepared })
         }
         Job::SetUp { pod } => {

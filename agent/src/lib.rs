@@ -15,6 +15,7 @@ pub mod execute;
 pub mod fake;
 pub mod gate;
 pub mod http;
+pub mod image_pull;
 pub mod logs;
 pub mod metrics;
 pub mod records;

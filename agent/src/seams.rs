@@ -3,7 +3,7 @@
 //! The workers act only through these traits. The real ones live in `runtime::containerd` (Runtime), `sandbox`
 //! (Sandboxes), `logs` (LogPipes), `records` over [`Files`], and [`SystemClock`]; the fakes stand beside them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
@@ -30,21 +30,43 @@ pub struct StepError {
     pub message: String,
     /// The other side cannot be reached at present (containerd down): no back-off grows, a wake follows when it is back.
     pub unavailable: bool,
+    /// How long the next try has to wait, where the other side knows better than the step's own back-off.
+    pub wait: Option<Duration>,
 }
 
 impl StepError {
     pub fn new(reason: &'static str, message: impl Into<String>) -> StepError {
-        StepError { reason, message: message.into(), unavailable: false }
+        StepError { reason, message: message.into(), unavailable: false, wait: None }
+    }
+
+    /// Of another side that cannot be reached at present.
+    pub fn unavailable(reason: &'static str, message: impl Into<String>) -> StepError {
+        StepError { unavailable: true, ..StepError::new(reason, message) }
     }
 
     /// Nothing is wrong: something else comes first, and a wake follows when it is done.
     pub fn waiting(message: impl Into<String>) -> StepError {
-        StepError { reason: WAITING, message: message.into(), unavailable: true }
+        StepError::unavailable(WAITING, message)
     }
 
     /// Whether it is no fault at all.
     pub fn is_waiting(&self) -> bool {
         self.reason == WAITING
+    }
+}
+
+/// An image that a container needs, and who is told of its pull.
+#[derive(Clone, Copy)]
+pub struct ImageWanted<'a> {
+    pub container: &'a Container,
+    /// Called when a registry is asked for the image's bytes: at most once.
+    pub pulling: &'a (dyn Fn() + Send + Sync),
+}
+
+impl<'a> ImageWanted<'a> {
+    /// For whom a pull is no news.
+    pub fn quietly(container: &'a Container) -> ImageWanted<'a> {
+        ImageWanted { container, pulling: &|| {} }
     }
 }
 
@@ -68,8 +90,10 @@ pub struct CreateRun<'a> {
 /// How an image was made ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prepared {
-    /// As the pull policy asks.
+    /// As the pull policy asks, with what was here.
     AsAsked,
+    /// It was pulled just now: how much and how long, in Kubernetes' words.
+    Pulled { message: String },
     /// `imagePullPolicy: Always`, and the image that is here is used without having asked a registry for a newer one:
     /// why, in one sentence.
     NotRefreshed { message: String },
@@ -145,10 +169,10 @@ pub trait Runtime: Send + Sync + 'static {
         &self,
         workload: Option<&WorkloadKey>,
     ) -> impl Future<Output = Result<Vec<ObservedContainer>, StepError>> + Send;
-    /// Makes the image ready: found in the content store under its canonical name, for this platform, unpacked.
-    /// Idempotent and quick when it is. Err: `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`, with what is
-    /// offered instead.
-    fn prepare_image(&self, container: &Container) -> impl Future<Output = Result<Prepared, StepError>> + Send;
+    /// Makes the image ready: found in the content store under its canonical name, for this platform, unpacked; else
+    /// pulled, which may take hours. Idempotent, and quick when it is there. Dropped, the image is no longer wanted by this
+    /// caller. Err: `ErrImagePull`, `ImagePullBackOff`, `ErrImageNeverPull`, `InvalidImageName`.
+    fn prepare_image(&self, wanted: ImageWanted<'_>) -> impl Future<Output = Result<Prepared, StepError>> + Send;
     /// Snapshot, container and task, not started. Idempotent: what an interrupted try left is completed or replaced.
     fn create(&self, run: &CreateRun<'_>) -> impl Future<Output = Result<CreatedRun, StepError>> + Send;
     /// Starts a created task; the pid. Ok when it already runs.
@@ -172,6 +196,12 @@ pub trait ImageStore: Send + Sync + 'static {
     /// Imports an archive and remembers `stamp` (one line that tells the file's state) with each of its images. Dropped,
     /// it is given up and nothing of it has a name.
     fn import(&self, archive: &Path, stamp: &str) -> impl Future<Output = Result<Import, ImportFailure>> + Send;
+    /// Stamps of the archives that lie in the directory now: what one of them brought needs no registry.
+    fn lying(&self, _stamps: BTreeSet<String>) {}
+    /// Until an image came or went by other ways than an import. Cancel-safe.
+    fn changed(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
     /// Told before anybody asks for an image, and when every archive has had its turn: in between an image that is missing
     /// is not missed yet.
     fn first_reading(&self, reading: Reading);

@@ -88,6 +88,8 @@ pub struct Worker<M: Machine> {
     leftovers: Vec<Record>,
     failures: BTreeMap<StepKey, Failure>,
     in_flight: BTreeSet<StepKey>,
+    /// Preparations of images that are waited for, by their steps: a pull may take hours, and its sender dropped ends the wait.
+    image_waits: BTreeMap<StepKey, oneshot::Sender<()>>,
     /// Images in preparation when an image came or went: what they say may be about before.
     stale: BTreeSet<StepKey>,
     jobs: JoinSet<(StepKey, Result<Outcome, StepError>)>,
@@ -122,6 +124,7 @@ impl<M: Machine> Worker<M> {
             leftovers: Vec::new(),
             failures: BTreeMap::new(),
             in_flight: BTreeSet::new(),
+            image_waits: BTreeMap::new(),
             stale: BTreeSet::new(),
             jobs: JoinSet::new(),
             looked: None,
@@ -161,6 +164,7 @@ impl<M: Machine> Worker<M> {
             if !stopping {
                 self.start(std::mem::take(&mut planned.steps), now);
             }
+            self.give_up_images(stopping);
             self.publish(planned.waiting_for, now);
             if self.is_over() {
                 self.shared.board.publish(&self.key, None);
@@ -340,6 +344,11 @@ impl<M: Machine> Worker<M> {
             _ => {}
         }
         self.in_flight.insert(key.clone());
+        let wait = matches!(job, Job::PrepareImage { .. }).then(oneshot::channel::<()>);
+        let given_up = wait.map(|(wait, given_up)| {
+            self.image_waits.insert(key.clone(), wait);
+            given_up
+        });
         self.jobs.spawn(async move {
             let ground = Ground {
                 machine: &shared.machine,
@@ -347,8 +356,29 @@ impl<M: Machine> Worker<M> {
                 gate: &shared.gate,
                 metrics: shared.board.metrics(),
             };
-            let result = execute(&ground, &workload, job).await;
+            let given_up = async {
+                match given_up {
+                    // An error is its meaning: nobody waits any more.
+                    Some(given_up) => drop(given_up.await),
+                    None => std::future::pending().await,
+                }
+            };
+            // A preparation may be dropped at any point; nothing else is ever given up.
+            let result = tokio::select! {
+                biased;
+                result = execute(&ground, &workload, job) => result,
+                () = given_up => Ok(Outcome::ImageGivenUp),
+            };
             (key, result)
+        });
+    }
+
+    /// A pod that ends waits for no image, nor does an agent that stops: the bytes that are here stay for the next one.
+    fn give_up_images(&mut self, stopping: bool) {
+        let pods = &self.pods;
+        self.image_waits.retain(|key, _| {
+            let pod = pods.iter().find(|view| step_uid(key) == Some(&view.record.uid));
+            !stopping && pod.is_some_and(|view| view.record.lifecycle == Lifecycle::Running)
         });
     }
 
@@ -378,8 +408,9 @@ impl<M: Machine> Worker<M> {
             }
             Step::PrepareImage { uid, container } => {
                 let view = self.view(&uid)?;
-                let container = container_index(view, &container)?;
-                Some(Job::PrepareImage { pod: admitted(view), container })
+                let index = container_index(view, &container)?;
+                let pulling = self.pulling(view, &container, &view.template.spec.containers[index].image);
+                Some(Job::PrepareImage { pod: admitted(view), container: index, pulling })
             }
             Step::SetUp { uid } => Some(Job::SetUp { pod: admitted(self.view(&uid)?) }),
             Step::Connect { uid } => Some(Job::Connect { pod: admitted(self.view(&uid)?) }),

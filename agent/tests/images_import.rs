@@ -6,9 +6,11 @@ mod support;
 
 use std::path::PathBuf;
 
+use agent::registry;
 use agent::runtime::containerd::client::Client;
 use agent::runtime::containerd::images::Images;
-use agent::seams::{Look, Prepared};
+use agent::runtime::containerd::images::pull::Settings;
+use agent::seams::{ImageWanted, Look, Prepared};
 use pod::spec::{Container, PullPolicy, Resources, Security};
 use serde_json::json;
 use support::archives::{Layout, Tar, architecture, docker_archive, gzip, oci_archive, zstd};
@@ -24,7 +26,8 @@ struct Node {
 impl Node {
     fn start() -> Option<Node> {
         let containerd = Containerd::start()?;
-        let images = Images::new(Client::new(&containerd.socket(), NAMESPACE).unwrap(), "overlayfs");
+        let images =
+            Images::new(Client::new(&containerd.socket(), NAMESPACE).unwrap(), "overlayfs", pulls(&containerd));
         Some(Node { containerd, images })
     }
 
@@ -37,6 +40,17 @@ impl Node {
     fn ctr(&self, args: &[&str]) -> String {
         self.containerd.ctr(NAMESPACE, args)
     }
+}
+
+/// Registries that refuse every connection: nothing of these tests leaves the machine.
+fn pulls(containerd: &Containerd) -> Settings {
+    let hosts_dir = containerd.dir().join("certs.d");
+    for registry in ["docker.io", "quay.io"] {
+        let hosts = hosts_dir.join(registry);
+        std::fs::create_dir_all(&hosts).unwrap();
+        std::fs::write(hosts.join("hosts.toml"), "server = \"http://127.0.0.1:1\"\n").unwrap();
+    }
+    Settings { registry: registry::Settings { hosts_dir: Some(hosts_dir), ..Default::default() }, ..Default::default() }
 }
 
 /// A layer with a static shell in it.
@@ -65,6 +79,10 @@ fn container(image: &str, pull_policy: PullPolicy) -> Container {
         stdin: false,
         tty: false,
     }
+}
+
+fn quiet(container: &Container) -> ImageWanted<'_> {
+    ImageWanted::quietly(container)
 }
 
 #[tokio::test]
@@ -185,7 +203,8 @@ async fn images_that_share_layers_are_unpacked_side_by_side() {
     let _ = node.containerd.try_ctr(NAMESPACE, &["snapshots", "rm", bottom.split_whitespace().next().unwrap()]);
     let containers = ["a:1", "b:1", "c:1"].map(|name| container(name, PullPolicy::Never));
     let [a, b, c] = &containers;
-    let outcomes = tokio::join!(node.images.prepare(a), node.images.prepare(b), node.images.prepare(c));
+    let outcomes =
+        tokio::join!(node.images.prepare(quiet(a)), node.images.prepare(quiet(b)), node.images.prepare(quiet(c)));
     assert_eq!(outcomes, (Ok(Prepared::AsAsked), Ok(Prepared::AsAsked), Ok(Prepared::AsAsked)));
     assert_eq!(node.ctr(&["snapshots", "ls"]).lines().count(), snapshots.lines().count());
 }
@@ -247,7 +266,7 @@ async fn a_lost_snapshot_is_unpacked_again_once_however_many_wait() {
     let chain = node.images.facts("x:1").await.unwrap().chain_id;
     node.ctr(&["snapshots", "rm", &chain]);
     let container = container("x:1", PullPolicy::IfNotPresent);
-    let prepare = || node.images.prepare(&container);
+    let prepare = || node.images.prepare(quiet(&container));
     let (a, b, c, d) = tokio::join!(prepare(), prepare(), prepare(), prepare());
     assert_eq!([a, b, c, d], [const { Ok(Prepared::AsAsked) }; 4]);
     assert!(node.ctr(&["snapshots", "info", &chain]).contains("Committed"));
@@ -260,23 +279,23 @@ async fn what_is_not_there_is_said_in_kubernetes_words() {
     let archive = node.file("a.tar", &oci_archive("quay.io/a/fluentd:v2.5.1", &busybox(), run()));
     node.images.import_archive(&archive, "s").await.unwrap();
     let error =
-        node.images.prepare(&container("quay.io/a/fluentd:v2.5.2", PullPolicy::IfNotPresent)).await.unwrap_err();
+        node.images.prepare(quiet(&container("quay.io/a/fluentd:v2.5.2", PullPolicy::IfNotPresent))).await.unwrap_err();
     assert_eq!(error.reason, "ErrImagePull");
     assert!(error.message.contains("image directory") && error.message.contains("quay.io/a/fluentd:v2.5.1"), "{error}");
-    let error = node.images.prepare(&container("y", PullPolicy::Never)).await.unwrap_err();
+    let error = node.images.prepare(quiet(&container("y", PullPolicy::Never))).await.unwrap_err();
     assert_eq!(error.reason, "ErrImageNeverPull");
-    let error = node.images.prepare(&container("Not/A Name", PullPolicy::Always)).await.unwrap_err();
+    let error = node.images.prepare(quiet(&container("Not/A Name", PullPolicy::Always))).await.unwrap_err();
     assert_eq!(error.reason, "InvalidImageName");
 
-    let used = node.images.prepare(&container("quay.io/a/fluentd:v2.5.1", PullPolicy::Always)).await;
+    let used = node.images.prepare(quiet(&container("quay.io/a/fluentd:v2.5.1", PullPolicy::Always))).await;
     assert!(matches!(used, Ok(Prepared::NotRefreshed { .. })), "{used:?}");
     let digest = node.images.list(Look::Quick).await.unwrap()[0].digest.clone();
     let by_digest = format!("quay.io/a/fluentd:any@{digest}");
-    assert_eq!(node.images.prepare(&container(&by_digest, PullPolicy::Always)).await, Ok(Prepared::AsAsked));
+    assert_eq!(node.images.prepare(quiet(&container(&by_digest, PullPolicy::Always))).await, Ok(Prepared::AsAsked));
     assert!(node.images.facts(&by_digest).await.unwrap().name.ends_with(&digest));
 
     node.containerd.stop();
-    let error = node.images.prepare(&container("y", PullPolicy::Never)).await.unwrap_err();
+    let error = node.images.prepare(quiet(&container("y", PullPolicy::Never))).await.unwrap_err();
     assert!(error.unavailable, "{error}");
 }
 

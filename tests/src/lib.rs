@@ -12,5 +12,6 @@ pub mod manifest;
 pub mod node;
 pub mod process;
 pub mod registry;
+pub mod scripted_registry;
 pub mod stand_in;
 pub mod wait;

@@ -10,6 +10,7 @@ use super::find::{self, field};
 use super::table::Table;
 use super::{Failure, age, pod_row, yaml};
 use crate::http::rows::Kind;
+use crate::image_pull::bytes;
 
 #[derive(Debug, Args)]
 pub struct GetArgs {
@@ -233,9 +234,9 @@ fn row(what: What, item: &Value, wide: bool, now: jiff::Timestamp) -> Vec<String
             let mut row = vec![names, size, text("/state"), text("/file")];
             if wide {
                 row.extend([text("/digest"), field(item, "/message").to_owned()]);
-            } else if item["state"] == "Refused" {
+            } else if let Some(state @ ("Refused" | "Pulling" | "BackOff")) = item["state"].as_str() {
                 // Without the reason the row would only raise a question.
-                row[2] = format!("Refused: {}", field(item, "/message"));
+                row[2] = format!("{state}: {}", field(item, "/message"));
             }
             row
         }
@@ -294,14 +295,5 @@ pub fn last_seen(event: &Value, now: jiff::Timestamp) -> String {
     match event["count"].as_u64() {
         Some(count) if count > 1 => format!("{} (x{count} over {})", time("lastTimestamp"), time("firstTimestamp")),
         _ => time("lastTimestamp"),
-    }
-}
-
-/// Bytes in the largest unit that leaves a number of at least one.
-pub fn bytes(bytes: u64) -> String {
-    let units = [(1_u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match units.iter().find(|(size, _)| bytes >= *size) {
-        Some((size, unit)) => format!("{:.1} {unit}", bytes as f64 / *size as f64),
-        None => format!("{bytes} B"),
     }
 }

@@ -102,6 +102,9 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         log_max_files,
         log_budget,
         seccomp_default,
+        registry_config,
+        registry_auth,
+        image_pull_rate_limit,
         logkeeper,
         run_dir,
     } = settings;
@@ -135,6 +138,9 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         "log-max-files" => *log_max_files = Some(one(key, value, |text| value::whole(text, 2, 1000))?),
         "log-budget" => *log_budget = Some(one(key, value, value::size)?),
         "seccomp-default" => *seccomp_default = Some(one(key, value, value::boolean)?),
+        "registry-config" => *registry_config = Some(path(key, value)?),
+        "registry-auth" => *registry_auth = Some(path(key, value)?),
+        "image-pull-rate-limit" => *image_pull_rate_limit = Some(one(key, value, value::size)?),
         "logkeeper" => *logkeeper = Some(path(key, value)?),
         _ => return Err(Fault::new(key.line, "unknown key; keys are the agent's flags without dashes in front")),
     }

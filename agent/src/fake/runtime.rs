@@ -3,16 +3,16 @@
 use pod::name::WorkloadKey;
 use pod::observed::{ContainerState, ObservedContainer};
 use pod::plan::Signal;
-use pod::spec::{Container, PullPolicy};
+use pod::spec::PullPolicy;
 
 use super::world::{FakeContainer, FakeState, World};
-use crate::seams::{CreateRun, CreatedRun, Prepared, Runtime, StepError, Wake};
+use crate::seams::{CreateRun, CreatedRun, ImageWanted, Prepared, Runtime, StepError, Wake};
 
 impl World {
     fn up(&self) -> Result<(), StepError> {
         if self.state().runtime_down {
             let message = "the runtime is away: the simulation took it".to_owned();
-            return Err(StepError { reason: "RuntimeUnavailable", message, unavailable: true });
+            return Err(StepError::unavailable("RuntimeUnavailable", message));
         }
         Ok(())
     }
@@ -45,7 +45,8 @@ impl Runtime for World {
             .collect())
     }
 
-    async fn prepare_image(&self, container: &Container) -> Result<Prepared, StepError> {
+    async fn prepare_image(&self, wanted: ImageWanted<'_>) -> Result<Prepared, StepError> {
+        let container = wanted.container;
         self.up()?;
         let fate = self.fate("prepare_image").await?;
         if !self.state().images.contains(&container.image) {

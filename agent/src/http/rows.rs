@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::board::Board;
+use crate::board::{Board, ImageOutcome, ImageState};
 use crate::events::Seen;
+use crate::image_pull::{ImagePull, Stage};
 use crate::status;
 use crate::status::node::Machine;
 
@@ -59,11 +60,12 @@ pub fn rows(board: &Board, machine: &Machine, kind: Kind) -> Vec<(String, Value)
                 (format!("{}\0{}\0{}\0{}\0{}", file.file, file.line, file.kind, file.namespace, file.name), json!(file))
             })
             .collect(),
-        Kind::Images => board
-            .images()
-            .iter()
-            .map(|image| (format!("{}\0{}", image.file, image.names.join(",")), json!(image)))
-            .collect(),
+        Kind::Images => {
+            let present = board.images();
+            let present =
+                present.iter().map(|image| (format!("{}\0{}", image.file, image.names.join(",")), json!(image)));
+            present.chain(board.pulls().iter().map(pull)).collect()
+        }
         Kind::Events => board.events().iter().map(event).collect(),
         Kind::Node => vec![(String::new(), status::node::node(board, machine))],
         Kind::Why => status::why::answers(board)
@@ -72,6 +74,26 @@ pub fn rows(board: &Board, machine: &Machine, kind: Kind) -> Vec<(String, Value)
             .map(|(at, answer)| (format!("{at:06}"), json!(answer)))
             .collect(),
     }
+}
+
+/// A pull as an image that is not there yet, with its numbers beside the words.
+fn pull(pull: &ImagePull) -> (String, Value) {
+    let (state, size) = match &pull.stage {
+        Stage::Asking => (ImageState::Pulling, 0),
+        Stage::Fetching(progress) => (ImageState::Pulling, progress.total_bytes),
+        Stage::Waiting { .. } => (ImageState::BackOff, 0),
+    };
+    let outcome = ImageOutcome {
+        file: String::new(),
+        names: vec![pull.name.clone()],
+        digest: String::new(),
+        size,
+        state,
+        message: pull.sentence(),
+    };
+    let mut row = json!(outcome);
+    row["pull"] = json!(pull);
+    (format!("pull\0{}", pull.name), row)
 }
 
 /// v1 Event.

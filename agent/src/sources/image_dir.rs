@@ -95,8 +95,9 @@ impl<S: ImageStore> ImageDir<S> {
         loop {
             let next = self.scan().await;
             tokio::select! {
-                // Both only say "look again"; nothing is lost when the other wins.
+                // All only say "look again"; nothing is lost when the other wins.
                 () = self.heard.wake.notified() => {}
+                () = self.store.changed() => {}
                 () = tokio::time::sleep(next) => {}
             }
         }
@@ -109,7 +110,10 @@ impl<S: ImageStore> ImageDir<S> {
         let listed = self.arm().and_then(|()| self.list());
         let mut next = if self.scans == 1 { CLOSE_LOOK_AFTER } else { SLOW_SCAN };
         let files = match listed {
-            Ok(files) => files,
+            Ok(files) => {
+                self.store.lying(files.iter().map(|file| file.stamp.clone()).collect());
+                files
+            }
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     tracing::warn!(dir = %self.dir.display(), %error, "image directory cannot be read");

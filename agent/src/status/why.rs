@@ -6,12 +6,15 @@
 use std::collections::BTreeSet;
 
 use pod::name::{WorkloadKey, WorkloadKind};
+use pod::observed::ImageState;
+use pod::plan::{PodView, Waiting};
 use pod::time::Moment;
 use serde::{Deserialize, Serialize};
 
 use super::phase::{ADAPTED, NOT_REFRESHED};
 use super::{containers, time};
 use crate::board::{Board, Check, FileOutcome, FileState, Published, WantedSummary};
+use crate::image_pull::{ImagePull, Stage};
 
 /// The plan's word for a workload that is kept as it is.
 const HELD: &str = "Held";
@@ -84,9 +87,10 @@ impl Reason {
 pub fn answers(board: &Board) -> Vec<Answer> {
     let files = board.files();
     let mut answers: Vec<Answer> = node(board).into_iter().collect();
+    let pulls = board.pulls();
     let mut told: BTreeSet<usize> = BTreeSet::new();
     for (key, published) in &board.workloads() {
-        let mut answer = workload(key, published);
+        let mut answer = workload(key, published, &pulls);
         for (at, file) in files.iter().enumerate() {
             if !about(file, key) && !holds(file, &answer) {
                 continue;
@@ -188,7 +192,7 @@ fn node(board: &Board) -> Option<Answer> {
     })
 }
 
-fn workload(key: &WorkloadKey, published: &Published) -> Answer {
+fn workload(key: &WorkloadKey, published: &Published, pulls: &[ImagePull]) -> Answer {
     let mut reasons: Vec<Reason> = Vec::new();
     let state = match &published.wanted {
         WantedSummary::Hold { reason } => {
@@ -207,6 +211,10 @@ fn workload(key: &WorkloadKey, published: &Published) -> Answer {
         let mut reason = Reason::new(&wait.reason, wait.message.clone());
         reason.pod = pod.map(|pod| pod.record.name.clone());
         reason.container.clone_from(&wait.container);
+        if let Some(pull) = pod.and_then(|pod| pull_of(pod, wait, pulls)) {
+            reason.reason = "Pulling".into();
+            reason.message = format!("{}: {}", pull.name, pull.sentence());
+        }
         reason.until = wait.until.and_then(|until| wall(published, until));
         reasons.push(reason);
     }
@@ -229,6 +237,17 @@ fn workload(key: &WorkloadKey, published: &Published) -> Answer {
         state,
         reasons,
     }
+}
+
+/// The pull under way for which this container waits.
+fn pull_of<'p>(pod: &PodView, wait: &Waiting, pulls: &'p [ImagePull]) -> Option<&'p ImagePull> {
+    let name = wait.container.as_ref().filter(|_| wait.reason == "ContainerCreating")?;
+    if matches!(pod.images.get(name), Some(ImageState::Ready)) {
+        return None;
+    }
+    let container = pod.template.spec.containers.iter().find(|container| container.name == *name)?;
+    let under_way = |pull: &&ImagePull| !matches!(pull.stage, Stage::Waiting { .. });
+    pulls.iter().filter(under_way).find(|pull| pull.wanted_as.contains(&container.image))
 }
 
 /// A moment of the boot clock as people read it.

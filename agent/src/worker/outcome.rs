@@ -21,6 +21,7 @@ impl<M: Machine> Worker<M> {
     /// Takes a step's end into the view.
     pub(super) fn finish(&mut self, key: StepKey, result: Result<Outcome, StepError>) {
         self.in_flight.remove(&key);
+        self.image_waits.remove(&key);
         let now = self.shared.machine.clock().now();
         match result {
             Ok(outcome) => {
@@ -60,6 +61,7 @@ impl<M: Machine> Worker<M> {
                     view.images.insert(container, ImageState::Ready);
                 }
             }
+            Outcome::ImageGivenUp => {}
             Outcome::SetUp { uid } => {
                 if let Some(view) = self.view_mut(&uid) {
                     view.sandbox = SandboxState::Made;
@@ -149,6 +151,10 @@ impl<M: Machine> Worker<M> {
             Prepared::AsAsked => {
                 self.not_refreshed.remove(&of);
             }
+            Prepared::Pulled { message } => {
+                self.not_refreshed.remove(&of);
+                self.tell_exactly(uid, Some(container), Severity::Normal, "Pulled", message);
+            }
             Prepared::NotRefreshed { message } => {
                 let known = self.not_refreshed.insert(of, message.clone()).is_some();
                 // A later run of a pod that was adopted: it was told when the pod was new.
@@ -183,11 +189,12 @@ impl<M: Machine> Worker<M> {
             (true, None) => 0,
             (false, before) => before.map_or(0, |f| f.count).saturating_add(1),
         };
-        let wait = match () {
+        let wait = match error.wait {
             // An image came while this looked for it, perhaps too early: nobody wakes it again.
-            () if self.stale.remove(&key) => Duration::ZERO,
-            () if error.unavailable => UNAVAILABLE_RETRY,
-            () => backoff::step(&key, count),
+            _ if self.stale.remove(&key) => Duration::ZERO,
+            Some(wait) => wait,
+            None if error.unavailable => UNAVAILABLE_RETRY,
+            None => backoff::step(&key, count),
         };
         if let StepKey::PrepareImage(uid, container) = &key {
             let state = ImageState::Missing { reason: error.reason.into(), message: error.message.clone() };
@@ -207,9 +214,15 @@ impl<M: Machine> Worker<M> {
             tracing::warn!(workload = %self.key, step = ?key, reason = error.reason, message = error.message, count,
                 "step failed");
         }
-        if let Some(uid) = step_uid(&key).filter(|_| !error.is_waiting()) {
-            let container = step_container(&key);
-            self.tell(&uid.clone(), container, Severity::Warning, event_reason(error.reason), &error.message);
+        match &key {
+            _ if error.is_waiting() => {}
+            StepKey::PrepareImage(uid, container) => self.tell_image_failure(uid, container, &error),
+            _ => {
+                if let Some(uid) = step_uid(&key) {
+                    let container = step_container(&key);
+                    self.tell(uid, container, Severity::Warning, event_reason(error.reason), &error.message);
+                }
+            }
         }
         let failure =
             Failure { count, not_before: now.boot.after(wait), reason: error.reason.into(), message: error.message };

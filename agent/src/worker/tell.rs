@@ -1,13 +1,14 @@
 //! Events and log lines of a worker's pods, under Kubernetes' reasons.
 
 use pod::name::Uid;
-use pod::plan::Change;
+use pod::plan::{Change, PodView};
 use pod::record::Record;
 use pod::time::Now;
 
 use super::Worker;
 use crate::events::{About, Event, Severity};
-use crate::seams::{Clock, Machine};
+use crate::execute::Told;
+use crate::seams::{Clock, Machine, StepError};
 
 impl<M: Machine> Worker<M> {
     pub(super) fn tell_change(&self, record: &Record, change: &Change, now: Now) {
@@ -23,24 +24,65 @@ impl<M: Machine> Worker<M> {
     }
 
     pub(super) fn tell(&self, uid: &Uid, container: Option<&str>, severity: Severity, reason: &str, message: &str) {
-        let Some(view) = self.view(uid) else { return };
         let message = match container {
             Some(container) if severity == Severity::Normal => format!("{message} {container}"),
             _ => message.to_owned(),
         };
-        self.shared.board.record(Event {
-            severity,
-            reason: reason.to_owned(),
-            about: About {
-                kind: "Pod".into(),
-                namespace: self.key.namespace.clone(),
-                name: view.record.name.clone(),
-                uid: uid.0.clone(),
-                container: container.map(str::to_owned),
-            },
-            message,
-            at: self.shared.machine.clock().now().wall,
+        self.tell_exactly(uid, container, severity, reason, message);
+    }
+
+    /// As [`Worker::tell`], without the container's name behind the message.
+    pub(super) fn tell_exactly(
+        &self,
+        uid: &Uid,
+        container: Option<&str>,
+        severity: Severity,
+        reason: &str,
+        message: String,
+    ) {
+        let Some(view) = self.view(uid) else { return };
+        let about = self.about(view, container);
+        let at = self.shared.machine.clock().now().wall;
+        self.shared.board.record(Event { severity, reason: reason.to_owned(), about, message, at });
+    }
+
+    fn about(&self, view: &PodView, container: Option<&str>) -> About {
+        About {
+            kind: "Pod".into(),
+            namespace: self.key.namespace.clone(),
+            name: view.record.name.clone(),
+            uid: view.record.uid.0.clone(),
+            container: container.map(str::to_owned),
+        }
+    }
+
+    /// Tells that the image's bytes are being fetched, at the moment in which that begins.
+    pub(super) fn pulling(&self, view: &PodView, container: &str, image: &str) -> Told {
+        let (shared, about) = (self.shared.clone(), self.about(view, Some(container)));
+        let message = format!("Pulling image \"{image}\"");
+        Told(Box::new(move || {
+            let (about, message, at) = (about.clone(), message.clone(), shared.machine.clock().now().wall);
+            shared.board.record(Event { severity: Severity::Normal, reason: "Pulling".into(), about, message, at });
+        }))
+    }
+
+    /// What Kubernetes says of an image that cannot be had.
+    pub(super) fn tell_image_failure(&self, uid: &Uid, container: &str, error: &StepError) {
+        let image = self.view(uid).and_then(|view| {
+            let found = view.template.spec.containers.iter().find(|c| c.name == container)?;
+            Some(found.image.clone())
         });
+        let (severity, reason, message) = match (error.reason, image) {
+            ("ImagePullBackOff", Some(image)) => {
+                (Severity::Normal, "BackOff", format!("Back-off pulling image \"{image}\""))
+            }
+            ("ErrImagePull", Some(image)) => {
+                (Severity::Warning, "Failed", format!("Failed to pull image \"{image}\": {}", error.message))
+            }
+            _ => return self.tell(uid, Some(container), Severity::Warning, "Failed", &error.message),
+        };
+        self.tell_exactly(uid, Some(container), severity, reason, message);
+        self.tell(uid, Some(container), Severity::Warning, "Failed", &format!("Error: {}", error.reason));
     }
 }
 

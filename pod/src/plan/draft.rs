@@ -118,8 +118,8 @@ fn waiting_reason(step: &Step) -> &'static str {
 /// A failed pull that waits is called ImagePullBackOff, as in Kubernetes; all other reasons stay.
 fn failure_words(step: &Step, failure: &Failure) -> (String, String) {
     match step {
-        Step::PrepareImage { .. } if failure.reason == "ErrImagePull" => {
-            ("ImagePullBackOff".into(), format!("waits before it tries again: {}", failure.message))
+        Step::PrepareImage { .. } if matches!(failure.reason.as_str(), "ErrImagePull" | "ImagePullBackOff") => {
+            ("ImagePullBackOff".into(), format!("Back-off pulling image: ErrImagePull: {}", failure.message))
         }
         _ => (failure.reason.clone(), failure.message.clone()),
     }

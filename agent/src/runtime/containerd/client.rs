@@ -148,15 +148,12 @@ impl Client {
     /// The error of a step that failed at `what` (a few words with the id in them).
     pub fn step_error(&self, reason: &'static str, what: &str, status: &Status) -> StepError {
         if is_unavailable(status) {
-            return StepError {
-                reason,
-                message: format!(
-                    "{what}: containerd does not answer at {}: {}; it is asked again when it is back",
-                    self.socket.display(),
-                    causes(status)
-                ),
-                unavailable: true,
-            };
+            let message = format!(
+                "{what}: containerd does not answer at {}: {}; it is asked again when it is back",
+                self.socket.display(),
+                causes(status)
+            );
+            return StepError::unavailable(reason, message);
         }
         StepError::new(reason, format!("{what}: {}", shorten(status.message())))
     }

@@ -14,9 +14,8 @@ use tokio::task::JoinHandle;
 use pod::name::WorkloadKey;
 use pod::observed::ObservedContainer;
 use pod::plan::Signal;
-use pod::spec::Container;
 
-use crate::seams::{CreateRun, CreatedRun, Prepared, Runtime, StepError, Wake};
+use crate::seams::{CreateRun, CreatedRun, ImageWanted, Prepared, Runtime, StepError, Wake};
 
 use self::apparmor::Profiles;
 use self::client::{Client, NamespaceInvalid, QUICK, bounded};
@@ -62,6 +61,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Whether an unset seccomp profile means RuntimeDefault.
     pub seccomp_default: bool,
+    pub pulls: images::pull::Settings,
 }
 
 impl Config {
@@ -74,6 +74,7 @@ impl Config {
             node_name: node_name.into(),
             state_dir: "/var/lib/daemonlet".into(),
             seccomp_default: true,
+            pulls: images::pull::Settings::default(),
         }
     }
 }
@@ -99,7 +100,7 @@ impl Containerd {
     /// Must be called within a tokio runtime.
     pub fn open(config: Config) -> Result<Containerd, NamespaceInvalid> {
         let client = Client::new(&config.socket, &config.namespace)?;
-        let images = Images::new(client.clone(), &config.snapshotter);
+        let images = Images::new(client.clone(), &config.snapshotter, config.pulls.clone());
         let heard = Arc::new(Heard::default());
         let follower = tokio::spawn(events::follow(client.clone(), Arc::clone(&heard)));
         Ok(Containerd {
@@ -174,8 +175,8 @@ impl Runtime for Containerd {
         })
     }
 
-    async fn prepare_image(&self, container: &Container) -> Result<Prepared, StepError> {
-        self.images.prepare(container).await
+    async fn prepare_image(&self, wanted: ImageWanted<'_>) -> Result<Prepared, StepError> {
+        self.images.prepare(wanted).await
     }
 
     async fn create(&self, run: &CreateRun<'_>) -> Result<CreatedRun, StepError> {

@@ -407,7 +407,9 @@ fn layout_name(annotations: &Annotations, fallback: &str) -> Result<Option<Strin
 }
 
 /// Labels by which containerd's collector follows a document to what it refers to, keyed as its own import does.
-fn gc_labels<'a>(children: impl Iterator<Item = (&'static str, &'a Descriptor)>) -> BTreeMap<String, String> {
+pub(super) fn gc_labels<'a>(
+    children: impl Iterator<Item = (&'static str, &'a Descriptor)>,
+) -> BTreeMap<String, String> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut labels = BTreeMap::new();
     for (prefix, child) in children.take(2 * MAX_LIST) {

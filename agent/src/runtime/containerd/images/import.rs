@@ -37,6 +37,9 @@ impl Images {
         let outcome = self.import_under(&job, &lease, stamp).await;
         // A lease that stays behind ends by itself.
         let _ = lease.give_back(self.client()).await;
+        if outcome.is_ok() {
+            self.shared.imported.send_modify(|count| *count = count.wrapping_add(1));
+        }
         outcome
     }
 

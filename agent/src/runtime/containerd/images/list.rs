@@ -1,6 +1,8 @@
 //! The images of the namespace, and [`ImageStore`] for the image directory and `get images`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::PoisonError;
 
 use super::digest::Digest;
 use super::import::ARCHIVES_LABEL;
@@ -16,6 +18,14 @@ impl ImageStore for Images {
 
     async fn import(&self, archive: &Path, stamp: &str) -> Result<Import, ImportFailure> {
         self.import_archive(archive, stamp).await.map_err(failure)
+    }
+
+    fn lying(&self, stamps: BTreeSet<String>) {
+        *self.shared.lying.lock().unwrap_or_else(PoisonError::into_inner) = Some(stamps);
+    }
+
+    async fn changed(&self) {
+        self.shared.arrived.notified().await;
     }
 
     fn first_reading(&self, reading: Reading) {
@@ -68,7 +78,9 @@ fn failure(error: ImageError) -> ImportFailure {
         // A disk that cannot be read today may be read tomorrow.
         ImageError::Archive { error: ArchiveError::Io(_) | ArchiveError::Cancelled, .. }
         | ImageError::Containerd { .. }
-        | ImageError::Damaged { .. } => ImportFailure::Failed(words),
+        | ImageError::Damaged { .. }
+        | ImageError::Registry { .. }
+        | ImageError::WrongBytes { .. } => ImportFailure::Failed(words),
         ImageError::Archive { .. } | ImageError::Platform { .. } | ImageError::Refused { .. } => {
             ImportFailure::Refused(words)
         }

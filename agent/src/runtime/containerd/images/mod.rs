@@ -1,8 +1,8 @@
 //! Images in containerd: found by name, imported from archives, unpacked, described.
 //!
 //! Driven by the runtime (`prepare`, `facts`) and by the image directory (`import`). Reading order: [`mod@reference`],
-//! [`tarball`], [`bundle`], [`import`], [`resolve`], [`unpack`], [`prepare`]. Knows nothing of pods but the container's image and pull
-//! policy. A pull from a registry is not built: the image directory is the way in.
+//! [`tarball`], [`bundle`], [`import`], [`resolve`], [`unpack`], [`pull`], [`prepare`]. Knows nothing of pods but the container's
+//! image and pull policy. Two ways lead in: archives of the image directory, and registries.
 
 pub mod bundle;
 pub mod config;
@@ -10,26 +10,34 @@ pub mod digest;
 pub mod documents;
 pub mod first_reading;
 pub mod import;
+pub mod ingest;
 pub mod list;
+pub mod locks;
 pub mod platform;
 pub mod prepare;
+pub mod pull;
 pub mod reference;
 pub mod resolve;
 pub mod store;
 pub mod tarball;
 pub mod unpack;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use containerd_client::tonic::Status;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Notify, OnceCell, watch};
+
+use crate::registry::RegistryError;
 
 use self::first_reading::FirstReading;
+use self::locks::Locks;
 use self::platform::Platform;
+use self::pull::Pulls;
 use self::resolve::Cache;
 use self::store::Lease;
 use self::tarball::ArchiveError;
-use self::unpack::Unpacking;
 use super::client::{Client, is_unavailable};
 
 /// The images of one containerd namespace. Cheap to clone.
@@ -44,9 +52,17 @@ struct Shared {
     snapshotter: String,
     platform: Platform,
     cache: Cache,
-    unpacking: Unpacking,
+    /// By chain id.
+    unpacking: Locks,
+    pulls: Pulls,
+    /// Told when a pull has brought an image.
+    arrived: Notify,
+    /// Moves when an archive has brought images.
+    imported: watch::Sender<u64>,
+    /// Stamps of the archives in the image directory; None before it was looked at.
+    lying: Mutex<Option<BTreeSet<String>>>,
     /// Held by the one import that is under way.
-    importing: Mutex<()>,
+    importing: tokio::sync::Mutex<()>,
     swept: OnceCell<()>,
     first_reading: FirstReading,
 }
@@ -75,6 +91,15 @@ pub enum ImageError {
     Platform { image: String, node: String, offered: Vec<String> },
     #[error("image {image} is refused: {reason}")]
     Refused { image: String, reason: String },
+    #[error("pulling {image} failed")]
+    Registry {
+        image: String,
+        #[source]
+        error: RegistryError,
+    },
+    /// They were dropped.
+    #[error("{host} sent wrong bytes for {digest} of image {image}, which were dropped: {reason}")]
+    WrongBytes { image: String, digest: String, host: String, reason: String },
 }
 
 impl ImageError {
@@ -91,31 +116,62 @@ impl ImageError {
     /// The whole chain in one line.
     pub fn sentence(&self) -> String {
         match self {
-            ImageError::Containerd { status, .. } => format!("{self}: {}", super::client::shorten(status.message())),
+            ImageError::Containerd { status, .. } => {
+                let advice =
+                    if self.is_disk_full() { "; make room on the disk of containerd's root directory" } else { "" };
+                format!("{self}: {}{advice}", super::client::shorten(status.message()))
+            }
+            ImageError::Registry { error, .. } => format!("{self}: {error}"),
             ImageError::Archive { archive, error } => match error {
                 ArchiveError::Io(io) => format!("{archive}: {error}: {io}"),
                 _ => format!("{archive}: {error}"),
             },
-            ImageError::Damaged { .. } | ImageError::Platform { .. } | ImageError::Refused { .. } => self.to_string(),
+            ImageError::Damaged { .. }
+            | ImageError::Platform { .. }
+            | ImageError::Refused { .. }
+            | ImageError::WrongBytes { .. } => self.to_string(),
         }
+    }
+
+    /// The registry could not be reached (network, 5xx, 429), as opposed to having said no.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, ImageError::Registry { error, .. } if error.unreachable())
+    }
+
+    /// How long the registry asks to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            ImageError::Registry { error, .. } => error.retry_after(),
+            _ => None,
+        }
+    }
+
+    /// containerd had no room for it. It hands the kernel's words on and no code of its own.
+    pub fn is_disk_full(&self) -> bool {
+        let full = |text: &str| text.contains("no space left on device") || text.contains("disk quota exceeded");
+        matches!(self, ImageError::Containerd { status, .. } if full(status.message()))
     }
 }
 
 impl Images {
     /// Does not call containerd yet.
-    pub fn new(client: Client, snapshotter: &str) -> Images {
-        Images::for_platform(client, snapshotter, Platform::of_this_node())
+    pub fn new(client: Client, snapshotter: &str, pulls: pull::Settings) -> Images {
+        Images::for_platform(client, snapshotter, pulls, Platform::of_this_node())
     }
 
     /// For tests: as if on a machine of this platform.
-    pub fn for_platform(client: Client, snapshotter: &str, platform: Platform) -> Images {
+    pub fn for_platform(client: Client, snapshotter: &str, pulls: pull::Settings, platform: Platform) -> Images {
         let shared = Shared {
             client,
             snapshotter: snapshotter.to_owned(),
             platform,
             cache: Cache::default(),
-            unpacking: Unpacking::default(),
-            importing: Mutex::new(()),
+            unpacking: Locks::default(),
+            pulls: Pulls::new(pulls),
+            arrived: Notify::new(),
+            imported: watch::Sender::default(),
+            lying: Mutex::default(),
+            importing: tokio::sync::Mutex::default(),
             swept: OnceCell::new(),
             first_reading: FirstReading::default(),
         };

@@ -2,67 +2,149 @@
 //!
 //! Driven by the runtime. When all is well it costs two calls: the record, and its top snapshot.
 
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use containerd_client::services::v1::Image;
 use pod::spec::{Container, PullPolicy};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::digest::Digest;
+use super::import::ARCHIVES_LABEL;
+use super::pull::{Arrived, Refusal};
 use super::reference::Reference;
 use super::store;
 use super::{ImageError, Images};
 use crate::runtime::containerd::image_facts::ImageFacts;
-use crate::seams::{Prepared, StepError};
+use crate::seams::{ImageWanted, Prepared, StepError};
 
 /// Names offered in place of one that is not there.
 const MAX_OFFERED: usize = 5;
 
 const ERR_IMAGE_PULL: &str = "ErrImagePull";
+const IMAGE_PULL_BACK_OFF: &str = "ImagePullBackOff";
 const ERR_IMAGE_NEVER_PULL: &str = "ErrImageNeverPull";
 const INVALID_IMAGE_NAME: &str = "InvalidImageName";
 const IMAGE_INSPECT_ERROR: &str = "ImageInspectError";
 
 impl Images {
-    /// Makes the container's image present and unpacked. Whatever the pull policy, an image that is here is used: a
-    /// registry cannot be asked for a newer one yet, which is said where one was to be asked.
-    pub async fn prepare(&self, container: &Container) -> Result<Prepared, StepError> {
-        let reference = parse(&container.image)?;
-        let unread = self.first_reading().may_bring_it();
-        let Some((name, target)) = self.find(&reference).await? else {
-            return Err(match unread {
-                true => StepError::waiting(format!(
-                    "image {reference} is not on this node; waiting for the image directory's first reading"
-                )),
-                false => self.absent(&reference, container.pull_policy).await,
-            });
-        };
-        self.make_ready(&name, &target).await?;
-        Ok(prepared(&reference, &name, container.pull_policy))
+    /// Makes the container's image present and unpacked, by its pull policy: what is here is used where that suffices, the
+    /// registry is asked and the image pulled where it does not.
+    pub async fn prepare(&self, wanted: ImageWanted<'_>) -> Result<Prepared, StepError> {
+        let ImageWanted { container, pulling } = wanted;
+        let (reference, begun) = (parse(&container.image)?, Instant::now());
+        let pulling = Once::new(pulling);
+        let mut imported = self.shared.imported.subscribe();
+        loop {
+            imported.mark_unchanged();
+            // Asked before the image is looked for: it may come in between.
+            let unread = self.first_reading().may_bring_it();
+            let found = self.find(&reference).await?;
+            let lies = found.as_ref().is_some_and(|found| found.lies);
+            let pulled = match way(container.pull_policy, &reference, found.as_ref().map(|_| lies)) {
+                Way::Use => {
+                    let found = found.expect("only what is here is used");
+                    match self.make_ready(&found).await {
+                        Ok(()) => return Ok(as_it_is(container.pull_policy, &reference, &found)),
+                        // Bytes were lost under it; where a registry may be asked, it has them.
+                        Err(ImageError::Damaged { reason, .. })
+                            if !lies && container.pull_policy != PullPolicy::Never =>
+                        {
+                            tracing::warn!(image = found.name, reason, "damaged image is pulled again");
+                            self.pulled(&reference, container, None, &mut imported, &pulling).await
+                        }
+                        Err(error) => return Err(step(ERR_IMAGE_PULL, &error)),
+                    }
+                }
+                Way::Ask => {
+                    let here = found.as_ref().map(|found| &found.target);
+                    let asked = self.pulled(&reference, container, here, &mut imported, &pulling).await;
+                    match (asked, found) {
+                        (
+                            Some(Err(Refusal::Failed { failure, .. } | Refusal::Pausing { failure, .. })),
+                            Some(found),
+                        ) if failure.unreachable => {
+                            self.make_ready(&found).await.map_err(|e| step(ERR_IMAGE_PULL, &e))?;
+                            let message = format!(
+                                "imagePullPolicy is Always, but {}: {} is used as it is on this node",
+                                failure.message, found.name
+                            );
+                            return Ok(Prepared::NotRefreshed { message });
+                        }
+                        (asked, _) => asked,
+                    }
+                }
+                Way::Pull | Way::Refuse if unread => {
+                    return Err(StepError::waiting(format!(
+                        "image {reference} is not on this node; waiting for the image directory's first reading"
+                    )));
+                }
+                Way::Pull => self.pulled(&reference, container, None, &mut imported, &pulling).await,
+                Way::Refuse => return Err(self.absent(&reference).await),
+            };
+            match pulled {
+                // An archive has brought something: perhaps this.
+                None => {}
+                Some(Err(refusal)) => return Err(self.refused(&reference, refusal).await),
+                Some(Ok(arrived)) => {
+                    let Some(found) = self.find(&reference).await? else { continue };
+                    self.make_ready(&found).await.map_err(|e| step(ERR_IMAGE_PULL, &e))?;
+                    let Some((size, took)) = arrived.brought else { return Ok(Prepared::AsAsked) };
+                    let (took, waited) = (took.as_secs_f64(), begun.elapsed().as_secs_f64());
+                    let message = format!(
+                        "Successfully pulled image \"{}\" in {took:.3}s ({waited:.3}s including waiting). Image size: {size} bytes.",
+                        container.image
+                    );
+                    return Ok(Prepared::Pulled { message });
+                }
+            }
+        }
+    }
+
+    /// None when an archive was imported meanwhile.
+    async fn pulled(
+        &self,
+        reference: &Reference,
+        container: &Container,
+        here: Option<&Digest>,
+        imported: &mut watch::Receiver<u64>,
+        pulling: &Once<'_>,
+    ) -> Option<Result<Arrived, Refusal>> {
+        // Either may be dropped: the pull itself goes on for a while, and the counter keeps what it was told.
+        tokio::select! {
+            biased;
+            pulled = self.pull(reference, &container.image, here, || pulling.call()) => Some(pulled),
+            Ok(()) = imported.changed() => None,
+        }
     }
 
     /// What running needs to know of an image, by the name as a manifest writes it. The image must be prepared.
     pub async fn facts(&self, image: &str) -> Result<ImageFacts, StepError> {
         let reference = parse(image)?;
-        let Some((name, target)) = self.find(&reference).await? else {
-            return Err(self.absent(&reference, PullPolicy::IfNotPresent).await);
+        let Some(found) = self.find(&reference).await? else {
+            let message = format!("image {reference} is not on this node any more");
+            return Err(StepError::new(ERR_IMAGE_PULL, message));
         };
-        let resolved = self.resolve(&name, &target).await.map_err(|e| step(IMAGE_INSPECT_ERROR, &e))?;
+        let resolved = self.resolve(&found.name, &found.target).await.map_err(|e| step(IMAGE_INSPECT_ERROR, &e))?;
         Ok(ImageFacts {
-            name,
+            name: found.name,
             digest: resolved.manifest.to_string(),
             chain_id: resolved.chain_id.as_ref().map(Digest::to_string).unwrap_or_default(),
             config: resolved.run.clone(),
         })
     }
 
-    async fn make_ready(&self, name: &str, target: &Digest) -> Result<(), StepError> {
-        let resolved = self.resolve(name, target).await.map_err(|e| step(ERR_IMAGE_PULL, &e))?;
-        if self.is_unpacked(&resolved).await.map_err(|e| step(ERR_IMAGE_PULL, &e))? {
+    async fn make_ready(&self, found: &Found) -> Result<(), ImageError> {
+        let resolved = self.resolve(&found.name, &found.target).await?;
+        if self.is_unpacked(&resolved).await? {
             return Ok(());
         }
-        self.unpack(name, &resolved).await.map_err(|e| step(ERR_IMAGE_PULL, &e))
+        self.unpack(&found.name, &resolved).await
     }
 
-    /// The record of this name, or of any name with this digest: name shown and target.
-    async fn find(&self, reference: &Reference) -> Result<Option<(String, Digest)>, StepError> {
+    /// The record of this name, or of any name with this digest.
+    async fn find(&self, reference: &Reference) -> Result<Option<Found>, StepError> {
         let name = reference.record_name();
         let doing = || format!("looking for image {name}");
         let failed = |status| step(IMAGE_INSPECT_ERROR, &ImageError::Containerd { doing: doing(), status });
@@ -75,44 +157,112 @@ impl Images {
                 records.iter().find(own).or(records.first()).cloned()
             }
         };
-        let Some(target) = record.and_then(|r| r.target) else { return Ok(None) };
-        let digest = target.digest.parse::<Digest>().map_err(|e| {
+        let Some(record) = record else { return Ok(None) };
+        let lies = record.labels.get(ARCHIVES_LABEL).is_some_and(|stamps| self.lies(stamps));
+        let Some(target) = record.target else { return Ok(None) };
+        let target = target.digest.parse::<Digest>().map_err(|e| {
             StepError::new(IMAGE_INSPECT_ERROR, format!("image {name} has a target that is not understood: {e}"))
         })?;
-        Ok(Some((name, digest)))
+        Ok(Some(Found { name, target, lies }))
     }
 
-    async fn absent(&self, reference: &Reference, policy: PullPolicy) -> StepError {
-        let offered = match store::images(self.client(), None).await {
+    /// Whether one of these archives lies in the image directory; before that was looked at, each may.
+    fn lies(&self, stamps: &str) -> bool {
+        let lying = self.shared.lying.lock().unwrap_or_else(PoisonError::into_inner);
+        lying.as_ref().is_none_or(|lying| stamps.lines().any(|stamp| lying.contains(stamp)))
+    }
+
+    async fn absent(&self, reference: &Reference) -> StepError {
+        let offered = self.offered(reference).await;
+        let message = format!("image {reference} is not on this node and imagePullPolicy is Never; {offered}");
+        StepError::new(ERR_IMAGE_NEVER_PULL, message)
+    }
+
+    async fn refused(&self, reference: &Reference, refusal: Refusal) -> StepError {
+        let (reason, failure, wait) = match refusal {
+            Refusal::Failed { failure, wait } => (ERR_IMAGE_PULL, failure, wait),
+            Refusal::Pausing { failure, wait } => (IMAGE_PULL_BACK_OFF, failure, Some(wait)),
+        };
+        if failure.unavailable {
+            return StepError::unavailable(reason, failure.message);
+        }
+        let offered = self.offered(reference).await;
+        let message = format!(
+            "{}; an OCI or docker archive with this name in the image directory would do too; {offered}",
+            failure.message
+        );
+        StepError { wait, ..StepError::new(reason, message) }
+    }
+
+    async fn offered(&self, reference: &Reference) -> String {
+        match store::images(self.client(), None).await {
             Ok(images) => offered(reference, images.into_iter().map(|i| i.name).collect()),
             Err(_) => "images known: could not be asked for".to_owned(),
-        };
-        match policy {
-            PullPolicy::Never => StepError::new(
-                ERR_IMAGE_NEVER_PULL,
-                format!("image {reference} is not on this node and imagePullPolicy is Never; {offered}"),
-            ),
-            PullPolicy::Always | PullPolicy::IfNotPresent => StepError::new(
-                ERR_IMAGE_PULL,
-                format!(
-                    "image {reference} is not on this node, and pulling from registries is not built yet: put an OCI or \
-                     docker archive with this name into the image directory; {offered}"
-                ),
-            ),
         }
     }
 }
 
-/// A reference with a digest cannot have become newer: nothing is to be asked.
-fn prepared(reference: &Reference, name: &str, policy: PullPolicy) -> Prepared {
-    match policy {
-        PullPolicy::Always if reference.digest().is_none() => Prepared::NotRefreshed {
-            message: format!(
-                "imagePullPolicy is Always, but pulling from registries is not built yet: {name} is used as it is on \
-                 this node"
-            ),
-        },
-        PullPolicy::Always | PullPolicy::IfNotPresent | PullPolicy::Never => Prepared::AsAsked,
+/// An image record.
+#[derive(Debug, Clone)]
+struct Found {
+    /// As it is shown: the reference's own.
+    name: String,
+    target: Digest,
+    /// An archive that brought it lies in the image directory.
+    lies: bool,
+}
+
+/// What to do for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// What is here is used.
+    Use,
+    /// What is here is used if its name still means it.
+    Ask,
+    Pull,
+    Refuse,
+}
+
+/// `here`: whether an image of this name is here, and then whether its archive lies in the image directory, which is the
+/// first way in: its name means what lies there. A digest cannot mean anything newer.
+fn way(policy: PullPolicy, reference: &Reference, here: Option<bool>) -> Way {
+    match (policy, here) {
+        (PullPolicy::Always, Some(false)) if reference.digest().is_none() => Way::Ask,
+        (_, Some(_)) => Way::Use,
+        (PullPolicy::Never, None) => Way::Refuse,
+        (PullPolicy::Always | PullPolicy::IfNotPresent, None) => Way::Pull,
+    }
+}
+
+/// Of an image that is used unasked.
+fn as_it_is(policy: PullPolicy, reference: &Reference, found: &Found) -> Prepared {
+    if policy != PullPolicy::Always || reference.digest().is_some() || !found.lies {
+        return Prepared::AsAsked;
+    }
+    Prepared::NotRefreshed {
+        message: format!(
+            "imagePullPolicy is Always, but no registry is asked for what lies in the image directory: {} is used as it \
+             is on this node",
+            found.name
+        ),
+    }
+}
+
+/// Calls through once.
+struct Once<'a> {
+    call: &'a (dyn Fn() + Send + Sync),
+    called: AtomicBool,
+}
+
+impl<'a> Once<'a> {
+    fn new(call: &'a (dyn Fn() + Send + Sync)) -> Once<'a> {
+        Once { call, called: AtomicBool::new(false) }
+    }
+
+    fn call(&self) {
+        if !self.called.swap(true, Ordering::Relaxed) {
+            (self.call)();
+        }
     }
 }
 
@@ -121,7 +271,7 @@ fn parse(image: &str) -> Result<Reference, StepError> {
 }
 
 fn step(reason: &'static str, error: &ImageError) -> StepError {
-    StepError { reason, message: error.sentence(), unavailable: error.is_unavailable() }
+    StepError { unavailable: error.is_unavailable(), ..StepError::new(reason, error.sentence()) }
 }
 
 /// The names that look most like the one asked for.
@@ -150,8 +300,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_registry_is_asked_by_policy_and_never_for_what_lies_in_the_image_directory() {
+        let tag: Reference = "a.b/c:1".parse().unwrap();
+        let pinned: Reference = format!("a.b/c:1@sha256:{}", "0".repeat(64)).parse().unwrap();
+        let (pulled, lies) = (Some(false), Some(true));
+        for (policy, reference, here, expected) in [
+            (PullPolicy::IfNotPresent, &tag, None, Way::Pull),
+            (PullPolicy::IfNotPresent, &tag, pulled, Way::Use),
+            (PullPolicy::Never, &tag, None, Way::Refuse),
+            (PullPolicy::Never, &tag, pulled, Way::Use),
+            (PullPolicy::Always, &tag, None, Way::Pull),
+            (PullPolicy::Always, &tag, pulled, Way::Ask),
+            (PullPolicy::Always, &tag, lies, Way::Use),
+            (PullPolicy::Always, &pinned, None, Way::Pull),
+            (PullPolicy::Always, &pinned, pulled, Way::Use),
+        ] {
+            assert_eq!(way(policy, reference, here), expected, "{policy:?} {reference} {here:?}");
+        }
+    }
+
+    #[test]
     fn only_always_of_a_name_that_may_move_is_not_refreshed() {
-        let of = |image: &str, policy| prepared(&image.parse().unwrap(), image, policy);
+        let of = |image: &str, policy| {
+            let found = Found { name: image.into(), target: Digest::of(b""), lies: true };
+            as_it_is(policy, &image.parse().unwrap(), &found)
+        };
         let pinned = format!("a.b/c@sha256:{}", "0".repeat(64));
         assert!(
             matches!(of("a.b/c:1", PullPolicy::Always), Prepared::NotRefreshed { message } if message.contains("a.b/c:1"))

@@ -38,6 +38,16 @@ impl Reference {
         format!("{}/{}", self.registry, self.repository)
     }
 
+    /// With the port where there is one: `docker.io`, `registry:5000`.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// `library/busybox`.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
     /// The tag, `latest` where neither tag nor digest was written.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()

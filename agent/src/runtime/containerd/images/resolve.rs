@@ -9,6 +9,7 @@ use super::bundle::{Kind, is_attestation, kind_of};
 use super::config::{self, chain_id};
 use super::digest::Digest;
 use super::documents::{Descriptor, ManifestOrIndex};
+use super::pull::fetch::{Document, Fetch};
 use super::store;
 use super::{ImageError, Images};
 use crate::runtime::containerd::image_facts::ImageConfig;
@@ -67,7 +68,17 @@ impl Images {
 
     /// The same from the store's bytes, whatever was found before: tells whether they are whole.
     pub async fn resolve_anew(&self, image: &str, target: &Digest) -> Result<Arc<Resolved>, ImageError> {
-        let mut search = Search { images: self, image, offered: Vec::new(), tried: 0 };
+        self.search(image, target, Source::Store).await
+    }
+
+    /// The same, with documents from this source.
+    pub(super) async fn search(
+        &self,
+        image: &str,
+        target: &Digest,
+        source: Source<'_>,
+    ) -> Result<Arc<Resolved>, ImageError> {
+        let mut search = Search { images: self, source, image, offered: Vec::new(), tried: 0 };
         match search.descend(target).await? {
             Some(resolved) => {
                 let resolved = Arc::new(resolved);
@@ -83,8 +94,17 @@ impl Images {
     }
 }
 
+/// Where documents are had.
+pub(super) enum Source<'a> {
+    /// containerd's store, and nowhere else.
+    Store,
+    /// What is not in the store comes out of the registry, and is in the store afterwards.
+    Registry(&'a Fetch),
+}
+
 struct Search<'a> {
     images: &'a Images,
+    source: Source<'a>,
     image: &'a str,
     offered: Vec<String>,
     tried: usize,
@@ -99,7 +119,7 @@ impl Search<'_> {
             if self.tried > MAX_TRIED || depth > MAX_DEPTH {
                 return Err(self.damaged("it has too many manifests or indexes"));
             }
-            let bytes = self.document(&digest).await?;
+            let bytes = self.document(&digest, Document::Manifest).await?;
             let document: ManifestOrIndex =
                 serde_json::from_slice(&bytes).map_err(|e| self.damaged(format!("{digest}: {e}")))?;
             match kind_of(&document) {
@@ -136,7 +156,7 @@ impl Search<'_> {
         config: &Descriptor,
         layers: &[Descriptor],
     ) -> Result<Option<Resolved>, ImageError> {
-        let bytes = self.document(&config.digest).await?;
+        let bytes = self.document(&config.digest, Document::Config(config.size)).await?;
         let parsed = config::read(&bytes).map_err(|e| self.refused(e))?;
         let silent = parsed.platform.os.is_empty() && parsed.platform.architecture.is_empty();
         if !silent && parsed.platform.rank_on(&self.images.shared.platform).is_none() {
@@ -159,7 +179,10 @@ impl Search<'_> {
         }))
     }
 
-    async fn document(&self, digest: &Digest) -> Result<Vec<u8>, ImageError> {
+    async fn document(&self, digest: &Digest, document: Document) -> Result<Vec<u8>, ImageError> {
+        if let Source::Registry(fetch) = self.source {
+            return fetch.document(digest, document).await;
+        }
         let doing = || format!("reading {digest} of image {}", self.image);
         match store::document(self.images.client(), digest).await {
             Ok(Some(bytes)) => Ok(bytes),

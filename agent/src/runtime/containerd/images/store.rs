@@ -26,11 +26,15 @@ use crate::runtime::containerd::client::{Client, QUICK, SLOW, bounded, found};
 /// A piece of a blob on its way to containerd, whose largest message is 16 MiB. Few and small is what bounds our memory.
 const PIECE: usize = 256 << 10;
 /// containerd may take so long for one piece: then its disk is stuck, and the import fails instead of hanging.
-const STALLED: Duration = Duration::from_secs(120);
+pub(super) const STALLED: Duration = Duration::from_secs(120);
 /// And so long to commit a blob, which it syncs to disk.
-const COMMIT: Duration = Duration::from_secs(600);
+pub(super) const COMMIT: Duration = Duration::from_secs(600);
 /// Our leases' names begin so.
 const LEASE_PREFIX: &str = "daemonlet-images-";
+/// And those of pulls, which outlive the agent that took them: what has arrived is to be found again.
+const PULL_PREFIX: &str = "daemonlet-pull-";
+/// The image that a pull's lease is for.
+const PULL_LABEL: &str = "daemonlet.dev/pull";
 /// After this a lease that nobody gave back (we were killed) lets go. Longer than any import.
 const LEASE_HOURS: i64 = 24;
 const LEASE_KEY: &str = "containerd-lease";
@@ -60,10 +64,31 @@ pub enum WriteError {
 impl Lease {
     /// A lease of our own that ends by itself after a day.
     pub async fn take(client: &Client) -> Result<Lease, Status> {
-        let id = format!("{LEASE_PREFIX}{}", uuid::Uuid::new_v4());
+        Lease::create(client, LEASE_PREFIX, HashMap::new()).await
+    }
+
+    /// A lease for the pull of this image. It stays when this process dies, and ends by itself after a day.
+    pub async fn for_pull(client: &Client, image: &str) -> Result<Lease, Status> {
+        let label = HashMap::from([(PULL_LABEL.to_owned(), image.to_owned())]);
+        Lease::create(client, PULL_PREFIX, label).await
+    }
+
+    /// Gives back every lease that was taken for pulls of this image, by whichever process.
+    pub async fn give_back_of(client: &Client, image: &str) -> Result<(), Status> {
+        let list = bounded(QUICK, client.leases().list(client.request(ListRequest { filters: Vec::new() }))).await?;
+        let of_image = |labels: &HashMap<String, String>| labels.get(PULL_LABEL).is_some_and(|label| label == image);
+        for left in list.leases.into_iter().filter(|l| l.id.starts_with(PULL_PREFIX) && of_image(&l.labels)) {
+            let request = client.request(DeleteRequest { id: left.id, sync: false });
+            found(bounded(QUICK, client.leases().delete(request)).await)?;
+        }
+        Ok(())
+    }
+
+    async fn create(client: &Client, prefix: &str, mut labels: HashMap<String, String>) -> Result<Lease, Status> {
+        let id = format!("{prefix}{}", uuid::Uuid::new_v4());
         let hours = jiff::SignedDuration::from_hours(LEASE_HOURS);
         let expires = jiff::Timestamp::now().saturating_add(hours).unwrap_or(jiff::Timestamp::MAX);
-        let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), format!("{expires:.0}"))]);
+        labels.insert("containerd.io/gc.expire".to_owned(), format!("{expires:.0}"));
         let request = client.request(CreateRequest { id: id.clone(), labels });
         bounded(QUICK, client.leases().create(request)).await?;
         let header = id.parse().expect("a UUID behind our prefix is ASCII");

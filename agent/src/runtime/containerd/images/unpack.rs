@@ -1,10 +1,9 @@
 //! Layers to snapshots: one committed snapshot for each layer on top of the ones below, named by its chain id.
 //!
-//! Idempotent: what is there is left alone, what is missing is made again. One unpacking for each image at a time,
-//! however many pods wait for it. containerd applies the layers; its answer is compared with the configuration.
+//! Idempotent: what is there is left alone, what is missing is made again. One unpacking for each layer at a time,
+//! however many pods and images wait for it. containerd applies the layers; its answer is compared with the configuration.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use containerd_client::services::v1::ApplyRequest;
@@ -27,25 +26,6 @@ const APPLY: Duration = Duration::from_secs(1000);
 /// Tells the snapshotter (and remote ones act on it) which chain the snapshot is to become.
 const SNAPSHOT_REF: &str = "containerd.io/snapshot.ref";
 
-/// Locks of the unpackings under way, by the image's configuration.
-#[derive(Default)]
-pub struct Unpacking {
-    locks: Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
-}
-
-impl Unpacking {
-    fn lock_of(&self, config: &Digest) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        locks.retain(|_, lock| lock.strong_count() > 0);
-        if let Some(lock) = locks.get(config).and_then(Weak::upgrade) {
-            return lock;
-        }
-        let lock = Arc::default();
-        locks.insert(config.clone(), Arc::downgrade(&lock));
-        lock
-    }
-}
-
 impl Images {
     /// Whether the image's top snapshot is there: one call.
     pub async fn is_unpacked(&self, resolved: &Resolved) -> Result<bool, ImageError> {
@@ -55,11 +35,6 @@ impl Images {
 
     /// Makes what is missing of the image's snapshots.
     pub async fn unpack(&self, image: &str, resolved: &Resolved) -> Result<(), ImageError> {
-        let lock = self.shared.unpacking.lock_of(&resolved.config_digest);
-        let _turn = lock.lock().await;
-        if self.is_unpacked(resolved).await? {
-            return Ok(());
-        }
         let lease = self.lease().await?;
         let outcome = self.unpack_under(image, resolved, &lease).await;
         // A lease that stays behind ends by itself.
@@ -69,13 +44,31 @@ impl Images {
 
     /// The same under a lease that the caller has, and with no look whether it is needed.
     pub(super) async fn unpack_under(&self, image: &str, resolved: &Resolved, lease: &Lease) -> Result<(), ImageError> {
-        let mut parent: Option<Digest> = None;
-        for (i, (layer, diff_id)) in resolved.layers.iter().zip(&resolved.diff_ids).enumerate() {
-            let chain = chain_id(&resolved.diff_ids[..=i]).expect("it has at least this layer");
-            self.unpack_layer(image, lease, &Layer { layer, diff_id, chain: &chain, parent: parent.as_ref() }).await?;
-            parent = Some(chain);
+        for index in 0..resolved.layers.len() {
+            self.unpack_layer_of(image, resolved, index, lease).await?;
         }
-        let Some(chain) = parent else { return Ok(()) };
+        self.finish_unpacking(image, resolved).await
+    }
+
+    /// One layer; those below it are unpacked already.
+    pub(super) async fn unpack_layer_of(
+        &self,
+        image: &str,
+        resolved: &Resolved,
+        index: usize,
+        lease: &Lease,
+    ) -> Result<(), ImageError> {
+        let (layer, diff_id) = (&resolved.layers[index], &resolved.diff_ids[index]);
+        let chain = chain_id(&resolved.diff_ids[..=index]).expect("it has at least this layer");
+        let parent = chain_id(&resolved.diff_ids[..index]);
+        // Also for another image with the same layers.
+        let _turn = self.shared.unpacking.lock(&chain).await;
+        self.unpack_layer(image, lease, &Layer { layer, diff_id, chain: &chain, parent: parent.as_ref() }).await
+    }
+
+    /// The image's configuration keeps its top snapshot from here on.
+    pub(super) async fn finish_unpacking(&self, image: &str, resolved: &Resolved) -> Result<(), ImageError> {
+        let Some(chain) = &resolved.chain_id else { return Ok(()) };
         let label =
             BTreeMap::from([(format!("containerd.io/gc.ref.snapshot.{}", self.shared.snapshotter), chain.to_string())]);
         store::label(self.client(), &resolved.config_digest, &label)

@@ -1,0 +1,466 @@
+//! Pulls: one for each image, however many pods wait for it; begun when the first of them asks, tried again when somebody
+//! still wants it and its pause is over, given up when nobody does.
+//!
+//! Driven by `prepare`. Reading order: this, [`attempt`], [`fetch`], [`schedule`], [`rate`], [`meter`]. Bytes that arrived stay
+//! under a lease of the image's own, also when this process dies, so that the next try goes on where the last one ended.
+
+mod attempt;
+pub mod fetch;
+pub mod meter;
+mod rate;
+pub mod schedule;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use containerd_client::tonic::Code;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
+
+use self::attempt::Brought;
+use self::fetch::Fetch;
+use self::meter::{Meter, Rate};
+use self::rate::Throttle;
+use self::schedule::{Backoff, Hint};
+use super::digest::Digest;
+use super::locks::Locks;
+use super::reference::Reference;
+use super::store::Lease;
+use super::{ImageError, Images};
+use crate::image_pull::{ImagePull, Progress, Stage};
+use crate::registry::{self, Registry, Repository};
+
+/// Blobs of all images that are fetched at once: two images' worth. Each costs a few pieces of memory.
+const DOWNLOADS_AT_ONCE: usize = 6;
+/// For how long a pull goes on that nobody wants: an edit that changes something else comes back within moments.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long a failed pull is remembered beyond the end of its pause: who still wants it asks then.
+const REMEMBERED: Duration = Duration::from_secs(10);
+/// After so long a lease is replaced by a new one at the next try. Half of its life: no try loses its bytes in the middle.
+const LEASE_RENEWED: Duration = Duration::from_secs(12 * 3600);
+/// A pause with no more than this to go is over: clocks that wake a waiter count in whole milliseconds.
+const PAUSE_SLACK: Duration = Duration::from_millis(50);
+/// How often the display of running pulls moves.
+const TICK: Duration = Duration::from_millis(500);
+
+/// What the composition root decides.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    pub registry: registry::Settings,
+    /// Bytes a second over all downloads; None: no limit.
+    pub rate_limit: Option<u64>,
+    pub backoff: Backoff,
+}
+
+/// All pulls of one containerd namespace.
+pub struct Pulls {
+    pub(super) registry: Registry,
+    pub(super) throttle: Throttle,
+    pub(super) downloads: Semaphore,
+    /// One download for each blob, however many images share it.
+    pub(super) blobs: Locks,
+    backoff: Backoff,
+    entries: Mutex<Entries>,
+    /// Told when a pull begins: the display may be asleep until a pause ends.
+    begun: Notify,
+    shown: watch::Sender<Vec<ImagePull>>,
+}
+
+#[derive(Default)]
+struct Entries {
+    /// By canonical name.
+    by_name: BTreeMap<String, Entry>,
+    /// Whether the task that moves the display runs.
+    displayed: bool,
+}
+
+/// One image that is pulled, or whose pull has failed lately.
+struct Entry {
+    /// How often it is waited for, by the name as manifests write it.
+    wanted: BTreeMap<String, usize>,
+    interest: watch::Sender<usize>,
+    /// What the running try says; None between tries.
+    running: Option<watch::Receiver<Try>>,
+    meter: Arc<Meter>,
+    rate: Rate,
+    failures: u32,
+    failed: Option<(PullFailure, Instant, jiff::Timestamp)>,
+    lease: Arc<tokio::sync::Mutex<Option<(Lease, Instant)>>>,
+}
+
+/// A running try, for those who wait for it.
+#[derive(Debug, Clone)]
+enum Try {
+    Asking,
+    Fetching,
+    Done(Result<Arrived, PullFailure>),
+}
+
+/// An image that is here as its name means it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrived {
+    /// Bytes, and for how long they were fetched; None: what was here is what the name still means.
+    pub brought: Option<(u64, Duration)>,
+}
+
+/// Why it is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullFailure {
+    pub message: String,
+    /// The registry could not be reached: an image that is here may be used.
+    pub unreachable: bool,
+    /// containerd is away: this says nothing about the image.
+    pub unavailable: bool,
+}
+
+/// What whoever wanted the image is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// It was tried just now.
+    Failed { failure: PullFailure, wait: Option<Duration> },
+    /// It failed lately; its pause has this long to go.
+    Pausing { failure: PullFailure, wait: Duration },
+}
+
+impl Pulls {
+    pub fn new(settings: Settings) -> Pulls {
+        Pulls {
+            registry: Registry::new(settings.registry),
+            throttle: Throttle::new(settings.rate_limit),
+            downloads: Semaphore::new(DOWNLOADS_AT_ONCE),
+            blobs: Locks::default(),
+            backoff: settings.backoff,
+            entries: Mutex::default(),
+            begun: Notify::new(),
+            shown: watch::Sender::default(),
+        }
+    }
+
+    /// Pulls under way and those that wait for their next try, as they stand.
+    pub fn shown(&self) -> watch::Receiver<Vec<ImagePull>> {
+        self.shown.subscribe()
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows what there is, forgetting what nobody came back for; when to look again.
+    fn show(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let mut entries = self.entries();
+        let Entries { by_name, displayed } = &mut *entries;
+        by_name.retain(|_, entry| match &entry.failed {
+            _ if entry.running.is_some() => true,
+            Some((_, until, _)) => *until + REMEMBERED > now,
+            None => false,
+        });
+        let rows: Vec<ImagePull> = by_name.iter_mut().map(|(name, entry)| entry.row(name, now)).collect();
+        self.shown.send_if_modified(|before| {
+            let differs = *before != rows;
+            *before = rows;
+            differs
+        });
+        if by_name.is_empty() {
+            *displayed = false;
+            self.registry.rest();
+            return None;
+        }
+        if by_name.values().any(|entry| entry.running.is_some()) {
+            return Some(TICK);
+        }
+        let forgotten = by_name.values().filter_map(|entry| entry.failed.as_ref()).map(|(_, until, _)| *until);
+        forgotten.min().map(|until| (until + REMEMBERED).saturating_duration_since(now).max(TICK))
+    }
+}
+
+impl Entry {
+    fn new() -> Entry {
+        Entry {
+            wanted: BTreeMap::new(),
+            interest: watch::Sender::new(0),
+            running: None,
+            meter: Arc::default(),
+            rate: Rate::default(),
+            failures: 0,
+            failed: None,
+            lease: Arc::default(),
+        }
+    }
+
+    fn row(&mut self, name: &str, now: Instant) -> ImagePull {
+        let stage = match (&self.running, &self.failed) {
+            (None, Some((failure, _, until))) => {
+                Stage::Waiting { reason: failure.message.clone(), until: Some(*until) }
+            }
+            (Some(running), _) if matches!(*running.borrow(), Try::Fetching) => {
+                let bytes_per_second = self.rate.look(now, self.meter.brought());
+                Stage::Fetching(Progress { bytes_per_second, ..self.meter.progress() })
+            }
+            _ => Stage::Asking,
+        };
+        ImagePull { name: name.to_owned(), wanted_as: self.wanted.keys().cloned().collect(), stage }
+    }
+}
+
+/// Somebody's wish for an image; dropped, it is over.
+struct Wish<'a> {
+    pulls: &'a Pulls,
+    name: String,
+    written: String,
+}
+
+impl Drop for Wish<'_> {
+    fn drop(&mut self) {
+        let mut entries = self.pulls.entries();
+        let Some(entry) = entries.by_name.get_mut(&self.name) else { return };
+        if let Some(count) = entry.wanted.get_mut(&self.written) {
+            *count -= 1;
+            if *count == 0 {
+                entry.wanted.remove(&self.written);
+            }
+        }
+        entry.interest.send_modify(|interest| *interest = interest.saturating_sub(1));
+    }
+}
+
+impl Images {
+    pub(super) fn registry(&self) -> &Registry {
+        &self.shared.pulls.registry
+    }
+
+    /// Pulls under way and those that wait for their next try.
+    pub fn pulls(&self) -> watch::Receiver<Vec<ImagePull>> {
+        self.shared.pulls.shown()
+    }
+
+    /// Waits until the image is here as its name means it now. `here` is what it means on this node: then nothing is fetched
+    /// unless the registry says otherwise. `fetching` is called when bytes are. Dropped, one waits no longer.
+    pub(super) async fn pull(
+        &self,
+        reference: &Reference,
+        written: &str,
+        here: Option<&Digest>,
+        fetching: impl Fn(),
+    ) -> Result<Arrived, Refusal> {
+        let (mut running, _wish) = self.join(reference, written, here)?;
+        loop {
+            let said = running.borrow_and_update().clone();
+            match said {
+                Try::Asking => {}
+                Try::Fetching => fetching(),
+                Try::Done(Ok(arrived)) => return Ok(arrived),
+                Try::Done(Err(failure)) => {
+                    let wait = self.pause_of(&reference.record_name());
+                    return Err(Refusal::Failed { failure, wait });
+                }
+            }
+            if running.changed().await.is_err() {
+                let message = format!("the pull of {reference} ended without an answer");
+                let failure = PullFailure { message, unreachable: false, unavailable: true };
+                return Err(Refusal::Failed { failure, wait: None });
+            }
+        }
+    }
+
+    fn pause_of(&self, name: &str) -> Option<Duration> {
+        let entries = self.shared.pulls.entries();
+        let (_, until, _) = entries.by_name.get(name)?.failed.as_ref()?;
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
+    /// The running try, or a new one; or the pause of the last.
+    fn join(
+        &self,
+        reference: &Reference,
+        written: &str,
+        here: Option<&Digest>,
+    ) -> Result<(watch::Receiver<Try>, Wish<'_>), Refusal> {
+        let pulls = &self.shared.pulls;
+        let name = reference.record_name();
+        let mut entries = pulls.entries();
+        let entry = entries.by_name.entry(name.clone()).or_insert_with(Entry::new);
+        let running = match (&entry.running, &entry.failed) {
+            (Some(running), _) => running.clone(),
+            (None, Some((failure, until, _))) if *until > Instant::now() + PAUSE_SLACK => {
+                let wait = until.saturating_duration_since(Instant::now());
+                return Err(Refusal::Pausing { failure: failure.clone(), wait });
+            }
+            (None, _) => self.begin(entry, reference, here),
+        };
+        *entry.wanted.entry(written.to_owned()).or_default() += 1;
+        entry.interest.send_modify(|interest| *interest += 1);
+        if !std::mem::replace(&mut entries.displayed, true) {
+            tokio::spawn(display(self.clone()));
+        }
+        drop(entries);
+        pulls.begun.notify_one();
+        Ok((running, Wish { pulls, name, written: written.to_owned() }))
+    }
+
+    fn begin(&self, entry: &mut Entry, reference: &Reference, here: Option<&Digest>) -> watch::Receiver<Try> {
+        let (said, running) = watch::channel(Try::Asking);
+        entry.running = Some(running.clone());
+        entry.meter = Arc::default();
+        entry.rate = Rate::default();
+        let tried = Tried {
+            images: self.clone(),
+            reference: reference.clone(),
+            here: here.cloned(),
+            meter: Arc::clone(&entry.meter),
+            lease: Arc::clone(&entry.lease),
+            said,
+        };
+        tokio::spawn(tried.run(entry.interest.subscribe()));
+        running
+    }
+}
+
+/// A try with all that it needs.
+struct Tried {
+    images: Images,
+    reference: Reference,
+    here: Option<Digest>,
+    meter: Arc<Meter>,
+    lease: Arc<tokio::sync::Mutex<Option<(Lease, Instant)>>>,
+    said: watch::Sender<Try>,
+}
+
+impl Tried {
+    /// Runs until it has an outcome or nobody wants one.
+    async fn run(self, mut interest: watch::Receiver<usize>) {
+        let begun = Instant::now();
+        loop {
+            // Either may be dropped: what has arrived is containerd's already.
+            let outcome = tokio::select! {
+                biased;
+                outcome = self.attempt() => Some(outcome),
+                () = nobody(&mut interest) => None,
+            };
+            if self.finish(outcome, begun) {
+                break;
+            }
+        }
+        self.images.shared.pulls.show();
+    }
+
+    async fn attempt(&self) -> Result<Brought, ImageError> {
+        let name = self.reference.record_name();
+        let lease = self.leased(&name).await?;
+        let fetch = Fetch {
+            images: self.images.clone(),
+            image: name.as_str().into(),
+            repository: Arc::new(Repository {
+                host: self.reference.registry().to_owned(),
+                path: self.reference.repository().to_owned(),
+            }),
+            secrets: Arc::from([]),
+            lease,
+            meter: Arc::clone(&self.meter),
+        };
+        let began = || drop(self.said.send_replace(Try::Fetching));
+        let brought = attempt::bring(&fetch, &self.reference, self.here.as_ref(), began).await;
+        if matches!(&brought, Err(ImageError::Containerd { status, .. }) if status.code() == Code::NotFound) {
+            // Perhaps of the lease itself, where containerd's root was made anew: the next try takes another.
+            *self.lease.lock().await = None;
+        }
+        let brought = brought?;
+        // Also those of an agent that was killed: the image's record holds everything now.
+        let given_back = Lease::give_back_of(self.images.client(), &name).await;
+        given_back.map_err(ImageError::containerd(format!("giving back the leases of {name}")))?;
+        Ok(brought)
+    }
+
+    async fn leased(&self, name: &str) -> Result<Lease, ImageError> {
+        let mut held = self.lease.lock().await;
+        if let Some((lease, since)) = &*held
+            && since.elapsed() < LEASE_RENEWED
+        {
+            return Ok(lease.clone());
+        }
+        let lease = Lease::for_pull(self.images.client(), name).await;
+        let lease = lease.map_err(ImageError::containerd(format!("taking a lease for {name}")))?;
+        *held = Some((lease.clone(), Instant::now()));
+        Ok(lease)
+    }
+
+    /// Writes the outcome down and says it; false when somebody wants it again that nobody wanted a moment ago.
+    fn finish(&self, outcome: Option<Result<Brought, ImageError>>, begun: Instant) -> bool {
+        let pulls = &self.images.shared.pulls;
+        let name = self.reference.record_name();
+        let mut entries = pulls.entries();
+        let Some(entry) = entries.by_name.get_mut(&name) else { return true };
+        let done = match outcome {
+            None if *entry.interest.borrow() > 0 => return false,
+            None => {
+                tracing::info!(image = name, "pull given up: nobody wants it any more");
+                entries.by_name.remove(&name);
+                return true;
+            }
+            Some(Ok(brought)) => {
+                let brought = match brought {
+                    Brought::Nothing => None,
+                    Brought::Image { size } => {
+                        let took_ms = begun.elapsed().as_millis();
+                        tracing::info!(image = name, size, fetched = self.meter.brought(), took_ms, "image pulled");
+                        self.images.shared.arrived.notify_one();
+                        Some((size, begun.elapsed()))
+                    }
+                };
+                entries.by_name.remove(&name);
+                Ok(Arrived { brought })
+            }
+            Some(Err(error)) => Err(entry.fail(&error, &self.meter, &pulls.backoff)),
+        };
+        drop(entries);
+        self.said.send_replace(Try::Done(done));
+        true
+    }
+}
+
+impl Entry {
+    fn fail(&mut self, error: &ImageError, meter: &Meter, backoff: &Backoff) -> PullFailure {
+        self.running = None;
+        let failure = PullFailure {
+            message: error.sentence(),
+            unreachable: error.is_unreachable(),
+            unavailable: error.is_unavailable(),
+        };
+        if failure.unavailable {
+            // What was known of the image before is still so.
+            return failure;
+        }
+        // A try that brought something was no failure in a row.
+        self.failures = if meter.brought() > 0 { 1 } else { self.failures.saturating_add(1) };
+        let hint = Hint { retry_after: error.retry_after(), late: error.is_disk_full() };
+        let pause = backoff.pause(self.failures, hint, uuid::Uuid::new_v4().as_bytes()[0]);
+        let until = jiff::Timestamp::now().saturating_add(pause).unwrap_or(jiff::Timestamp::MAX);
+        self.failed = Some((failure.clone(), Instant::now() + pause, until));
+        failure
+    }
+}
+
+/// Until nobody has wanted it for a while.
+async fn nobody(interest: &mut watch::Receiver<usize>) {
+    loop {
+        if interest.wait_for(|interest| *interest == 0).await.is_err() {
+            return;
+        }
+        let again = interest.wait_for(|interest| *interest > 0);
+        if tokio::time::timeout(GRACE, again).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Moves the display for as long as there is something to show.
+async fn display(images: Images) {
+    while let Some(pause) = images.shared.pulls.show() {
+        // Both only say "look again".
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = images.shared.pulls.begun.notified() => {}
+        }
+    }
+}

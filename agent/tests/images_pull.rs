@@ -1,0 +1,418 @@
+//! Pulls against a real containerd of the test's own and a registry that fails as it is told.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use agent::image_pull::Stage;
+use agent::registry;
+use agent::runtime::containerd::client::Client;
+use agent::runtime::containerd::images::Images;
+use agent::runtime::containerd::images::pull::Settings;
+use agent::runtime::containerd::images::pull::schedule::Backoff;
+use agent::seams::{ImageWanted, Prepared, StepError};
+use pod::spec::{Container, PullPolicy, Resources, Security};
+use serde_json::json;
+use support::containerd::Containerd;
+use tests::image::{Image, Layout, Tarball};
+use tests::scripted_registry::{Act, ScriptedRegistry};
+
+const NAMESPACE: &str = "daemonlet-pull-test";
+/// Any test's wait for something that takes moments on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Node {
+    containerd: Containerd,
+    registry: ScriptedRegistry,
+    images: Images,
+}
+
+impl Node {
+    fn start() -> Option<Node> {
+        Node::with(settings())
+    }
+
+    fn with(settings: Settings) -> Option<Node> {
+        let containerd = Containerd::start()?;
+        let images = images(&containerd, settings);
+        Some(Node { containerd, registry: ScriptedRegistry::start(), images })
+    }
+
+    /// Another agent on the same containerd, as after a restart.
+    fn another(&self) -> Images {
+        images(&self.containerd, settings())
+    }
+
+    async fn prepare(&self, image: &str, policy: PullPolicy) -> Result<Prepared, StepError> {
+        prepare(&self.images, image, policy).await
+    }
+
+    fn ctr(&self, args: &[&str]) -> String {
+        self.containerd.ctr(NAMESPACE, args)
+    }
+}
+
+fn images(containerd: &Containerd, settings: Settings) -> Images {
+    Images::new(Client::new(&containerd.socket(), NAMESPACE).unwrap(), "overlayfs", settings)
+}
+
+/// Pauses of moments, so that a test need not wait for minutes.
+fn settings() -> Settings {
+    let backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(2) };
+    let patience = registry::Patience {
+        connect: Duration::from_secs(5),
+        stall: Duration::from_secs(2),
+        document: Duration::from_secs(5),
+    };
+    Settings { registry: registry::Settings { patience, ..Default::default() }, rate_limit: None, backoff }
+}
+
+async fn prepare(images: &Images, image: &str, policy: PullPolicy) -> Result<Prepared, StepError> {
+    let container = container(image, policy);
+    tokio::time::timeout(PATIENCE, images.prepare(ImageWanted::quietly(&container))).await.unwrap()
+}
+
+fn container(image: &str, pull_policy: PullPolicy) -> Container {
+    Container {
+        name: "c".into(),
+        image: image.into(),
+        pull_policy,
+        command: Vec::new(),
+        args: Vec::new(),
+        working_dir: None,
+        env: Vec::new(),
+        resources: Resources::default(),
+        mounts: Vec::new(),
+        security: Security::default(),
+        ports: Vec::new(),
+        stdin: false,
+        tty: false,
+    }
+}
+
+/// A layer of this many bytes that do not compress.
+fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let words = (0..bytes / 8).flat_map(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    Tarball::new().file(&format!("noise-{seed}"), 0o644, &words.collect::<Vec<u8>>()).bytes()
+}
+
+/// The layout, and its layers' digests and sizes, lowest first.
+fn layout(image: Image) -> (Layout, Vec<(String, u64)>) {
+    let layers = image.layers.iter().map(|layer| (tests::image::digest(layer), layer.len() as u64)).collect();
+    (Layout::of(&[image]), layers)
+}
+
+fn two_layers(seed: u64) -> (Layout, Vec<(String, u64)>) {
+    layout(Image::busybox("any:1").unwrap().layer(noise(seed, 8 << 20)))
+}
+
+#[tokio::test]
+async fn a_tag_is_pulled_unpacked_labelled_and_runs() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, layers) = two_layers(1);
+    let image = node.registry.push("some/where", "v1", &pushed);
+    let told = AtomicUsize::new(0);
+    let pulling = || {
+        told.fetch_add(1, Ordering::Relaxed);
+    };
+    let wanted = container(&image, PullPolicy::IfNotPresent);
+    let prepared = node.images.prepare(ImageWanted { container: &wanted, pulling: &pulling }).await.unwrap();
+    let Prepared::Pulled { message } = prepared else { panic!("{prepared:?}") };
+    assert!(message.starts_with(&format!("Successfully pulled image \"{image}\" in ")), "{message}");
+    assert!(message.ends_with(" bytes."), "{message}");
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+
+    let facts = node.images.facts(&image).await.unwrap();
+    assert!(node.ctr(&["snapshots", "info", &facts.chain_id]).contains("Committed"));
+    let content = node.ctr(&["content", "ls"]);
+    let source = format!("containerd.io/distribution.source.{}=some/where", node.registry.host());
+    assert_eq!(content.matches(&source).count(), 4, "manifest, configuration and two layers: {content}");
+    assert!(content.contains(&format!("containerd.io/gc.ref.content.l.1={}", layers[1].0)), "{content}");
+    assert_eq!(node.ctr(&["leases", "ls", "-q"]).trim(), "", "every lease was given back");
+    assert_eq!(node.prepare(&image, PullPolicy::IfNotPresent).await, Ok(Prepared::AsAsked));
+    assert_eq!(node.registry.asked("GET"), 4, "what is here is asked of nobody: {:?}", node.registry.requests());
+    let id = format!("pull-test-{}", std::process::id());
+    let out = node.ctr(&["run", "--rm", &image, &id, "/bin/sh", "-c", "echo from-the-image"]);
+    assert!(out.contains("from-the-image"), "{out}");
+}
+
+#[tokio::test]
+async fn a_layer_cut_at_ninety_percent_costs_its_rest_only() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, layers) = two_layers(2);
+    let image = node.registry.push("a", "1", &pushed);
+    let (digest, size) = &layers[1];
+    node.registry.fault(digest, 1, Act::CutAt(size * 9 / 10));
+    let prepared = node.prepare(&image, PullPolicy::IfNotPresent).await;
+    assert!(matches!(prepared, Ok(Prepared::Pulled { .. })), "{prepared:?}");
+    let again = node.registry.served(digest) - size;
+    println!("fetched again after a cut at 90 % of {size} bytes: {again}");
+    assert!(again * 100 <= *size, "{again} of {size}");
+}
+
+#[tokio::test]
+async fn a_server_without_ranges_and_one_that_stalls_are_borne() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, layers) = two_layers(3);
+    let image = node.registry.push("a", "1", &pushed);
+    let (digest, size) = &layers[1];
+    node.registry.fault(digest, 1, Act::StallAt(size / 2));
+    node.registry.fault(digest, 1, Act::NoRanges);
+    let prepared = node.prepare(&image, PullPolicy::IfNotPresent).await;
+    assert!(matches!(prepared, Ok(Prepared::Pulled { .. })), "{prepared:?}");
+    assert_eq!(node.registry.asked(&format!("GET /v2/a/blobs/{digest}")), 2);
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_dropped_and_said_and_the_next_try_heals() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, layers) = two_layers(4);
+    let image = node.registry.push("a", "1", &pushed);
+    let (digest, _) = &layers[1];
+    node.registry.fault(digest, 1, Act::WrongAt(1000));
+    let error = node.prepare(&image, PullPolicy::IfNotPresent).await.unwrap_err();
+    assert_eq!(error.reason, "ErrImagePull");
+    assert!(error.message.contains("wrong bytes") && error.message.contains(digest), "{error}");
+    assert!(error.message.contains(&node.registry.host()), "{error}");
+    assert!(!node.ctr(&["content", "ls", "-q"]).contains(digest), "wrong bytes are no content");
+    assert!(!node.ctr(&["content", "active"]).contains(digest), "nor are they kept for later");
+    tokio::time::sleep(error.wait.unwrap()).await;
+    assert!(matches!(node.prepare(&image, PullPolicy::IfNotPresent).await, Ok(Prepared::Pulled { .. })));
+}
+
+#[tokio::test]
+async fn thirty_pods_are_one_pull() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, layers) = two_layers(5);
+    let image = node.registry.push("a", "1", &pushed);
+    let mut pods = tokio::task::JoinSet::new();
+    for _ in 0..30 {
+        let (images, image) = (node.images.clone(), image.clone());
+        pods.spawn(async move { prepare(&images, &image, PullPolicy::Always).await });
+    }
+    while let Some(prepared) = pods.join_next().await {
+        assert!(matches!(prepared.unwrap(), Ok(Prepared::Pulled { .. })));
+    }
+    assert_eq!(node.registry.asked("GET /v2/a/manifests/1"), 1, "{:?}", node.registry.requests());
+    assert_eq!(node.registry.served(&layers[1].0), layers[1].1);
+}
+
+#[tokio::test]
+async fn images_that_share_layers_fetch_them_once() {
+    let Some(node) = Node::start() else { return };
+    let base = || Image::busybox("any:1").unwrap().layer(noise(6, 8 << 20));
+    let (first, shared) = layout(base().layer(noise(7, 1 << 20)));
+    let (second, _) = layout(base().layer(noise(8, 1 << 20)));
+    let (a, b) = (node.registry.push("a", "1", &first), node.registry.push("b", "1", &second));
+    let both = tokio::join!(node.prepare(&a, PullPolicy::IfNotPresent), node.prepare(&b, PullPolicy::IfNotPresent));
+    assert!(matches!(both, (Ok(Prepared::Pulled { .. }), Ok(Prepared::Pulled { .. }))), "{both:?}");
+    for (digest, size) in &shared[..2] {
+        assert_eq!(node.registry.served(digest), *size);
+    }
+}
+
+#[tokio::test]
+async fn a_failed_pull_pauses_as_long_as_it_must_and_says_when() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, _) = two_layers(9);
+    let image = node.registry.push("a", "1", &pushed);
+    node.registry.fault("manifests", 1, Act::Status(429, vec!["Retry-After: 3".into()]));
+    let error = node.prepare(&image, PullPolicy::IfNotPresent).await.unwrap_err();
+    assert_eq!(error.reason, "ErrImagePull");
+    assert!(error.message.contains("429"), "{error}");
+    let asked = node.registry.requests().len();
+    let error = node.prepare(&image, PullPolicy::IfNotPresent).await.unwrap_err();
+    assert_eq!((error.reason, node.registry.requests().len()), ("ImagePullBackOff", asked), "nobody was asked");
+    let wait = error.wait.unwrap();
+    assert!(wait > Duration::from_secs(1) && wait <= Duration::from_secs(3), "{wait:?}");
+    let shown = node.images.pulls().borrow().clone();
+    assert!(
+        matches!(&shown[0].stage, Stage::Waiting { reason, until: Some(_) } if reason.contains("429")),
+        "{shown:?}"
+    );
+    tokio::time::sleep(wait).await;
+    assert!(matches!(node.prepare(&image, PullPolicy::IfNotPresent).await, Ok(Prepared::Pulled { .. })));
+    assert_eq!(*node.images.pulls().borrow(), []);
+
+    for status in [401, 403, 404, 500, 503] {
+        node.registry.fault(&format!("missing{status}/manifests"), 9, Act::Status(status, Vec::new()));
+        let image = format!("{}/missing{status}:1", node.registry.host());
+        let error = node.prepare(&image, PullPolicy::IfNotPresent).await.unwrap_err();
+        assert!(error.message.contains(&status.to_string()), "{error}");
+        assert!(error.message.contains("image directory"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn always_asks_and_pulls_only_what_has_changed() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, _) = two_layers(10);
+    let image = node.registry.push("a", "1", &pushed);
+    assert!(matches!(node.prepare(&image, PullPolicy::Always).await, Ok(Prepared::Pulled { .. })));
+    let before = node.images.facts(&image).await.unwrap().digest;
+    let fetched = node.registry.asked("GET");
+    assert_eq!(node.prepare(&image, PullPolicy::Always).await, Ok(Prepared::AsAsked));
+    assert_eq!((node.registry.asked("GET"), node.registry.asked("HEAD")), (fetched, 1));
+
+    let (changed, _) = layout(Image::busybox("any:1").unwrap().layer(noise(11, 1 << 20)));
+    node.registry.push("a", "1", &changed);
+    assert_eq!(node.prepare(&image, PullPolicy::IfNotPresent).await, Ok(Prepared::AsAsked));
+    assert!(matches!(node.prepare(&image, PullPolicy::Always).await, Ok(Prepared::Pulled { .. })));
+    assert_ne!(node.images.facts(&image).await.unwrap().digest, before);
+}
+
+#[tokio::test]
+async fn always_without_a_registry_uses_what_is_here_but_not_against_its_no() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, _) = two_layers(12);
+    let image = node.registry.push("a", "1", &pushed);
+    node.prepare(&image, PullPolicy::Always).await.unwrap();
+    let mut pause = Duration::ZERO;
+    for (status, used) in [(503, true), (429, true), (401, false), (404, false)] {
+        tokio::time::sleep(pause).await;
+        node.registry.go_on();
+        node.registry.fault("manifests", 9, Act::Status(status, Vec::new()));
+        let prepared = node.prepare(&image, PullPolicy::Always).await;
+        match prepared {
+            Ok(Prepared::NotRefreshed { message }) => {
+                assert!(used && message.contains(&status.to_string()), "{message}")
+            }
+            Err(error) => assert!(!used && error.reason == "ErrImagePull", "{status}: {error}"),
+            other => panic!("{status}: {other:?}"),
+        }
+        // Longer than the longest pause of these settings.
+        pause = Duration::from_millis(2500);
+    }
+}
+
+#[tokio::test]
+async fn what_an_agent_that_died_had_fetched_is_not_fetched_again() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, layers) = two_layers(13);
+    let image = node.registry.push("a", "1", &pushed);
+    let (digest, size) = &layers[1];
+    node.registry.fault(digest, 9, Act::StallAt(size * 9 / 10));
+    let dying = node.another();
+    let wanted = container(&image, PullPolicy::IfNotPresent);
+    let ended = tokio::time::timeout(Duration::from_secs(1), dying.prepare(ImageWanted::quietly(&wanted))).await;
+    assert!(ended.is_err(), "it waits for the rest: {ended:?}");
+    // A killed process would be gone at once; here the pull ends by itself, at its stall or after its grace.
+    drop(dying);
+    let has = || node.ctr(&["content", "active"]).contains(digest);
+    assert!(has(), "{}", node.ctr(&["content", "active"]));
+    assert!(!node.ctr(&["leases", "ls", "-q"]).trim().is_empty());
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(has(), "its bytes stay");
+    node.registry.go_on();
+    let prepared = prepare(&node.another(), &image, PullPolicy::IfNotPresent).await;
+    assert!(matches!(prepared, Ok(Prepared::Pulled { .. })), "{prepared:?}");
+    let again = node.registry.served(digest) - size;
+    assert!(again * 100 <= *size, "{again} of {size}");
+    assert_eq!(node.ctr(&["leases", "ls", "-q"]).trim(), "", "also the dead agent's lease was given back");
+}
+
+#[tokio::test]
+async fn of_an_index_the_nodes_own_is_pulled_or_what_is_offered_is_listed() {
+    let Some(node) = Node::start() else { return };
+    let foreign = |arch: &str| Image::empty("any:1").platform("linux", arch).layer(noise(14, 1024));
+    let own = Image::busybox("any:1").unwrap();
+    let own_layer = tests::image::digest(&own.layers[0]);
+    let pushed = Layout::multi_platform("any:1", &[foreign("s390x"), own]);
+    let image = node.registry.push("a", "1", &pushed);
+    assert!(matches!(node.prepare(&image, PullPolicy::IfNotPresent).await, Ok(Prepared::Pulled { .. })));
+    assert_eq!(node.registry.asked("/blobs/"), 2, "its configuration and its layer: {:?}", node.registry.requests());
+    assert!(node.registry.served(&own_layer) > 0);
+
+    let image = node.registry.push("b", "1", &Layout::multi_platform("any:1", &[foreign("s390x"), foreign("riscv64")]));
+    let error = node.prepare(&image, PullPolicy::IfNotPresent).await.unwrap_err();
+    assert!(error.message.contains("linux/s390x") && error.message.contains("linux/riscv64"), "{error}");
+}
+
+#[tokio::test]
+async fn layers_that_do_not_unpack_to_what_the_configuration_says_get_no_name() {
+    let Some(node) = Node::start() else { return };
+    let mut image = Image::busybox("any:1").unwrap().gzip();
+    let (honest, _) = layout(image.clone());
+    image.layers[0] = noise(15, 1024);
+    let (other, _) = layout(image);
+    // The manifest of one with the configuration of the other.
+    let manifest = |layout: &Layout| -> serde_json::Value {
+        serde_json::from_slice(&layout.blobs[layout.manifests[0]["digest"].as_str().unwrap()]).unwrap()
+    };
+    let mut lying = manifest(&honest);
+    lying["config"] = manifest(&other)["config"].clone();
+    let bytes = lying.to_string().into_bytes();
+    let mut pushed = honest.clone();
+    pushed.blobs.extend(other.blobs);
+    pushed.manifests = vec![json!({
+        "mediaType": honest.manifests[0]["mediaType"], "digest": tests::image::digest(&bytes), "size": bytes.len()
+    })];
+    pushed.blobs.insert(tests::image::digest(&bytes), bytes);
+    let image = node.registry.push("liar", "1", &pushed);
+    let error = node.prepare(&image, PullPolicy::IfNotPresent).await.unwrap_err();
+    assert!(error.message.contains("diff_ids"), "{error}");
+    assert_eq!(node.ctr(&["images", "ls", "-q"]).trim(), "");
+}
+
+#[tokio::test]
+async fn the_nodes_limit_holds_over_all_downloads() {
+    let Some(node) = Node::with(Settings { rate_limit: Some(4 << 20), ..settings() }) else { return };
+    let (pushed, _) = layout(Image::empty("any:1").layer(noise(16, 4 << 20)).layer(noise(17, 4 << 20)));
+    let image = node.registry.push("a", "1", &pushed);
+    let begun = std::time::Instant::now();
+    node.prepare(&image, PullPolicy::IfNotPresent).await.unwrap();
+    // Two seconds' worth, less the burst.
+    assert!(begun.elapsed() > Duration::from_millis(1700), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn layers_are_unpacked_while_later_ones_still_arrive_and_progress_shows() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, layers) = layout(Image::empty("any:1").layer(noise(18, 1 << 20)).layer(noise(19, 8 << 20)));
+    let image = node.registry.push("a", "1", &pushed);
+    node.registry.fault(&layers[1].0, 1, Act::StallAt(layers[1].1 / 2));
+    let mut shown = node.images.pulls();
+    let wanted = container(&image, PullPolicy::IfNotPresent);
+    let seen = async {
+        loop {
+            shown.changed().await.unwrap();
+            let half = shown.borrow_and_update().first().is_some_and(|pull| {
+                matches!(pull.stage, Stage::Fetching(p) if (p.layers, p.total_layers) == (1, 2) && p.percent() >= 50)
+            });
+            if half {
+                return;
+            }
+        }
+    };
+    let seen = async { tokio::time::timeout(PATIENCE, seen).await.expect("half of it shows, with a layer unpacked") };
+    let (prepared, ()) = tokio::join!(node.images.prepare(ImageWanted::quietly(&wanted)), seen);
+    assert!(matches!(prepared, Ok(Prepared::Pulled { .. })), "{prepared:?}");
+}
+
+#[tokio::test]
+async fn an_archive_that_comes_during_a_pull_ends_the_wait() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, layers) = two_layers(20);
+    let image = node.registry.push("a", "1", &pushed);
+    node.registry.fault(&layers[1].0, 9, Act::StallAt(0));
+    let archive = node.containerd.dir().join("a.tar");
+    let named = Image { names: vec![image.clone()], ..Image::busybox("any:1").unwrap() };
+    std::fs::write(&archive, tests::image::oci_archive(&[named])).unwrap();
+    let import = async {
+        while node.registry.asked(&layers[1].0) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        node.images.import_archive(&archive, "a.tar 1 2").await.unwrap();
+    };
+    let (prepared, ()) = tokio::join!(node.prepare(&image, PullPolicy::IfNotPresent), import);
+    assert_eq!(prepared, Ok(Prepared::AsAsked));
+}
