@@ -26,6 +26,7 @@ use crate::logs::{self, Pipes};
 use crate::records::Records;
 use crate::refusals::Refusals;
 use crate::registry;
+use crate::runtime::containerd::images::Images;
 use crate::runtime::containerd::{self, Containerd};
 use crate::sandbox::{self, NodeSandboxes};
 use crate::seams::{Clock, Machine, SystemClock};
@@ -147,6 +148,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     };
     let (heard, ready) = tokio::sync::oneshot::channel();
     tokio::spawn(desired::follow(merging, heard));
+    tokio::spawn(hand_on_secrets(images.clone(), desired_set.clone()));
     tokio::spawn(publish_pulls(board.clone(), images.pulls()));
     let (image_outcomes, image_dir) = image_dir::follow(config.image_dir.clone(), images);
     tokio::spawn(image_dir);
@@ -313,6 +315,17 @@ async fn publish_pulls(board: Board, mut pulls: watch::Receiver<Vec<ImagePull>>)
     while pulls.changed().await.is_ok() {
         let newest = pulls.borrow_and_update().clone();
         board.set_pulls(newest);
+    }
+}
+
+/// Secrets lie among the manifests; what they open is the registries'.
+async fn hand_on_secrets(images: Images, mut desired: watch::Receiver<pod::desired::DesiredSet>) {
+    loop {
+        let secrets = desired.borrow_and_update().secrets.clone();
+        images.set_secrets(secrets);
+        if desired.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -14,7 +14,9 @@ use tokio::time::Instant;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::records::Records;
-use crate::seams::{CreateRun, CreatedRun, ImageWanted, LogPipes, Machine, Prepared, Runtime, Sandboxes, StepError};
+use crate::seams::{
+    CreateRun, CreatedRun, ImageNews, ImageWanted, LogPipes, Machine, Prepared, Runtime, Sandboxes, StepError,
+};
 
 /// An admitted pod with its template read back.
 #[derive(Debug, Clone)]
@@ -23,8 +25,8 @@ pub struct Admitted {
     pub template: Arc<PodTemplate>,
 }
 
-/// What is to be called when something begins in the middle of a job.
-pub struct Told(pub Box<dyn Fn() + Send + Sync>);
+/// Who is told of what happens in the middle of a job.
+pub struct Told(pub Box<dyn Fn(ImageNews) + Send + Sync>);
 
 impl std::fmt::Debug for Told {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -42,11 +44,11 @@ pub enum Job {
     Save {
         record: Box<Record>,
     },
-    /// `pulling` is told when its bytes are fetched from a registry.
+    /// `news` is told what happens in between.
     PrepareImage {
         pod: Admitted,
         container: usize,
-        pulling: Told,
+        news: Told,
     },
     SetUp {
         pod: Admitted,
@@ -174,9 +176,10 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             save(machine, records, &record).await?;
             Ok(Outcome::Saved { record })
         }
-        Job::PrepareImage { pod, container, pulling } => {
-            let container = &pod.template.spec.containers[container];
-            let wanted = ImageWanted { container, pulling: &pulling.0 };
+        Job::PrepareImage { pod, container, news } => {
+            let spec = &pod.template.spec;
+            let (container, secrets) = (&spec.containers[container], spec.image_pull_secrets.as_slice());
+            let wanted = ImageWanted { container, namespace: &workload.namespace, secrets, news: &news.0 };
             let prepared = counted(metrics, "prepare_image", machine.runtime().prepare_image(wanted)).await?;
             Ok(Outcome::ImageReady { uid: pod.record.uid, container: container.name.clone(), prepared })
         }

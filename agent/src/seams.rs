@@ -59,14 +59,27 @@ impl StepError {
 #[derive(Clone, Copy)]
 pub struct ImageWanted<'a> {
     pub container: &'a Container,
-    /// Called when a registry is asked for the image's bytes: at most once.
-    pub pulling: &'a (dyn Fn() + Send + Sync),
+    /// The pod's, in which its Secrets are.
+    pub namespace: &'a str,
+    /// Names of Secrets with credentials of registries (`imagePullSecrets`).
+    pub secrets: &'a [String],
+    /// Told what happens in between: each kind of news at most once.
+    pub news: &'a (dyn Fn(ImageNews) + Send + Sync),
+}
+
+/// What happens while an image is made ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageNews {
+    /// A registry is asked for the image's bytes.
+    Pulling,
+    /// These Secrets are not known: the pull is tried without them.
+    SecretsMissing(Vec<String>),
 }
 
 impl<'a> ImageWanted<'a> {
     /// For whom a pull is no news.
     pub fn quietly(container: &'a Container) -> ImageWanted<'a> {
-        ImageWanted { container, pulling: &|| {} }
+        ImageWanted { container, namespace: "default", secrets: &[], news: &|_| {} }
     }
 }
 

@@ -409,8 +409,8 @@ impl<M: Machine> Worker<M> {
             Step::PrepareImage { uid, container } => {
                 let view = self.view(&uid)?;
                 let index = container_index(view, &container)?;
-                let pulling = self.pulling(view, &container, &view.template.spec.containers[index].image);
-                Some(Job::PrepareImage { pod: admitted(view), container: index, pulling })
+                let news = self.image_news(view, &container, &view.template.spec.containers[index].image);
+                Some(Job::PrepareImage { pod: admitted(view), container: index, news })
             }
             Step::SetUp { uid } => Some(Job::SetUp { pod: admitted(self.view(&uid)?) }),
             Step::Connect { uid } => Some(Job::Connect { pod: admitted(self.view(&uid)?) }),

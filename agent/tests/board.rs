@@ -48,7 +48,7 @@ impl Agent {
         world.state().images.insert("small:1".into());
         let (board, commands) = Board::new();
         let (stop, stopping) = watch::channel(false);
-        let (desired, receiver) = watch::channel(DesiredSet { workloads, complete: true });
+        let (desired, receiver) = watch::channel(DesiredSet { workloads, complete: true, ..DesiredSet::default() });
         let shared = Arc::new(Shared {
             machine: FakeMachine::new(world.clone(), Instant::now()),
             records: Records::new(Path::new("/state")),

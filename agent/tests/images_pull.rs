@@ -13,7 +13,8 @@ use agent::runtime::containerd::client::Client;
 use agent::runtime::containerd::images::Images;
 use agent::runtime::containerd::images::pull::Settings;
 use agent::runtime::containerd::images::pull::schedule::Backoff;
-use agent::seams::{ImageWanted, Prepared, StepError};
+use agent::seams::{ImageNews, ImageWanted, Prepared, StepError};
+use pod::secret::{DockerConfig, SecretKey};
 use pod::spec::{Container, PullPolicy, Resources, Security};
 use serde_json::json;
 use support::containerd::Containerd;
@@ -121,11 +122,12 @@ async fn a_tag_is_pulled_unpacked_labelled_and_runs() {
     let (pushed, layers) = two_layers(1);
     let image = node.registry.push("some/where", "v1", &pushed);
     let told = AtomicUsize::new(0);
-    let pulling = || {
+    let news = |news| {
+        assert_eq!(news, ImageNews::Pulling);
         told.fetch_add(1, Ordering::Relaxed);
     };
     let wanted = container(&image, PullPolicy::IfNotPresent);
-    let prepared = node.images.prepare(ImageWanted { container: &wanted, pulling: &pulling }).await.unwrap();
+    let prepared = node.images.prepare(ImageWanted { news: &news, ..ImageWanted::quietly(&wanted) }).await.unwrap();
     let Prepared::Pulled { message } = prepared else { panic!("{prepared:?}") };
     assert!(message.starts_with(&format!("Successfully pulled image \"{image}\" in ")), "{message}");
     assert!(message.ends_with(" bytes."), "{message}");
@@ -415,4 +417,35 @@ async fn an_archive_that_comes_during_a_pull_ends_the_wait() {
     };
     let (prepared, ()) = tokio::join!(node.prepare(&image, PullPolicy::IfNotPresent), import);
     assert_eq!(prepared, Ok(Prepared::AsAsked));
+}
+
+#[tokio::test]
+async fn a_pods_secret_opens_its_registry_and_a_missing_one_is_said() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, _) = two_layers(21);
+    let image = node.registry.push("private/a", "1", &pushed);
+    node.registry.require("someone", "secret-word");
+    let container = container(&image, PullPolicy::IfNotPresent);
+    let missing = std::sync::Mutex::new(Vec::new());
+    let news = |news| {
+        if let ImageNews::SecretsMissing(names) = news {
+            missing.lock().unwrap().extend(names);
+        }
+    };
+    let secrets = ["login".to_owned()];
+    let wanted = ImageWanted { container: &container, namespace: "ns", secrets: &secrets, news: &news };
+    let error = node.images.prepare(wanted).await.unwrap_err();
+    assert!(error.message.contains("401") && !error.message.contains("secret-word"), "{error}");
+    assert_eq!(*missing.lock().unwrap(), ["login"]);
+
+    let config = json!({"auths": {node.registry.host(): {"username": "someone", "password": "secret-word"}}});
+    let key = |namespace: &str| SecretKey { namespace: namespace.into(), name: "login".into() };
+    let config = DockerConfig::new(config.to_string().into_bytes());
+    node.images.set_secrets([(key("other"), config.clone())].into());
+    let error = node.images.prepare(wanted).await.unwrap_err();
+    assert!(error.message.contains("401"), "another namespace's Secret opens nothing: {error}");
+    node.images.set_secrets([(key("ns"), config)].into());
+    tokio::time::timeout(PATIENCE, node.images.secrets_changed()).await.expect("whoever waits is woken");
+    let prepared = node.images.prepare(wanted).await;
+    assert!(matches!(prepared, Ok(Prepared::Pulled { .. })), "{prepared:?}");
 }

@@ -121,7 +121,7 @@ impl Simulation {
         Simulation {
             world,
             start: Instant::now(),
-            set: DesiredSet { workloads: BTreeMap::new(), complete: true },
+            set: DesiredSet { workloads: BTreeMap::new(), complete: true, ..DesiredSet::default() },
             desired: watch::channel(DesiredSet::default()).0,
             stop: watch::channel(false).0,
             board: Board::new().0,

@@ -47,7 +47,11 @@ fn set(wanted: &[&str]) -> DesiredSet {
         let pod = workload(name);
         (pod.workload.clone(), Wanted::Run(Box::new(pod)))
     };
-    DesiredSet { workloads: wanted.iter().map(run).collect::<BTreeMap<_, _>>(), complete: true }
+    DesiredSet {
+        workloads: wanted.iter().map(run).collect::<BTreeMap<_, _>>(),
+        complete: true,
+        ..DesiredSet::default()
+    }
 }
 
 impl Node {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::name::WorkloadKey;
+use crate::secret::{DockerConfig, SecretKey};
 use crate::spec::{PodTemplate, Taint};
 
 /// Where a document came from.
@@ -65,6 +66,8 @@ pub struct DesiredSet {
     pub workloads: BTreeMap<WorkloadKey, Wanted>,
     /// Every configured source has been heard from, or its checkpoint read.
     pub complete: bool,
+    /// Credentials of registries. A Secret that cannot be read at present is not here.
+    pub secrets: BTreeMap<SecretKey, DockerConfig>,
 }
 
 impl DesiredSet {

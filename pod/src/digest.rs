@@ -82,9 +82,14 @@ impl Feed for PodSpec {
             priority_class,
             placement,
             naming,
+            image_pull_secrets,
         } = self;
         feed_all!(*sum, containers, volumes, restart_policy, termination_grace, host_network, host_pid, host_ipc);
         feed_all!(*sum, priority, priority_class, placement, naming);
+        // Revisions of pods without any are as they were before there were any.
+        if !image_pull_secrets.is_empty() {
+            feed_all!(*sum, image_pull_secrets);
+        }
     }
 }
 

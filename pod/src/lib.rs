@@ -18,6 +18,7 @@ pub mod plan;
 pub mod ports;
 pub mod qos;
 pub mod record;
+pub mod secret;
 pub mod spec;
 pub mod time;
 

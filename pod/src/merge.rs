@@ -8,7 +8,7 @@ mod ports;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::desired::{DesiredPod, DesiredSet, Node, Origin, Source, Wanted};
 use crate::manifest::{Identity, Parsed, Rejection};
@@ -101,7 +101,7 @@ pub enum Fate {
 pub fn merge(snapshots: &[Snapshot], recorded: &[Recorded], node: &Node, max_pods: usize) -> Merged {
     let mut claims = Claims::gather(snapshots, recorded);
     let complete = snapshots.iter().all(|s| matches!(s.said, Said::Files(_)));
-    let mut merged = Merged { set: DesiredSet { workloads: BTreeMap::new(), complete }, outcomes: Vec::new() };
+    let mut merged = Merged { set: DesiredSet { complete, ..DesiredSet::default() }, outcomes: Vec::new() };
     for (key, claim) in claims.winners(recorded) {
         let wanted = match claim {
             Claim::Held { reason } => Wanted::Hold { reason },
@@ -111,6 +111,7 @@ pub fn merge(snapshots: &[Snapshot], recorded: &[Recorded], node: &Node, max_pod
     }
     ports::share(&mut merged.set, recorded, &mut claims);
     limit(&mut merged.set, recorded, max_pods, &mut claims);
+    merged.set.secrets = claims.secrets();
     merged.outcomes = claims.into_outcomes();
     merged
 }

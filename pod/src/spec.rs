@@ -30,6 +30,8 @@ pub struct PodSpec {
     pub priority_class: Option<String>,
     pub placement: Placement,
     pub naming: Naming,
+    /// Names of Secrets in the pod's namespace, with which its images are pulled.
+    pub image_pull_secrets: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -41,6 +41,8 @@ struct State {
     /// Bytes a second of every body; 0: as fast as it goes.
     rate: u64,
     stalled: bool,
+    /// The Authorization header without which nothing is served; empty: anybody may.
+    authorization: String,
 }
 
 struct Rule {
@@ -117,6 +119,11 @@ impl ScriptedRegistry {
         self.state().rules.push(Rule { path: path.to_owned(), times, act });
     }
 
+    /// Only who logs in so (basic authentication) is served.
+    pub fn require(&self, user: &str, password: &str) {
+        self.state().authorization = format!("basic {}", base64(&format!("{user}:{password}")));
+    }
+
     /// Every rule that is left is forgotten, and who was stalled goes on.
     pub fn go_on(&self) {
         let mut state = self.state();
@@ -169,6 +176,20 @@ struct Request {
     method: String,
     path: String,
     from: Option<u64>,
+    authorization: String,
+}
+
+/// RFC 4648, as a client's header has it.
+pub fn base64(text: &str) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let groups = text.as_bytes().chunks(3).flat_map(|group| {
+        let bits = group.iter().fold(0_u32, |bits, byte| (bits << 8) | u32::from(*byte)) << (8 * (3 - group.len()));
+        (0..4).map(move |digit| match digit <= group.len() {
+            true => char::from(DIGITS[(bits >> (18 - 6 * digit)) as usize & 63]),
+            false => '=',
+        })
+    });
+    groups.collect()
 }
 
 fn serve(shared: &Shared, stream: TcpStream) -> io::Result<()> {
@@ -188,12 +209,16 @@ fn read(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Request>> {
     }
     let mut words = line.split_whitespace().map(str::to_owned);
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let mut from = None;
+    let (mut from, mut authorization) = (None, String::new());
     loop {
         let mut header = String::new();
         reader.read_line(&mut header)?;
         if header.trim().is_empty() {
-            return Ok(Some(Request { method, path, from }));
+            return Ok(Some(Request { method, path, from, authorization }));
+        }
+        if let Some((_, value)) = header.split_once(':').filter(|(key, _)| key.eq_ignore_ascii_case("authorization")) {
+            let (scheme, rest) = value.trim().split_once(' ').unwrap_or_default();
+            authorization = format!("{} {rest}", scheme.to_ascii_lowercase());
         }
         if let Some(range) = header.to_ascii_lowercase().trim().strip_prefix("range: bytes=") {
             from = range.split('-').next().and_then(|from| from.parse().ok());
@@ -205,6 +230,13 @@ fn answer(shared: &Shared, request: &Request, writer: &mut TcpStream) -> io::Res
     let (act, content) = {
         let mut state = shared.state();
         state.requests.push(format!("{} {}", request.method, request.path));
+        if !state.authorization.is_empty() && state.authorization != request.authorization {
+            drop(state);
+            return write!(
+                writer,
+                "HTTP/1.1 401 Told\r\nContent-Length: 0\r\nWWW-Authenticate: Basic realm=\"told\"\r\n\r\n"
+            );
+        }
         let found = state.rules.iter_mut().find(|rule| rule.times > 0 && request.path.contains(&rule.path));
         let act = found.map(|rule| {
             rule.times -= 1;

@@ -8,7 +8,7 @@ use tests::client::Pod;
 use tests::image::{Image, Layout, Tarball, digest};
 use tests::manifest::{Document, OBEDIENT, daemon_set, pod};
 use tests::node::TestNode;
-use tests::scripted_registry::{Act, ScriptedRegistry};
+use tests::scripted_registry::{Act, ScriptedRegistry, base64};
 use tests::wait::{PATIENCE, holds_for, wait_for, wait_within};
 
 /// Pauses between tries are Kubernetes' own: the first is 10 to 12 s.
@@ -208,4 +208,31 @@ fn a_large_image_of_ten_layers_costs_the_agent_little_memory() {
     let peak = memory("VmHWM:");
     println!("{megabytes} MB in {:?}: agent {idle} kB idle, {peak} kB at its peak", begun.elapsed());
     assert!(peak < idle + 16 * 1024, "{idle} kB idle, {peak} kB at the peak");
+}
+
+#[test]
+fn a_secret_in_the_manifest_directory_opens_a_registry_and_is_shown_nowhere() {
+    let (node, registry) = node();
+    let (layout, ..) = image(9, 1 << 20);
+    let name = registry.push("private/a", "1", &layout);
+    registry.require("someone", "hush-hush");
+    node.put("a.yaml", &of(pod("a").pod_field("imagePullSecrets", json!([{"name": "login"}])), &name));
+    node.wait_pod("a", "backs off", |pod| pod.waiting("main") == "ImagePullBackOff");
+    let events = node.cli(&["get", "events"]).out;
+    assert!(events.contains("FailedToRetrieveImagePullSecret") && events.contains("(login)"), "{events}");
+    let config = json!({"auths": {registry.host(): {"auth": base64("someone:hush-hush")}}});
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"},
+        "type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": base64(&config.to_string())},
+    });
+    node.put("login.yaml", &secret.to_string());
+    // At once: the pause of the refused try counts no longer.
+    wait_within(Duration::from_secs(9), "the secret opens it", || match node.pods_of("a").as_slice() {
+        [pod] if pod.running() => Ok(()),
+        pods => Err(format!("{}{}", tests::node::summary(pods), node.tail("agent.log"))),
+    });
+    let files = node.cli(&["get", "files"]).ok().out;
+    assert!(files.contains("Secret") && files.contains("Accepted"), "{files}");
+    let shown = said(&node) + &files + &node.tail("agent.log") + &node.cli(&["get", "pods", "-o", "json"]).out;
+    assert!(!shown.contains("hush-hush") && !shown.contains(&base64("someone:hush-hush")), "{shown}");
 }

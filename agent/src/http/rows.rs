@@ -64,7 +64,7 @@ pub fn rows(board: &Board, machine: &Machine, kind: Kind) -> Vec<(String, Value)
             let present = board.images();
             let present =
                 present.iter().map(|image| (format!("{}\0{}", image.file, image.names.join(",")), json!(image)));
-            present.chain(board.pulls().iter().map(pull)).collect()
+            present.chain(board.pulls().iter().enumerate().map(pull)).collect()
         }
         Kind::Events => board.events().iter().map(event).collect(),
         Kind::Node => vec![(String::new(), status::node::node(board, machine))],
@@ -76,8 +76,9 @@ pub fn rows(board: &Board, machine: &Machine, kind: Kind) -> Vec<(String, Value)
     }
 }
 
-/// A pull as an image that is not there yet, with its numbers beside the words.
-fn pull(pull: &ImagePull) -> (String, Value) {
+/// A pull as an image that is not there yet, with its numbers beside the words. One image may be pulled with several
+/// pods' credentials at a time.
+fn pull((at, pull): (usize, &ImagePull)) -> (String, Value) {
     let (state, size) = match &pull.stage {
         Stage::Asking => (ImageState::Pulling, 0),
         Stage::Fetching(progress) => (ImageState::Pulling, progress.total_bytes),
@@ -93,7 +94,7 @@ fn pull(pull: &ImagePull) -> (String, Value) {
     };
     let mut row = json!(outcome);
     row["pull"] = json!(pull);
-    (format!("pull\0{}", pull.name), row)
+    (format!("pull\0{at}\0{}", pull.name), row)
 }
 
 /// v1 Event.

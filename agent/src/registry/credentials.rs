@@ -11,6 +11,7 @@ use std::io::Read;
 use std::path::Path;
 
 use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::{Map, Value};
 
@@ -79,13 +80,21 @@ impl fmt::Debug for Secret {
 }
 
 impl Login {
-    /// The texts that must not be shown, for masking what a server echoes.
-    pub fn secrets(&self) -> [&str; 1] {
+    /// The texts that must not be shown, for masking what a server echoes: the secret, and as it goes over the wire.
+    pub fn secrets(&self) -> Vec<String> {
         match self {
-            Login::Basic { password, .. } => [password.reveal()],
-            Login::Identity(token) | Login::Bearer(token) => [token.reveal()],
+            Login::Basic { user, password } => vec![basic(user, password), password.reveal().to_owned()],
+            Login::Identity(token) | Login::Bearer(token) => {
+                let encoded = url::form_urlencoded::byte_serialize(token.reveal().as_bytes()).collect();
+                vec![encoded, token.reveal().to_owned()]
+            }
         }
     }
+}
+
+/// `user:password` in base64, as a Basic header has it (RFC 7617).
+pub fn basic(user: &str, password: &Secret) -> String {
+    STANDARD.encode(format!("{user}:{}", password.reveal()))
 }
 
 impl Credential {

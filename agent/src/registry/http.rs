@@ -194,7 +194,7 @@ fn redirected(from: &Url, headers: &HeaderMap) -> Result<Url, Failure> {
 
 /// The failure that a status stands for; none for a good one, and for 401 and 416, which have an answer. `masked`: texts that are not shown
 /// even if the server repeats them.
-pub async fn judge(response: Response, patience: &Patience, masked: &[&str]) -> Result<Response, Failure> {
+pub async fn judge(response: Response, patience: &Patience, masked: &[String]) -> Result<Response, Failure> {
     let status = response.status();
     if status == StatusCode::OK || status == StatusCode::PARTIAL_CONTENT {
         return match response.headers().get(CONTENT_ENCODING) {
@@ -211,7 +211,7 @@ pub async fn judge(response: Response, patience: &Patience, masked: &[&str]) -> 
 }
 
 /// What a bad status means, with what the server says about it.
-pub async fn failed(response: Response, patience: &Patience, masked: &[&str]) -> Failure {
+pub async fn failed(response: Response, patience: &Patience, masked: &[String]) -> Failure {
     let status = response.status();
     let retry_after = retry_after(response.headers(), SystemTime::now());
     let body = body(response, ERROR_BODY_MAX, patience).await.unwrap_or_default();
@@ -264,7 +264,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 }
 
 /// `{"errors": [{"code": …, "message": …}]}` in one line without control characters, or nothing.
-fn message(body: &[u8], masked: &[&str]) -> Option<String> {
+fn message(body: &[u8], masked: &[String]) -> Option<String> {
     let value: Value = serde_json::from_slice(body).ok()?;
     let first = value.get("errors").and_then(|errors| errors.get(0)).unwrap_or(&value);
     let part = |name: &str| first.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
@@ -276,7 +276,7 @@ fn message(body: &[u8], masked: &[&str]) -> Option<String> {
     };
     let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     for secret in masked.iter().filter(|secret| !secret.is_empty()) {
-        text = text.replace(secret, "…");
+        text = text.replace(secret.as_str(), "…");
     }
     Some(text.chars().take(MESSAGE_MAX).collect())
 }

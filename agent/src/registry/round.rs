@@ -146,7 +146,7 @@ impl Round<'_> {
     pub fn error(self) -> RegistryError {
         let error = RegistryError::Asked { what: self.what, failures: self.failures, hint: None };
         let mut hint = if error.is_denied() {
-            vec!["check the pod's imagePullSecrets or the agent's --registry-auth".to_owned()]
+            vec!["check the credentials for it in the agent's --registry-auth file".to_owned()]
         } else if error.is_not_found() {
             vec!["check the image's name, tag and digest".to_owned()]
         } else {
@@ -154,6 +154,8 @@ impl Round<'_> {
         };
         if error.is_denied() || error.is_not_found() {
             hint.extend(self.auth.problems);
+            // What a helper gave may be what was refused: it is asked anew.
+            lock(&self.registry.shared.helpers).clear();
         }
         match error {
             RegistryError::Asked { what, failures, .. } if !hint.is_empty() => {

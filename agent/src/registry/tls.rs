@@ -69,7 +69,7 @@ impl Material {
     }
 
     /// `system`: the roots of this machine.
-    pub fn config(&self, system: &RootCertStore) -> Result<ClientConfig, TlsError> {
+    pub fn config(&self, system: &Arc<RootCertStore>) -> Result<ClientConfig, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
@@ -77,10 +77,11 @@ impl Material {
         let builder = if self.skip_verify {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)))
         } else {
+            // Shared where nothing is added: the system's roots are the largest part of a client.
             let mut roots = system.clone();
             for (path, bytes) in &self.authorities {
                 for certificate in certificates(path, bytes)? {
-                    roots.add(certificate).map_err(|error| TlsError {
+                    Arc::make_mut(&mut roots).add(certificate).map_err(|error| TlsError {
                         file: path.clone(),
                         reason: format!("a certificate in it is no authority: {error}"),
                     })?;
@@ -184,7 +185,7 @@ mod tests {
         let error = Material::read(&tls).err().unwrap();
         assert!(error.to_string().contains("ca.pem"), "{error}");
         std::fs::write(&path, "no certificate").unwrap();
-        let error = Material::read(&tls).unwrap().config(&RootCertStore::empty()).err().unwrap();
+        let error = Material::read(&tls).unwrap().config(&Arc::new(RootCertStore::empty())).err().unwrap();
         assert!(error.to_string().contains("holds no certificate"), "{error}");
         std::fs::write(&path, vec![b'x'; PEM_MAX as usize + 1]).unwrap();
         assert!(Material::read(&tls).err().unwrap().to_string().contains("larger"));

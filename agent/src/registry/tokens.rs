@@ -4,8 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderValue;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
@@ -14,7 +12,7 @@ use url::Url;
 use url::form_urlencoded;
 
 use super::Patience;
-use super::credentials::Login;
+use super::credentials::{Login, basic};
 use super::error::Failure;
 use super::hosts::{Endpoint, authority, is_loopback};
 use super::http::{self, Host, Request};
@@ -102,19 +100,21 @@ impl Grants {
 }
 
 impl Grant {
+    /// What must not be shown of it: the header's value without its scheme.
+    pub fn secret(&self) -> Option<String> {
+        let text = self.authorization.to_str().ok()?;
+        Some(text.split_once(' ').map_or(text, |(_, secret)| secret).to_owned())
+    }
+
     /// The login itself, where the registry wants it as it is.
     pub fn plain(login: &Login, now: Instant) -> Option<Grant> {
         let text = match login {
-            Login::Basic { user, password } => basic(user, password.reveal()),
+            Login::Basic { user, password } => format!("Basic {}", basic(user, password)),
             Login::Bearer(token) => format!("Bearer {}", token.reveal()),
             Login::Identity(_) => return None,
         };
         Some(Grant { authorization: secret_header(&text)?, until: now + LIFE_MAX })
     }
-}
-
-fn basic(user: &str, password: &str) -> String {
-    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
 fn secret_header(text: &str) -> Option<HeaderValue> {
@@ -162,7 +162,7 @@ pub async fn ask(
             }
             if let Some(Login::Basic { user, password }) = other {
                 query.append_pair("account", user);
-                authorization = secret_header(&basic(user, password.reveal()));
+                authorization = secret_header(&format!("Basic {}", basic(user, password)));
             }
         }
     }
@@ -176,7 +176,7 @@ pub async fn ask(
         authorization: authorization.as_ref(),
         form,
     };
-    let masked: Vec<&str> = login.iter().flat_map(|login| login.secrets()).collect();
+    let masked: Vec<String> = login.iter().flat_map(|login| login.secrets()).collect();
     let asked = async {
         let response = http::send(host, &request, patience).await?;
         match response.status() {

@@ -65,8 +65,9 @@ impl Visit<'_> {
     }
 
     async fn ask_as(&self, login: Option<&Login>, question: &Question<'_>) -> Result<Response, Failure> {
-        let masked: Vec<&str> = login.iter().flat_map(|login| login.secrets()).collect();
+        let mut masked: Vec<String> = login.iter().flat_map(|login| login.secrets()).collect();
         let held = self.held(login);
+        masked.extend(held.as_ref().and_then(Grant::secret));
         let response = self.send(question, held.as_ref().map(|grant| &grant.authorization)).await?;
         let response = http::judge(response, &self.shared.settings.patience, &masked).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
@@ -80,6 +81,7 @@ impl Visit<'_> {
         let Some(grant) = self.answer(&challenge::of(response.headers()), login).await? else {
             return Err(http::failed(response, &self.shared.settings.patience, &masked).await);
         };
+        masked.extend(grant.secret());
         let response = self.send(question, Some(&grant.authorization)).await?;
         let response = http::judge(response, &self.shared.settings.patience, &masked).await?;
         if response.status() == StatusCode::UNAUTHORIZED {

@@ -8,7 +8,7 @@ use pod::time::Now;
 use super::Worker;
 use crate::events::{About, Event, Severity};
 use crate::execute::Told;
-use crate::seams::{Clock, Machine, StepError};
+use crate::seams::{Clock, ImageNews, Machine, StepError};
 
 impl<M: Machine> Worker<M> {
     pub(super) fn tell_change(&self, record: &Record, change: &Change, now: Now) {
@@ -56,13 +56,23 @@ impl<M: Machine> Worker<M> {
         }
     }
 
-    /// Tells that the image's bytes are being fetched, at the moment in which that begins.
-    pub(super) fn pulling(&self, view: &PodView, container: &str, image: &str) -> Told {
+    /// Tells what happens to the image, at the moment in which it does, in Kubernetes' words.
+    pub(super) fn image_news(&self, view: &PodView, container: &str, image: &str) -> Told {
         let (shared, about) = (self.shared.clone(), self.about(view, Some(container)));
-        let message = format!("Pulling image \"{image}\"");
-        Told(Box::new(move || {
-            let (about, message, at) = (about.clone(), message.clone(), shared.machine.clock().now().wall);
-            shared.board.record(Event { severity: Severity::Normal, reason: "Pulling".into(), about, message, at });
+        let image = image.to_owned();
+        Told(Box::new(move |news| {
+            let (severity, reason, message) = match news {
+                ImageNews::Pulling => (Severity::Normal, "Pulling", format!("Pulling image \"{image}\"")),
+                ImageNews::SecretsMissing(names) => {
+                    let names = names.join(", ");
+                    let message = format!(
+                        "Unable to retrieve some image pull secrets ({names}); attempting to pull the image may not succeed."
+                    );
+                    (Severity::Warning, "FailedToRetrieveImagePullSecret", message)
+                }
+            };
+            let (about, at) = (about.clone(), shared.machine.clock().now().wall);
+            shared.board.record(Event { severity, reason: reason.into(), about, message, at });
         }))
     }
 

@@ -96,7 +96,7 @@ async fn each_status_is_the_failure_that_it_stands_for() {
     for status in [401, 403] {
         let error = ask(Fault::status(status)).await;
         assert!(error.is_denied() && !error.unreachable() && !error.is_not_found(), "{error}");
-        assert!(error.to_string().contains("imagePullSecrets"), "{error}");
+        assert!(error.to_string().contains("--registry-auth"), "{error}");
     }
     let error = ask(Fault::status(404)).await;
     assert!(error.is_not_found() && !error.is_denied() && !error.unreachable(), "{error}");

@@ -76,6 +76,9 @@ async fn a_token_is_had_for_a_password_or_an_identity_token() {
     let error = client.manifest(&at(&host), &tag(), std::slice::from_ref(&identity)).await.unwrap_err();
     // The service repeats what it was given; we do not.
     assert!(error.is_denied() && !error.to_string().contains("it-is-me"), "{error}");
+    // "daemon:wrong horse" as the service got it.
+    let error = client.manifest(&at(&host), &tag(), &[basic(&host, "wrong horse")]).await.unwrap_err().to_string();
+    assert!(error.contains("no such login …") && !error.contains("ZGFlbW9uOndyb25nIGhvcnNl"), "{error}");
     client.manifest(&at(&host), &tag(), &[identity.clone(), basic(&host, PASSWORD)]).await.unwrap();
     let proxy = FaultyProxy::in_front_of(&registry).bearer(Bearer::identity("it-is-me")).start();
     let identity = credential(&proxy.host(), Login::Identity(Secret::new("it-is-me")));
@@ -131,4 +134,29 @@ async fn a_mirror_never_gets_the_registry_s_credentials() {
     let shown: Vec<String> =
         mirror.requests().iter().filter_map(|seen| seen.header("authorization").map(str::to_owned)).collect();
     assert_eq!(shown.len(), 1, "{shown:?}");
+}
+
+#[tokio::test]
+async fn a_wrong_password_does_not_keep_from_what_everybody_may_have() {
+    let registry = TestRegistry::start();
+    let pushed = registry.push("team/app", "1", &image());
+    let proxy = FaultyProxy::in_front_of(&registry).bearer(Bearer::anonymous()).start();
+    let secrets = [basic(&proxy.host(), "wrong horse")];
+    let manifest = Registry::new(settings()).manifest(&at(&proxy.host()), &tag(), &secrets).await.unwrap();
+    assert_eq!(manifest.digest, pushed.digest);
+}
+
+#[tokio::test]
+async fn a_host_that_was_redirected_to_cannot_ask_for_the_password() {
+    let registry = TestRegistry::with_password();
+    let pushed = registry.push("team/app", "1", &image());
+    let front = FaultyProxy::in_front_of(&registry).start();
+    let thief = FaultyProxy::alone().start();
+    thief.add(Rule::on("/").fault(Fault::status(401).header("WWW-Authenticate", "Basic realm=\"give it to me\"")));
+    front.add(Rule::on("/blobs/").fault(Fault::Redirect { base: thief.url() }));
+    let (layer, size) = pushed.layers[0].clone();
+    let secrets = [basic(&front.host(), PASSWORD)];
+    let error = Registry::new(settings()).blob(&at(&front.host()), &layer, size, 0, &secrets).await.err().unwrap();
+    assert!(error.is_denied(), "{error}");
+    assert!(thief.requests().iter().all(|seen| seen.header("authorization").is_none()));
 }

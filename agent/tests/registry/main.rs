@@ -13,9 +13,10 @@ use agent::registry::{
     Credential, Failure, Login, MANIFEST_MAX, Patience, Proxy, Registry, RegistryError, Repository, Secret, Settings,
     Target,
 };
+use serde_json::json;
 use tests::authority::Authority;
 use tests::faulty::{Bearer, Fault, FaultyProxy, Rule};
-use tests::image::{Image, Tarball, digest};
+use tests::image::{Image, Layout, Tarball, digest};
 use tests::registry::{PASSWORD, Pushed, TestRegistry, USER};
 
 /// [`USER`] and [`PASSWORD`] as a Basic header and a docker config have them.
@@ -142,4 +143,23 @@ async fn after_a_rest_everything_is_made_again() {
     all(&client, &proxy.host(), &pushed, 0).await.unwrap();
     client.rest();
     all(&client, &proxy.host(), &pushed, 0).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_index_and_docker_s_own_documents_keep_their_types() {
+    let registry = TestRegistry::start();
+    let images = ["amd64", "arm64"].map(|arch| image().platform("linux", arch));
+    let pushed = registry.push_layout("team/app", "1", &Layout::multi_platform("any", &images));
+    let docker = "application/vnd.docker.distribution.manifest.v2+json";
+    let single = registry.push("team/app", "2", &image());
+    let old = json!({"schemaVersion": 2, "mediaType": docker,
+        "config": {"mediaType": "application/vnd.docker.container.image.v1+json", "digest": single.config, "size": 1},
+        "layers": []});
+    registry.put_manifest("team/app", "2", docker, old.to_string().as_bytes());
+    let proxy = FaultyProxy::in_front_of(&registry).start();
+    let client = Registry::new(settings());
+    let index = client.manifest(&at(&proxy.host()), &tag(), &[]).await.unwrap();
+    assert_eq!((index.media_type.as_str(), &index.digest), ("application/vnd.oci.image.index.v1+json", &pushed.digest));
+    let manifest = client.manifest(&at(&proxy.host()), &Target::Tag("2".to_owned()), &[]).await.unwrap();
+    assert_eq!((manifest.media_type.as_str(), manifest.bytes), (docker, old.to_string().into_bytes()));
 }

@@ -222,6 +222,7 @@ impl TestPod {
                 priority_class: None,
                 placement: Placement::default(),
                 naming: Default::default(),
+                image_pull_secrets: Vec::new(),
             },
         };
         let record = Record {

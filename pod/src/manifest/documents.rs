@@ -6,13 +6,14 @@ use super::findings::{At, Class, Fault, Findings};
 use super::tree::{Node, Value};
 use super::yaml::Broken;
 use super::{
-    Context, Document, DocumentOutcome, Identity, MAX_DOCUMENTS, Parsed, Rejection, daemonset, json, names, pod, walk,
-    yaml,
+    Context, Document, DocumentOutcome, Identity, MAX_DOCUMENTS, Parsed, Rejection, daemonset, json, names, pod,
+    secret, walk, yaml,
 };
 use crate::desired::{DesiredPod, Origin, Source, UpdateStrategy};
 use crate::digest;
 use crate::fields::Place;
 use crate::name::{WorkloadKey, WorkloadKind};
+use crate::secret::SecretKey;
 
 /// What the documents of one file have in common.
 pub struct Reading<'a> {
@@ -219,6 +220,12 @@ fn judge(
         name(at, findings)?;
         return Some(Document::Accepted { kind: kind.to_owned(), reason: bystander.reason.to_owned() });
     }
+    if kind == "Secret" {
+        name(at, findings)?;
+        let config = secret::read(at, findings)?;
+        let Identity { namespace, name, .. } = identity?.clone();
+        return Some(Document::PullSecret { key: SecretKey { namespace, name }, config });
+    }
     let (workload_kind, version) = match kind {
         "Pod" => (WorkloadKind::Pod, "v1"),
         "DaemonSet" => (WorkloadKind::DaemonSet, "apps/v1"),
@@ -321,7 +328,7 @@ fn bystander(kind: &str) -> Option<&'static Bystander> {
 /// Why a kind is not taken.
 fn foreign(kind: &str) -> String {
     match kind {
-        "ConfigMap" | "Secret" => format!(
+        "ConfigMap" => format!(
             "{kind} documents are not built yet: put the values into the pod, or the files on the node and mount them with hostPath"
         ),
         "Deployment" | "ReplicaSet" | "StatefulSet" | "ReplicationController" => {

@@ -18,6 +18,7 @@ mod pod;
 pub mod quantity;
 mod resources;
 mod scalar;
+mod secret;
 mod security;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use std::fmt;
 
 use crate::desired::{DesiredPod, Origin};
 use crate::name::{WorkloadKey, WorkloadKind};
+use crate::secret::{DockerConfig, SecretKey};
 
 /// A larger file is not read: the kubelet's limit.
 pub const MAX_FILE_BYTES: usize = 10 * 1024 * 1024;
@@ -118,6 +120,8 @@ pub enum Document {
     Workload(Box<DesiredPod>),
     /// A kind that is accepted so that whole bundles can be dropped in, and that does nothing here.
     Accepted { kind: String, reason: String },
+    /// A Secret with credentials of registries, for `imagePullSecrets`.
+    PullSecret { key: SecretKey, config: DockerConfig },
 }
 
 /// A reason why a document or a file is not taken.

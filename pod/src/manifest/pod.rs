@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::findings::{At, Findings};
-use super::{container, names, naming, placement, security};
+use super::{container, names, naming, placement, secret, security};
 use crate::spec::{
     AppArmor, Container, EGRESS_BANDWIDTH_ANNOTATION, HostPathKind, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
     RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
@@ -107,6 +107,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         priority_class,
         placement: placement::read(spec, findings),
         naming: naming::read(spec, findings),
+        image_pull_secrets: secret::names_in(spec, findings),
         volumes,
     })
 }

@@ -7,6 +7,7 @@ use super::{Fate, Outcome, Recorded, Said, Snapshot};
 use crate::desired::{DesiredPod, Origin, Source};
 use crate::manifest::{Document, DocumentOutcome, Identity, Parsed, Rejection};
 use crate::name::WorkloadKey;
+use crate::secret::{DockerConfig, SecretKey};
 
 /// What the winning document says of its workload.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +25,7 @@ pub struct Claims {
     /// What cannot be read: (source, file), or a whole source with file None.
     dark: BTreeMap<(Source, Option<String>), String>,
     fates: BTreeMap<Origin, Vec<(Option<Identity>, Fate)>>,
+    secrets: BTreeMap<SecretKey, (Origin, DockerConfig)>,
 }
 
 impl Claims {
@@ -57,6 +59,18 @@ impl Claims {
         let identity = document.identity.clone();
         let fate = match &document.result {
             Ok(Document::Accepted { reason, .. }) => Fate::NoEffect { reason: reason.clone() },
+            Ok(Document::PullSecret { key, config }) => match self.secrets.get(key) {
+                // The first file, then the first line, whatever the order in which they come.
+                Some((winner, _)) if *winner <= origin => Fate::Duplicate { winner: winner.clone() },
+                earlier => {
+                    let loser = earlier.map(|(loser, _)| loser.clone());
+                    self.secrets.insert(key.clone(), (origin.clone(), config.clone()));
+                    if let Some(loser) = loser {
+                        self.lose(&loser, &identity, &origin);
+                    }
+                    Fate::Accepted
+                }
+            },
             Ok(Document::Workload(pod)) => {
                 let pod = DesiredPod { origin: origin.clone(), ..(**pod).clone() };
                 if self.claim(pod.workload.clone(), &origin, Claim::Wants(Box::new(pod))) {
@@ -93,6 +107,19 @@ impl Claims {
             }
             Entry::Occupied(_) => false,
         }
+    }
+
+    /// Another document of this identity comes first after all.
+    fn lose(&mut self, loser: &Origin, identity: &Option<Identity>, winner: &Origin) {
+        for (of, fate) in self.fates.entry(loser.clone()).or_default() {
+            if of == identity {
+                *fate = Fate::Duplicate { winner: winner.clone() };
+            }
+        }
+    }
+
+    pub fn secrets(&self) -> BTreeMap<SecretKey, DockerConfig> {
+        self.secrets.iter().map(|(key, (_, config))| (key.clone(), config.clone())).collect()
     }
 
     fn add_fate(&mut self, origin: Origin, identity: Option<Identity>, fate: Fate) {

@@ -1,8 +1,11 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::manifest::{Document, DocumentOutcome};
 use crate::sample;
+use crate::secret::{DockerConfig, SecretKey};
 use crate::spec::PodTemplate;
 
 fn identity(key: &WorkloadKey) -> Identity {
@@ -328,4 +331,24 @@ fn a_port_is_free_when_the_pod_that_had_it_is_gone_not_when_it_is_told_to_end() 
     let old = with_ports(false, &[(90, "TCP", None)]);
     let merged = merged(&files, &[taking(&b, true, &old), taking(&a, true, &template)]);
     assert!(matches!(merged.set.workloads[&b], Wanted::Hold { .. }));
+}
+
+#[test]
+fn of_two_secrets_of_one_name_the_first_file_counts_in_any_order() {
+    let secret = |text: &str| DocumentOutcome {
+        line: 1,
+        identity: Some(Identity { kind: "Secret".into(), namespace: "ns".into(), name: "login".into() }),
+        result: Ok(Document::PullSecret { key: key(), config: DockerConfig::new(text.as_bytes().to_vec()) }),
+        no_effect: Vec::new(),
+    };
+    fn key() -> SecretKey {
+        SecretKey { namespace: "ns".into(), name: "login".into() }
+    }
+    let (a, b) = (file("a.yaml", vec![secret("a")]), file("b.yaml", vec![secret("b")]));
+    for files in [vec![a.clone(), b.clone()], vec![b, a]] {
+        let merged = merged(&[static_files(files)], &[]);
+        assert_eq!(merged.set.secrets[&key()].reveal(), b"a");
+        assert_eq!(*fate_in(&merged, "a.yaml"), Fate::Accepted);
+        assert!(matches!(fate_in(&merged, "b.yaml"), Fate::Duplicate { .. }));
+    }
 }

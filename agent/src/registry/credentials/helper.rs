@@ -1,6 +1,7 @@
 //! Credential helpers: programs `docker-credential-NAME` that are asked for the login of one host (`get`, the server's URL on standard
 //! input, a JSON object on standard output). Bounded in time and output; what they print is never shown, because it may be the secret.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -44,13 +45,13 @@ pub fn is_name(name: &str) -> bool {
 
 /// The login that a helper has for this server; none if it has none.
 pub async fn ask(name: &str, server: &str) -> Result<Option<Login>, HelperError> {
-    ask_within(name, server, TIME_MAX).await
+    run(Path::new(&format!("docker-credential-{name}")), server, TIME_MAX).await
 }
 
-async fn ask_within(name: &str, server: &str, bound: Duration) -> Result<Option<Login>, HelperError> {
-    let program = format!("docker-credential-{name}");
+async fn run(path: &Path, server: &str, bound: Duration) -> Result<Option<Login>, HelperError> {
+    let program = path.display().to_string();
     let failed = |reason: std::io::Error| HelperError::Start { program: program.clone(), reason: reason.to_string() };
-    let mut child = Command::new(&program)
+    let mut child = Command::new(path)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -131,6 +132,58 @@ mod tests {
         for bad in ["", "{}", r#"{"Username":"u"}"#, r#"{"Username":1,"Secret":"p"}"#, "[]"] {
             assert_eq!(of(bad), None);
         }
+    }
+
+    /// Runs a shell script as a helper.
+    async fn script(text: &str, bound: Duration) -> Result<Option<Login>, HelperError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker-credential-test");
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        loop {
+            match run(&path, "https://r.example", bound).await {
+                // Another test's child may hold the script open for writing between its fork and its exec.
+                Err(HelperError::Start { reason, .. }) if reason.contains("busy") => tokio::task::yield_now().await,
+                answer => return answer,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_helper_is_told_the_server_and_its_answer_is_the_login() {
+        let text = r#"[ "$1" = get ] || exit 9; read -r server; echo "{\"Username\": \"$server\", \"Secret\": \"s\"}""#;
+        let login = script(text, TIME_MAX).await.unwrap();
+        assert_eq!(login, Some(Login::Basic { user: "https://r.example".to_owned(), password: Secret::new("s") }));
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_knows_nothing_is_no_failure_and_one_that_fails_shows_nothing() {
+        assert_eq!(script(&format!("echo '{NOT_FOUND}'; exit 1"), TIME_MAX).await, Ok(None));
+        let error = script("echo hunter2; echo hunter2 >&2; exit 3", TIME_MAX).await.unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && !error.contains("hunter2"), "{error}");
+        let error = script("echo hunter2", TIME_MAX).await.unwrap_err().to_string();
+        assert!(error.contains("no login") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_hangs_or_floods_is_ended_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("child");
+        let text = format!("sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait", file.display());
+        let error = script(&text, Duration::from_secs(2)).await.unwrap_err();
+        assert!(matches!(error, HelperError::Time { .. }), "{error}");
+        let child = std::fs::read_to_string(&file).unwrap();
+        let stat = format!("/proc/{}/stat", child.trim());
+        // Ended, or a zombie that its new parent has not collected.
+        let ended = || std::fs::read_to_string(&stat).map_or(true, |text| text.contains(") Z "));
+        let bound = std::time::Instant::now() + Duration::from_secs(20);
+        while !ended() {
+            assert!(std::time::Instant::now() < bound, "the helper's child lives on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let error =
+            script("while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done", TIME_MAX).await.unwrap_err();
+        assert!(matches!(error, HelperError::Answer { .. }), "{error}");
     }
 
     #[tokio::test]

@@ -212,11 +212,13 @@ impl Runtime for Containerd {
     }
 
     async fn wake(&self) -> Wake {
-        // Both only wait, and keep what they were told when the other wins.
+        // All only wait, and keep what they were told when another wins.
         tokio::select! {
             wake = self.heard.next() => wake,
             // What is missing now lies not in the image directory.
             () = self.images.first_reading().over() => Wake::Images,
+            // What a registry refused it may give now.
+            () = self.images.secrets_changed() => Wake::Images,
         }
     }
 

@@ -22,11 +22,12 @@ pub mod store;
 pub mod tarball;
 pub mod unpack;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use containerd_client::tonic::Status;
+use pod::secret::{DockerConfig, SecretKey};
 use tokio::sync::{Notify, OnceCell, watch};
 
 use crate::registry::RegistryError;
@@ -55,6 +56,9 @@ struct Shared {
     /// By chain id.
     unpacking: Locks,
     pulls: Pulls,
+    /// Credentials out of Secret documents.
+    secrets: watch::Sender<BTreeMap<SecretKey, DockerConfig>>,
+    secrets_changed: Notify,
     /// Told when a pull has brought an image.
     arrived: Notify,
     /// Moves when an archive has brought images.
@@ -168,6 +172,8 @@ impl Images {
             cache: Cache::default(),
             unpacking: Locks::default(),
             pulls: Pulls::new(pulls),
+            secrets: watch::Sender::default(),
+            secrets_changed: Notify::new(),
             arrived: Notify::new(),
             imported: watch::Sender::default(),
             lying: Mutex::default(),

@@ -6,18 +6,18 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use containerd_client::services::v1::Image;
-use pod::spec::{Container, PullPolicy};
+use pod::spec::PullPolicy;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::digest::Digest;
 use super::import::ARCHIVES_LABEL;
-use super::pull::{Arrived, Refusal};
+use super::pull::{Arrived, Ask, Refusal};
 use super::reference::Reference;
 use super::store;
 use super::{ImageError, Images};
 use crate::runtime::containerd::image_facts::ImageFacts;
-use crate::seams::{ImageWanted, Prepared, StepError};
+use crate::seams::{ImageNews, ImageWanted, Prepared, StepError};
 
 /// Names offered in place of one that is not there.
 const MAX_OFFERED: usize = 5;
@@ -32,9 +32,9 @@ impl Images {
     /// Makes the container's image present and unpacked, by its pull policy: what is here is used where that suffices, the
     /// registry is asked and the image pulled where it does not.
     pub async fn prepare(&self, wanted: ImageWanted<'_>) -> Result<Prepared, StepError> {
-        let ImageWanted { container, pulling } = wanted;
+        let container = wanted.container;
         let (reference, begun) = (parse(&container.image)?, Instant::now());
-        let pulling = Once::new(pulling);
+        let news = Once::new(wanted);
         let mut imported = self.shared.imported.subscribe();
         loop {
             imported.mark_unchanged();
@@ -52,14 +52,14 @@ impl Images {
                             if !lies && container.pull_policy != PullPolicy::Never =>
                         {
                             tracing::warn!(image = found.name, reason, "damaged image is pulled again");
-                            self.pulled(&reference, container, None, &mut imported, &pulling).await
+                            self.pulled(&reference, None, &mut imported, &news).await
                         }
                         Err(error) => return Err(step(ERR_IMAGE_PULL, &error)),
                     }
                 }
                 Way::Ask => {
                     let here = found.as_ref().map(|found| &found.target);
-                    let asked = self.pulled(&reference, container, here, &mut imported, &pulling).await;
+                    let asked = self.pulled(&reference, here, &mut imported, &news).await;
                     match (asked, found) {
                         (
                             Some(Err(Refusal::Failed { failure, .. } | Refusal::Pausing { failure, .. })),
@@ -80,7 +80,7 @@ impl Images {
                         "image {reference} is not on this node; waiting for the image directory's first reading"
                     )));
                 }
-                Way::Pull => self.pulled(&reference, container, None, &mut imported, &pulling).await,
+                Way::Pull => self.pulled(&reference, None, &mut imported, &news).await,
                 Way::Refuse => return Err(self.absent(&reference).await),
             };
             match pulled {
@@ -106,15 +106,19 @@ impl Images {
     async fn pulled(
         &self,
         reference: &Reference,
-        container: &Container,
         here: Option<&Digest>,
         imported: &mut watch::Receiver<u64>,
-        pulling: &Once<'_>,
+        news: &Once<'_>,
     ) -> Option<Result<Arrived, Refusal>> {
+        let secrets = self.logins(news.wanted.namespace, news.wanted.secrets);
+        if !secrets.missing.is_empty() {
+            news.missing(&secrets.missing);
+        }
+        let ask = Ask { reference, written: &news.wanted.container.image, here, secrets: &secrets };
         // Either may be dropped: the pull itself goes on for a while, and the counter keeps what it was told.
         tokio::select! {
             biased;
-            pulled = self.pull(reference, &container.image, here, || pulling.call()) => Some(pulled),
+            pulled = self.pull(ask, || news.pulling()) => Some(pulled),
             Ok(()) = imported.changed() => None,
         }
     }
@@ -248,20 +252,27 @@ fn as_it_is(policy: PullPolicy, reference: &Reference, found: &Found) -> Prepare
     }
 }
 
-/// Calls through once.
+/// Tells each kind of news once, however often the wait for an image begins anew.
 struct Once<'a> {
-    call: &'a (dyn Fn() + Send + Sync),
-    called: AtomicBool,
+    wanted: ImageWanted<'a>,
+    pulling: AtomicBool,
+    missing: AtomicBool,
 }
 
 impl<'a> Once<'a> {
-    fn new(call: &'a (dyn Fn() + Send + Sync)) -> Once<'a> {
-        Once { call, called: AtomicBool::new(false) }
+    fn new(wanted: ImageWanted<'a>) -> Once<'a> {
+        Once { wanted, pulling: AtomicBool::new(false), missing: AtomicBool::new(false) }
     }
 
-    fn call(&self) {
-        if !self.called.swap(true, Ordering::Relaxed) {
-            (self.call)();
+    fn pulling(&self) {
+        if !self.pulling.swap(true, Ordering::Relaxed) {
+            (self.wanted.news)(ImageNews::Pulling);
+        }
+    }
+
+    fn missing(&self, names: &[String]) {
+        if !self.missing.swap(true, Ordering::Relaxed) {
+            (self.wanted.news)(ImageNews::SecretsMissing(names.to_vec()));
         }
     }
 }

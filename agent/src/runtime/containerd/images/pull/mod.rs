@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use containerd_client::tonic::Code;
+use pod::secret::{DockerConfig, SecretKey};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
@@ -29,7 +30,7 @@ use super::reference::Reference;
 use super::store::Lease;
 use super::{ImageError, Images};
 use crate::image_pull::{ImagePull, Progress, Stage};
-use crate::registry::{self, Registry, Repository};
+use crate::registry::{self, Credential, Registry, Repository};
 
 /// Blobs of all images that are fetched at once: two images' worth. Each costs a few pieces of memory.
 const DOWNLOADS_AT_ONCE: usize = 6;
@@ -69,10 +70,38 @@ pub struct Pulls {
 
 #[derive(Default)]
 struct Entries {
-    /// By canonical name.
-    by_name: BTreeMap<String, Entry>,
+    by_key: BTreeMap<Key, Entry>,
     /// Whether the task that moves the display runs.
     displayed: bool,
+}
+
+/// An image and the credentials that it is pulled with: a pod that may not have an image does not get another's failure,
+/// nor cause it one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    /// Canonical.
+    name: String,
+    secrets: Vec<SecretKey>,
+}
+
+/// What a pull needs to know of who wants it.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    pub reference: &'a Reference,
+    /// As the manifest writes it.
+    pub written: &'a str,
+    /// What the name means on this node: then nothing is fetched unless the registry says otherwise.
+    pub here: Option<&'a Digest>,
+    pub secrets: &'a Logins,
+}
+
+/// Secrets that a pod names, as far as they are known.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Logins {
+    pub keys: Vec<SecretKey>,
+    pub credentials: Vec<Credential>,
+    /// Names of those that are not known, or cannot be read.
+    pub missing: Vec<String>,
 }
 
 /// One image that is pulled, or whose pull has failed lately.
@@ -150,27 +179,27 @@ impl Pulls {
     fn show(&self) -> Option<Duration> {
         let now = Instant::now();
         let mut entries = self.entries();
-        let Entries { by_name, displayed } = &mut *entries;
-        by_name.retain(|_, entry| match &entry.failed {
+        let Entries { by_key, displayed } = &mut *entries;
+        by_key.retain(|_, entry| match &entry.failed {
             _ if entry.running.is_some() => true,
             Some((_, until, _)) => *until + REMEMBERED > now,
             None => false,
         });
-        let rows: Vec<ImagePull> = by_name.iter_mut().map(|(name, entry)| entry.row(name, now)).collect();
+        let rows: Vec<ImagePull> = by_key.iter_mut().map(|(key, entry)| entry.row(&key.name, now)).collect();
         self.shown.send_if_modified(|before| {
             let differs = *before != rows;
             *before = rows;
             differs
         });
-        if by_name.is_empty() {
+        if by_key.is_empty() {
             *displayed = false;
             self.registry.rest();
             return None;
         }
-        if by_name.values().any(|entry| entry.running.is_some()) {
+        if by_key.values().any(|entry| entry.running.is_some()) {
             return Some(TICK);
         }
-        let forgotten = by_name.values().filter_map(|entry| entry.failed.as_ref()).map(|(_, until, _)| *until);
+        let forgotten = by_key.values().filter_map(|entry| entry.failed.as_ref()).map(|(_, until, _)| *until);
         forgotten.min().map(|until| (until + REMEMBERED).saturating_duration_since(now).max(TICK))
     }
 }
@@ -207,14 +236,14 @@ impl Entry {
 /// Somebody's wish for an image; dropped, it is over.
 struct Wish<'a> {
     pulls: &'a Pulls,
-    name: String,
+    key: Key,
     written: String,
 }
 
 impl Drop for Wish<'_> {
     fn drop(&mut self) {
         let mut entries = self.pulls.entries();
-        let Some(entry) = entries.by_name.get_mut(&self.name) else { return };
+        let Some(entry) = entries.by_key.get_mut(&self.key) else { return };
         if let Some(count) = entry.wanted.get_mut(&self.written) {
             *count -= 1;
             if *count == 0 {
@@ -235,16 +264,51 @@ impl Images {
         self.shared.pulls.shown()
     }
 
-    /// Waits until the image is here as its name means it now. `here` is what it means on this node: then nothing is fetched
-    /// unless the registry says otherwise. `fetching` is called when bytes are. Dropped, one waits no longer.
-    pub(super) async fn pull(
-        &self,
-        reference: &Reference,
-        written: &str,
-        here: Option<&Digest>,
-        fetching: impl Fn(),
-    ) -> Result<Arrived, Refusal> {
-        let (mut running, _wish) = self.join(reference, written, here)?;
+    /// Other Secrets: what failed may succeed now.
+    pub fn set_secrets(&self, secrets: BTreeMap<SecretKey, DockerConfig>) {
+        let changed = self.shared.secrets.send_if_modified(|known| {
+            let differs = *known != secrets;
+            *known = secrets;
+            differs
+        });
+        if changed {
+            for entry in self.shared.pulls.entries().by_key.values_mut() {
+                if let Some((_, until, _)) = &mut entry.failed {
+                    *until = Instant::now();
+                }
+            }
+            self.shared.secrets_changed.notify_one();
+        }
+    }
+
+    /// Until Secrets have changed. Cancel-safe.
+    pub async fn secrets_changed(&self) {
+        self.shared.secrets_changed.notified().await;
+    }
+
+    /// The credentials in these Secrets of this namespace.
+    pub(super) fn logins(&self, namespace: &str, names: &[String]) -> Logins {
+        let mut logins = Logins::default();
+        let known = self.shared.secrets.borrow();
+        for name in names {
+            let key = SecretKey { namespace: namespace.to_owned(), name: name.clone() };
+            match known.get(&key).map(|config| Credential::from_docker_config(config.reveal())) {
+                Some(Ok(credentials)) => {
+                    logins.credentials.extend(credentials);
+                    logins.keys.push(key);
+                }
+                Some(Err(error)) => logins.missing.push(format!("{name}: {error}")),
+                None => logins.missing.push(name.clone()),
+            }
+        }
+        logins
+    }
+
+    /// Waits until the image is here as its name means it now. `fetching` is called when bytes are fetched. Dropped, one waits
+    /// no longer.
+    pub(super) async fn pull(&self, ask: Ask<'_>, fetching: impl Fn()) -> Result<Arrived, Refusal> {
+        let Ask { reference, .. } = ask;
+        let (mut running, wish) = self.join(ask)?;
         loop {
             let said = running.borrow_and_update().clone();
             match said {
@@ -252,7 +316,7 @@ impl Images {
                 Try::Fetching => fetching(),
                 Try::Done(Ok(arrived)) => return Ok(arrived),
                 Try::Done(Err(failure)) => {
-                    let wait = self.pause_of(&reference.record_name());
+                    let wait = self.pause_of(&wish.key);
                     return Err(Refusal::Failed { failure, wait });
                 }
             }
@@ -264,30 +328,26 @@ impl Images {
         }
     }
 
-    fn pause_of(&self, name: &str) -> Option<Duration> {
+    fn pause_of(&self, key: &Key) -> Option<Duration> {
         let entries = self.shared.pulls.entries();
-        let (_, until, _) = entries.by_name.get(name)?.failed.as_ref()?;
+        let (_, until, _) = entries.by_key.get(key)?.failed.as_ref()?;
         Some(until.saturating_duration_since(Instant::now()))
     }
 
     /// The running try, or a new one; or the pause of the last.
-    fn join(
-        &self,
-        reference: &Reference,
-        written: &str,
-        here: Option<&Digest>,
-    ) -> Result<(watch::Receiver<Try>, Wish<'_>), Refusal> {
+    fn join(&self, ask: Ask<'_>) -> Result<(watch::Receiver<Try>, Wish<'_>), Refusal> {
         let pulls = &self.shared.pulls;
-        let name = reference.record_name();
+        let key = Key { name: ask.reference.record_name(), secrets: ask.secrets.keys.clone() };
+        let written = ask.written;
         let mut entries = pulls.entries();
-        let entry = entries.by_name.entry(name.clone()).or_insert_with(Entry::new);
+        let entry = entries.by_key.entry(key.clone()).or_insert_with(Entry::new);
         let running = match (&entry.running, &entry.failed) {
             (Some(running), _) => running.clone(),
             (None, Some((failure, until, _))) if *until > Instant::now() + PAUSE_SLACK => {
                 let wait = until.saturating_duration_since(Instant::now());
                 return Err(Refusal::Pausing { failure: failure.clone(), wait });
             }
-            (None, _) => self.begin(entry, reference, here),
+            (None, _) => self.begin(entry, &key, ask),
         };
         *entry.wanted.entry(written.to_owned()).or_default() += 1;
         entry.interest.send_modify(|interest| *interest += 1);
@@ -296,18 +356,20 @@ impl Images {
         }
         drop(entries);
         pulls.begun.notify_one();
-        Ok((running, Wish { pulls, name, written: written.to_owned() }))
+        Ok((running, Wish { pulls, key, written: written.to_owned() }))
     }
 
-    fn begin(&self, entry: &mut Entry, reference: &Reference, here: Option<&Digest>) -> watch::Receiver<Try> {
+    fn begin(&self, entry: &mut Entry, key: &Key, ask: Ask<'_>) -> watch::Receiver<Try> {
         let (said, running) = watch::channel(Try::Asking);
         entry.running = Some(running.clone());
         entry.meter = Arc::default();
         entry.rate = Rate::default();
         let tried = Tried {
             images: self.clone(),
-            reference: reference.clone(),
-            here: here.cloned(),
+            key: key.clone(),
+            reference: ask.reference.clone(),
+            here: ask.here.cloned(),
+            credentials: ask.secrets.credentials.clone().into(),
             meter: Arc::clone(&entry.meter),
             lease: Arc::clone(&entry.lease),
             said,
@@ -320,8 +382,10 @@ impl Images {
 /// A try with all that it needs.
 struct Tried {
     images: Images,
+    key: Key,
     reference: Reference,
     here: Option<Digest>,
+    credentials: Arc<[Credential]>,
     meter: Arc<Meter>,
     lease: Arc<tokio::sync::Mutex<Option<(Lease, Instant)>>>,
     said: watch::Sender<Try>,
@@ -355,7 +419,7 @@ impl Tried {
                 host: self.reference.registry().to_owned(),
                 path: self.reference.repository().to_owned(),
             }),
-            secrets: Arc::from([]),
+            secrets: Arc::clone(&self.credentials),
             lease,
             meter: Arc::clone(&self.meter),
         };
@@ -390,12 +454,12 @@ impl Tried {
         let pulls = &self.images.shared.pulls;
         let name = self.reference.record_name();
         let mut entries = pulls.entries();
-        let Some(entry) = entries.by_name.get_mut(&name) else { return true };
+        let Some(entry) = entries.by_key.get_mut(&self.key) else { return true };
         let done = match outcome {
             None if *entry.interest.borrow() > 0 => return false,
             None => {
                 tracing::info!(image = name, "pull given up: nobody wants it any more");
-                entries.by_name.remove(&name);
+                entries.by_key.remove(&self.key);
                 return true;
             }
             Some(Ok(brought)) => {
@@ -408,7 +472,7 @@ impl Tried {
                         Some((size, begun.elapsed()))
                     }
                 };
-                entries.by_name.remove(&name);
+                entries.by_key.remove(&self.key);
                 Ok(Arrived { brought })
             }
             Some(Err(error)) => Err(entry.fail(&error, &self.meter, &pulls.backoff)),
