@@ -236,3 +236,37 @@ fn a_missing_plugin_is_said_and_heals_by_itself_when_it_appears() {
     std::os::unix::fs::symlink("/usr/lib/cni", &bin).unwrap();
     node.wait_running("a");
 }
+
+#[test]
+fn a_pod_of_two_ranges_has_an_address_of_each_family_in_status_and_environment() {
+    let mut node = TestNode::builder().flag("--pod-cidr", "198.18.0.0/16,fd00:88::/64").without_agent().start();
+    let far = ["-n", node.id(), "addr", "add", "fd00:99::1/64", "dev", "eth0", "nodad"];
+    assert!(std::process::Command::new("ip").args(far).status().expect("ip is installed").success());
+    node.start_agent();
+    node.wait_agent();
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let env = json!([field("POD", "status.podIPs"), field("HOST", "status.hostIPs"), field("ONE", "status.podIP")]);
+    node.put("a.yaml", &pod("a").own_network().field("env", env).text());
+    let running = node.wait_running("a");
+    let listed = |key: &str| {
+        let list = running.0["status"][key].as_array().cloned().unwrap_or_default();
+        list.iter().map(|ip| ip["ip"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    let (pods, hosts) = (listed("podIPs"), listed("hostIPs"));
+    assert!(pods[0].starts_with("198.18.") && pods[1].starts_with("fd00:88::"), "{pods:?}");
+    assert_eq!(hosts, [NODE_ADDRESS, "fd00:99::1"]);
+    let process = node.process(&running);
+    let environ = std::fs::read(format!("/proc/{}/environ", process.pid)).expect("its process lives");
+    let environ = String::from_utf8_lossy(&environ).into_owned();
+    let has = |line: String| environ.split('\0').any(|have| have == line);
+    assert!(has(format!("POD={}", pods.join(","))) && has(format!("HOST={}", hosts.join(","))), "{environ}");
+    assert!(has(format!("ONE={}", pods[0])), "{environ}");
+    // Both are given back after a power cut.
+    node.power_cut();
+    node.remove("a.yaml");
+    node.start_containerd();
+    node.start_agent();
+    node.wait_agent();
+    node.wait_no_pod("a");
+    node.wait_nothing_left();
+}
