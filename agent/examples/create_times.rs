@@ -60,6 +60,7 @@ async fn main() {
             priority_class: None,
             runtime_class: None,
             placement: Placement::default(),
+            naming: Default::default(),
             image_pull_secrets: Vec::new(),
         },
     };

@@ -41,11 +41,6 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 /// Silence of the workers' loop after which the agent says that it hangs.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// The bridge of pods with a network of their own.
-const BRIDGE: &str = "daemonlet0";
-/// Between two looks for CNI plugins: installing a package is noticed within a minute, and a look is a few lookups.
-const PLUGINS_LOOK: Duration = Duration::from_secs(60);
-
 /// The real machine.
 pub struct NodeMachine {
     runtime: Containerd,
@@ -165,7 +160,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         following.clone(),
     ));
     tokio::spawn(publish_config(board.clone(), following));
-    tokio::spawn(watch_plugins(board.clone(), config.cni_bin_dirs.clone()));
+    tokio::spawn(watch_network(board.clone(), config.cni_conf_dir.clone(), config.cni_bin_dirs.clone()));
 
     let progress = Arc::new(AtomicU64::new(0));
     let beat = beat(board.clone(), progress.clone());
@@ -232,9 +227,11 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
         cgroup_root: config.cgroup_root.clone(),
         cgroup_driver: sandbox::Driver::detect(),
         cni_bin_dirs: config.cni_bin_dirs.clone(),
+        cni_conf_dir: config.cni_conf_dir.clone(),
         pod_cidrs,
-        bridge: BRIDGE.to_owned(),
+        bridge: sandbox::BRIDGE.to_owned(),
         node_files: sandbox::NodeFiles::default(),
+        cluster: sandbox::Cluster { dns: config.cluster_dns.clone(), domain: config.cluster_domain.clone() },
     };
     Ok(NodeMachine {
         runtime: Containerd::open(runtime)?,
@@ -349,12 +346,23 @@ async fn publish_config(board: Board, mut following: watch::Receiver<Following>)
     }
 }
 
-/// Plugins come and go with packages: looked for now and every [`PLUGINS_LOOK`].
-async fn watch_plugins(board: Board, directories: Vec<PathBuf>) {
-    loop {
-        board.set_check(Check::Cni, doctor::cni_plugins(&directories));
-        tokio::time::sleep(PLUGINS_LOOK).await;
-    }
+/// Configurations and plugins come and go with packages: /readyz follows them, and pods that wait for them try again.
+async fn watch_network(board: Board, conf_dir: PathBuf, bin_dirs: Vec<PathBuf>) {
+    let directories = std::iter::once(conf_dir.clone()).chain(bin_dirs.clone()).collect();
+    let mut last = None;
+    let look = || {
+        let now = doctor::cni_ready(&conf_dir, &bin_dirs);
+        if last.as_ref().is_some_and(|last| *last != now) {
+            match &now {
+                Ok(()) => tracing::info!("pods with a network of their own can be connected"),
+                Err(reason) => tracing::warn!(reason, "pods with a network of their own cannot be connected"),
+            }
+            board.retry();
+        }
+        board.set_check(Check::Cni, now.clone());
+        last = Some(now);
+    };
+    sandbox::cni::follow::follow(directories, look).await;
 }
 
 /// Called by the workers' loop at every turn: pets systemd's watchdog and shows that the loop moves.

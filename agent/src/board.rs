@@ -181,6 +181,8 @@ pub enum Command {
     /// End this pod; a successor follows where one is wanted. The reply comes once termination is on record; where the disk
     /// does not take it, a sentence says what that means. Err with a sentence where it cannot begin.
     DeletePod { workload: WorkloadKey, uid: Uid, reply: oneshot::Sender<Result<String, String>> },
+    /// What was missing may be there now: whatever waits after a failure is tried at once.
+    Retry,
 }
 
 /// See the top of the file.
@@ -346,6 +348,11 @@ impl Board {
         let command = Command::DeletePod { workload, uid, reply };
         self.shared.commands.send(command).await.map_err(|_| "the agent is stopping".to_owned())?;
         answer.await.unwrap_or_else(|_| Err("the agent stopped before it answered".into()))
+    }
+
+    /// Has the workers try again what failed. Not said twice where nobody listens just now: back-off does the rest.
+    pub fn retry(&self) {
+        let _ = self.shared.commands.try_send(Command::Retry);
     }
 
     pub fn metrics(&self) -> &Metrics {

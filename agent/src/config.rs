@@ -11,7 +11,7 @@ mod watch;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use pod::spec::{Taint, TaintEffect};
@@ -36,7 +36,7 @@ pub struct Config {
     pub node_name: Option<String>,
     pub manifest_dir: PathBuf,
     pub image_dir: PathBuf,
-    /// The node's own CNI configurations: only read, by `doctor`, which says that pods do not use them.
+    /// The node's own network configurations: the first one connects pods. Only read.
     pub cni_conf_dir: PathBuf,
     pub state_dir: PathBuf,
     pub run_dir: PathBuf,
@@ -50,6 +50,10 @@ pub struct Config {
     pub cni_bin_dirs: Vec<PathBuf>,
     /// One, or one of each family.
     pub pod_cidrs: Vec<Cidr>,
+    /// Name servers of pods whose dnsPolicy asks the cluster; empty: such pods get the node's.
+    pub cluster_dns: Vec<IpAddr>,
+    /// The domain of a cluster's services.
+    pub cluster_domain: String,
     /// The name of our cgroup beneath the hierarchy's root.
     pub cgroup_root: String,
     /// seccomp unset means RuntimeDefault unless privileged.
@@ -136,7 +140,7 @@ pub struct Settings {
     /// Where image archives are taken from [default: /var/lib/daemonlet/images]
     #[arg(long, value_name = "D", value_parser = value::path)]
     pub image_dir: Option<PathBuf>,
-    /// The node's own CNI configurations, only looked at [default: /etc/cni/net.d]
+    /// The node's own CNI configurations, of which the first one connects pods; only read [default: /etc/cni/net.d]
     #[arg(long, value_name = "D", value_parser = value::path)]
     pub cni_conf_dir: Option<PathBuf>,
     /// Records and everything else that must outlive a reboot [default: /var/lib/daemonlet]
@@ -169,6 +173,12 @@ pub struct Settings {
     /// Addresses of pods with a network of their own [default: 10.88.0.0/16]
     #[arg(long, value_name = "C[,C6]", value_parser = value::cidrs)]
     pub pod_cidr: Option<value::Cidrs>,
+    /// A cluster's name server, for pods whose dnsPolicy asks for it; may be repeated [default: none, they get the node's]
+    #[arg(long, value_name = "IP")]
+    pub cluster_dns: Vec<IpAddr>,
+    /// The domain of a cluster's services [default: cluster.local]
+    #[arg(long, value_name = "NAME", value_parser = value::cluster_domain)]
+    pub cluster_domain: Option<String>,
     /// The cgroup beneath which all pods lie [default: daemonlet]
     #[arg(long, value_name = "NAME", value_parser = value::cgroup_root)]
     pub cgroup_root: Option<String>,
@@ -244,6 +254,8 @@ impl Config {
             max_pods,
             cni_bin_dir,
             pod_cidr,
+            cluster_dns,
+            cluster_domain,
             cgroup_root,
             log_max_size,
             log_max_files,
@@ -285,6 +297,8 @@ impl Config {
             max_pods: max_pods.unwrap_or(110),
             cni_bin_dirs,
             pod_cidrs: pod_cidr.map_or_else(|| vec![Cidr::v4([10, 88, 0, 0], 16)], |cidrs| cidrs.0),
+            cluster_dns,
+            cluster_domain: cluster_domain.unwrap_or_else(|| "cluster.local".into()),
             cgroup_root: cgroup_root.unwrap_or_else(|| "daemonlet".into()),
             seccomp_default: seccomp_default.unwrap_or(true),
             runtime_classes: runtime_class.into_iter().collect(),
@@ -317,6 +331,8 @@ impl Config {
             max_pods,
             cni_bin_dirs,
             pod_cidrs,
+            cluster_dns,
+            cluster_domain,
             cgroup_root,
             seccomp_default,
             runtime_classes,
@@ -340,6 +356,8 @@ impl Config {
             ("max-pods", *max_pods != new.max_pods),
             ("cni-bin-dir", *cni_bin_dirs != new.cni_bin_dirs),
             ("pod-cidr", *pod_cidrs != new.pod_cidrs),
+            ("cluster-dns", *cluster_dns != new.cluster_dns),
+            ("cluster-domain", *cluster_domain != new.cluster_domain),
             ("cgroup-root", *cgroup_root != new.cgroup_root),
             ("seccomp-default", *seccomp_default != new.seccomp_default),
             ("runtime-class", *runtime_classes != new.runtime_classes),
@@ -380,6 +398,8 @@ impl Settings {
             max_pods: self.max_pods.or(file.max_pods),
             cni_bin_dir: if self.cni_bin_dir.is_empty() { file.cni_bin_dir } else { self.cni_bin_dir },
             pod_cidr: self.pod_cidr.or(file.pod_cidr),
+            cluster_dns: if self.cluster_dns.is_empty() { file.cluster_dns } else { self.cluster_dns },
+            cluster_domain: self.cluster_domain.or(file.cluster_domain),
             cgroup_root: self.cgroup_root.or(file.cgroup_root),
             log_max_size: self.log_max_size.or(file.log_max_size),
             log_max_files: self.log_max_files.or(file.log_max_files),

@@ -127,6 +127,7 @@ mod tests {
                 name: "a-n1".into(),
                 origin: pod::desired::Origin { source: Source::Static, file: "a.yaml".into(), line: 1 },
                 live: true,
+                ports: Vec::new(),
             };
             let node = Node { name: "n1".into(), ..Node::default() };
             let merged =

@@ -284,7 +284,13 @@ impl<M: Machine> Workers<M> {
     }
 
     fn command(&mut self, command: Command) {
-        let Command::DeletePod { workload, uid, reply } = command;
+        let (workload, uid, reply) = match command {
+            Command::DeletePod { workload, uid, reply } => (workload, uid, reply),
+            Command::Retry => {
+                self.workers.values().for_each(|seat| seat.nudge.all());
+                return;
+            }
+        };
         match self.workers.get(&workload) {
             Some(seat) => {
                 if let Err(refused) = seat.requests.try_send(Request::Delete { uid, reply }) {

@@ -9,15 +9,17 @@
 //! A version that hashes differently must not restart what runs: `plan` compares a pod by hashing its template again.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
 use crate::name::WorkloadKind;
 use crate::spec::{
-    AppArmor, Container, ContainerPort, ContainerResource, EnvValue, EnvVar, HostPathKind, NodeSelectorTerm, Operator,
-    Placement, PodField, PodSpec, PodTemplate, PullPolicy, Quantity, Requirement, Resources, RestartPolicy, Seccomp,
-    Security, TaintEffect, Toleration, Volume, VolumeMount, VolumeSource,
+    AppArmor, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy, EnvValue, EnvVar,
+    HostAlias, HostPathKind, Naming, NodeSelectorTerm, Operator, Placement, PodField, PodSpec, PodTemplate, PullPolicy,
+    Quantity, Requirement, Resources, RestartPolicy, Seccomp, Security, TaintEffect, Toleration, Volume, VolumeMount,
+    VolumeSource,
 };
 
 /// Feeds several values, in this order.
@@ -80,10 +82,11 @@ impl Feed for PodSpec {
             priority_class,
             runtime_class,
             placement,
+            naming,
             image_pull_secrets,
         } = self;
         feed_all!(*sum, containers, volumes, restart_policy, termination_grace, host_network, host_pid, host_ipc);
-        feed_all!(*sum, priority, priority_class, placement);
+        feed_all!(*sum, priority, priority_class, placement, naming);
         // Revisions of pods without these are as they were before these were known.
         if !image_pull_secrets.is_empty() {
             feed_all!(*sum, image_pull_secrets);
@@ -91,6 +94,40 @@ impl Feed for PodSpec {
         if runtime_class.is_some() {
             feed_all!(*sum, runtime_class);
         }
+    }
+}
+
+impl Feed for Naming {
+    fn feed(&self, sum: &mut Sum) {
+        let Naming { hostname, subdomain, fqdn_as_hostname, dns_policy, dns, host_aliases } = self;
+        feed_all!(*sum, hostname, subdomain, fqdn_as_hostname, dns_policy, dns, host_aliases);
+    }
+}
+
+impl Feed for DnsConfig {
+    fn feed(&self, sum: &mut Sum) {
+        let DnsConfig { nameservers, searches, options } = self;
+        feed_all!(*sum, nameservers, searches, options);
+    }
+}
+
+impl Feed for DnsOption {
+    fn feed(&self, sum: &mut Sum) {
+        let DnsOption { name, value } = self;
+        feed_all!(*sum, name, value);
+    }
+}
+
+impl Feed for HostAlias {
+    fn feed(&self, sum: &mut Sum) {
+        let HostAlias { ip, hostnames } = self;
+        feed_all!(*sum, ip, hostnames);
+    }
+}
+
+impl Feed for IpAddr {
+    fn feed(&self, sum: &mut Sum) {
+        sum.tag(&self.to_string());
     }
 }
 
@@ -244,8 +281,8 @@ impl Feed for AppArmor {
 
 impl Feed for ContainerPort {
     fn feed(&self, sum: &mut Sum) {
-        let ContainerPort { name, port, protocol } = self;
-        feed_all!(*sum, name, port, protocol);
+        let ContainerPort { name, port, protocol, host_port, host_ip } = self;
+        feed_all!(*sum, name, port, protocol, host_port, host_ip);
     }
 }
 
@@ -287,6 +324,12 @@ macro_rules! feed_words {
 
 feed_words! {
     RestartPolicy { Always => "always", OnFailure => "on failure", Never => "never" }
+    DnsPolicy {
+        ClusterFirst => "cluster first",
+        ClusterFirstWithHostNet => "cluster first with host net",
+        Default => "default",
+        None => "none",
+    }
     Operator { In => "in", NotIn => "not in", Exists => "exists", DoesNotExist => "absent", Gt => "gt", Lt => "lt" }
     TaintEffect { NoSchedule => "no schedule", PreferNoSchedule => "prefer", NoExecute => "no execute" }
     PullPolicy { Always => "always", IfNotPresent => "if not present", Never => "never" }

@@ -15,6 +15,7 @@ pub mod name;
 pub mod observed;
 pub mod placement;
 pub mod plan;
+pub mod ports;
 pub mod qos;
 pub mod record;
 pub mod secret;

@@ -4,6 +4,7 @@
 //! order in which anything is handed in. What cannot be read is never taken for gone: its workloads are held.
 
 mod claims;
+mod ports;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use crate::desired::{DesiredPod, DesiredSet, Node, Origin, Source, Wanted};
 use crate::manifest::{Identity, Parsed, Rejection};
 use crate::name::{WorkloadKey, WorkloadKind};
 use crate::placement::{self, Placement};
+use crate::ports::HostPort;
 use crate::record::{Lifecycle, Record};
 
 use claims::{Claim, Claims};
@@ -41,6 +43,8 @@ pub struct Recorded {
     pub origin: Origin,
     /// Not terminating.
     pub live: bool,
+    /// Of the node.
+    pub ports: Vec<HostPort>,
 }
 
 impl From<&Record> for Recorded {
@@ -50,6 +54,13 @@ impl From<&Record> for Recorded {
             name: record.name.clone(),
             origin: record.origin.clone(),
             live: !matches!(record.lifecycle, Lifecycle::Terminating { .. }),
+            ports: match record.lifecycle {
+                // It has ended by itself and runs no more.
+                Lifecycle::Finished => Vec::new(),
+                Lifecycle::Running | Lifecycle::Terminating { .. } => {
+                    crate::ports::of_document(record.workload.kind, &record.document)
+                }
+            },
         }
     }
 }
@@ -98,6 +109,7 @@ pub fn merge(snapshots: &[Snapshot], recorded: &[Recorded], node: &Node, max_pod
         };
         merged.set.workloads.insert(key, wanted);
     }
+    ports::share(&mut merged.set, recorded, &mut claims);
     limit(&mut merged.set, recorded, max_pods, &mut claims);
     merged.set.secrets = claims.secrets();
     merged.outcomes = claims.into_outcomes();

@@ -36,6 +36,7 @@ pub fn template(containers: &[&str]) -> PodTemplate {
             priority_class: None,
             runtime_class: None,
             placement: Placement::default(),
+            naming: Default::default(),
             image_pull_secrets: Vec::new(),
         },
     }

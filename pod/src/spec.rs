@@ -2,6 +2,7 @@
 //! here; read by everything below. Pod-level defaults (security context) are resolved into each container.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// A pod as a document or a DaemonSet's template asks for it.
@@ -30,6 +31,7 @@ pub struct PodSpec {
     /// `runtimeClassName`: which of the node's configured runtimes; None: its usual one.
     pub runtime_class: Option<String>,
     pub placement: Placement,
+    pub naming: Naming,
     /// Names of Secrets in the pod's namespace, with which its images are pulled.
     pub image_pull_secrets: Vec<String>,
 }
@@ -39,6 +41,54 @@ pub enum RestartPolicy {
     Always,
     OnFailure,
     Never,
+}
+
+/// How the pod is called, and how its containers find others by name.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Naming {
+    /// `hostname`; None: the pod's name.
+    pub hostname: Option<String>,
+    pub subdomain: Option<String>,
+    /// `setHostnameAsFQDN`.
+    pub fqdn_as_hostname: bool,
+    pub dns_policy: DnsPolicy,
+    /// `dnsConfig`; empty where absent.
+    pub dns: DnsConfig,
+    pub host_aliases: Vec<HostAlias>,
+}
+
+/// v1 DNSPolicy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DnsPolicy {
+    #[default]
+    ClusterFirst,
+    ClusterFirstWithHostNet,
+    /// The node's own.
+    Default,
+    /// `dnsConfig` alone.
+    None,
+}
+
+/// v1 PodDNSConfig, within Kubernetes' limits.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DnsConfig {
+    pub nameservers: Vec<IpAddr>,
+    pub searches: Vec<String>,
+    pub options: Vec<DnsOption>,
+}
+
+/// One word of resolv.conf(5)'s `options`: `name` or `name:value`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsOption {
+    pub name: String,
+    pub value: Option<String>,
+}
+
+/// A line of /etc/hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostAlias {
+    pub ip: IpAddr,
+    pub hostnames: Vec<String>,
 }
 
 /// Which nodes the pod may run on.
@@ -123,7 +173,7 @@ pub struct Container {
     pub mounts: Vec<VolumeMount>,
     /// Effective: the container's own fields over the pod's.
     pub security: Security,
-    /// `ports[]`, for show and for named ports; nothing is opened by them.
+    /// `ports[]`: for show, for named ports, and for ports of the node that lead here.
     pub ports: Vec<ContainerPort>,
     pub stdin: bool,
     pub tty: bool,
@@ -238,6 +288,10 @@ pub struct ContainerPort {
     pub name: Option<String>,
     pub port: u16,
     pub protocol: String,
+    /// With hostNetwork always the port itself.
+    pub host_port: Option<u16>,
+    /// None: every address of the node.
+    pub host_ip: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -275,6 +329,10 @@ pub enum HostPathKind {
 
 /// The annotation that keeps a created successor waiting beside each running container.
 pub const STANDBY_ANNOTATION: &str = "daemonlet.dev/standby";
+
+/// Kubernetes' annotations for the bandwidth of a pod with a network of its own, in bits a second.
+pub const INGRESS_BANDWIDTH_ANNOTATION: &str = "kubernetes.io/ingress-bandwidth";
+pub const EGRESS_BANDWIDTH_ANNOTATION: &str = "kubernetes.io/egress-bandwidth";
 
 impl PodTemplate {
     /// Whether a created successor is to stand by ([`STANDBY_ANNOTATION`]).

@@ -263,6 +263,8 @@ impl TestNode {
             ("--containerd-namespace", self.id.clone()),
             ("--cgroup-root", self.cgroup_root.clone()),
             ("--pod-cidr", "198.18.0.0/16".to_owned()),
+            // Whatever network the machine has of its own is not the test's.
+            ("--cni-conf-dir", dir(self.dir().join("net.d"))),
             ("--listen", LISTEN.to_owned()),
         ] {
             if !self.flags.iter().any(|given| given == flag) {

@@ -1,5 +1,7 @@
 //! Pods' networks: their own namespace without a pause container, an address from CNI that is given back whatever happens, or the host's.
 
+use std::io::{Read as _, Write as _};
+
 use serde_json::json;
 use tests::audit::Traces;
 use tests::manifest::{daemon_set, pod};
@@ -128,4 +130,143 @@ fn nothing_is_written_to_the_machines_own_network_configuration() {
     assert_eq!(configuration(), before);
     // Bridges and addresses are made in the network namespace of the agent, which is the node's.
     assert!(node.links().iter().any(|link| link.starts_with("veth")));
+}
+
+#[test]
+fn a_pod_is_called_and_finds_others_as_its_manifest_says() {
+    let node = TestNode::builder().flag("--cluster-dns", "198.18.0.10").start();
+    let named = pod("named")
+        .own_network()
+        .pod_field("hostname", json!("web"))
+        .pod_field("subdomain", json!("db"))
+        .pod_field("setHostnameAsFQDN", json!(true))
+        .pod_field("hostAliases", json!([{"ip": "198.18.9.1", "hostnames": ["foo", "bar"]}]))
+        .pod_field("dnsConfig", json!({"nameservers": ["198.18.9.53"], "options": [{"name": "ndots", "value": "2"}]}));
+    node.put("named.yaml", &named.text());
+    let running = node.wait_running("named");
+    let process = node.process(&running);
+    let see = |words: &[&str]| node.exec(process, words).ok().out;
+    assert_eq!(see(&["hostname"]).trim(), "web.db.default.svc.cluster.local");
+    let hosts = see(&["cat", "/etc/hosts"]);
+    assert!(hosts.contains(&format!("{}\tweb.db.default.svc.cluster.local\tweb\n", running.ip())), "{hosts}");
+    assert!(hosts.ends_with("198.18.9.1\tfoo\tbar\n"), "{hosts}");
+    let resolv_conf = see(&["cat", "/etc/resolv.conf"]);
+    assert!(
+        resolv_conf.starts_with("search default.svc.cluster.local svc.cluster.local cluster.local"),
+        "{resolv_conf}"
+    );
+    assert!(
+        resolv_conf.ends_with("nameserver 198.18.0.10\nnameserver 198.18.9.53\noptions ndots:2\n"),
+        "{resolv_conf}"
+    );
+}
+
+/// What the server there has to say.
+fn index(node: &TestNode, address: &str) -> std::io::Result<String> {
+    let mut connection = node.connect(address)?;
+    connection.set_read_timeout(Some(std::time::Duration::from_secs(2)))?;
+    connection.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
+    let mut said = String::new();
+    connection.read_to_string(&mut said)?;
+    Ok(said)
+}
+
+#[test]
+fn a_host_port_leads_to_its_pod_across_updates_and_belongs_to_one() {
+    let node = TestNode::start();
+    let server = |name: &str, word: &str| {
+        daemon_set(name)
+            .own_network()
+            .field("ports", json!([{"containerPort": 80, "hostPort": 8088}]))
+            .script(&format!("echo {word} > /tmp/index.html; trap 'exit 0' TERM; httpd -f -p 80 -h /tmp & wait"))
+    };
+    let says = |word: &str| {
+        wait_for("the port of the node answers", || {
+            for address in ["127.0.0.1", NODE_ADDRESS] {
+                let answer = index(&node, &format!("{address}:8088"));
+                if !answer.as_ref().is_ok_and(|answer| answer.contains(word)) {
+                    return Err(format!("{address}: {answer:?}"));
+                }
+            }
+            Ok(())
+        });
+    };
+    node.put("a.yaml", &server("a", "first").text());
+    node.wait_running("a");
+    says("first");
+    node.put("a.yaml", &server("a", "second").text());
+    says("second");
+    // Another workload does not get the port, and what runs is not touched.
+    node.put("b.yaml", &server("b", "other").text());
+    wait_for("the clash is said", || {
+        let why = node.cli(&["why", "b"]);
+        if why.out.contains("port 8088/TCP of the node is taken by ds/default/a") {
+            Ok(())
+        } else {
+            Err(format!("{why:?}"))
+        }
+    });
+    says("second");
+    // Until the port is free.
+    node.remove("a.yaml");
+    node.wait_running("b");
+    says("other");
+}
+
+#[test]
+fn a_missing_plugin_is_said_and_heals_by_itself_when_it_appears() {
+    let dir = tempfile::tempdir().unwrap();
+    let bin = dir.path().join("cni/bin");
+    let node = TestNode::builder().flag("--cni-bin-dir", bin.to_str().unwrap()).start();
+    node.put("a.yaml", &pod("a").own_network().text());
+    node.put("host.yaml", &pod("host").text());
+    node.wait_running("host");
+    wait_for("the missing plugin is said", || {
+        let why = node.cli(&["why", "a"]);
+        let ready = node.get("/readyz?verbose").map(|answer| answer.body).unwrap_or_default();
+        if why.out.contains("the CNI plugin bridge is in none of")
+            && ready.contains("[-]cni failed: bridge, host-local not in")
+        {
+            Ok(())
+        } else {
+            Err(format!("{why:?} {ready}"))
+        }
+    });
+    std::fs::create_dir_all(dir.path().join("cni")).unwrap();
+    std::os::unix::fs::symlink("/usr/lib/cni", &bin).unwrap();
+    node.wait_running("a");
+}
+
+#[test]
+fn a_pod_of_two_ranges_has_an_address_of_each_family_in_status_and_environment() {
+    let mut node = TestNode::builder().flag("--pod-cidr", "198.18.0.0/16,fd00:88::/64").without_agent().start();
+    let far = ["-n", node.id(), "addr", "add", "fd00:99::1/64", "dev", "eth0", "nodad"];
+    assert!(std::process::Command::new("ip").args(far).status().expect("ip is installed").success());
+    node.start_agent();
+    node.wait_agent();
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let env = json!([field("POD", "status.podIPs"), field("HOST", "status.hostIPs"), field("ONE", "status.podIP")]);
+    node.put("a.yaml", &pod("a").own_network().field("env", env).text());
+    let running = node.wait_running("a");
+    let listed = |key: &str| {
+        let list = running.0["status"][key].as_array().cloned().unwrap_or_default();
+        list.iter().map(|ip| ip["ip"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    let (pods, hosts) = (listed("podIPs"), listed("hostIPs"));
+    assert!(pods[0].starts_with("198.18.") && pods[1].starts_with("fd00:88::"), "{pods:?}");
+    assert_eq!(hosts, [NODE_ADDRESS, "fd00:99::1"]);
+    let process = node.process(&running);
+    let environ = std::fs::read(format!("/proc/{}/environ", process.pid)).expect("its process lives");
+    let environ = String::from_utf8_lossy(&environ).into_owned();
+    let has = |line: String| environ.split('\0').any(|have| have == line);
+    assert!(has(format!("POD={}", pods.join(","))) && has(format!("HOST={}", hosts.join(","))), "{environ}");
+    assert!(has(format!("ONE={}", pods[0])), "{environ}");
+    // Both are given back after a power cut.
+    node.power_cut();
+    node.remove("a.yaml");
+    node.start_containerd();
+    node.start_agent();
+    node.wait_agent();
+    node.wait_no_pod("a");
+    node.wait_nothing_left();
 }

@@ -95,6 +95,8 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         max_pods,
         cni_bin_dir,
         pod_cidr,
+        cluster_dns,
+        cluster_domain,
         cgroup_root,
         log_max_size,
         log_max_files,
@@ -130,6 +132,8 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
             };
             *pod_cidr = Some(value::cidrs(&joined).map_err(|why| Fault::new(key.line, why))?);
         }
+        "cluster-dns" => *cluster_dns = many(value, value::address)?,
+        "cluster-domain" => *cluster_domain = Some(one(key, value, value::cluster_domain)?),
         "cgroup-root" => *cgroup_root = Some(one(key, value, value::cgroup_root)?),
         "log-max-size" => *log_max_size = Some(one(key, value, value::size)?),
         "log-max-files" => *log_max_files = Some(one(key, value, |text| value::whole(text, 2, 1000))?),

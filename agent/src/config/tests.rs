@@ -33,7 +33,7 @@ fn every_key_of_the_file_is_read() {
         "# a comment\nnode-name: n1\nmanifest-dir: /m\nimage-dir: /i\nstate-dir: /s\nrun-dir: /r\nlog-dir: /l\n\
          containerd: /c.sock\ncontainerd-namespace: ns\nlisten: localhost:1\nnode-label:\n  a: yes\n  b.c/d: '1'\n\
          node-taint: [x=y:NoSchedule, 'z:NoExecute']\nmax-pods: 3\ncni-bin-dir: [/p, /q]\n\
-         pod-cidr: 198.18.0.0/16,fd00::/64\ncgroup-root: mine\nlog-max-size: 1Mi\nlog-max-files: 2\nlog-budget: 2Mi\n\
+         pod-cidr: 198.18.0.0/16,fd00::/64\ncgroup-root: mine\ncluster-dns: [10.96.0.10, fd00::a]\ncluster-domain: example.org.\nlog-max-size: 1Mi\nlog-max-files: 2\nlog-budget: 2Mi\n\
          runtime-class:\n  crun: /usr/bin/crun\n  kata.qemu: io.containerd.kata.v2\n\
          seccomp-default: false\nlogkeeper: /k\nregistry-config: /certs.d\nregistry-auth: /auth.json\n\
          image-pull-rate-limit: 1M\n",
@@ -48,6 +48,8 @@ fn every_key_of_the_file_is_read() {
     assert_eq!(config.cni_bin_dirs, [PathBuf::from("/p"), PathBuf::from("/q")]);
     assert!(!config.seccomp_default);
     assert_eq!(config.runtime_classes["crun"], RuntimeClass::Program("/usr/bin/crun".into()));
+    assert_eq!(config.cluster_dns.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.96.0.10", "fd00::a"]);
+    assert_eq!(config.cluster_domain, "example.org");
     assert_eq!(config.registry_config, PathBuf::from("/certs.d"));
     assert_eq!(config.registry_auth, Some(PathBuf::from("/auth.json")));
     assert_eq!(config.image_pull_rate_limit, Some(1_000_000));

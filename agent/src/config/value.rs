@@ -66,6 +66,16 @@ pub fn node_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+pub fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is no IP address"))
+}
+
+/// The domain of a cluster, without a dot at its end.
+pub fn cluster_domain(text: &str) -> Result<String, String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    node_name(name).map_err(|_| format!("{text:?} is no domain (cluster.local)"))
+}
+
 /// containerd's rule for identifiers: letters and digits, joined by single `-`, `_` or `.`; at most 76.
 pub fn containerd_namespace(text: &str) -> Result<String, String> {
     let parts = text.split(['-', '_', '.']);

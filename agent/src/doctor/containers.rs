@@ -1,6 +1,4 @@
-//! What starts containers: containerd, its snapshotter, CNI plugins.
-
-use std::path::PathBuf;
+//! What starts containers: containerd and its snapshotter.
 
 use super::runtimes::{changelog, versioned};
 use super::{Line, Places, advisories};
@@ -8,8 +6,6 @@ use crate::runtime::containerd::look::{Look, look};
 
 /// The one that images are unpacked with.
 const SNAPSHOTTER: &str = "overlayfs";
-/// Our own network configuration calls these; lo is brought up without a plugin.
-const PLUGINS: [&str; 2] = ["bridge", "host-local"];
 
 pub fn probe_containerd(places: &Places) -> Result<Look, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|why| why.to_string())?;
@@ -42,25 +38,6 @@ pub fn judge_snapshotter(found: &Result<Look, String>) -> Line {
             "load the module overlay, keep containerd's root on ext4, xfs or btrfs, and do not list it in disabled_plugins",
         ),
         Err(_) => Line::fail(NAME, "not asked: containerd does not answer", "see the line containerd"),
-    }
-}
-
-/// The plugins that are found in none of the directories.
-pub fn probe_cni(directories: &[PathBuf]) -> (Vec<&'static str>, String) {
-    let missing = PLUGINS.into_iter().filter(|plugin| !directories.iter().any(|dir| dir.join(plugin).is_file()));
-    let searched: Vec<String> = directories.iter().map(|dir| dir.display().to_string()).collect();
-    (missing.collect(), searched.join(", "))
-}
-
-pub fn judge_cni((missing, searched): &(Vec<&'static str>, String)) -> Line {
-    const NAME: &str = "cni plugins";
-    match missing.is_empty() {
-        true => Line::ok(NAME, format!("{} in {searched}", PLUGINS.join(", "))),
-        false => Line::fail(
-            NAME,
-            format!("{} not in {searched}: only pods with hostNetwork can start", missing.join(", ")),
-            "install them (apt-get install containernetworking-plugins) or name their place with --cni-bin-dir",
-        ),
     }
 }
 
@@ -97,14 +74,5 @@ mod tests {
         assert_eq!(judge_snapshotter(&answering("2.2.1", Ok(()))).verdict, Verdict::Ok);
         assert_eq!(judge_snapshotter(&answering("2.2.1", Err("not loaded".into()))).verdict, Verdict::Fail);
         assert_eq!(judge_snapshotter(&Err("down".into())).verdict, Verdict::Fail);
-    }
-
-    #[test]
-    fn missing_plugins_fail_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("bridge"), "").unwrap();
-        let line = judge_cni(&probe_cni(&[dir.path().to_owned()]));
-        assert_eq!(line.verdict, Verdict::Fail);
-        assert!(line.found.starts_with("host-local not in"), "{}", line.found);
     }
 }

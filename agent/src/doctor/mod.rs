@@ -137,15 +137,15 @@ pub fn how_to_start(run_dir: &Path) -> String {
 }
 
 /// Whether pods with a network of their own can get one: the readiness check `cni`. Blocking, a few lookups.
-pub fn cni_plugins(directories: &[PathBuf]) -> Result<(), String> {
-    let line = containers::judge_cni(&containers::probe_cni(directories));
-    if line.verdict == Verdict::Ok { Ok(()) } else { Err(format!("{}; {}", line.found, line.fix)) }
+pub fn cni_ready(conf_dir: &Path, bin_dirs: &[PathBuf]) -> Result<(), String> {
+    networks::ready(&networks::probe(conf_dir, bin_dirs))
 }
 
 /// All lines, in the order of what depends on what. Blocking, a few seconds at most.
 pub fn examine(places: &Places) -> Vec<Line> {
     let containerd = containers::probe_containerd(places);
     let pid = containerd.as_ref().ok().and_then(|look| look.pid);
+    let networks = networks::probe(&places.cni_conf_dir, &places.cni_bin_dirs);
     let mut lines = vec![
         machine::judge_privileges(&machine::probe_privileges(pid)),
         machine::judge_kernel(&machine::probe_kernel()),
@@ -155,8 +155,9 @@ pub fn examine(places: &Places) -> Vec<Line> {
         containers::judge_containerd(&containerd, places),
         containers::judge_snapshotter(&containerd),
         runtimes::judge_runc(&runtimes::probe_program(Path::new("runc"))),
-        containers::judge_cni(&containers::probe_cni(&places.cni_bin_dirs)),
-        networks::judge(&networks::probe(&places.cni_conf_dir), &places.pod_cidrs),
+        networks::judge_plugins(&networks),
+        networks::judge_configuration(&networks, &places.pod_cidrs),
+        networks::judge_rules(&networks),
         node::judge_keeper(&node::probe_keeper(&places.run_dir), units::is_installed()),
         node::judge_agent(&places.agent, &how_to_start(&places.run_dir)),
     ];

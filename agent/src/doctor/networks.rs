@@ -1,131 +1,236 @@
-//! The node's own CNI configurations: pods here do not use them, and must not get addresses that they give out.
+//! What connects pods that have a network of their own: the node's configuration or ours, and the programs behind it.
 
-use std::fs;
-use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use nix::ifaddrs::getifaddrs;
 
 use super::Line;
 use crate::config::Cidr;
+use crate::sandbox::BRIDGE;
+use crate::sandbox::cni::configuration::{self, Configuration, OWN_MORE, OWN_PROGRAMS};
 
-/// A network configuration is a page.
-const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Configurations that are looked at.
-const FILES_MAX: usize = 100;
+const INSTALL: &str =
+    "install them (apt-get install containernetworking-plugins) or name their place with --cni-bin-dir";
+/// Interfaces looked at: two for each pod at the most, and the node's.
+const INTERFACES_MAX: usize = 4096;
 
-/// The configuration files, by name, and the ranges of addresses that they name.
+/// What was found.
 #[derive(Debug)]
 pub struct Networks {
-    pub dir: PathBuf,
-    pub files: Vec<(String, Vec<(IpAddr, u8)>)>,
+    conf_dir: PathBuf,
+    /// The node's own configuration; Err: it has one that cannot be used, and why.
+    configuration: Result<Option<Configuration>, String>,
+    /// Where programs were looked for, for people.
+    searched: String,
+    missing: Vec<String>,
+    /// Programs of our own network that only some pods need.
+    missing_for_some: Vec<String>,
+    /// Addresses of the node, by interface; without our bridge.
+    addresses: Vec<(String, IpAddr)>,
+    iptables: bool,
 }
 
 /// Only reads.
-pub fn probe(dir: &Path) -> Networks {
-    let mut files: Vec<_> = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.metadata().is_ok_and(|metadata| metadata.is_file()))
-        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
-        .filter(|(name, _)| [".conf", ".conflist", ".json"].iter().any(|end| name.ends_with(end)))
-        .take(FILES_MAX)
-        .map(|(name, path)| (name, ranges(&read(&path))))
-        .collect();
-    files.sort();
-    Networks { dir: dir.to_owned(), files }
-}
-
-fn read(path: &Path) -> Value {
-    let mut bytes = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
-    // What cannot be read names no range; whoever uses it will say what is wrong with it.
-    read.ok().and_then(|_| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
-}
-
-/// Every `subnet` in it, at any depth: plugins nest them differently.
-fn ranges(value: &Value) -> Vec<(IpAddr, u8)> {
-    match value {
-        Value::Object(map) => map
-            .iter()
-            .flat_map(|(key, value)| match (key.as_str(), value.as_str()) {
-                ("subnet" | "Network", Some(text)) => range(text).into_iter().collect(),
-                _ => ranges(value),
-            })
-            .collect(),
-        Value::Array(list) => list.iter().flat_map(ranges).collect(),
-        _ => Vec::new(),
+pub fn probe(conf_dir: &Path, bin_dirs: &[PathBuf]) -> Networks {
+    let configuration = configuration::of_node(conf_dir).map_err(|error| crate::execute::chain(&error));
+    let missing_of = |programs: &[&str]| -> Vec<String> {
+        let found = |program: &str| bin_dirs.iter().any(|dir| dir.join(program).is_file());
+        programs.iter().filter(|program| !found(program)).map(|&program| program.to_owned()).collect()
+    };
+    let (missing, missing_for_some) = match &configuration {
+        Ok(Some(of_node)) => (missing_of(&of_node.programs()), Vec::new()),
+        Ok(None) => (missing_of(&OWN_PROGRAMS), missing_of(&OWN_MORE)),
+        Err(_) => (Vec::new(), Vec::new()),
+    };
+    let searched: Vec<String> = bin_dirs.iter().map(|dir| dir.display().to_string()).collect();
+    Networks {
+        conf_dir: conf_dir.to_owned(),
+        configuration,
+        searched: searched.join(", "),
+        missing,
+        missing_for_some,
+        addresses: addresses(),
+        iptables: in_path("iptables"),
     }
 }
 
-fn range(text: &str) -> Option<(IpAddr, u8)> {
-    let (address, prefix) = text.split_once('/')?;
-    Some((address.parse().ok()?, prefix.parse().ok()?))
+fn addresses() -> Vec<(String, IpAddr)> {
+    let all = getifaddrs().into_iter().flatten().take(INTERFACES_MAX);
+    let found = all.filter(|found| found.interface_name != BRIDGE).filter_map(|found| {
+        let address = found.address?;
+        let address = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+            (Some(v4), _) => IpAddr::V4(v4.ip()),
+            (_, Some(v6)) => IpAddr::V6(v6.ip()),
+            _ => return None,
+        };
+        Some((found.interface_name, address))
+    });
+    found.collect()
 }
 
-pub fn judge(found: &Networks, ours: &[Cidr]) -> Line {
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+/// Whether pods with a network of their own can get one: the line of /readyz.
+pub fn ready(found: &Networks) -> Result<(), String> {
+    match (&found.configuration, found.missing.as_slice()) {
+        (Err(why), _) => Err(why.clone()),
+        (Ok(_), []) => Ok(()),
+        (Ok(_), missing) => Err(format!("{} not in {}; {INSTALL}", missing.join(", "), found.searched)),
+    }
+}
+
+pub fn judge_plugins(found: &Networks) -> Line {
+    const NAME: &str = "cni plugins";
+    let searched = &found.searched;
+    if !found.missing.is_empty() {
+        let missing = found.missing.join(", ");
+        return Line::fail(NAME, format!("{missing} not in {searched}: only pods with hostNetwork can start"), INSTALL);
+    }
+    if !found.missing_for_some.is_empty() {
+        let missing = found.missing_for_some.join(", ");
+        let found = format!("{missing} not in {searched}: pods with hostPort or a bandwidth need them");
+        return Line::warn(NAME, found, INSTALL);
+    }
+    match &found.configuration {
+        Ok(Some(of_node)) => Line::ok(NAME, format!("{} in {searched}", of_node.programs().join(", "))),
+        Ok(None) => Line::ok(NAME, format!("{}, {} in {searched}", OWN_PROGRAMS.join(", "), OWN_MORE.join(", "))),
+        Err(_) => Line::ok(NAME, "none can be named before the configuration is mended"),
+    }
+}
+
+pub fn judge_configuration(found: &Networks, own: &[Cidr]) -> Line {
     const NAME: &str = "cni configurations";
-    let dir = found.dir.display();
-    for (file, ranges) in &found.files {
-        for (address, prefix) in ranges {
-            if let Some(own) = ours.iter().find(|own| overlap((own.address, own.prefix), (*address, *prefix))) {
-                return Line::fail(
+    let dir = found.conf_dir.display();
+    match &found.configuration {
+        Err(why) => Line::fail(NAME, why.clone(), "pods with a network of their own wait until then"),
+        Ok(Some(of_node)) => {
+            let file = of_node.file.as_deref().unwrap_or(&found.conf_dir).display();
+            let what = format!("pods are connected to the network {:?} of {file}", of_node.name);
+            match of_node.understands("portMappings") {
+                true => Line::ok(NAME, what),
+                false => Line::warn(
                     NAME,
-                    format!("{dir}/{file} gives out {address}/{prefix}, pods here get addresses of {own}: some twice"),
+                    format!("{what}, which maps no ports: a hostPort has no effect there"),
+                    "add the plugin portmap with the capability portMappings to it, if pods here have a hostPort",
+                ),
+            }
+        }
+        Ok(None) => {
+            let within = found.addresses.iter().find_map(|(interface, address)| {
+                let range = own.iter().find(|range| contains(range, *address))?;
+                Some((interface, address, range))
+            });
+            match within {
+                Some((interface, address, range)) => Line::fail(
+                    NAME,
+                    format!(
+                        "the node's {interface} has {address}, and pods get addresses of {range}: some lead astray"
+                    ),
                     "start the agent with another --pod-cidr",
-                );
+                ),
+                None => Line::ok(NAME, format!("none in {dir}: pods are connected to a bridge of ours")),
             }
         }
     }
-    match found.files.is_empty() {
-        true => Line::ok(NAME, format!("none in {dir}")),
-        false => {
-            let names: Vec<&str> = found.files.iter().map(|(name, _)| name.as_str()).collect();
-            Line::ok(NAME, format!("{} in {dir}; pods here have a network of their own beside them", names.join(", ")))
-        }
+}
+
+pub fn judge_rules(found: &Networks) -> Line {
+    const NAME: &str = "packet rules";
+    match (&found.configuration, found.iptables) {
+        (Ok(None), false) => Line::warn(
+            NAME,
+            "iptables is not installed: pods reach the node and nothing beyond it, and no hostPort leads to one",
+            "apt-get install iptables",
+        ),
+        (Ok(None), true) => Line::ok(NAME, "iptables is installed"),
+        _ => Line::ok(NAME, "those of the node's own network"),
     }
 }
 
-/// Two ranges share addresses exactly when they agree in the shorter prefix.
-fn overlap(a: (IpAddr, u8), b: (IpAddr, u8)) -> bool {
-    let prefix = u32::from(a.1.min(b.1));
-    let top = |value: u128, bits: u32| if prefix == 0 { 0 } else { value >> (bits - prefix.min(bits)) };
-    match (a.0, b.0) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => top(a.to_bits().into(), 32) == top(b.to_bits().into(), 32),
-        (IpAddr::V6(a), IpAddr::V6(b)) => top(a.to_bits(), 128) == top(b.to_bits(), 128),
+fn contains(range: &Cidr, address: IpAddr) -> bool {
+    let prefix = u32::from(range.prefix);
+    match (range.address, address) {
+        (IpAddr::V4(range), IpAddr::V4(address)) => {
+            (range.to_bits() ^ address.to_bits()).checked_shr(32 - prefix.min(32)).unwrap_or(0) == 0
+        }
+        (IpAddr::V6(range), IpAddr::V6(address)) => {
+            (range.to_bits() ^ address.to_bits()).checked_shr(128 - prefix.min(128)).unwrap_or(0) == 0
+        }
         _ => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::doctor::Verdict;
 
-    fn judged(config: &str) -> Line {
+    fn found(config: Option<&str>, plugins: &[&str]) -> Networks {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("10-net.conflist"), config).unwrap();
-        fs::write(dir.path().join("README"), "x").unwrap();
-        judge(&probe(dir.path()), &[Cidr::v4([10, 88, 0, 0], 16)])
+        if let Some(text) = config {
+            fs::write(dir.path().join("10-net.conflist"), text).unwrap();
+        }
+        let bin = dir.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        plugins.iter().for_each(|plugin| fs::write(bin.join(plugin), "").unwrap());
+        Networks { addresses: Vec::new(), ..probe(dir.path(), &[bin]) }
+    }
+
+    const ALL: [&str; 4] = ["bridge", "host-local", "portmap", "bandwidth"];
+    const THEIRS: &str = r#"{"name":"theirs","plugins":[{"type":"ptp","ipam":{"type":"static"}}]}"#;
+
+    #[test]
+    fn a_missing_plugin_fails_and_one_that_few_pods_need_warns() {
+        assert_eq!(judge_plugins(&found(None, &ALL)).verdict, Verdict::Ok);
+        let few = found(None, &ALL[..2]);
+        assert_eq!((judge_plugins(&few).verdict, ready(&few)), (Verdict::Warn, Ok(())));
+        let line = judge_plugins(&found(None, &ALL[..1]));
+        assert_eq!(line.verdict, Verdict::Fail);
+        assert!(line.found.starts_with("host-local not in"), "{}", line.found);
+        let theirs = found(Some(THEIRS), &ALL);
+        assert!(judge_plugins(&theirs).found.starts_with("ptp, static not in"));
+        assert!(ready(&theirs).unwrap_err().contains("ptp, static not in"));
+        assert_eq!(judge_plugins(&found(Some(THEIRS), &["ptp", "static"])).verdict, Verdict::Ok);
     }
 
     #[test]
-    fn a_range_that_somebody_else_gives_out_fails() {
-        let with = |subnet: &str| {
-            format!(r#"{{"plugins":[{{"type":"bridge","ipam":{{"ranges":[[{{"subnet":"{subnet}"}}]]}}}}]}}"#)
-        };
-        assert_eq!(judged(&with("10.88.3.0/24")).verdict, Verdict::Fail);
-        assert_eq!(judged(&with("10.0.0.0/8")).verdict, Verdict::Fail);
-        assert_eq!(judged(&with("0.0.0.0/0")).verdict, Verdict::Fail);
-        assert_eq!(judged(&with("10.89.0.0/16")).verdict, Verdict::Ok);
-        assert_eq!(judged(&with("fd00::/64")).verdict, Verdict::Ok);
-        assert_eq!(judged("no JSON").verdict, Verdict::Ok);
+    fn the_nodes_configuration_is_named_and_a_broken_one_fails() {
+        let line = judge_configuration(&found(Some(THEIRS), &[]), &[]);
+        assert_eq!(line.verdict, Verdict::Warn);
+        assert!(line.found.contains("the network \"theirs\" of") && line.found.contains("maps no ports"));
+        let maps = THEIRS.replace(r#""type":"ptp""#, r#""type":"ptp","capabilities":{"portMappings":true}"#);
+        assert_eq!(judge_configuration(&found(Some(&maps), &[]), &[]).verdict, Verdict::Ok);
+        let broken = found(Some("{"), &ALL);
+        assert_eq!(judge_configuration(&broken, &[]).verdict, Verdict::Fail);
+        assert!(ready(&broken).unwrap_err().contains("10-net.conflist is broken"));
+        assert_eq!(judge_configuration(&found(None, &[]), &[]).verdict, Verdict::Ok);
     }
 
     #[test]
-    fn no_configurations_are_fine() {
-        assert_eq!(judge(&probe(Path::new("/nonexistent/net.d")), &[]).verdict, Verdict::Ok);
+    fn an_address_of_the_nodes_in_the_pods_range_fails() {
+        let own = [Cidr::v4([10, 88, 0, 0], 16)];
+        for (address, verdict) in [
+            ("10.88.3.1", Verdict::Fail),
+            ("10.89.0.1", Verdict::Ok),
+            ("fd00::1", Verdict::Ok),
+            ("10.87.255.255", Verdict::Ok),
+        ] {
+            let found = Networks { addresses: vec![("ens3".into(), address.parse().unwrap())], ..found(None, &ALL) };
+            assert_eq!(judge_configuration(&found, &own).verdict, verdict, "{address}");
+        }
+    }
+
+    #[test]
+    fn missing_iptables_warns_where_the_network_is_ours() {
+        let without = |config| Networks { iptables: false, ..found(config, &ALL) };
+        assert_eq!(judge_rules(&without(None)).verdict, Verdict::Warn);
+        assert_eq!(judge_rules(&without(Some(THEIRS))).verdict, Verdict::Ok);
+        assert_eq!(judge_rules(&Networks { iptables: true, ..found(None, &ALL) }).verdict, Verdict::Ok);
     }
 }

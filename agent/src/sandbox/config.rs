@@ -5,7 +5,11 @@ use std::path::PathBuf;
 
 use super::cgroups::{self, Driver};
 use super::cni::cidr::Cidr;
+use super::dns::Cluster;
 use super::files::NodeFiles;
+
+/// The bridge of an agent's pods.
+pub const BRIDGE: &str = "daemonlet0";
 
 /// What has to be known of the node.
 #[derive(Debug, Clone)]
@@ -18,11 +22,14 @@ pub struct Config {
     pub cgroup_root: String,
     pub cgroup_driver: Driver,
     pub cni_bin_dirs: Vec<PathBuf>,
+    /// The node's own network configurations: only read.
+    pub cni_conf_dir: PathBuf,
     /// One of a family, the first of which gives `podIP`.
     pub pod_cidrs: Vec<Cidr>,
     /// The bridge's name, so that several nodes may run in one network namespace; at most 15 letters.
     pub bridge: String,
     pub node_files: NodeFiles,
+    pub cluster: Cluster,
 }
 
 /// Why the node's sandboxes cannot be served at all.

@@ -11,6 +11,10 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::libc::O_NOFOLLOW;
+use pod::spec::{HostAlias, Naming};
+
+use super::called::Called;
+use super::dns::{self, Cluster, Settings};
 
 /// A node's hosts file or resolv.conf longer than this is cut at a line's end.
 const NODE_FILE_MAX: u64 = 400 * 1024;
@@ -20,6 +24,7 @@ const SHM_MODE: u32 = 0o1777;
 
 const HOSTS_HEADER: &str = "# Kubernetes-managed hosts file.\n";
 const HOST_NETWORK_HEADER: &str = "# Kubernetes-managed hosts file (host network).\n";
+const ALIASES_HEADER: &str = "# Entries added by HostAliases.\n";
 const LOCALHOST: &str = "127.0.0.1\tlocalhost\n\
     ::1\tlocalhost ip6-localhost ip6-loopback\n\
     fe00::0\tip6-localnet\n\
@@ -41,9 +46,11 @@ impl Default for NodeFiles {
 }
 
 /// What the files of a pod depend on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Wanted<'a> {
-    pub hostname: &'a str,
+    pub called: &'a Called,
+    pub naming: &'a Naming,
+    pub namespace: &'a str,
     pub host_network: bool,
     pub host_ipc: bool,
 }
@@ -59,25 +66,43 @@ pub enum FilesError {
 }
 
 /// Makes and writes everything. Idempotent; the pod's addresses come later, by [`write_hosts`].
-pub fn make(pod_dir: &Path, wanted: &Wanted<'_>, node: &NodeFiles) -> Result<(), FilesError> {
+pub fn make(pod_dir: &Path, wanted: &Wanted<'_>, node: &NodeFiles, cluster: &Cluster) -> Result<(), FilesError> {
     let etc = pod_dir.join("etc");
     directory(&etc, ETC_MODE)?;
     if !wanted.host_ipc {
         directory(&pod_dir.join("shm"), SHM_MODE)?;
     }
-    write(&etc.join("hostname"), &format!("{}\n", wanted.hostname))?;
-    write(&etc.join("resolv.conf"), &resolv_conf(wanted.host_network, node)?)?;
+    write(&etc.join("hostname"), &format!("{}\n", wanted.called.kernel))?;
+    let settings = dns_settings(wanted.naming, wanted.host_network, wanted.namespace, (node, cluster))?;
+    write(&etc.join("resolv.conf"), &dns::text(&settings))?;
     let hosts = if wanted.host_network {
-        format!("{HOST_NETWORK_HEADER}{}", read_node(&node.etc.join("hosts"))?)
+        let aliases = aliases(&wanted.naming.host_aliases);
+        format!("{HOST_NETWORK_HEADER}{}{aliases}", read_node(&node.etc.join("hosts"))?)
     } else {
-        hosts(wanted.hostname, &[])
+        hosts(wanted.called, &wanted.naming.host_aliases, &[])
     };
     write(&etc.join("hosts"), &hosts)
 }
 
+/// What resolv.conf says, for plugins that want to know it too.
+pub fn dns_settings(
+    naming: &Naming,
+    host_network: bool,
+    namespace: &str,
+    (node, cluster): (&NodeFiles, &Cluster),
+) -> Result<Settings, FilesError> {
+    let of_node = resolv_conf(host_network, node)?;
+    Ok(dns::settings(naming, host_network, namespace, cluster, &of_node))
+}
+
 /// Completes /etc/hosts with the pod's addresses, in place: a container may have it mounted already.
-pub fn write_hosts(pod_dir: &Path, hostname: &str, addresses: &[IpAddr]) -> Result<(), FilesError> {
-    write(&pod_dir.join("etc/hosts"), &hosts(hostname, addresses))
+pub fn write_hosts(
+    pod_dir: &Path,
+    called: &Called,
+    host_aliases: &[HostAlias],
+    addresses: &[IpAddr],
+) -> Result<(), FilesError> {
+    write(&pod_dir.join("etc/hosts"), &hosts(called, host_aliases, addresses))
 }
 
 /// Container path to host path of every file that [`make`] made.
@@ -99,20 +124,26 @@ pub fn missing(pod_dir: &Path, host_ipc: bool) -> Option<String> {
     places(pod_dir, host_ipc).into_values().find(gone).map(|path| format!("{} is gone", path.display()))
 }
 
-/// A pod's name as its hostname: at most 63 letters, not ending in `-` or `.` (Kubernetes).
-pub fn hostname(pod_name: &str) -> String {
-    const HOSTNAME_MAX: usize = 63;
-    let cut: String = pod_name.chars().take(HOSTNAME_MAX).collect();
-    if cut.len() < pod_name.len() { cut.trim_end_matches(['-', '.']).to_owned() } else { cut }
+/// The pod by each of its addresses, with its full name first where it has one (kubelet).
+fn hosts(called: &Called, host_aliases: &[HostAlias], addresses: &[IpAddr]) -> String {
+    let names = match &called.domain {
+        Some(domain) => format!("{host}.{domain}\t{host}", host = called.host),
+        None => called.host.clone(),
+    };
+    let own: String = addresses.iter().map(|address| format!("{address}\t{names}\n")).collect();
+    format!("{HOSTS_HEADER}{LOCALHOST}{own}{}", aliases(host_aliases))
 }
 
-fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
-    let own: String = addresses.iter().map(|address| format!("{address}\t{hostname}\n")).collect();
-    format!("{HOSTS_HEADER}{LOCALHOST}{own}")
+fn aliases(aliases: &[HostAlias]) -> String {
+    if aliases.is_empty() {
+        return String::new();
+    }
+    let line = |HostAlias { ip, hostnames }: &HostAlias| format!("{ip}\t{}\n", hostnames.join("\t"));
+    format!("\n{ALIASES_HEADER}{}", aliases.iter().map(line).collect::<String>())
 }
 
-/// The node's resolv.conf; systemd-resolved's list of real servers where the node's names only the stub on 127.0.0.53,
-/// which a pod with a network of its own cannot reach.
+/// The node's resolv.conf; systemd-resolved's list of real servers where the node's names only its stubs, which a pod with
+/// a network of its own cannot reach.
 fn resolv_conf(host_network: bool, node: &NodeFiles) -> Result<String, FilesError> {
     let own = read_node(&node.etc.join("resolv.conf"))?;
     if !host_network && only_stub(&own) && node.resolved.exists() {
@@ -123,7 +154,7 @@ fn resolv_conf(host_network: bool, node: &NodeFiles) -> Result<String, FilesErro
 
 fn only_stub(resolv_conf: &str) -> bool {
     let mut servers = resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("nameserver")).peekable();
-    servers.peek().is_some() && servers.all(|server| server.trim() == "127.0.0.53")
+    servers.peek().is_some() && servers.all(|server| matches!(server.trim(), "127.0.0.53" | "127.0.0.54"))
 }
 
 /// A file of the node's as text, empty when there is none, cut at a line's end when it is too long.
@@ -174,17 +205,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_names_localhost_then_the_pod_by_each_address() {
-        let text = hosts("web-0", &["198.18.0.2".parse().unwrap(), "fd00::2".parse().unwrap()]);
+    fn hosts_names_localhost_then_the_pod_by_each_address_then_the_aliases() {
+        let mut called = Called { host: "web-0".into(), domain: None, kernel: "web-0".into() };
+        let addresses = ["198.18.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        let text = hosts(&called, &[], &addresses);
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost "));
         assert!(text.ends_with("198.18.0.2\tweb-0\nfd00::2\tweb-0\n"));
-    }
-
-    #[test]
-    fn a_long_pod_name_becomes_a_valid_hostname() {
-        assert_eq!(hostname("web-0"), "web-0");
-        assert_eq!(hostname(&"a".repeat(80)).len(), 63);
-        assert_eq!(hostname(&format!("{}-.b", "a".repeat(61))), "a".repeat(61));
+        called.domain = Some("db.default.svc.cluster.local".into());
+        let foo = HostAlias { ip: "1.2.3.4".parse().unwrap(), hostnames: vec!["foo".into(), "bar".into()] };
+        let text = hosts(&called, &[foo], &addresses[..1]);
+        assert!(
+            text.ends_with(
+                "198.18.0.2\tweb-0.db.default.svc.cluster.local\tweb-0\n\n# Entries added by HostAliases.\n1.2.3.4\tfoo\tbar\n"
+            ),
+            "{text}"
+        );
     }
 
     #[test]

@@ -21,9 +21,11 @@
 //! done inline, in tens of microseconds.
 
 mod addresses;
+mod called;
 pub mod cgroups;
 pub mod cni;
 mod config;
+mod dns;
 mod files;
 mod inspect;
 mod mounts;
@@ -47,12 +49,15 @@ use pod::record::Record;
 use pod::spec::{PodTemplate, Volume};
 
 use crate::seams::{Sandbox, Sandboxes, StepError};
+use called::Called;
 use cgroups::Cgroups;
 use cgroups::Limits;
+use cni::wishes::Wishes;
 use cni::{Network, NetworkConfig, PodNames};
 
 pub use cgroups::Driver;
-pub use config::{Config, OpenError};
+pub use config::{BRIDGE, Config, OpenError};
+pub use dns::Cluster;
 pub use files::NodeFiles;
 
 /// Kubernetes' reasons.
@@ -96,6 +101,7 @@ impl NodeSandboxes {
             bridge: config.bridge.clone(),
             cidrs: config.pod_cidrs.clone(),
             bin_dirs: config.cni_bin_dirs.clone(),
+            conf_dir: config.cni_conf_dir.clone(),
             records: config.state_dir.join("network"),
             reservations: config.state_dir.join("cni"),
         });
@@ -144,6 +150,7 @@ impl Sandboxes for NodeSandboxes {
         let uid = &record.uid;
         check_uid(uid, CREATE)?;
         let shared = &self.shared;
+        let called = shared.called(record, template)?;
         // An address of a namespace that is gone is given back before there is a new one.
         let netns = shared.netns(uid);
         if shared.network.is_stale(uid, &netns).map_err(|e| step(CREATE, &e))? {
@@ -151,10 +158,11 @@ impl Sandboxes for NodeSandboxes {
         }
         let making = {
             let (shared, uid) = (shared.clone(), uid.clone());
-            let hostname = shared.hostname(record, template);
+            let (naming, namespace) = (template.spec.naming.clone(), record.workload.namespace.clone());
             let (host_network, host_ipc) = (template.spec.host_network, template.spec.host_ipc);
             blocking(move || {
-                let wanted = files::Wanted { hostname: &hostname, host_network, host_ipc };
+                let (called, naming, namespace) = (&called, &naming, namespace.as_str());
+                let wanted = files::Wanted { called, naming, namespace, host_network, host_ipc };
                 shared.make(&uid, &wanted).map_err(|error| step(CREATE, &*error))
             })
         };
@@ -174,9 +182,11 @@ impl Sandboxes for NodeSandboxes {
         }
         let shared = &self.shared;
         let names = PodNames { namespace: &record.workload.namespace, name: &record.name };
-        let connected = shared.network.connect(&record.uid, names, &shared.netns(&record.uid)).await;
+        let wishes = shared.wishes(record, template).map_err(|error| step(CREATE, &error))?;
+        let connected = shared.network.connect(&record.uid, names, &shared.netns(&record.uid), &wishes).await;
         let addresses = connected.map_err(|error| step(CREATE, &error))?;
-        files::write_hosts(&shared.pod_dir(&record.uid), &shared.hostname(record, template), &addresses)
+        let called = shared.called(record, template)?;
+        files::write_hosts(&shared.pod_dir(&record.uid), &called, &template.spec.naming.host_aliases, &addresses)
             .map_err(|error| step(CREATE, &error))?;
         Ok(addresses)
     }
@@ -198,7 +208,7 @@ impl Sandboxes for NodeSandboxes {
             cgroup: shared.cgroups.parent(uid, pod::qos::class(spec)),
             files: files::places(&shared.pod_dir(uid), spec.host_ipc),
             volumes: shared.volumes(uid, &spec.volumes).await?,
-            hostname: shared.hostname(record, template),
+            hostname: shared.called(record, template)?.kernel,
             host_ips: self.node_ips(),
             pod_ips,
         })
@@ -245,15 +255,17 @@ impl Shared {
         self.pod_dir(uid).join("ns/net")
     }
 
-    fn hostname(&self, record: &Record, template: &PodTemplate) -> String {
-        if template.spec.host_network {
-            nix::unistd::gethostname()
-                .ok()
-                .and_then(|name| name.into_string().ok())
-                .unwrap_or_else(|| self.config.node_name.clone())
-        } else {
-            files::hostname(&record.name)
+    fn called(&self, record: &Record, template: &PodTemplate) -> Result<Called, StepError> {
+        match template.spec.host_network {
+            true => Ok(Called::as_the_node(&self.config.node_name)),
+            false => Called::of(record, template, &self.config.cluster.domain).map_err(|error| step(CREATE, &error)),
         }
+    }
+
+    fn wishes(&self, record: &Record, template: &PodTemplate) -> Result<Wishes, files::FilesError> {
+        let places = (&self.config.node_files, &self.config.cluster);
+        let dns = files::dns_settings(&template.spec.naming, false, &record.workload.namespace, places)?;
+        Ok(Wishes::of(template, &dns, &self.config.pod_cidrs))
     }
 
     /// Namespaces and files. Blocking.
@@ -263,9 +275,9 @@ impl Shared {
         mounts::tmpfs(&pod_dir, POD_DIR_OPTIONS)?;
         let kinds = namespaces::own_kinds(wanted.host_network, wanted.host_ipc);
         if !kinds.iter().all(|kind| namespaces::is_pinned(&ns.join(kind.file()))) {
-            namespaces::make(&ns, &kinds, wanted.hostname)?;
+            namespaces::make(&ns, &kinds, &wanted.called.kernel)?;
         }
-        Ok(files::make(&pod_dir, wanted, &self.config.node_files)?)
+        Ok(files::make(&pod_dir, wanted, &self.config.node_files, &self.config.cluster)?)
     }
 
     /// Namespaces, files, directories: everything but network and cgroup. Blocking.

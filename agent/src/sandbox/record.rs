@@ -1,8 +1,8 @@
 //! What is remembered of a pod's network: one small file per pod, written before an address is asked for.
 //!
 //! Driven by `cni`. A file without a result says that an ADD was begun: whatever it got has to be given back. The files
-//! survive the agent (the page cache keeps them); they are not synced, because a power cut ends every network namespace
-//! anyway and what it leaves of an address is found in the address plugin's own directory (`cni`).
+//! survive the agent (the page cache keeps them). Those of our own network are not synced, because a power cut ends every
+//! network namespace anyway and what it leaves of an address is found in the address plugin's own directory (`cni`).
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -30,6 +30,12 @@ pub struct NetworkRecord {
     pub args: String,
     /// The plugins' configurations in the order of the ADD, complete.
     pub plugins: Vec<serde_json::Value>,
+    /// The node's configuration file that they come from; None: our own network.
+    #[serde(default)]
+    pub file: Option<PathBuf>,
+    /// The configuration asks not to be checked.
+    #[serde(default)]
+    pub no_check: bool,
     /// What the last plugin answered; None: the ADD has not ended well (yet).
     pub result: Option<serde_json::Value>,
     /// From the result, without prefixes; the first is `podIP`.
@@ -66,12 +72,16 @@ pub fn read(directory: &Path, uid: &Uid) -> io::Result<Found> {
     })
 }
 
-/// Written beside and renamed: another reader sees the old or the new one.
-pub fn write(directory: &Path, record: &NetworkRecord) -> io::Result<()> {
+/// Written beside and renamed: another reader sees the old or the new one. A durable one is there after a power cut too.
+pub fn write(directory: &Path, record: &NetworkRecord, durable: bool) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let beside = directory.join(format!(".{}.tmp", record.uid));
     fs::write(&beside, serde_json::to_vec(record)?)?;
-    fs::rename(&beside, path(directory, &record.uid))
+    if durable {
+        fs::File::open(&beside)?.sync_all()?;
+    }
+    fs::rename(&beside, path(directory, &record.uid))?;
+    if durable { fs::File::open(directory)?.sync_all() } else { Ok(()) }
 }
 
 /// Ok when there is none.
@@ -112,6 +122,8 @@ mod tests {
             netns_number: 7,
             args: String::new(),
             plugins: vec![],
+            file: None,
+            no_check: false,
             result: None,
             addresses: vec!["198.18.0.2".parse().unwrap()],
         }
@@ -122,7 +134,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let uid = record().uid;
         assert!(matches!(read(dir.path(), &uid).unwrap(), Found::Nothing));
-        write(dir.path(), &record()).unwrap();
+        write(dir.path(), &record(), true).unwrap();
         assert!(matches!(read(dir.path(), &uid).unwrap(), Found::Record(r) if *r == record()));
         assert_eq!(list(dir.path()).unwrap(), std::slice::from_ref(&uid));
         fs::write(path(dir.path(), &uid), "").unwrap();

@@ -46,6 +46,7 @@ pub fn view() -> PodView {
         priority_class: None,
         runtime_class: None,
         placement: Placement::default(),
+        naming: Default::default(),
         image_pull_secrets: Vec::new(),
     };
     let workload = WorkloadKey { namespace: "kube-system".into(), kind: WorkloadKind::DaemonSet, name: "ds".into() };

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use agent::sandbox::{Config, Driver, NodeFiles, NodeSandboxes};
+use agent::sandbox::{Cluster, Config, Driver, NodeFiles, NodeSandboxes};
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 use pod::desired::{Origin, Source};
@@ -35,9 +35,11 @@ impl Node {
             cgroup_root: self.cgroup_root.clone(),
             cgroup_driver: Driver::Cgroupfs,
             cni_bin_dirs: vec![self.bin_dir.clone(), PLUGINS.into()],
+            cni_conf_dir: self.dir.path().join("net.d"),
             pod_cidrs: vec!["198.18.0.0/15".parse().unwrap()],
             bridge: "daemonlet0".into(),
             node_files: NodeFiles { etc: self.dir.path().join("etc"), resolved: self.dir.path().join("resolved") },
+            cluster: Cluster::default(),
         }
     }
 
@@ -111,8 +113,16 @@ pub fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce(std::sync::Arc<Node>)
         });
         assert_eq!(node.mounts(), Vec::<PathBuf>::new(), "mounts are left");
         assert_eq!(node.cgroups(), Vec::<PathBuf>::new(), "cgroups are left");
-        let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-        assert!(!links.contains("veth") && !links.contains("daemonlet0"), "{links}");
+        // The kernel ends a network namespace, and with it the node's half of a pair, after the last mount of it is gone.
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+            if !links.contains("veth") && !links.contains("daemonlet0") {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "links are left: {links}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     };
     std::thread::spawn(body).join().unwrap();
 }
@@ -179,6 +189,7 @@ pub fn template() -> PodTemplate {
             priority_class: None,
             runtime_class: None,
             placement: Placement::default(),
+            naming: Default::default(),
             image_pull_secrets: Vec::new(),
         },
     }

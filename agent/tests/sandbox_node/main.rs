@@ -6,8 +6,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
+mod configurations;
 mod fixture;
+mod names;
 mod network;
+mod ports;
 
 use std::fs;
 use std::net::IpAddr;

@@ -239,6 +239,7 @@ impl TestPod {
                 priority_class: None,
                 runtime_class: None,
                 placement: Placement::default(),
+                naming: Default::default(),
                 image_pull_secrets: Vec::new(),
             },
         };

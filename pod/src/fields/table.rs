@@ -34,7 +34,6 @@ const NO_ACCOUNT: &str = "there is no API server to talk to, so no token is moun
 const NO_VOLUME: &str = "not built yet: only hostPath volumes can be used";
 const CLOUD_VOLUME: &str = "not supported: mount it on the host and use hostPath";
 const NO_PROBE: &str = "not built yet: remove the probe";
-const NO_NAME: &str = "not built yet: the host name is the pod's name, or the node's with hostNetwork";
 const WINDOWS: &str = "for Windows nodes only";
 
 /// Any object.
@@ -67,7 +66,7 @@ pub(super) const UNNAMED: &[Field] = &[
 #[rustfmt::skip]
 pub(super) const METADATA: &[Field] = &[
     row("labels", TextMap, Honoured("")),
-    row("annotations", TextMap, Honoured("`daemonlet.dev/standby: \"true\"` keeps a created successor waiting")),
+    row("annotations", TextMap, Honoured("`daemonlet.dev/standby: \"true\"` keeps a created successor waiting; `kubernetes.io/ingress-bandwidth` and `egress-bandwidth` limit a pod with a network of its own when it is connected")),
     row("uid", Any, NoEffect("every new pod gets a new uid")),
     row("resourceVersion", Any, NoEffect(CLUSTER)),
     row("generation", Any, NoEffect(CLUSTER)),
@@ -130,8 +129,8 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("containers[].ports[].name", Text, Honoured("")),
     row("containers[].ports[].containerPort", Integer, Honoured("for show: a container may listen where it likes")),
     row("containers[].ports[].protocol", Text, Honoured("TCP (default), UDP, SCTP")),
-    row("containers[].ports[].hostPort", Integer, Honoured("only with hostNetwork, and equal to containerPort")),
-    row("containers[].ports[].hostIP", Text, Only("", "not built yet: the port is open on every address of the node")),
+    row("containers[].ports[].hostPort", Integer, Honoured("on every address of the node and on 127.0.0.1 (not ::1); a port that another pod has is refused; with hostNetwork equal to containerPort")),
+    row("containers[].ports[].hostIP", Text, Honoured("an address of the node; default: all")),
     row("containers[].resources", Object, Honoured("")),
     row("containers[].resources.limits", QuantityMap, Honoured("cpu, memory; ephemeral-storage without effect. No container swaps on cgroup v2; on v1 none beyond its memory limit")),
     row("containers[].resources.requests", QuantityMap, Honoured("cpu, memory; default: the limits; ephemeral-storage without effect")),
@@ -268,13 +267,20 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("priority", Integer, Honoured("orders starts, and admission beyond the maximum number of pods")),
     row("priorityClassName", Text, Honoured("system-node-critical and system-cluster-critical have their values; others count as `priority` says, else 0")),
     row("preemptionPolicy", Text, NoEffect(SCHEDULER)),
-    row("dnsPolicy", Text, Honoured("ClusterFirst, ClusterFirstWithHostNet, Default: all give the node's resolv.conf; None is not built yet")),
-    row("dnsConfig", Object, Refused("not built yet: containers get the node's resolv.conf")),
-    row("hostAliases", Objects, Refused("not built yet: /etc/hosts holds the pod's own name")),
-    row("hostname", Text, Refused(NO_NAME)),
-    row("hostnameOverride", Text, Refused(NO_NAME)),
-    row("subdomain", Text, Refused(NO_NAME)),
-    row("setHostnameAsFQDN", Boolean, Only("false", NO_NAME)),
+    row("dnsPolicy", Text, Honoured("ClusterFirst (default), ClusterFirstWithHostNet, Default, None; without `--cluster-dns` the first two give the node's resolv.conf")),
+    row("dnsConfig", Object, Honoured("added to what dnsPolicy gives; a resolv.conf has at most 3 name servers and 32 search domains of 2048 characters, what is more is left out")),
+    row("dnsConfig.nameservers", Texts, Honoured("at most 3 addresses; needed with dnsPolicy None")),
+    row("dnsConfig.searches", Texts, Honoured("at most 32, 2048 characters in all")),
+    row("dnsConfig.options", Objects, Honoured("")),
+    row("dnsConfig.options[].name", Text, Honoured("replaces an option of this name that dnsPolicy gives")),
+    row("dnsConfig.options[].value", Text, Honoured("")),
+    row("hostAliases", Objects, Honoured("lines of /etc/hosts, with hostNetwork too")),
+    row("hostAliases[].ip", Text, Honoured("")),
+    row("hostAliases[].hostnames", Texts, Honoured("")),
+    row("hostname", Text, Honoured("at most 63 characters; default: the pod's name, cut to 63; with hostNetwork the node's")),
+    row("hostnameOverride", Text, Refused("not built yet: use hostname, and subdomain with setHostnameAsFQDN")),
+    row("subdomain", Text, Honoured("/etc/hosts names the pod `hostname.subdomain.namespace.svc.<--cluster-domain>` too")),
+    row("setHostnameAsFQDN", Boolean, Honoured("with subdomain; a name of more than 64 characters cannot be set, and the pod says so")),
     row("enableServiceLinks", Boolean, NoEffect("there are no Services on this node")),
     row("serviceAccountName", Text, NoEffect(NO_ACCOUNT)),
     row("serviceAccount", Text, NoEffect(NO_ACCOUNT)),

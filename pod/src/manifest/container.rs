@@ -1,6 +1,7 @@
 //! One entry of `spec.containers`, with Kubernetes' defaults and rules.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::findings::{At, Findings};
 use super::{env, names, pod, resources, security};
@@ -66,12 +67,16 @@ pub fn across(items: &[At<'_>], containers: &[Container], pod: &Pod<'_>, finding
     for item in items {
         env::check_containers(item, &names, findings);
         for port in item.list("ports", findings) {
-            let number = port.node.get("containerPort").map(|p| &p.value);
-            let Some(number) = number.and_then(super::findings::integral) else { continue };
-            let protocol = port.node.get("protocol").and_then(|p| p.text()).unwrap_or("TCP");
-            if pod.host_network && !open.insert((number, protocol)) {
-                let reason = format!("port {number}/{protocol} is taken twice on the node, since hostNetwork is true");
-                findings.rule(&port, reason);
+            let number = |key: &str| {
+                let number = super::findings::integral(&port.node.get(key)?.value)?;
+                (number != 0).then_some(number)
+            };
+            let taken = number("hostPort").or_else(|| number("containerPort").filter(|_| pod.host_network));
+            let Some(taken) = taken else { continue };
+            let text = |key: &str| port.node.get(key).and_then(|p| p.text()).unwrap_or_default();
+            let protocol = if text("protocol").is_empty() { "TCP" } else { text("protocol") };
+            if !open.insert((taken, protocol, text("hostIP"))) {
+                findings.rule(&port, format!("port {taken}/{protocol} of the node is taken twice by this pod"));
             }
         }
     }
@@ -208,19 +213,35 @@ fn ports(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Vec<ContainerPo
         let Some(port) = item.need("containerPort", findings).and_then(|at| port_number(&at, findings)) else {
             continue;
         };
-        if let Some(at) = item.get("hostPort")
-            && let Some(host_port) = at.integer(findings)
-            && host_port != 0
-        {
-            if !pod.host_network {
-                findings.impossible(&at, "not built yet without hostNetwork: set hostNetwork, or leave hostPort out");
-            } else if host_port != i128::from(port) {
-                findings.impossible(&at, format!("must be {port}, the containerPort, since hostNetwork is true"));
-            }
-        }
-        ports.push(ContainerPort { name, port, protocol: protocol.to_owned() });
+        let host_port = host_port(&item, port, pod, findings);
+        let host_ip = host_ip(&item, findings);
+        ports.push(ContainerPort { name, port, protocol: protocol.to_owned(), host_port, host_ip });
     }
     ports
+}
+
+/// 0 counts as absent, as in Kubernetes; with hostNetwork every port is the node's.
+fn host_port(port: &At<'_>, number: u16, pod: &Pod<'_>, findings: &mut Findings) -> Option<u16> {
+    let own = pod.host_network.then_some(number);
+    let Some(at) = port.get("hostPort") else { return own };
+    if super::findings::integral(&at.node.value) == Some(0) {
+        return own;
+    }
+    let asked = port_number(&at, findings)?;
+    if pod.host_network && asked != number {
+        findings.impossible(&at, format!("must be {number}, the containerPort, since hostNetwork is true"));
+    }
+    Some(asked)
+}
+
+fn host_ip(port: &At<'_>, findings: &mut Findings) -> Option<IpAddr> {
+    let at = port.get("hostIP")?;
+    let text = at.text(findings).filter(|text| !text.is_empty())?;
+    let address = text.parse().ok();
+    if address.is_none() {
+        findings.impossible(&at, format!("{} is no IP address", names::shown(text)));
+    }
+    address
 }
 
 fn port_number(at: &At<'_>, findings: &mut Findings) -> Option<u16> {

@@ -12,6 +12,7 @@ mod env;
 mod findings;
 mod json;
 mod names;
+mod naming;
 mod placement;
 mod pod;
 pub mod quantity;
@@ -199,4 +200,15 @@ fn line_of(bytes: &[u8], at: usize) -> u32 {
 
 fn whole(file: &str, line: u32, reason: impl Into<String>) -> Rejection {
     Rejection { file: file.to_owned(), line, path: String::new(), reason: reason.into() }
+}
+
+/// A number as `spec.containers[].ports[]` has them, also of a recorded document: 80 and 80.0.
+pub(crate) fn whole_number(value: &serde_json::Value) -> Option<u16> {
+    match (value.as_u64(), value.as_f64()) {
+        (Some(whole), _) => u16::try_from(whole).ok(),
+        (None, Some(float)) if float.fract() == 0.0 && (0.0..=f64::from(u16::MAX)).contains(&float) => {
+            Some(float as u16)
+        }
+        _ => None,
+    }
 }

@@ -20,6 +20,18 @@ pub fn dns_subdomain(text: &str) -> Option<String> {
     })
 }
 
+/// Search domains of a resolv.conf: as a subdomain, also with `_`, with a dot at its end, or the root alone (`.`).
+pub fn search_domain(text: &str) -> Option<String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let good = text == "." || is_dns_subdomain(&name.replace('_', "x"));
+    (!good).then(|| {
+        format!(
+            "{} is not a search domain: at most 253 lower-case letters, digits, `-`, `_` and `.`, a letter or digit at both ends of each part",
+            shown(text)
+        )
+    })
+}
+
 /// Keys of labels, annotations and taints: `name` or `prefix.example.com/name`.
 pub fn qualified(text: &str) -> Option<String> {
     let (prefix, name) = match text.split_once('/') {
@@ -121,6 +133,7 @@ mod tests {
                 &["a", "k8s-app", "A_b.c", "example.com/Name"],
                 &["", "/a", "a/", "a/b/c", "-a", "UP.com/a", &long],
             ),
+            (search_domain, &[".", "a.b", "a.b.", "_tcp.a"], &["", "..", "a b", "a\nnameserver", "-a"]),
             (label_value, &["", "a", "A.b_c"], &["-a", "a b", "a/", &long]),
             (env, &["A", "a.b-c", "1"], &["", "A=B", "a\nb", "ä"]),
             (port, &["http", "a1"], &["", "80", "HTTP", "a--b", "-a", "abcdefghijklmnop"]),

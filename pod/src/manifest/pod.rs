@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::findings::{At, Findings};
-use super::{container, names, placement, secret, security};
+use super::{container, names, naming, placement, secret, security};
 use crate::spec::{
-    AppArmor, Container, HostPathKind, PodSpec, PodTemplate, RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
+    AppArmor, Container, EGRESS_BANDWIDTH_ANNOTATION, HostPathKind, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
+    RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
 };
 
 /// Bytes of all annotations of one object, as in Kubernetes.
@@ -36,6 +37,7 @@ pub fn labels(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, St
 fn annotations(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, String> {
     let annotations = text_map(metadata, "annotations", findings, |key, value| match key {
         STANDBY_ANNOTATION if !matches!(value, "true" | "false") => Some("must be \"true\" or \"false\"".to_owned()),
+        INGRESS_BANDWIDTH_ANNOTATION | EGRESS_BANDWIDTH_ANNOTATION => bandwidth(value),
         key => names::qualified(&key.to_lowercase()),
     });
     let size: usize = annotations.iter().map(|(k, v)| k.len() + v.len()).sum();
@@ -45,6 +47,15 @@ fn annotations(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, S
         findings.rule(&at, format!("annotations have {size} bytes, more than the {MAX_ANNOTATIONS_BYTES} allowed"));
     }
     annotations
+}
+
+/// Kubernetes' bounds: a kilobit to a petabit a second.
+fn bandwidth(value: &str) -> Option<String> {
+    const LEAST: i128 = 1_000;
+    const MOST: i128 = 1_000_000_000_000_000;
+    let bits = super::quantity::parse(value).map(|quantity| quantity.milli / 1000);
+    let good = bits.is_some_and(|bits| (LEAST..=MOST).contains(&bits));
+    (!good).then(|| format!("{} is no bandwidth such as 10M: bits a second from 1k to 1P", names::shown(value)))
 }
 
 /// A mapping of texts; `judge` says what is wrong with an entry.
@@ -84,7 +95,6 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         Some("Never") => RestartPolicy::Never,
         Some(other) => one_of(spec, "restartPolicy", other, &["Always", "OnFailure", "Never"], findings)?,
     };
-    dns_policy(spec, findings);
     let (priority, priority_class) = priority(spec, findings);
     Some(PodSpec {
         containers,
@@ -97,6 +107,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         priority_class,
         runtime_class: runtime_class(spec, findings),
         placement: placement::read(spec, findings),
+        naming: naming::read(spec, findings),
         image_pull_secrets: secret::names_in(spec, findings),
         volumes,
     })
@@ -222,27 +233,6 @@ fn grace(spec: &At<'_>, findings: &mut Findings) -> Duration {
     }
     // Kubernetes reads an int64 and treats a negative one as 1.
     Duration::from_secs(if seconds < 0 { 1 } else { u64::try_from(seconds).unwrap_or(u64::MAX).min(i64::MAX as u64) })
-}
-
-fn dns_policy(spec: &At<'_>, findings: &mut Findings) {
-    match spec.text_in("dnsPolicy", findings) {
-        None | Some("ClusterFirst" | "ClusterFirstWithHostNet" | "Default") => {}
-        Some(other) => {
-            let Some(at) = spec.get("dnsPolicy") else { return };
-            findings.rule(
-                &at,
-                match other {
-                    "None" => {
-                        "None is not built yet, because dnsConfig is not: leave it out to get the node's resolv.conf"
-                            .to_owned()
-                    }
-                    other => {
-                        format!("{} is not one of ClusterFirst, ClusterFirstWithHostNet, Default", names::shown(other))
-                    }
-                },
-            );
-        }
-    }
 }
 
 /// The empty name is the node's usual runtime, as in Kubernetes.

@@ -221,6 +221,29 @@ fn every_honoured_field_arrives() {
 }
 
 #[test]
+fn what_names_a_pod_and_its_neighbours_arrives() {
+    let text = with(
+        "hostPID: on",
+        "hostname: web\n  subdomain: db\n  setHostnameAsFQDN: true\n  dnsPolicy: None\n  \
+         dnsConfig: {nameservers: [1.1.1.1, \"fd00::1\"], searches: [a.b, .], options: [{name: ndots, value: \"2\"}, {name: edns0}]}\n  \
+         hostAliases: [{ip: 1.2.3.4, hostnames: [foo, bar.x]}]",
+    );
+    let naming = &pod(&text).template.spec.naming;
+    assert_eq!((naming.hostname.as_deref(), naming.subdomain.as_deref()), (Some("web"), Some("db")));
+    assert!(naming.fqdn_as_hostname);
+    assert_eq!(naming.dns_policy, crate::spec::DnsPolicy::None);
+    assert_eq!(naming.dns.nameservers.len(), 2);
+    assert_eq!(naming.dns.searches, ["a.b", "."]);
+    assert_eq!(naming.dns.options[0].value.as_deref(), Some("2"));
+    assert_eq!(naming.dns.options[1].value, None);
+    assert_eq!(naming.host_aliases[0].hostnames, ["foo", "bar.x"]);
+    let searches = (0..33).map(|i| format!("d{i}")).collect::<Vec<_>>().join(", ");
+    let refused = of(&with("hostPID: on", &format!("dnsConfig: {{searches: [{searches}]}}")));
+    let reasons: Vec<String> = refused.rejections().map(ToString::to_string).collect();
+    assert!(reasons[0].contains("spec.dnsConfig.searches: has 33 search domains"), "{reasons:?}");
+}
+
+#[test]
 fn what_is_refused_is_refused_by_path_and_line() {
     let cases: &[(&str, &str, &str)] = &[
         ("  hostPID: on", "  hostPid: on", "10: spec.hostPid: unknown field: did you mean `hostPID`?"),
@@ -240,7 +263,42 @@ fn what_is_refused_is_refused_by_path_and_line() {
             "restartPolicy: Sometimes",
             "10: spec.restartPolicy: \"Sometimes\" is not one of Always, OnFailure, Never",
         ),
-        ("hostPID: on", "dnsPolicy: None", "10: spec.dnsPolicy: None is not built yet"),
+        ("hostPID: on", "dnsPolicy: Some", "10: spec.dnsPolicy: \"Some\" is not one of ClusterFirst, "),
+        (
+            "hostPID: on",
+            "dnsPolicy: None",
+            "10: spec.dnsPolicy: None takes everything from dnsConfig, which is missing",
+        ),
+        (
+            "hostPID: on",
+            "dnsPolicy: None\n  dnsConfig: {searches: [a]}",
+            "11: spec.dnsConfig: needs at least one name server, since dnsPolicy is None",
+        ),
+        (
+            "hostPID: on",
+            "dnsConfig: {nameservers: [1.1.1.1, 1.1.1.2, 1.1.1.3, 1.1.1.4]}",
+            "10: spec.dnsConfig.nameservers: has 4 name servers: at most 3",
+        ),
+        ("hostPID: on", "dnsConfig: {nameservers: [ns]}", "10: spec.dnsConfig.nameservers[0]: \"ns\" is no IP address"),
+        (
+            "hostPID: on",
+            "dnsConfig: {searches: [\"a\\nnameserver 1.1.1.1\"]}",
+            "10: spec.dnsConfig.searches[0]: \"a\\nnameserver 1.1.1.1\" is not a search domain",
+        ),
+        ("hostPID: on", "dnsConfig: {options: [{value: x}]}", "10: spec.dnsConfig.options[0].name: is missing"),
+        (
+            "hostPID: on",
+            "dnsConfig: {options: [{name: \"a b\"}]}",
+            "10: spec.dnsConfig.options[0].name: must be one word",
+        ),
+        ("hostPID: on", "hostAliases: [{ip: a}]", "10: spec.hostAliases[0].ip: \"a\" is no IP address"),
+        (
+            "hostPID: on",
+            "hostAliases: [{ip: 1.2.3.4, hostnames: [\"a b\"]}]",
+            "10: spec.hostAliases[0].hostnames[0]: \"a b\" is not a valid name",
+        ),
+        ("hostPID: on", "hostname: a.b", "10: spec.hostname: \"a.b\" is not a valid name: at most 63"),
+        ("hostPID: on", "subdomain: A", "10: spec.subdomain: \"A\" is not a valid name: at most 63"),
         ("hostPID: on", "hostUsers: false", "10: spec.hostUsers: not built yet"),
         ("hostPID: on", "priority: 5", "10: spec.priority: must be 2000001000"),
         ("Seconds: 010", "Seconds: -1", "12: spec.terminationGracePeriodSeconds: must be 0 or more seconds"),
@@ -340,6 +398,17 @@ fn what_is_refused_is_refused_by_path_and_line() {
             "38: spec.containers[0].resources.limits['nvidia.com/gpu']: not supported",
         ),
         ("cpu: 100m", "cpu: 2", "39: spec.containers[0].resources.requests.cpu: 2 is more than the limit, 1.5"),
+        (
+            "\"true\"}",
+            "\"true\", kubernetes.io/ingress-bandwidth: fast}",
+            "7: metadata.annotations['kubernetes.io/ingress-bandwidth']: \"fast\" is no bandwidth such as 10M",
+        ),
+        (
+            "containerPort: 80, hostPort: 80}",
+            "containerPort: 80}, {containerPort: 80}",
+            "40: spec.containers[0].ports[1]: port 80/TCP of the node is taken twice",
+        ),
+        ("hostPort: 80", "hostPort: 80, hostIP: x", "40: spec.containers[0].ports[0].hostIP: \"x\" is no IP address"),
         ("hostPort: 80", "hostPort: 81", "40: spec.containers[0].ports[0].hostPort: must be 80"),
         (
             "containerPort: 80, hostPort: 80",
@@ -623,7 +692,7 @@ fn record_is_read_back_and_forgives_what_is_only_a_rule() {
     let taken = pod(FULL);
     let mut older = serde_json::Value::clone(&taken.document);
     older["spec"]["goneField"] = json!(1);
-    older["spec"]["hostAliases"] = json!([{"ip": "1.2.3.4"}]);
+    older["spec"]["hostUsers"] = json!(false);
     older["metadata"]["labels"]["-bad"] = json!("x");
     let again = parse_recorded(&older, &taken.origin, &context()).unwrap();
     assert_eq!(again.template.spec, taken.template.spec);

@@ -47,7 +47,7 @@ fn static_files(files: Vec<Parsed>) -> Snapshot {
 
 fn recorded(key: &WorkloadKey, source: Source, file: &str) -> Recorded {
     let origin = Origin { source, file: file.into(), line: 1 };
-    Recorded { workload: key.clone(), name: format!("{}-xxxxx", key.name), origin, live: true }
+    Recorded { workload: key.clone(), name: format!("{}-xxxxx", key.name), origin, live: true, ports: Vec::new() }
 }
 
 fn node() -> Node {
@@ -262,6 +262,75 @@ proptest! {
             .filter(|k| there.set.wanted(k) != Wanted::Gone).collect();
         prop_assert!(newcomers == 0 || newcomers + kept.len() <= max_pods);
     }
+}
+
+fn with_ports(host_network: bool, ports: &[(u16, &str, Option<&str>)]) -> PodTemplate {
+    let mut template = sample::template(&["a"]);
+    template.spec.host_network = host_network;
+    template.spec.containers[0].ports = ports
+        .iter()
+        .map(|(port, protocol, ip)| crate::spec::ContainerPort {
+            name: None,
+            port: *port,
+            protocol: (*protocol).into(),
+            host_port: Some(*port),
+            host_ip: ip.map(|ip| ip.parse().unwrap()),
+        })
+        .collect();
+    template
+}
+
+fn taking(key: &WorkloadKey, live: bool, template: &PodTemplate) -> Recorded {
+    Recorded { ports: crate::ports::of_spec(&template.spec), live, ..recorded(key, Source::Static, "x.yaml") }
+}
+
+#[test]
+fn a_port_of_the_node_belongs_to_one_pod_and_who_was_admitted_keeps_it() {
+    let (a, b) = (sample::daemonset("a"), sample::daemonset("b"));
+    let template = with_ports(false, &[(80, "TCP", None)]);
+    let files = [static_files(vec![
+        file("a.yaml", vec![wants_template(1, &a, template.clone())]),
+        file("b.yaml", vec![wants_template(1, &b, with_ports(true, &[(80, "TCP", None)]))]),
+    ])];
+    let runs = |merged: &Merged, key: &WorkloadKey| matches!(merged.set.workloads[key], Wanted::Run(_));
+    let fresh = merged(&files, &[]);
+    assert!(runs(&fresh, &a) && !runs(&fresh, &b));
+    let with_record = merged(&files, &[taking(&b, true, &template)]);
+    assert!(!runs(&with_record, &a) && runs(&with_record, &b));
+    let Wanted::Hold { reason } = &with_record.set.workloads[&a] else { panic!() };
+    assert_eq!(
+        reason,
+        "spec.template.spec.containers[0].ports[0].hostPort: NodePorts: port 80/TCP of the node is taken by ds/default/b; give one of them another hostPort"
+    );
+    let refused = with_record.outcomes.iter().find_map(|o| match &o.fate {
+        Fate::Refused { rejections } => Some(rejections[0].path.clone()),
+        _ => None,
+    });
+    assert_eq!(refused.as_deref(), Some("spec.template.spec.containers[0].ports[0].hostPort"));
+    // Another protocol, another address, an own successor: no clash.
+    let other = with_ports(false, &[(80, "UDP", None), (81, "TCP", Some("127.0.0.1"))]);
+    let beside = with_ports(false, &[(80, "TCP", None), (81, "TCP", Some("127.0.0.2"))]);
+    let files = [static_files(vec![
+        file("a.yaml", vec![wants_template(1, &a, other.clone())]),
+        file("b.yaml", vec![wants_template(1, &b, beside)]),
+    ])];
+    let both = merged(&files, &[taking(&a, true, &other)]);
+    assert!(runs(&both, &a) && runs(&both, &b));
+}
+
+#[test]
+fn a_port_is_free_when_the_pod_that_had_it_is_gone_not_when_it_is_told_to_end() {
+    let (a, b) = (sample::daemonset("a"), sample::daemonset("b"));
+    let template = with_ports(false, &[(80, "TCP", None)]);
+    let files = [static_files(vec![file("b.yaml", vec![wants_template(1, &b, template.clone())])])];
+    for (records, runs) in [(vec![taking(&a, false, &template)], false), (vec![], true)] {
+        let merged = merged(&files, &records);
+        assert_eq!(matches!(merged.set.workloads[&b], Wanted::Run(_)), runs);
+    }
+    // An edit that asks for a port that another one has is not taken: what runs goes on.
+    let old = with_ports(false, &[(90, "TCP", None)]);
+    let merged = merged(&files, &[taking(&b, true, &old), taking(&a, true, &template)]);
+    assert!(matches!(merged.set.workloads[&b], Wanted::Hold { .. }));
 }
 
 #[test]

@@ -1,8 +1,11 @@
-//! The node's packet rules for its pods: their packets leave with the node's address, and may be forwarded.
+//! The node's packet rules for its pods: their packets leave with the node's address, and may be forwarded; none of them
+//! reaches what listens on the node's loopback only.
 //!
 //! Driven by `cni` beside an ADD. One set of rules for the whole pod network instead of a chain per pod: the bridge
 //! plugin's own (`ipMasq`) makes each ADD two to three times as long, and leaves its chains behind when a network
-//! namespace died before its DEL. Rules go to the ends of their chains, so that another program's refusals come first.
+//! namespace died before its DEL. Rules go to the ends of their chains, so that another program's refusals come first; the
+//! guard of the loopback goes first, so that nobody's permission comes before it. It is there because the plugin that maps
+//! ports makes the bridge take packets to 127.0.0.0/8 (route_localnet; CVE-2020-8558).
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -27,13 +30,22 @@ pub enum RuleError {
     Slow { program: &'static str },
 }
 
+/// A rule of one chain.
+struct Rule {
+    program: &'static str,
+    /// Where it goes: -A, the chain's end, or -I, its beginning.
+    add: &'static str,
+    /// Table, chain and matches.
+    words: Vec<String>,
+}
+
 /// Adds the rules that are not there.
 pub async fn ensure(bridge: &str, cidrs: &[Cidr]) -> Result<(), RuleError> {
-    for (program, rule) in rules(bridge, cidrs) {
-        if !run(program, "-C", &rule).await?.0 {
-            let (added, said) = run(program, "-A", &rule).await?;
+    for Rule { program, add, words } in rules(bridge, cidrs) {
+        if !run(program, "-C", &words).await?.0 {
+            let (added, said) = run(program, add, &words).await?;
             if !added {
-                return Err(RuleError::Failed { program, what: "add", rule: rule.join(" "), said });
+                return Err(RuleError::Failed { program, what: "add", rule: words.join(" "), said });
             }
         }
     }
@@ -42,8 +54,8 @@ pub async fn ensure(bridge: &str, cidrs: &[Cidr]) -> Result<(), RuleError> {
 
 /// Removes the rules; Ok when they are not there, or nothing is installed that could have made them.
 pub async fn remove(bridge: &str, cidrs: &[Cidr]) -> Result<(), RuleError> {
-    for (program, rule) in rules(bridge, cidrs) {
-        match run(program, "-D", &rule).await {
+    for Rule { program, words, .. } in rules(bridge, cidrs) {
+        match run(program, "-D", &words).await {
             Ok(_) | Err(RuleError::NoProgram { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -51,18 +63,22 @@ pub async fn remove(bridge: &str, cidrs: &[Cidr]) -> Result<(), RuleError> {
     Ok(())
 }
 
-/// Program and rule: table, chain and matches.
-fn rules(bridge: &str, cidrs: &[Cidr]) -> Vec<(&'static str, Vec<String>)> {
+fn rules(bridge: &str, cidrs: &[Cidr]) -> Vec<Rule> {
     let words = |text: String| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let comment = "-m comment --comment daemonlet";
     let mut rules = Vec::new();
     for cidr in cidrs {
         let program = if cidr.is_ipv4() { "iptables" } else { "ip6tables" };
-        rules.push((
-            program,
-            words(format!("nat POSTROUTING -s {cidr} ! -o {bridge} -m comment --comment daemonlet -j MASQUERADE")),
-        ));
-        rules.push((program, words(format!("filter FORWARD -i {bridge} -m comment --comment daemonlet -j ACCEPT"))));
-        rules.push((program, words(format!("filter FORWARD -o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment daemonlet -j ACCEPT"))));
+        let mut rule = |add, text: String| rules.push(Rule { program, add, words: words(text) });
+        rule("-A", format!("nat POSTROUTING -s {cidr} ! -o {bridge} {comment} -j MASQUERADE"));
+        rule("-A", format!("filter FORWARD -i {bridge} {comment} -j ACCEPT"));
+        // Answers, and what a port of the node leads here.
+        let states = "-m conntrack --ctstate RELATED,ESTABLISHED,DNAT";
+        rule("-A", format!("filter FORWARD -o {bridge} {states} {comment} -j ACCEPT"));
+        if cidr.is_ipv4() {
+            let states = "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT";
+            rule("-I", format!("filter INPUT -i {bridge} -d 127.0.0.0/8 {states} {comment} -j DROP"));
+        }
     }
     rules
 }

@@ -1,35 +1,42 @@
-//! A pod's network through CNI plugins (CNI specification 1.0.0): our own bridge configuration, addresses that are
+//! A pod's network through CNI plugins (CNI specification 1.0.0): the node's own configuration or ours, addresses that are
 //! recorded before they are asked for and given back whatever happens.
 //!
-//! Driven by `sandbox`. `plugin` runs one plugin, `masquerade` keeps the node's rules, `record` (one level up) remembers.
+//! Driven by `sandbox`. `configuration` says which plugins, `wishes` what they are told, `plugin` runs one, `masquerade`
+//! keeps the node's rules, `reservations` reads what was given out, `record` (one level up) remembers.
 //! The container id that plugins see is the pod's uid. Waits are asynchronous; the little files are read and written
 //! inline, in microseconds.
 
 pub mod cidr;
+pub mod configuration;
+pub mod follow;
 mod masquerade;
 pub mod plugin;
+mod reservations;
+pub mod wishes;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pod::name::Uid;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
+#[cfg(test)]
+use serde_json::json;
 use tokio::sync::{Mutex, Semaphore};
 
 use super::namespaces;
 use super::record::{self, Found, NetworkRecord};
 use cidr::Cidr;
+use configuration::{Configuration, ConfigurationError, OWN_NAME};
 use plugin::{Call, PluginError, Verb};
+use wishes::Wishes;
 
 /// The pod's side of its connection.
 const INTERFACE: &str = "eth0";
-/// Also the name of the address plugin's directory.
-const NETWORK: &str = "daemonlet";
 /// Waiting for an IPv6 address to be free takes the bridge plugin up to ten seconds; nothing else takes one.
 const ADD_TIMEOUT: Duration = Duration::from_secs(30);
 const DEL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,9 +48,6 @@ const RULES_FOR: Duration = Duration::from_secs(300);
 const RULES_RETRY: Duration = Duration::from_secs(30);
 /// Addresses that one result may have: one per family, and room for plugins that give more.
 const ADDRESSES_MAX: usize = 16;
-/// A reservation of host-local is a container id and an interface's name.
-const RESERVATION_MAX_BYTES: u64 = 1024;
-
 /// What the network needs to know of its node.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
@@ -51,6 +55,8 @@ pub struct NetworkConfig {
     pub bridge: String,
     pub cidrs: Vec<Cidr>,
     pub bin_dirs: Vec<PathBuf>,
+    /// The node's own configurations.
+    pub conf_dir: PathBuf,
     /// Records, one file per pod.
     pub records: PathBuf,
     /// Where the address plugin keeps what it gave out.
@@ -66,8 +72,14 @@ pub struct PodNames<'a> {
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    #[error("cannot connect the pod to the network {NETWORK}")]
-    Add { source: PluginError },
+    #[error("cannot connect the pod to the network {network}")]
+    Add { network: String, source: PluginError },
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
+    #[error(
+        "ports of the node cannot lead to the pod before the node's own loopback services are kept from pods: {reason}"
+    )]
+    Unguarded { reason: String },
     #[error("cannot give back the pod's addresses (tried again later)")]
     Del { source: PluginError },
     #[error("cannot make the bridge {bridge}")]
@@ -85,8 +97,8 @@ pub enum NetworkError {
 pub struct Network {
     config: NetworkConfig,
     at_once: Semaphore,
-    /// When the node's rules are to be looked at next; None: with the next ADD.
-    rules_due: Mutex<Option<Instant>>,
+    /// When the node's rules are to be looked at next, and what became of them; None: with the next ADD.
+    rules_due: Mutex<Option<(Instant, Result<(), String>)>>,
 }
 
 impl Network {
@@ -113,7 +125,13 @@ impl Network {
     }
 
     /// ADD. Idempotent: an earlier, finished ADD answers from its record, an unfinished one is given back first.
-    pub async fn connect(&self, uid: &Uid, pod: PodNames<'_>, netns: &Path) -> Result<Vec<IpAddr>, NetworkError> {
+    pub async fn connect(
+        &self,
+        uid: &Uid,
+        pod: PodNames<'_>,
+        netns: &Path,
+        wishes: &Wishes,
+    ) -> Result<Vec<IpAddr>, NetworkError> {
         if let Some(addresses) = self.addresses(uid, netns)? {
             return Ok(addresses);
         }
@@ -121,6 +139,7 @@ impl Network {
             self.disconnect(uid, Some(netns)).await?;
         }
         let number = namespaces::number(netns).ok_or_else(|| NetworkError::NoNamespace { path: netns.to_owned() })?;
+        let configuration = self.configuration(wishes)?;
         let mut record = NetworkRecord {
             version: NetworkRecord::VERSION,
             uid: uid.clone(),
@@ -128,14 +147,17 @@ impl Network {
             netns: netns.to_owned(),
             netns_number: number,
             args: arguments(uid, pod),
-            plugins: self.plugins(),
+            plugins: configuration.plugins.iter().map(|plugin| wishes.told(plugin)).collect(),
+            file: configuration.file,
+            no_check: configuration.no_check,
             result: None,
             addresses: Vec::new(),
         };
         self.write(&record)?;
-        super::netlink::make_bridge(&self.config.bridge, hardware_address(&self.config))
-            .map_err(|source| NetworkError::Bridge { bridge: self.config.bridge.clone(), source })?;
-        let (added, ()) = tokio::join!(self.add(&record), self.ensure_rules());
+        let added = match record.file {
+            Some(_) => self.add(&record).await,
+            None => self.add_to_own(&record, wishes).await,
+        };
         match added.and_then(|result| Ok((addresses_of(&result)?, result))) {
             Ok((addresses, result)) => {
                 record.result = Some(result);
@@ -158,7 +180,11 @@ impl Network {
         let (plugins, result, args, interface) = match self.record(uid)? {
             Found::Record(r) => (r.plugins, r.result, r.args, r.interface),
             Found::Nothing if !self.holds_address(uid).await => return Ok(()),
-            Found::Nothing | Found::Unreadable => (self.plugins(), None, String::new(), INTERFACE.to_owned()),
+            // Only a record of our own network can be lost: those of others are on the disk before their ADD.
+            Found::Nothing | Found::Unreadable => {
+                let own = configuration::own(&self.config, &Wishes::default());
+                (own.plugins, None, String::new(), INTERFACE.to_owned())
+            }
         };
         let netns = netns.filter(|path| namespaces::is_pinned(path)).unwrap_or(Path::new(""));
         let call = Call {
@@ -190,7 +216,7 @@ impl Network {
         let path = || self.config.records.clone();
         let mut known: BTreeSet<Uid> =
             records.map_err(|source| NetworkError::Record { path: path(), source })?.into_iter().collect();
-        known.extend(self.reservations().into_iter().filter_map(|(_, owner)| owner));
+        known.extend(reservations::all(&self.reserved()).into_iter().filter_map(|(_, owner)| owner));
         Ok(known)
     }
 
@@ -202,12 +228,10 @@ impl Network {
                 in_use.extend(record.addresses);
             }
         }
-        for (address, owner) in self.reservations() {
+        for (address, owner) in reservations::all(&self.reserved()) {
             if owner.is_none() && !in_use.contains(&address) {
-                let path = self.config.reservations.join(NETWORK).join(address.to_string());
-                if let Err(source) = fs::remove_file(&path) {
-                    return Err(NetworkError::Record { path, source });
-                }
+                let freed = reservations::free(&self.reserved(), address);
+                freed.map_err(|(path, source)| NetworkError::Record { path, source })?;
             }
         }
         Ok(())
@@ -221,14 +245,33 @@ impl Network {
             .map_err(|error| format!("cannot delete the bridge {}: {error}", self.config.bridge))
     }
 
-    /// Whether the address plugin knows this pod, though we have no record of it.
+    /// Whether the address plugin of our own network knows this pod, though we have no record of it.
     async fn holds_address(&self, uid: &Uid) -> bool {
-        let (directory, uid) = (self.config.reservations.join(NETWORK), uid.clone());
-        super::blocking(move || reservations(&directory).iter().any(|(_, owner)| owner.as_ref() == Some(&uid))).await
+        let (directory, uid) = (self.reserved(), uid.clone());
+        super::blocking(move || reservations::has(&directory, &uid)).await
     }
 
-    fn reservations(&self) -> Vec<(IpAddr, Option<Uid>)> {
-        reservations(&self.config.reservations.join(NETWORK))
+    fn reserved(&self) -> PathBuf {
+        self.config.reservations.join(OWN_NAME)
+    }
+
+    fn configuration(&self, wishes: &Wishes) -> Result<Configuration, NetworkError> {
+        let of_node = configuration::of_node(&self.config.conf_dir)?;
+        Ok(of_node.unwrap_or_else(|| configuration::own(&self.config, wishes)))
+    }
+
+    /// The bridge first, and beside the plugins the node's rules.
+    async fn add_to_own(&self, record: &NetworkRecord, wishes: &Wishes) -> Result<Value, NetworkError> {
+        super::netlink::make_bridge(&self.config.bridge, hardware_address(&self.config))
+            .map_err(|source| NetworkError::Bridge { bridge: self.config.bridge.clone(), source })?;
+        if wishes.has_ports() {
+            // The plugin that maps ports lets packets to 127.0.0.0/8 in by the bridge: the guard stands before that.
+            self.ensure_rules().await.map_err(|reason| NetworkError::Unguarded { reason })?;
+            return self.add(record).await;
+        }
+        // Failing costs the pods only what lies beyond the node: they start all the same, and the log says it.
+        let (added, _) = tokio::join!(self.add(record), self.ensure_rules());
+        added
     }
 
     async fn add(&self, record: &NetworkRecord) -> Result<Value, NetworkError> {
@@ -245,29 +288,31 @@ impl Network {
         let mut result = None;
         for config in &record.plugins {
             let answer = plugin::run(&call, &with_result(config, result.as_ref())).await;
-            result = Some(answer.map_err(|source| NetworkError::Add { source })?);
+            let network = || config["name"].as_str().unwrap_or_default().to_owned();
+            result = Some(answer.map_err(|source| NetworkError::Add { network: network(), source })?);
         }
         Ok(result.unwrap_or(Value::Null))
     }
 
-    /// Failing costs the pods only what lies beyond the node: they start all the same, and the log says what is missing.
-    async fn ensure_rules(&self) {
+    /// Err says in words what is missing; what cannot be had is not tried again with every pod.
+    async fn ensure_rules(&self) -> Result<(), String> {
         let mut due = self.rules_due.lock().await;
-        if due.is_some_and(|at| Instant::now() < at) {
-            return;
+        if let Some((at, before)) = &*due
+            && Instant::now() < *at
+        {
+            return before.clone();
         }
-        let again = match masquerade::ensure(&self.config.bridge, &self.config.cidrs).await {
+        let ensured = masquerade::ensure(&self.config.bridge, &self.config.cidrs).await;
+        let ensured = ensured.map_err(|error| super::chain(&error));
+        let again = match &ensured {
             Ok(()) => RULES_FOR,
-            Err(error) => {
-                tracing::warn!(error = %super::chain(&error), "packet rules for pods are missing");
+            Err(reason) => {
+                tracing::warn!(reason, "packet rules for pods are missing");
                 RULES_RETRY
             }
         };
-        *due = Instant::now().checked_add(again);
-    }
-
-    fn plugins(&self) -> Vec<Value> {
-        vec![bridge_config(&self.config)]
+        *due = Instant::now().checked_add(again).map(|at| (at, ensured.clone()));
+        ensured
     }
 
     fn record(&self, uid: &Uid) -> Result<Found, NetworkError> {
@@ -275,31 +320,14 @@ impl Network {
     }
 
     fn write(&self, record: &NetworkRecord) -> Result<(), NetworkError> {
-        record::write(&self.config.records, record).map_err(|source| self.record_error(&record.uid, source))
+        // A network of the node's keeps its reservations where we do not look: its record outlives a power cut.
+        let durable = record.file.is_some();
+        record::write(&self.config.records, record, durable).map_err(|source| self.record_error(&record.uid, source))
     }
 
     fn record_error(&self, uid: &Uid, source: io::Error) -> NetworkError {
         NetworkError::Record { path: record::path(&self.config.records, uid), source }
     }
-}
-
-/// The bridge plugin's configuration. It gives the bridge its address, makes a pair of interfaces and the routes, and turns forwarding on;
-/// masquerading is done once for all pods (`masquerade`).
-fn bridge_config(config: &NetworkConfig) -> Value {
-    let ranges: Vec<Value> = config.cidrs.iter().map(|cidr| json!([{"subnet": cidr.to_string()}])).collect();
-    let default = |ipv4: bool| if ipv4 { "0.0.0.0/0" } else { "::/0" };
-    let families: BTreeSet<&str> = config.cidrs.iter().map(|cidr| default(cidr.is_ipv4())).collect();
-    let routes: Vec<Value> = families.iter().map(|dst| json!({"dst": dst})).collect();
-    json!({
-        "cniVersion": "1.0.0",
-        "name": NETWORK,
-        "type": "bridge",
-        "bridge": config.bridge,
-        "isGateway": true,
-        "ipMasq": false,
-        "hairpinMode": true,
-        "ipam": {"type": "host-local", "dataDir": config.reservations, "ranges": ranges, "routes": routes},
-    })
 }
 
 /// The bridge's hardware address: locally administered, always the same on this node.
@@ -328,44 +356,52 @@ fn arguments(uid: &Uid, pod: PodNames<'_>) -> String {
     )
 }
 
-/// host-local's files: named by address, the container's id in the first line; None where that is not written.
-fn reservations(directory: &Path) -> Vec<(IpAddr, Option<Uid>)> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let read = |entry: fs::DirEntry| {
-        let address: IpAddr = entry.file_name().to_str()?.parse().ok()?;
-        let mut text = String::new();
-        fs::File::open(entry.path()).ok()?.take(RESERVATION_MAX_BYTES).read_to_string(&mut text).ok()?;
-        let owner = text.lines().next().map(str::trim).filter(|id| super::is_safe_name(id));
-        Some((address, owner.map(|id| Uid(id.to_owned()))))
-    };
-    entries.filter_map(read).collect()
-}
-
 fn current(record: &NetworkRecord, netns: &Path) -> bool {
     namespaces::number(netns) == Some(record.netns_number)
 }
 
-/// The addresses of a result (specification, "Success": `ips[].address` in CIDR notation).
+/// The addresses of the pod's interface in a result: `ips[].address` in CIDR notation (specification, "Success"), or
+/// `ip4` and `ip6` of versions before 0.3.0.
 fn addresses_of(result: &Value) -> Result<Vec<IpAddr>, NetworkError> {
     #[derive(Deserialize)]
     struct Answer {
         #[serde(default)]
         ips: Vec<Ip>,
+        #[serde(default)]
+        interfaces: Vec<Interface>,
+        ip4: Option<OldIp>,
+        ip6: Option<OldIp>,
     }
     #[derive(Deserialize)]
     struct Ip {
         address: String,
+        interface: Option<usize>,
+    }
+    #[derive(Deserialize)]
+    struct Interface {
+        #[serde(default)]
+        name: String,
+    }
+    #[derive(Deserialize)]
+    struct OldIp {
+        ip: String,
     }
     let bad = |reason: String| NetworkError::Result { reason };
-    let answer = Answer::deserialize(result).map_err(|error| bad(error.to_string()))?;
-    if answer.ips.is_empty() || answer.ips.len() > ADDRESSES_MAX {
-        return Err(bad(format!("it has {} addresses", answer.ips.len())));
-    }
-    let parse = |ip: &Ip| {
-        let address = ip.address.split('/').next().unwrap_or_default();
-        address.parse().map_err(|_| bad(format!("{:?} is no address", ip.address)))
+    let Answer { ips, interfaces, ip4, ip6 } = Answer::deserialize(result).map_err(|error| bad(error.to_string()))?;
+    let of_pod = |ip: &&Ip| match ip.interface.and_then(|index| interfaces.get(index)) {
+        Some(interface) => interface.name == INTERFACE,
+        None => true,
     };
-    answer.ips.iter().map(parse).collect()
+    let old = ip4.into_iter().chain(ip6).map(|old| old.ip);
+    let texts: Vec<String> = ips.iter().filter(of_pod).map(|ip| ip.address.clone()).chain(old).collect();
+    if texts.is_empty() || texts.len() > ADDRESSES_MAX {
+        return Err(bad(format!("it has {} addresses of the interface {INTERFACE}", texts.len())));
+    }
+    let parse = |text: &String| {
+        let address = text.split('/').next().unwrap_or_default();
+        address.parse().map_err(|_| bad(format!("{text:?} is no address")))
+    };
+    texts.iter().map(parse).collect()
 }
 
 #[cfg(test)]
@@ -385,17 +421,20 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_has_a_range_and_a_route_for_each_family() {
-        let config = NetworkConfig {
-            bridge: "daemonlet0".into(),
-            cidrs: vec!["198.18.0.0/15".parse().unwrap(), "fd00:88::/64".parse().unwrap()],
-            bin_dirs: vec![],
-            records: "/s/network".into(),
-            reservations: "/s/cni".into(),
-        };
-        let config = bridge_config(&config);
-        assert_eq!(config["ipam"]["ranges"], json!([[{"subnet":"198.18.0.0/15"}],[{"subnet":"fd00:88::/64"}]]));
-        assert_eq!(config["ipam"]["routes"], json!([{"dst":"0.0.0.0/0"},{"dst":"::/0"}]));
-        assert_eq!(with_result(&config, Some(&json!({"a":1})))["prevResult"]["a"], 1);
+    fn an_old_plugins_result_and_another_interfaces_address_are_understood() {
+        let old = json!({"ip4": {"ip": "198.18.0.2/15"}, "ip6": {"ip": "fd00::2/64"}});
+        assert_eq!(addresses_of(&old).unwrap().len(), 2);
+        let two = json!({
+            "interfaces": [{"name": "veth0"}, {"name": "eth0", "sandbox": "/x"}, {"name": "net1", "sandbox": "/x"}],
+            "ips": [{"address": "fd00::2/64", "interface": 1}, {"address": "198.18.9.2/24", "interface": 2},
+                {"address": "198.18.0.2/15", "interface": 1}],
+        });
+        let expected: Vec<IpAddr> = vec!["fd00::2".parse().unwrap(), "198.18.0.2".parse().unwrap()];
+        assert_eq!(addresses_of(&two).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_result_before_is_handed_on() {
+        assert_eq!(with_result(&json!({}), Some(&json!({"a":1})))["prevResult"]["a"], 1);
     }
 }

@@ -75,6 +75,7 @@ fn case() -> Case {
                 priority_class: None,
                 runtime_class: None,
                 placement: Placement::default(),
+                naming: Default::default(),
                 image_pull_secrets: Vec::new(),
             },
         },
