@@ -122,7 +122,7 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("containers[].env[].valueFrom.resourceFieldRef.resource", Text, Honoured("limits or requests of cpu, memory, ephemeral-storage")),
     row("containers[].env[].valueFrom.resourceFieldRef.divisor", Quantity, Honoured("")),
     row("containers[].env[].valueFrom.configMapKeyRef", Object, Refused("not built yet: write the value into the manifest")),
-    row("containers[].env[].valueFrom.secretKeyRef", Object, Refused("not built yet: there are no Secrets on this node so far")),
+    row("containers[].env[].valueFrom.secretKeyRef", Object, Refused("not built yet: Secret documents serve image pulls only")),
     row("containers[].env[].valueFrom.fileKeyRef", Object, Refused("not built yet: write the value into the manifest")),
     row("containers[].envFrom", Objects, Refused("not built yet: list the variables in env")),
     row("containers[].ports", Objects, Honoured("")),
