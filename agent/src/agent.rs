@@ -325,11 +325,19 @@ async fn publish_pulls(board: Board, mut pulls: watch::Receiver<Vec<ImagePull>>)
     }
 }
 
-/// Secrets lie among the manifests; what they open is the registries'.
+/// Secrets lie among the manifests; what they open is the registries'. While something that may hold one cannot be read, those
+/// that were known stay: a bad edit or a directory that is away takes no daemon's image from it.
 async fn hand_on_secrets(images: Images, mut desired: watch::Receiver<pod::desired::DesiredSet>) {
+    let mut known = std::collections::BTreeMap::new();
     loop {
-        let secrets = desired.borrow_and_update().secrets.clone();
-        images.set_secrets(secrets);
+        {
+            let set = desired.borrow_and_update();
+            if set.secrets_known {
+                known.clear();
+            }
+            known.extend(set.secrets.clone());
+        }
+        images.set_secrets(known.clone());
         if desired.changed().await.is_err() {
             return;
         }

@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use tokio::sync::Semaphore;
+
 use crate::seams::Files;
 
 /// The machine's disk.
@@ -71,6 +73,19 @@ impl Files for Disk {
     }
 }
 
+/// Calls of the disk at once. A disk that hangs keeps as many of tokio's blocking threads, which are eight, and no more: the
+/// others are needed to start containers.
+const AT_ONCE: usize = 5;
+
+static PLACES: Semaphore = Semaphore::const_new(AT_ONCE);
+
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    let place = PLACES.acquire().await.map_err(io::Error::other)?;
+    let work = move || {
+        let done = work();
+        // Not before: whoever waits may have given up, the thread has not.
+        drop(place);
+        done
+    };
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(io::Error::other(e)))
 }

@@ -92,6 +92,8 @@ pub struct Worker<M: Machine> {
     strays: Vec<Stray>,
     /// Pods, also of strays, whose shim does not answer, and since when no look has found otherwise.
     silent: BTreeMap<Uid, Now>,
+    /// When that was last looked at.
+    silent_seen: Option<Moment>,
     /// Deletions that have begun and not succeeded. The container may be gone and its log pipes not: then nothing that is
     /// observed asks for the deletion again.
     deletions: BTreeMap<StepKey, RunKey>,
@@ -136,6 +138,7 @@ impl<M: Machine> Worker<M> {
             delivered: BTreeMap::new(),
             strays: Vec::new(),
             silent: BTreeMap::new(),
+            silent_seen: None,
             deletions: BTreeMap::new(),
             leftovers: Vec::new(),
             failures: BTreeMap::new(),

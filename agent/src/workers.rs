@@ -27,6 +27,10 @@ pub const BEAT: Duration = Duration::from_secs(10);
 /// /readyz is to say so within seconds.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 
+/// So many of them without an answer are a silence, after which everybody looks. One alone is a runtime that has much to do, and
+/// is not to get more of it.
+const SILENT_PROBES: u32 = 2;
+
 /// How soon an unanswered look for strays is tried again while the runtime is away.
 const SWEEP_RETRY: Duration = Duration::from_secs(10);
 
@@ -110,8 +114,8 @@ pub struct Workers<M: Machine> {
     sweep: JoinSet<Option<Found>>,
     /// The question whether the runtime answers, under way: true, it does. At most one.
     probe: JoinSet<bool>,
-    /// What the last probe said.
-    answered: bool,
+    /// Probes in a row that got no answer.
+    unanswered: u32,
 }
 
 /// What a look for strays found: None of it is in the directory.
@@ -144,7 +148,7 @@ impl<M: Machine> Workers<M> {
             by_task,
             sweep: JoinSet::new(),
             probe: JoinSet::new(),
-            answered: true,
+            unanswered: 0,
         }
     }
 
@@ -186,12 +190,12 @@ impl<M: Machine> Workers<M> {
                     let answers = answers.expect("a probe that panicked is our own bug");
                     let now = self.shared.machine.clock().now().boot;
                     next_probe = now.after(PROBE_EVERY);
-                    if answers && !self.answered {
+                    if answers && self.unanswered >= SILENT_PROBES {
                         // What failed meanwhile for want of an answer need not wait.
                         self.wake(Wake::All);
                         next_sweep = now;
                     }
-                    self.answered = answers;
+                    self.unanswered = if answers { 0 } else { self.unanswered.saturating_add(1) };
                 }
                 changed = self.desired.changed() => match changed {
                     Ok(()) => self.distribute(),

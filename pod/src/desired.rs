@@ -68,6 +68,8 @@ pub struct DesiredSet {
     pub complete: bool,
     /// Credentials of registries. A Secret that cannot be read at present is not here.
     pub secrets: BTreeMap<SecretKey, DockerConfig>,
+    /// Everything that may hold a Secret can be read: one that is not in `secrets` is gone. Else the ones known before stay.
+    pub secrets_known: bool,
 }
 
 impl DesiredSet {

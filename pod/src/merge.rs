@@ -112,6 +112,7 @@ pub fn merge(snapshots: &[Snapshot], recorded: &[Recorded], node: &Node, max_pod
     ports::share(&mut merged.set, recorded, &mut claims);
     limit(&mut merged.set, recorded, max_pods, &mut claims);
     merged.set.secrets = claims.secrets();
+    merged.set.secrets_known = claims.secrets_known();
     merged.outcomes = claims.into_outcomes();
     merged
 }

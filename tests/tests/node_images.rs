@@ -188,3 +188,17 @@ fn the_images_user_directory_and_environment_are_used() {
     let pod = node.wait_running("a");
     assert_eq!(node.wait_log(&pod, "main", "yes"), "65534 /tmp yes");
 }
+
+#[test]
+fn a_lease_of_an_import_that_was_killed_is_cleared_also_where_nothing_is_imported_any_more() {
+    let mut node = TestNode::empty_builder().without_agent().start();
+    node.ctr(&["leases", "create", "--id", "daemonlet-images-left"]).ok();
+    node.ctr(&["leases", "create", "--id", "somebodys"]).ok();
+    node.start_agent();
+    node.wait_agent();
+    wait_for("only the other's lease stands", || {
+        let leases = node.ctr_lines(&["leases", "ls", "-q"]);
+        if leases.iter().eq(["somebodys"]) { Ok(()) } else { Err(format!("{leases:?}")) }
+    });
+    node.ctr(&["leases", "rm", "somebodys"]).ok();
+}

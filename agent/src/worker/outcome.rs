@@ -16,6 +16,9 @@ use crate::events::Severity;
 use crate::execute::Outcome;
 use crate::seams::{Clock, Machine, Prepared, StepError};
 
+/// What only waits is woken when its wait is over; this is for a wake that was lost.
+const WAITING_RETRY: Duration = Duration::from_secs(60);
+
 impl<M: Machine> Worker<M> {
     /// Takes a step's end into the view.
     pub(super) fn finish(&mut self, key: StepKey, result: Result<Outcome, StepError>) {
@@ -174,8 +177,10 @@ impl<M: Machine> Worker<M> {
     }
 
     pub(super) fn fail(&mut self, key: StepKey, error: StepError, now: Now) {
-        // What is there now is not what was thought.
-        self.looked = None;
+        if !error.is_waiting() {
+            // What is there now is not what was thought.
+            self.looked = None;
+        }
         let count = match (&error.unavailable, self.failures.get(&key)) {
             (true, Some(before)) => before.count,
             (true, None) => 0,
@@ -185,6 +190,7 @@ impl<M: Machine> Worker<M> {
             // An image came while this looked for it, perhaps too early: nobody wakes it again.
             _ if self.stale.remove(&key) => Duration::ZERO,
             Some(wait) => wait,
+            None if error.is_waiting() => WAITING_RETRY,
             None if error.unavailable => UNAVAILABLE_RETRY,
             None => backoff::step(&key, count),
         };

@@ -26,12 +26,19 @@ impl<M: Machine> Worker<M> {
 
     /// Ends containers that no record speaks of; but where it is not known what is wanted, and no pod can take their
     /// place, the record may only be unreadable: what runs stays until the workload's source has been heard.
-    pub(super) fn plan_strays(&self, planned: &mut Plan, now: Now) {
-        let wanted = self.wanted.borrow();
-        let unknown = self.pods.is_empty() && matches!(*wanted, Wanted::Hold { .. });
-        if unknown || self.strays.is_empty() || !matches!(self.looked, Some(Ok(()))) {
+    pub(super) fn plan_strays(&mut self, planned: &mut Plan, now: Now) {
+        let unknown = self.pods.is_empty() && matches!(*self.wanted.borrow(), Wanted::Hold { .. });
+        if unknown || !matches!(self.looked, Some(Ok(()))) {
+            // Nobody has asked them to end so far: their time to do so has not begun.
+            for stray in &mut self.strays {
+                stray.deadline = stray.deadline.max(now.boot.after(STRAY_GRACE));
+            }
             return;
         }
+        if self.strays.is_empty() {
+            return;
+        }
+        let wanted = self.wanted.borrow();
         let Plan { steps, wake_at, waiting_for } = end_strays(&self.whole(&wanted, now), &self.strays);
         planned.steps.extend(steps);
         planned.waiting_for.extend(waiting_for);

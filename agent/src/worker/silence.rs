@@ -23,7 +23,11 @@ impl<M: Machine> Worker<M> {
         let now = self.shared.machine.clock().now();
         let unanswered = containers.iter().filter(|c| c.state == ContainerState::Unanswered);
         let uids: BTreeSet<Uid> = unanswered.map(|c| c.run.uid.clone()).collect();
-        let before = std::mem::take(&mut self.silent);
+        let mut before = std::mem::take(&mut self.silent);
+        // Looks are never that far apart, unless the machine slept, and the shims with it: their time begins anew.
+        if self.silent_seen.replace(now.boot).is_some_and(|seen| now.boot.since(seen) > ASK_AGAIN_MAX * 2) {
+            before.values_mut().for_each(|since| *since = now);
+        }
         for uid in before.keys().filter(|uid| !uids.contains(uid)) {
             // One that was ended does not answer either: its containers are gone.
             if !self.delivered.contains_key(&StepKey::EndShim(uid.clone())) {

@@ -165,14 +165,23 @@ fn apparmor(at: &At<'_>, findings: &mut Findings) -> Option<AppArmor> {
 
 /// An empty name would run the container unconfined (CVE-2023-2431).
 fn localhost(at: &At<'_>, name: &str, findings: &mut Findings) -> Option<AppArmor> {
-    if name.is_empty() || name.trim() != name || name.contains(char::is_control) || name.len() > MAX_PROFILE_NAME {
-        findings.impossible(at, format!("{} is no name of an AppArmor profile", names::shown(name)));
+    if !is_profile_name(name) {
+        findings.impossible(at, no_profile_name(name));
         return None;
     }
     Some(AppArmor::Localhost(name.to_owned()))
 }
 
-/// Profiles given by annotations: the container's name, where it stands, and the profile.
+fn is_profile_name(name: &str) -> bool {
+    !name.is_empty() && name.trim() == name && !name.contains(char::is_control) && name.len() <= MAX_PROFILE_NAME
+}
+
+fn no_profile_name(name: &str) -> String {
+    format!("{} is no name of an AppArmor profile", names::shown(name))
+}
+
+/// Profiles given by annotations: the container's name, where it stands, and the profile. A value that is wrong is refused, but
+/// it does not keep a pod from running that was admitted before these annotations counted.
 pub fn annotated<'a>(metadata: &At<'a>, findings: &mut Findings) -> Vec<(&'a str, At<'a>, AppArmor)> {
     let Some(annotations) = metadata.get("annotations") else { return Vec::new() };
     let mut found = Vec::new();
@@ -181,14 +190,20 @@ pub fn annotated<'a>(metadata: &At<'a>, findings: &mut Findings) -> Vec<(&'a str
         let profile = match at.node.text() {
             Some("runtime/default") => Some(AppArmor::RuntimeDefault),
             Some("unconfined") => Some(AppArmor::Unconfined),
+            // As in Kubernetes: as if it were not there.
+            Some("") => None,
             Some(text) => match text.strip_prefix("localhost/") {
-                Some(name) => localhost(&at, name, findings),
+                Some(name) if is_profile_name(name) => Some(AppArmor::Localhost(name.to_owned())),
+                Some(name) => {
+                    findings.rule(&at, no_profile_name(name));
+                    None
+                }
                 None => {
                     let reason = format!(
                         "{} is not one of runtime/default, localhost/<profile>, unconfined",
                         names::shown(text)
                     );
-                    findings.impossible(&at, reason);
+                    findings.rule(&at, reason);
                     None
                 }
             },

@@ -26,6 +26,8 @@ pub struct Claims {
     dark: BTreeMap<(Source, Option<String>), String>,
     fates: BTreeMap<Origin, Vec<(Option<Identity>, Fate)>>,
     secrets: BTreeMap<SecretKey, (Origin, DockerConfig)>,
+    /// A Secret was refused: the one that was read from there before still counts.
+    secret_refused: bool,
 }
 
 impl Claims {
@@ -87,6 +89,7 @@ impl Claims {
                         if let Some(key) = known.workload() {
                             self.claim(key, &origin, Claim::Held { reason });
                         }
+                        self.secret_refused |= known.kind == "Secret";
                     }
                     None => {
                         self.dark.insert((origin.source, Some(origin.file.clone())), reason);
@@ -116,6 +119,11 @@ impl Claims {
                 *fate = Fate::Duplicate { winner: winner.clone() };
             }
         }
+    }
+
+    /// Whether a Secret that is not here is gone: nothing that may hold one is unreadable or refused.
+    pub fn secrets_known(&self) -> bool {
+        self.dark.is_empty() && !self.secret_refused
     }
 
     pub fn secrets(&self) -> BTreeMap<SecretKey, DockerConfig> {

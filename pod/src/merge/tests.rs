@@ -352,3 +352,19 @@ fn of_two_secrets_of_one_name_the_first_file_counts_in_any_order() {
         assert!(matches!(fate_in(&merged, "b.yaml"), Fate::Duplicate { .. }));
     }
 }
+
+#[test]
+fn a_secret_is_gone_only_where_everything_that_may_hold_it_can_be_read() {
+    let bad = DocumentOutcome {
+        line: 1,
+        identity: Some(Identity { kind: "Secret".into(), namespace: "ns".into(), name: "login".into() }),
+        result: Err(vec![rejection("a.yaml", 1)]),
+        no_effect: Vec::new(),
+    };
+    let not_heard = Snapshot { source: Source::Static, said: Said::NotHeard { reason: "not mounted".into() } };
+    let whole = file("a.yaml", vec![wants(1, &sample::daemonset("a"))]);
+    assert!(merged(&[static_files(vec![whole])], &[]).set.secrets_known);
+    for dark in [static_files(vec![broken("a.yaml")]), static_files(vec![file("a.yaml", vec![bad])]), not_heard] {
+        assert!(!merged(&[dark], &[]).set.secrets_known);
+    }
+}

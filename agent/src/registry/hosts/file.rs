@@ -240,7 +240,9 @@ impl Source<'_> {
     /// The host's URL with its path: `/v2` is added unless it is there or override_path says that the path is all.
     fn url(&self, address: &str, at: usize, rules: &Rules) -> Result<Url, HostsError> {
         let whole = if address.contains("://") { address.to_owned() } else { format!("https://{address}") };
-        let invalid = |why: &str| self.error(at, format!("{address:?} {why}"));
+        // What has an @ may carry a password, also where it is no URL.
+        let shown = if address.contains('@') { "the address".to_owned() } else { format!("{address:?}") };
+        let invalid = |why: &str| self.error(at, format!("{shown} {why}"));
         let mut url = Url::parse(&whole).map_err(|error| invalid(&format!("is no URL: {error}")))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(invalid("is neither an http:// nor an https:// URL"));

@@ -132,8 +132,10 @@ fn what_is_wrong_is_refused_with_file_and_line() {
 
 #[test]
 fn a_password_in_an_address_is_refused_and_not_shown() {
-    let error = parse("server = \"https://u:hunter2@a\"", "r").unwrap_err();
-    assert!(!error.to_string().contains("hunter2"), "{error}");
+    for address in ["https://u:hunter2@a", "https://u:hunter2#x@a", "ftp://u:hunter2@a", "u:hunter2@a"] {
+        let error = parse(&format!("server = {address:?}"), "r").unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
 }
 
 #[test]

@@ -302,7 +302,10 @@ pub(super) async fn ask(client: &Client, ids: &[String]) -> Result<BTreeMap<Stri
                 Ok(Some(process)) => Asked::Task(process),
                 // A containerd that waits longer for its shims than we for it.
                 Err(status) if status.code() == Code::DeadlineExceeded => Asked::Unanswered,
-                Err(status) => return Err(status),
+                // It came over the connection and not out of an answer: there is nobody to ask.
+                Err(status) if std::error::Error::source(&status).is_some() => return Err(status),
+                // The container's own shim is in trouble; the others' are to be asked nonetheless.
+                Err(_) => Asked::Unanswered,
             };
             Ok((id, asked))
         }

@@ -132,6 +132,10 @@ fn shim_at(pid: i32, namespace: &str, socket: &Path, is_ours: &mut impl FnMut(&s
 /// program, and for a shim of another namespace or another containerd.
 fn served(command: &[u8], namespace: &str, socket: &Path) -> Option<String> {
     let words: Vec<&str> = command.split(|byte| *byte == 0).map(|word| str::from_utf8(word).unwrap_or("")).collect();
+    // The last word of a command is its verb; after `-debug`, which has no value, it would pass for one.
+    if matches!(words.iter().rfind(|word| !word.is_empty()), Some(&("start" | "delete"))) {
+        return None;
+    }
     let mut flags = std::collections::BTreeMap::new();
     let mut rest = words.get(1..)?.iter().filter(|word| !word.is_empty()).peekable();
     while let Some(word) = rest.next() {
@@ -210,6 +214,7 @@ mod tests {
             (vec![shim, "-namespace", "daemonlet", "-address", "/run/c.sock"], "no id"),
             ([&ours[..], &["delete"]].concat(), "a command"),
             ([&ours[..], &["-bundle", "/b", "start"]].concat(), "a command"),
+            ([&ours[..], &["-debug", "delete"]].concat(), "a command of a containerd that debugs"),
             ([&ours[..], &["-namespace", "daemonlet"]].concat(), "said twice"),
             (vec!["sh", "-c", "containerd-shim-runc-v2 -namespace daemonlet"], "other words"),
             (vec![], "a kernel thread"),

@@ -200,8 +200,17 @@ impl Network {
         let mut first_error = None;
         for config in plugins.iter().rev() {
             // A plugin that fails does not keep the others from giving back what they have.
-            if let Err(error) = plugin::run(&call, &with_result(config, result.as_ref())).await {
-                first_error.get_or_insert(error);
+            match plugin::run(&call, &with_result(config, result.as_ref())).await {
+                Ok(_) => {}
+                // Nothing it did can be undone without it, and a pod that waits for it would neither end nor start again.
+                Err(error @ plugin::PluginError::NotFound { .. })
+                    if result.is_none() || netns.as_os_str().is_empty() =>
+                {
+                    tracing::warn!(pod = %uid, %error, "a plugin is gone: what it may have made on the node is left");
+                }
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
             }
         }
         match first_error {

@@ -31,7 +31,16 @@ impl ImageStore for Images {
     fn first_reading(&self, reading: Reading) {
         match reading {
             Reading::Begins => Images::first_reading(self).begin(),
-            Reading::IsOver => Images::first_reading(self).end(),
+            Reading::IsOver => {
+                Images::first_reading(self).end();
+                // An agent that was killed while it imported left its lease, and perhaps nothing is imported any more.
+                let images = self.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = images.clear_old_leases().await {
+                        tracing::info!(error = error.sentence(), "old leases stay until the next import");
+                    }
+                });
+            }
         }
     }
 }

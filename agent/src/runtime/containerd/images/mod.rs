@@ -189,18 +189,21 @@ impl Images {
         &self.shared.first_reading
     }
 
+    /// Once, before the first lease is taken, or when it is known that none has to be taken now.
+    async fn clear_old_leases(&self) -> Result<(), ImageError> {
+        let client = self.client();
+        let cleared = self.shared.swept.get_or_try_init(|| Lease::sweep(client)).await;
+        cleared.copied().map_err(ImageError::containerd("clearing old leases"))
+    }
+
     fn client(&self) -> &Client {
         &self.shared.client
     }
 
-    /// A new lease; the first call also clears those of an agent that was killed.
+    /// A new lease, after those of an agent that was killed are cleared.
     async fn lease(&self) -> Result<Lease, ImageError> {
         let client = self.client();
-        self.shared
-            .swept
-            .get_or_try_init(|| Lease::sweep(client))
-            .await
-            .map_err(ImageError::containerd("clearing old leases"))?;
+        self.clear_old_leases().await?;
         Lease::take(client).await.map_err(ImageError::containerd("taking a lease"))
     }
 }
