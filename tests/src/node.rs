@@ -665,7 +665,8 @@ impl TestNode {
     }
 
     fn remove_cgroups(&self) {
-        for cgroup in cgroups_under(&self.cgroup_root) {
+        // runc puts a container of `ctr`'s that names no cgroup under one named as the containerd namespace.
+        for cgroup in [&self.cgroup_root, &self.id].into_iter().flat_map(|root| cgroups_under(root)) {
             let end = std::time::Instant::now() + CLEAN_UP;
             // The kernel lets go of a cgroup a moment after its last process.
             while fs::remove_dir(&cgroup).is_err() && cgroup.exists() && std::time::Instant::now() < end {

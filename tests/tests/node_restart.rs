@@ -189,6 +189,9 @@ fn what_is_foreign_in_containerd_is_not_touched() {
     node.wait_no_pod("a");
     assert!(process.alive());
     assert!(node.ctr_lines(&["containers", "ls", "-q"]).contains(&foreign));
+    // Its network namespace and cgroup are its own, so the node's end would not end it.
+    node.ctr(&["tasks", "rm", "-f", &foreign]).ok();
+    process.wait_gone(PATIENCE);
 }
 
 #[test]
