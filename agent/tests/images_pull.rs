@@ -308,11 +308,13 @@ async fn what_an_agent_that_died_had_fetched_is_not_fetched_again() {
     let ended = tokio::time::timeout(Duration::from_secs(1), dying.prepare(ImageWanted::quietly(&wanted))).await;
     assert!(ended.is_err(), "it waits for the rest: {ended:?}");
     // A killed process would be gone at once; here the pull ends by itself, at its stall or after its grace.
+    let mut pulls = dying.pulls();
     drop(dying);
     let has = || node.ctr(&["content", "active"]).contains(digest);
     assert!(has(), "{}", node.ctr(&["content", "active"]));
     assert!(!node.ctr(&["leases", "ls", "-q"]).trim().is_empty());
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    let ended = tokio::time::timeout(PATIENCE, pulls.wait_for(|pulls| pulls.is_empty())).await;
+    assert!(ended.is_ok(), "the pull that nobody wants ends");
     assert!(has(), "its bytes stay");
     node.registry.go_on();
     let prepared = prepare(&node.another(), &image, PullPolicy::IfNotPresent).await;
