@@ -27,6 +27,7 @@ use crate::records::Records;
 use crate::refusals::Refusals;
 use crate::registry;
 use crate::runtime::containerd::images::Images;
+use crate::runtime::containerd::seccomp::Abi;
 use crate::runtime::containerd::{self, Containerd, OciRuntime};
 use crate::sandbox::{self, NodeSandboxes};
 use crate::seams::{Clock, Machine, SystemClock};
@@ -207,6 +208,7 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
     runtime.namespace.clone_from(&config.containerd_namespace);
     runtime.state_dir.clone_from(&config.state_dir);
     runtime.seccomp_default = config.seccomp_default;
+    runtime.seccomp_abi = if config.seccomp_32_bit { Abi::With32Bit } else { Abi::Native };
     let oci_runtime = |class: &config::RuntimeClass| match class {
         config::RuntimeClass::Program(program) => OciRuntime::by_program(program),
         config::RuntimeClass::Shim(name) => OciRuntime::by_shim(name),

@@ -58,6 +58,8 @@ pub struct Config {
     pub cgroup_root: String,
     /// seccomp unset means RuntimeDefault unless privileged.
     pub seccomp_default: bool,
+    /// RuntimeDefault lets 32-bit programs run too.
+    pub seccomp_32_bit: bool,
     /// Beside the usual runtime, by the name that a pod's `runtimeClassName` gives.
     pub runtime_classes: BTreeMap<String, RuntimeClass>,
     /// containerd's `certs.d`: a directory with a hosts.toml for each registry.
@@ -194,6 +196,10 @@ pub struct Settings {
     /// Whether an unset seccomp profile means RuntimeDefault [default: true]
     #[arg(long, value_name = "BOOL")]
     pub seccomp_default: Option<bool>,
+    /// Whether RuntimeDefault lets programs built for 32 bits run on a 64-bit node; otherwise they are ended with SIGSYS
+    /// [default: false]
+    #[arg(long, value_name = "BOOL")]
+    pub seccomp_32_bit: Option<bool>,
     /// What runs pods of this runtimeClassName: an OCI runtime's program (/usr/bin/crun) or the name of a shim of containerd
     /// (io.containerd.kata.v2); may be repeated
     #[arg(long, value_name = "NAME=RUNTIME", value_parser = value::runtime_class)]
@@ -261,6 +267,7 @@ impl Config {
             log_max_files,
             log_budget,
             seccomp_default,
+            seccomp_32_bit,
             runtime_class,
             registry_config,
             registry_auth,
@@ -301,6 +308,7 @@ impl Config {
             cluster_domain: cluster_domain.unwrap_or_else(|| "cluster.local".into()),
             cgroup_root: cgroup_root.unwrap_or_else(|| "daemonlet".into()),
             seccomp_default: seccomp_default.unwrap_or(true),
+            seccomp_32_bit: seccomp_32_bit.unwrap_or(false),
             runtime_classes: runtime_class.into_iter().collect(),
             registry_config: path(registry_config, "/etc/containerd/certs.d"),
             registry_auth,
@@ -335,6 +343,7 @@ impl Config {
             cluster_domain,
             cgroup_root,
             seccomp_default,
+            seccomp_32_bit,
             runtime_classes,
             registry_config,
             registry_auth,
@@ -360,6 +369,7 @@ impl Config {
             ("cluster-domain", *cluster_domain != new.cluster_domain),
             ("cgroup-root", *cgroup_root != new.cgroup_root),
             ("seccomp-default", *seccomp_default != new.seccomp_default),
+            ("seccomp-32-bit", *seccomp_32_bit != new.seccomp_32_bit),
             ("runtime-class", *runtime_classes != new.runtime_classes),
             ("registry-config", *registry_config != new.registry_config),
             ("registry-auth", *registry_auth != new.registry_auth),
@@ -405,6 +415,7 @@ impl Settings {
             log_max_files: self.log_max_files.or(file.log_max_files),
             log_budget: self.log_budget.or(file.log_budget),
             seccomp_default: self.seccomp_default.or(file.seccomp_default),
+            seccomp_32_bit: self.seccomp_32_bit.or(file.seccomp_32_bit),
             runtime_class,
             registry_config: self.registry_config.or(file.registry_config),
             registry_auth: self.registry_auth.or(file.registry_auth),

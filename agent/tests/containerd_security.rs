@@ -53,6 +53,53 @@ async fn an_unprivileged_container_is_confined() {
     assert!(field(&out, "pids").parse::<u32>().expect("a number") < 10, "{out}");
 }
 
+/// The smallest program for 32 bits that ends with 7: `mov ebx, 7; mov eax, 1; int 0x80`.
+#[cfg(target_arch = "x86_64")]
+fn program_of_32_bits() -> Vec<u8> {
+    const CODE: [u8; 12] = [0xbb, 7, 0, 0, 0, 0xb8, 1, 0, 0, 0, 0xcd, 0x80];
+    const BASE: u32 = 0x0804_8000;
+    // ELF's header (32 bits, little-endian, executable, 386) and one program header: loaded readable and executable.
+    let (halves, words) = (
+        |all: &[u16]| all.iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<u8>>(),
+        |all: &[u32]| all.iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<u8>>(),
+    );
+    let size = 84 + CODE.len() as u32;
+    let mut program = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    program.extend(halves(&[2, 3]));
+    program.extend(words(&[1, BASE + 84, 52, 0, 0]));
+    program.extend(halves(&[52, 32, 1, 0, 0, 0]));
+    program.extend(words(&[1, 0, BASE, BASE, size, size, 5, 0x1000]));
+    program.extend(CODE);
+    program
+}
+
+#[tokio::test]
+#[cfg(target_arch = "x86_64")]
+async fn a_program_of_32_bits_runs_only_where_the_node_allows_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use agent::runtime::containerd::seccomp::Abi;
+
+    let node = TestContainerd::start();
+    let place = node.path().join("of-32-bits");
+    std::fs::create_dir(&place).expect("made");
+    std::fs::write(place.join("seven"), program_of_32_bits()).expect("written");
+    std::fs::set_permissions(place.join("seven"), std::fs::Permissions::from_mode(0o755)).expect("executable");
+    match std::process::Command::new(place.join("seven")).status() {
+        Ok(status) if status.code() == Some(7) => {}
+        other => return eprintln!("skipped: this kernel does not run programs of 32 bits: {other:?}"),
+    }
+    for (abi, code) in [(Abi::Native, "159"), (Abi::With32Bit, "7")] {
+        let runtime = node.open_with(|config| config.seccomp_abi = abi);
+        let mut pod = TestPod::new(&node, "a", "/there/seven; echo code $?");
+        pod.host_path("there", &place.display().to_string(), "/there");
+        let mut run = pod.run(0, 0);
+        let (_, output) = run.finish(&runtime).await;
+        runtime.delete(&run.id()).await.expect("deleted");
+        assert_eq!(field(&output, "code"), code, "{abi:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_privileged_container_gets_the_machine() {
     let node = TestContainerd::start();

@@ -128,7 +128,12 @@ impl TestContainerd {
 
     /// Our runtime over it.
     pub fn open(&self) -> Containerd {
-        let config = Config::new(self.socket(), "node-1");
+        self.open_with(|_| {})
+    }
+
+    pub fn open_with(&self, change: impl FnOnce(&mut Config)) -> Containerd {
+        let mut config = Config::new(self.socket(), "node-1");
+        change(&mut config);
         let state_dir = self.dir.path().join("agent");
         Containerd::open(Config { namespace: self.namespace.clone(), state_dir, ..config })
             .expect("the namespace is valid")

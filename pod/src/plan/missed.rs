@@ -58,7 +58,7 @@ fn as_seen(container: &ObservedContainer) -> Option<Termination> {
         container_id: container.id.clone(),
         exit_code: *exit_code,
         reason: super::run::exit_reason(*exit_code, *oom).into(),
-        message: String::new(),
+        message: super::run::exit_message(*exit_code).into(),
         started_at: None,
         finished_at: *finished_at,
     })

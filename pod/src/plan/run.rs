@@ -74,7 +74,7 @@ fn ended(view: &View<'_>, memory: Option<&ContainerMemory>, container: &Observed
     let started = memory.started_attempt == Some(attempt);
     let (exit_code, reason, message, finished_at) = match &container.state {
         ContainerState::Exited { exit_code, oom, finished_at } => {
-            (*exit_code, exit_reason(*exit_code, *oom), "", *finished_at)
+            (*exit_code, exit_reason(*exit_code, *oom), exit_message(*exit_code), *finished_at)
         }
         ContainerState::NoTask
         | ContainerState::Created
@@ -159,6 +159,18 @@ pub fn exit_reason(exit_code: u32, oom: bool) -> &'static str {
         (true, _) => "OOMKilled",
         (false, 0) => "Completed",
         (false, _) => "Error",
+    }
+}
+
+/// What an exit code alone does not tell; empty for most.
+pub fn exit_message(exit_code: u32) -> &'static str {
+    const BY_SIGSYS: u32 = 128 + 31;
+    match exit_code {
+        BY_SIGSYS => {
+            "ended by SIGSYS: its seccomp profile ends a program that makes such a system call; where it is one built for 32 \
+             bits, `seccomp-32-bit: true` in the agent's configuration lets it run"
+        }
+        _ => "",
     }
 }
 

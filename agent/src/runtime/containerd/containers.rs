@@ -151,6 +151,7 @@ impl Containerd {
             image_volumes,
             node_name: &self.config.node_name,
             seccomp_default: self.config.seccomp_default,
+            seccomp_abi: self.config.seccomp_abi,
             shim_group,
         };
         oci::spec(&inputs).map_err(|error| StepError::new(error.reason(), error.to_string()))

@@ -65,6 +65,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Whether an unset seccomp profile means RuntimeDefault.
     pub seccomp_default: bool,
+    pub seccomp_abi: seccomp::Abi,
     /// Runtimes other than the usual one, by the name that pods give.
     pub classes: BTreeMap<String, OciRuntime>,
     pub pulls: images::pull::Settings,
@@ -80,6 +81,7 @@ impl Config {
             node_name: node_name.into(),
             state_dir: "/var/lib/daemonlet".into(),
             seccomp_default: true,
+            seccomp_abi: seccomp::Abi::default(),
             classes: BTreeMap::new(),
             pulls: images::pull::Settings::default(),
         }

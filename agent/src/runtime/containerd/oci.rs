@@ -67,6 +67,7 @@ pub struct Inputs<'a> {
     pub node_name: &'a str,
     /// An unset profile means RuntimeDefault; false: Unconfined, as in Kubernetes.
     pub seccomp_default: bool,
+    pub seccomp_abi: seccomp::Abi,
     /// [`OciRuntime::shim_group`](super::classes::OciRuntime::shim_group).
     pub shim_group: &'a str,
 }
@@ -156,7 +157,7 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
             None => inputs.seccomp_default,
         };
         if confined {
-            linux.set_seccomp(Some(seccomp::runtime_default(capabilities, host.architecture)));
+            linux.set_seccomp(Some(seccomp::runtime_default(capabilities, host.architecture, inputs.seccomp_abi)));
         }
     }
 

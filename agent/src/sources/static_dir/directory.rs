@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::chain::{self, Chain};
 use super::file::{self, Found, Reading, Stamp};
-use super::notice::{Noticed, Touch, Watcher};
+use super::notice::{Interest, Noticed, Touch, Watcher};
 use super::{FULL_SCAN, Snapshot};
 
 /// Files that are read. A node runs 110 pods; a fleet's worth of manifests in one directory is a mistake.
@@ -169,7 +169,8 @@ impl Directory {
                     watch.insert(dir.clone(), (found.dev(), found.ino()));
                 }
             }
-            watcher.set(&watch);
+            let dirs = self.chain.real.iter().chain(&self.linked).cloned().collect();
+            watcher.set(&watch, Interest { dirs, names: self.chain.names.clone() });
             let linked = self.linked.clone();
             self.read_all();
             let same = !self.is_heard() || identity(&self.root).ok() == self.identity;

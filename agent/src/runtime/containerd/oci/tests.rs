@@ -158,6 +158,7 @@ impl Case {
             image_volumes: &self.image_volumes,
             node_name: "node-1",
             seccomp_default: true,
+            seccomp_abi: seccomp::Abi::Native,
             shim_group: "5f0c-runc-1.6",
         })
     }
