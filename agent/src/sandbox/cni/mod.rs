@@ -249,7 +249,7 @@ impl Network {
         let failed = |source| NetworkError::Record { path: self.config.notes.run.clone(), source };
         let begun = self.config.notes.begun().map_err(failed)?;
         if !begun.is_empty() {
-            survivors::end(&self.config.run_dir).map_err(failed)?;
+
             begun.iter().for_each(|uid| self.config.notes.end(uid));
         }
         Ok(())
@@ -305,6 +305,11 @@ impl Network {
     async fn add_to_own(&self, record: &NetworkRecord, wishes: &Wishes) -> Result<Value, NetworkError> {
         super::netlink::make_bridge(&self.config.bridge, hardware_address(&self.config))
             .map_err(|source| NetworkError::Bridge { bridge: self.config.bridge.clone(), source })?;
+        if self.config.cidrs.iter().any(|cidr| !cidr.is_ipv4()) {
+            // Nobody else can have the bridge's address. Asking for it first would keep pods from it for two seconds; where
+            // that cannot be switched off (no IPv6, a read-only /proc) it does.
+            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{}/accept_dad", self.config.bridge), "0");
+        }
         if wishes.has_ports() {
             // The plugin that maps ports lets packets to 127.0.0.0/8 in by the bridge: the guard stands before that.
             self.ensure_rules().await.map_err(|reason| NetworkError::Unguarded { reason })?;
