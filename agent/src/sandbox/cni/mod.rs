@@ -249,7 +249,7 @@ impl Network {
         let failed = |source| NetworkError::Record { path: self.config.notes.run.clone(), source };
         let begun = self.config.notes.begun().map_err(failed)?;
         if !begun.is_empty() {
-
+            survivors::end(&self.config.run_dir).map_err(failed)?;
             begun.iter().for_each(|uid| self.config.notes.end(uid));
         }
         Ok(())
