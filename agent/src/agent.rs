@@ -161,6 +161,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         following.clone(),
     ));
     tokio::spawn(publish_config(board.clone(), following));
+    tokio::spawn(follow_node_network(board.clone(), shared.machine.sandboxes.clone()));
     tokio::spawn(watch_network(board.clone(), config.cni_conf_dir.clone(), config.cni_bin_dirs.clone()));
 
     let progress = Arc::new(AtomicU64::new(0));
@@ -357,6 +358,23 @@ async fn publish_config(board: Board, mut following: watch::Receiver<Following>)
             return;
         }
     }
+}
+
+/// A node may get its address after its daemons, and another one later: status and files follow, and what waits for it goes on.
+async fn follow_node_network(board: Board, sandboxes: NodeSandboxes) {
+    let pods = || {
+        let workloads = board.workloads();
+        let views = workloads.values().flat_map(|published| published.pods.iter());
+        views.map(|view| (view.record.clone(), view.template.clone())).collect()
+    };
+    let found = |addresses: &[std::net::IpAddr]| {
+        if board.node().addresses != addresses {
+            tracing::info!(?addresses, "the node's addresses are others now");
+            board.set_node(|node| node.addresses = addresses.to_vec());
+            board.retry();
+        }
+    };
+    sandbox::follow::follow(sandboxes, pods, found).await;
 }
 
 /// Configurations and plugins come and go with packages: /readyz follows them, and pods that wait for them try again.

@@ -125,6 +125,18 @@ pub async fn supervise(run_dir: PathBuf, log_dir: PathBuf, program: PathBuf, mut
             }
             continue;
         };
+        let expected = log_dir.clone();
+        let told = pipes.ask(Keeper::status).await.map(|status| PathBuf::from(status.log_dir));
+        if let Ok(told) = told
+            && !told.as_os_str().is_empty()
+            && expected.canonicalize().is_ok_and(|expected| expected != told)
+        {
+            tracing::error!(
+                keeper = %told.display(), agent = %expected.display(),
+                "the log keeper writes elsewhere than the agent reads: give both the same --log-dir (for the units: \
+                 DAEMONLET_LOGKEEPER_OPTIONS in /etc/default/daemonlet) and restart daemonlet-logkeeper"
+            );
+        }
         let limits = async {
             loop {
                 let LogLimits { max_file_size, max_files, budget } = live.borrow_and_update().live.log_limits;

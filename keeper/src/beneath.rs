@@ -9,7 +9,7 @@ use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -42,6 +42,11 @@ impl Beneath {
         DirBuilder::new().recursive(true).mode(DIR_MODE.bits()).create(root)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         Ok(Self { root: open(root, flags, Mode::empty())? })
+    }
+
+    /// Where the directory is by now, for people; empty where /proc does not say.
+    pub fn root(&self) -> PathBuf {
+        std::fs::read_link(format!("/proc/self/fd/{}", self.root.as_raw_fd())).unwrap_or_default()
     }
 
     /// Opens a directory; `path` is relative, `.` is the root itself.

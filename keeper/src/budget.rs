@@ -11,12 +11,13 @@ use keeper::protocol::Target;
 
 use crate::beneath::{self, Beneath};
 use crate::container::{Container, Now, Shared};
+use crate::log_file;
 use crate::rotate::{self, Class, Kept, Kind};
 
 const PODS: &str = "pods";
 const LINKS: &str = "containers";
 
-/// Counts what is beneath `pods/`, removes what is too much, and returns how many bytes that took. A file that cannot be
+/// Counts what is ours beneath `pods/`, removes what is too much, and returns how many bytes that took. A file that cannot be
 /// looked at or removed is passed over: the next count meets it again.
 pub fn enforce(shared: &mut Shared, containers: &mut BTreeMap<u64, Container>, now: Now) -> u64 {
     let active: BTreeMap<String, u64> =
@@ -97,10 +98,11 @@ fn remove_links(logs: &Beneath, path: &str) {
     }
 }
 
-/// Every log file in `pods/<pod>/<container>/`, with what it is to the budget.
+/// Every log file in `pods/<pod>/<container>/` of a pod of ours, with what it is to the budget.
 fn count(logs: &Beneath, active: &BTreeMap<String, u64>) -> Vec<Kept> {
     let mut files = Vec::new();
-    for pod in children(logs, PODS) {
+    let ours = |pod: &String| logs.dir(pod).is_ok_and(|pod| log_file::is_marked(&pod));
+    for pod in children(logs, PODS).into_iter().filter(ours) {
         for container in children(logs, &pod) {
             let Ok(dir) = logs.dir(&container) else { continue };
             files.extend(names(&dir).filter_map(|name| kept(&dir, &container, &name, active)));
@@ -142,6 +144,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
+    use crate::log_file::LogFile;
+
     #[test]
     fn forgetting_a_pod_removes_its_links_and_no_other() {
         let root = tempfile::tempdir().unwrap();
@@ -171,5 +175,23 @@ mod tests {
         let target = Target::new("pods/a/c/5.log", "containers/x.log").unwrap();
         prune_attempts(&logs, &target, &BTreeSet::from(["pods/a/c/1.log"])).unwrap();
         assert_eq!(beneath::names(&dir).unwrap(), ["1.log", "4.log", "5.log", "other"]);
+    }
+
+    #[test]
+    fn logs_of_others_are_neither_counted_nor_taken() {
+        let root = tempfile::tempdir().unwrap();
+        let logs = Beneath::new(root.path()).unwrap();
+        for pod in ["ours", "a-kubelets"] {
+            logs.make_dirs(&format!("pods/{pod}/c")).unwrap();
+            for name in ["0.log", "0.log.20261122-000000", "1.log"] {
+                std::fs::write(root.path().join(format!("pods/{pod}/c/{name}")), "x").unwrap();
+            }
+        }
+        let target = Target::new("pods/ours/c/1.log", "containers/x.log").unwrap();
+        LogFile::open(&logs, &target.log, None).unwrap();
+        LogFile::open(&logs, &target.log, None).unwrap();
+        let mut counted: Vec<String> = count(&logs, &BTreeMap::new()).into_iter().map(|file| file.path).collect();
+        counted.sort();
+        assert_eq!(counted, ["pods/ours/c/0.log", "pods/ours/c/0.log.20261122-000000", "pods/ours/c/1.log"]);
     }
 }

@@ -16,6 +16,9 @@ const TRIES_MAX: usize = 4;
 /// What was found at our name keeps its content under this suffix and a number.
 const REFUSED: &str = "refused";
 
+/// In each pod's directory whose logs we write. Others, a kubelet above all, keep theirs in the same place under such names.
+const MARK: &str = ".daemonlet-logkeeper";
+
 /// An open log file.
 #[derive(Debug)]
 pub struct LogFile {
@@ -39,6 +42,8 @@ impl LogFile {
     pub fn open(logs: &Beneath, path: &str, known: Option<Identity>) -> io::Result<Opened> {
         let (dir, name) = path.rsplit_once('/').expect("a checked target has directories");
         let at = logs.make_dirs(dir)?;
+        // A disk that is full now has room for it another time: until then these files are only outside the budget.
+        let _ = mark(logs, dir);
         let mut refused = 0;
         for _ in 0..TRIES_MAX {
             let file = match beneath::create(&at, name) {
@@ -104,6 +109,21 @@ impl LogFile {
         }
         Ok((opened, rotated))
     }
+}
+
+/// Makes the pod's directory known as ours, for as long as it is there.
+fn mark(logs: &Beneath, dir: &str) -> io::Result<()> {
+    let (pod, _) = dir.rsplit_once('/').expect("a checked target has directories");
+    let pod = logs.make_dirs(pod)?;
+    match is_marked(&pod) {
+        true => Ok(()),
+        false => beneath::create(&pod, MARK).map(drop),
+    }
+}
+
+/// Whether the pod in this directory is ours.
+pub fn is_marked(pod: &OwnedFd) -> bool {
+    beneath::stat(pod, MARK).is_ok_and(|found| found.is_some_and(|stat| beneath::is_regular(&stat)))
 }
 
 /// Renames what is at `name` to a free name beside it. A rename follows nothing.

@@ -261,6 +261,8 @@ pub struct Status {
     pub pid: u64,
     /// The keeper's version.
     pub version: String,
+    /// Where it writes; empty where an older keeper does not tell.
+    pub log_dir: String,
     /// Bytes beneath `pods/`, as last counted plus what was written since.
     pub used: u64,
     /// Bytes of log files that the budget took, of ended containers too.
@@ -288,9 +290,10 @@ impl Status {
             ));
         }
         text.push_str(&format!(
-            "ok pid={} version={} used={} removed={} containers={}\n",
+            "ok pid={} version={} log-dir={} used={} removed={} containers={}\n",
             self.pid,
             self.version,
+            escape(&self.log_dir),
             self.used,
             self.removed,
             self.containers.len()
@@ -323,6 +326,7 @@ impl Status {
         Self {
             pid: number(&all, "pid"),
             version: text(&all, "version"),
+            log_dir: text(&all, "log-dir"),
             used: number(&all, "used"),
             removed: number(&all, "removed"),
             containers,
@@ -398,6 +402,7 @@ mod tests {
         let status = Status {
             pid: 7,
             version: "0.1.0".into(),
+            log_dir: "/srv/my logs".into(),
             used: 12,
             removed: 3,
             containers: vec![ContainerStatus {

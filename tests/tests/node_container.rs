@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
-use tests::client::Pod;
+use tests::client::{self, Pod};
 use tests::manifest::{Document, daemon_set, pod};
-use tests::node::TestNode;
+use tests::node::{NODE_ADDRESS, TestNode};
 use tests::process::Process;
 use tests::wait::wait_for;
 
@@ -23,6 +23,43 @@ fn run(document: Document) -> (TestNode, Pod, Process) {
 /// The default set of CRI: chown, dac_override, fsetid, fowner, mknod, net_raw, setgid, setuid, setfcap, setpcap, net_bind_service,
 /// sys_chroot, kill, audit_write.
 const DEFAULT_CAPABILITIES: &str = "00000000a80425fb";
+
+/// A boot without a network, and an address that changes later: an environment is never made of an address that is not there.
+#[test]
+fn a_node_may_get_its_address_after_its_daemons_and_another_one_later() {
+    let mut node = TestNode::builder().without_agent().start();
+    let namespace = node.id().to_owned();
+    let on_the_node = |word: &str, address: &str| {
+        let address = format!("{address}/24");
+        client::run(std::process::Command::new("ip").args(["-n", &namespace, "addr", word, &address, "dev", "eth0"]))
+            .ok();
+    };
+    on_the_node("del", NODE_ADDRESS);
+    let env = json!([{"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}]);
+    node.put("a.yaml", &pod("a").text());
+    node.put("b.yaml", &pod("b").field("env", env).text());
+    node.start_agent();
+    node.wait_agent();
+    let plain = node.wait_running("a");
+    assert_eq!(plain.0["status"].get("hostIP"), None, "{plain:?}");
+    let waiting = node.wait_pod("b", "waits for the node's address", |pod| {
+        pod.0.to_string().contains("this node has no address yet")
+    });
+    let state = &waiting.0["status"]["containerStatuses"][0]["state"]["waiting"]["reason"];
+    assert_eq!(state, "CreateContainerConfigError", "{waiting:?}");
+
+    on_the_node("add", NODE_ADDRESS);
+    let addressed = node.wait_running("b");
+    assert_eq!(addressed.0["status"]["hostIP"], NODE_ADDRESS);
+    let environ = fs::read(format!("/proc/{}/environ", node.process(&addressed).pid)).expect("it runs");
+    let wanted = format!("HOST={NODE_ADDRESS}");
+    assert!(environ.split(|byte| *byte == 0).any(|line| line == wanted.as_bytes()));
+    assert_eq!(node.process(&node.wait_running("a")), node.process(&plain), "nothing was restarted for it");
+
+    on_the_node("del", NODE_ADDRESS);
+    on_the_node("add", "198.19.0.77");
+    node.wait_pod("a", "shows the node's new address", |pod| pod.0["status"]["hostIP"] == "198.19.0.77");
+}
 
 #[test]
 fn an_ordinary_container_has_the_fourteen_default_capabilities() {

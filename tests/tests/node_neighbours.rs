@@ -144,3 +144,82 @@ fn docker_on_the_same_containerd_and_iptables_notices_nothing() {
     drop(docker);
     node.wait_nothing_left();
 }
+
+/// A kubelet's pod as its container runtime knows it, with logs in the same directory as ours: our pods' whole lives, the log
+/// budget, and the deaths of agent and keeper are nothing to it.
+#[test]
+fn what_a_kubelet_has_in_containerd_cgroups_and_logs_is_not_touched() {
+    const NAMESPACE: &str = "k8s.io";
+    let mut node = TestNode::builder()
+        .flag("--log-max-size", "16Ki")
+        .flag("--log-max-files", "2")
+        .flag("--log-budget", "64Ki")
+        .without_agent()
+        .start();
+    let (id, uid) = (format!("{}-neighbour", node.id()), "0a1b2c3d-0000-4000-8000-000000000001");
+    let archive = node.image_dir().join("busybox.tar").display().to_string();
+    node.ctr_in(NAMESPACE, &["images", "import", &archive]).ok();
+    let cgroup = format!("{}/kubepods/besteffort/pod{uid}/{id}", node.cgroup_root);
+    let mut words = vec!["run", "-d", "--cgroup", &cgroup];
+    for label in [
+        "io.cri-containerd.kind=container",
+        "io.kubernetes.pod.namespace=kube-system",
+        "io.kubernetes.pod.name=neighbour",
+    ] {
+        words.extend(["--label", label]);
+    }
+    words.extend([tests::stand_in::BUSYBOX, &id, "sleep", "100000"]);
+    node.ctr_in(NAMESPACE, &words).ok();
+    let neighbour = wait_for("the neighbour's process", || {
+        let tasks = node.ctr_in(NAMESPACE, &["tasks", "ls"]).out;
+        let pid = tasks
+            .lines()
+            .find(|line| line.starts_with(&id))
+            .and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+        pid.and_then(Process::find).ok_or(tasks)
+    });
+    let known = node.ctr_in(NAMESPACE, &["containers", "info", &id]).ok().out;
+    // Larger than our whole budget, and older than whatever we write.
+    let logs = node.log_dir().join(format!("pods/kube-system_neighbour_{uid}/main"));
+    std::fs::create_dir_all(&logs).expect("an own directory");
+    for name in ["0.log", "0.log.20260101-000000", "1.log"] {
+        std::fs::write(logs.join(name), "neighbour\n".repeat(10_000)).expect("an own file");
+    }
+    let links = node.log_dir().join("containers");
+    std::fs::create_dir_all(&links).expect("an own directory");
+    let link = links.join("neighbour_kube-system_main-0123.log");
+    std::os::unix::fs::symlink(logs.join("1.log"), &link).expect("an own link");
+
+    node.start_agent();
+    node.wait_agent();
+    let chatty = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; exec sleep 100000";
+    node.put("a.yaml", &pod("a").field("command", serde_json::json!(["sh", "-c", chatty])).text());
+    let ours = node.wait_running("a");
+    node.wait_log(&ours, "main", "line 19999");
+    node.kill_agent();
+    node.keeper().expect("the keeper goes on").signal(Signal::SIGKILL);
+    node.start_agent();
+    node.wait_agent();
+    node.process(&node.wait_running("a")).kill_9();
+    let again = node.wait_pod("a", "runs again", |pod| pod.running() && pod.restarts() == 1);
+    node.wait_log(&again, "main", "line 19999");
+    let kept: u64 = std::fs::read_dir(node.log_file(&again, "main", 1).parent().expect("it lies in a directory"))
+        .expect("it is there")
+        .flatten()
+        .map(|entry| entry.metadata().map_or(0, |found| found.len()))
+        .sum();
+    assert!(kept > 16 << 10, "the neighbour's bytes are not counted as ours: {kept} left");
+    node.remove("a.yaml");
+    node.wait_no_pod("a");
+    node.wait_nothing_left();
+
+    assert!(neighbour.alive());
+    assert_eq!(node.ctr_in(NAMESPACE, &["containers", "info", &id]).ok().out, known);
+    for name in ["0.log", "0.log.20260101-000000", "1.log"] {
+        assert_eq!(std::fs::metadata(logs.join(name)).map(|found| found.len()).ok(), Some(100_000), "{name}");
+    }
+    assert!(link.exists());
+    node.ctr_in(NAMESPACE, &["tasks", "rm", "-f", &id]).ok();
+    node.ctr_in(NAMESPACE, &["containers", "rm", &id]).ok();
+    neighbour.wait_gone(tests::wait::PATIENCE);
+}

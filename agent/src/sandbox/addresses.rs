@@ -5,14 +5,14 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-/// A node's address changes rarely; status may lag this much.
+/// An address changes rarely, and [`super::follow`] hears of it; this is for where it does not.
 const FRESH_FOR: Duration = Duration::from_secs(30);
 /// Interfaces looked at: two for each pod at the most, and the node's.
 const INTERFACES_MAX: usize = 4096;
@@ -33,21 +33,23 @@ pub struct NodeAddresses {
 }
 
 impl NodeAddresses {
-    /// The first of each family, IPv4 first; never empty: a node without a network has 127.0.0.1. `own_bridge` does not
-    /// count.
+    /// The first of each family, IPv4 first; empty while the node has no network. `own_bridge` does not count.
     pub fn get(&self, own_bridge: &str) -> Vec<IpAddr> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, addresses)) = &*seen
-            && at.elapsed() < FRESH_FOR
-        {
-            return addresses.clone();
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match seen {
+            Some((at, addresses)) if at.elapsed() < FRESH_FOR && !addresses.is_empty() => addresses,
+            _ => self.look(own_bridge),
         }
+    }
+
+    /// The same as they are just now.
+    pub fn look(&self, own_bridge: &str) -> Vec<IpAddr> {
         let default_routes = [
             default_route_v4(&read("/proc/thread-self/net/route")),
             default_route_v6(&read("/proc/thread-self/net/ipv6_route")),
         ];
         let addresses = choose(&interfaces(own_bridge), &default_routes);
-        *seen = Some((Instant::now(), addresses.clone()));
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), addresses.clone()));
         addresses
     }
 }
@@ -81,9 +83,6 @@ fn choose(found: &[Found], default_routes: &[Option<String>; 2]) -> Vec<IpAddr> 
         let mut family = found.iter().filter(|f| f.address.is_ipv4() == ipv4 && global(&f.address));
         let preferred = family.clone().find(|f| Some(&f.interface) == route.as_ref());
         chosen.extend(preferred.or_else(|| family.next()).map(|f| f.address));
-    }
-    if chosen.is_empty() {
-        chosen.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
     chosen
 }
@@ -139,7 +138,7 @@ mod tests {
         let addresses = choose(&all, &[Some("ens3".into()), None]);
         assert_eq!(addresses, ["198.18.7.7".parse::<IpAddr>().unwrap(), "2001:db8::7".parse().unwrap()]);
         assert_eq!(choose(&all[..2], &[None, None]), ["172.17.0.1".parse::<IpAddr>().unwrap()]);
-        assert_eq!(choose(&[], &[None, None]), ["127.0.0.1".parse::<IpAddr>().unwrap()]);
+        assert!(choose(&[], &[None, None]).is_empty());
     }
 
     #[test]

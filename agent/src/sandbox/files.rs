@@ -19,6 +19,8 @@ use super::dns::{self, Cluster, Settings};
 /// A node's hosts file or resolv.conf longer than this is cut at a line's end.
 const NODE_FILE_MAX: u64 = 400 * 1024;
 const FILE_MODE: u32 = 0o644;
+/// Beside `etc/`: what we last wrote to resolv.conf, which containers may have changed since.
+const NAMES: &str = "resolv.conf";
 const ETC_MODE: u32 = 0o755;
 const SHM_MODE: u32 = 0o1777;
 
@@ -73,8 +75,7 @@ pub fn make(pod_dir: &Path, wanted: &Wanted<'_>, node: &NodeFiles, cluster: &Clu
         directory(&pod_dir.join("shm"), SHM_MODE)?;
     }
     write(&etc.join("hostname"), &format!("{}\n", wanted.called.kernel))?;
-    let settings = dns_settings(wanted.naming, wanted.host_network, wanted.namespace, (node, cluster))?;
-    write(&etc.join("resolv.conf"), &dns::text(&settings))?;
+    write_names(pod_dir, wanted.naming, wanted.host_network, wanted.namespace, (node, cluster))?;
     let hosts = if wanted.host_network {
         let aliases = aliases(&wanted.naming.host_aliases);
         format!("{HOST_NETWORK_HEADER}{}{aliases}", read_node(&node.etc.join("hosts"))?)
@@ -82,6 +83,30 @@ pub fn make(pod_dir: &Path, wanted: &Wanted<'_>, node: &NodeFiles, cluster: &Clu
         hosts(wanted.called, &wanted.naming.host_aliases, &[])
     };
     write(&etc.join("hosts"), &hosts)
+}
+
+/// Writes resolv.conf again where the node's own, from which it was made, says something else by now: in place, since
+/// containers have it mounted. Whether it did.
+pub fn write_names(
+    pod_dir: &Path,
+    naming: &Naming,
+    host_network: bool,
+    namespace: &str,
+    of_node: (&NodeFiles, &Cluster),
+) -> Result<bool, FilesError> {
+    let text = dns::text(&dns_settings(naming, host_network, namespace, of_node)?);
+    let (place, last) = (pod_dir.join("etc/resolv.conf"), pod_dir.join(NAMES));
+    if place.exists() && fs::read_to_string(&last).is_ok_and(|last| last == text) {
+        return Ok(false);
+    }
+    write(&place, &text)?;
+    write(&last, &text)?;
+    Ok(true)
+}
+
+/// What the node's files say of names: two looks that differ mean that pods' files may have to be written again.
+pub fn node_names(node: &NodeFiles) -> [String; 2] {
+    [node.etc.join("resolv.conf"), node.resolved.clone()].map(|path| read_node(&path).unwrap_or_default())
 }
 
 /// What resolv.conf says, for plugins that want to know it too.
@@ -233,6 +258,32 @@ mod tests {
         assert!(resolv_conf(true, &node).unwrap().contains("127.0.0.53"));
         fs::write(dir.path().join("resolv.conf"), "nameserver 127.0.0.53\nnameserver 198.18.0.1\n").unwrap();
         assert!(resolv_conf(false, &node).unwrap().contains("198.18.0.1"));
+    }
+
+    #[test]
+    fn resolv_conf_follows_the_nodes_in_place_and_is_left_alone_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = NodeFiles { etc: dir.path().join("etc-of-node"), resolved: dir.path().join("resolved") };
+        let pod_dir = dir.path().join("pod");
+        fs::create_dir_all(pod_dir.join("etc")).unwrap();
+        fs::create_dir_all(&node.etc).unwrap();
+        let (naming, cluster) = (Naming::default(), Cluster::default());
+        let write = || write_names(&pod_dir, &naming, true, "default", (&node, &cluster)).unwrap();
+        // A boot without a network: there is no such file yet.
+        assert!(write());
+        let place = pod_dir.join("etc/resolv.conf");
+        let mounted = fs::File::open(&place).unwrap();
+        assert!(!fs::read_to_string(&place).unwrap().contains("nameserver"));
+        fs::write(node.etc.join("resolv.conf"), "nameserver 198.18.0.53\n").unwrap();
+        assert!(write());
+        assert_eq!(io::read_to_string(mounted).unwrap(), "nameserver 198.18.0.53\n");
+        // What a container writes there is its own affair, until the node says something else.
+        fs::write(&place, "nameserver 198.18.0.54\n").unwrap();
+        assert!(!write());
+        assert_eq!(fs::read_to_string(&place).unwrap(), "nameserver 198.18.0.54\n");
+        fs::write(node.etc.join("resolv.conf"), "nameserver 198.18.0.55\n").unwrap();
+        assert!(write());
+        assert_eq!(fs::read_to_string(&place).unwrap(), "nameserver 198.18.0.55\n");
     }
 
     #[test]

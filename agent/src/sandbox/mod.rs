@@ -28,6 +28,7 @@ pub mod cni;
 mod config;
 mod dns;
 mod files;
+pub mod follow;
 mod inspect;
 mod listeners;
 mod mounts;
@@ -126,9 +127,14 @@ impl NodeSandboxes {
         self.shared.network.sweep_empty_reservations().map_err(|error| step(KILL, &error))
     }
 
-    /// The node's addresses, IPv4 first, one of a family.
+    /// The node's addresses, IPv4 first, one of a family; none while it has no network.
     pub fn node_ips(&self) -> Vec<IpAddr> {
         self.shared.node_addresses.get(&self.shared.config.bridge)
+    }
+
+    /// The same as they are just now.
+    fn look_at_node_ips(&self) -> Vec<IpAddr> {
+        self.shared.node_addresses.look(&self.shared.config.bridge)
     }
 
     /// Takes away what all pods share: the bridge, packet rules, parents of cgroups, the mount at the pods' directory.

@@ -88,7 +88,7 @@ pub(super) const DAEMON_SET_SPEC: &[Field] = &[
     row("selector.matchExpressions[].key", Text, Honoured("")),
     row("selector.matchExpressions[].operator", Text, Honoured("In, NotIn, Exists, DoesNotExist")),
     row("selector.matchExpressions[].values", Texts, Honoured("")),
-    row("template", Object, Honoured("its `spec` as a Pod's; any change of the template makes a new pod")),
+    row("template", Object, Honoured("its `spec` as a Pod's; a change of labels, annotations or anything honoured in it makes a new pod")),
     row("template.metadata", Object, Honoured("")),
     row("template.spec", Object, Honoured("")),
     row("updateStrategy", Object, Honoured("")),

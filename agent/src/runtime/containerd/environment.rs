@@ -3,6 +3,7 @@
 //! Pure; used by `oci`.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 
 use pod::manifest::quantity;
 use pod::name::WorkloadKind;
@@ -39,7 +40,9 @@ pub fn environment(
     for var in &run.container.env {
         let value = match &var.value {
             EnvValue::Literal(text) => expand(text, &declared),
-            EnvValue::Field(field) => pod_field(run, field, node_name),
+            EnvValue::Field(field) => pod_field(run, field, node_name).ok_or_else(|| {
+                format!("env {}: this node has no address yet; the container is created when it has one", var.name)
+            })?,
             EnvValue::Resource { container, resource, divisor } => {
                 let of = run.template.spec.containers.iter().find(|c| c.name == *container).ok_or_else(|| {
                     format!("env {}: resourceFieldRef names the container {container:?}, which the pod lacks", var.name)
@@ -88,7 +91,8 @@ fn set<'a>(env: &mut Vec<(&'a str, String)>, name: &'a str, value: String) {
     }
 }
 
-/// `$(NAME)` becomes the value where one is known and stays where not; `$$` becomes `$`.
+/// `$(NAME)` becomes the value where one is known and stays where not; `$$` becomes `$`. Where a URL's host is meant (right
+/// behind `://`), an IPv6 address gets the brackets that it needs there (RFC 3986, 3.2.2): Kubernetes makes a URL that is none.
 fn expand(text: &str, vars: &BTreeMap<String, String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -100,6 +104,9 @@ fn expand(text: &str, vars: &BTreeMap<String, String>) -> String {
             rest = tail;
         } else if let Some((name, tail)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
             match vars.get(name) {
+                Some(value) if out.ends_with("://") && value.parse::<Ipv6Addr>().is_ok() => {
+                    out.push_str(&format!("[{value}]"));
+                }
                 Some(value) => out.push_str(value),
                 None => out.push_str(&format!("$({name})")),
             }
@@ -113,11 +120,15 @@ fn expand(text: &str, vars: &BTreeMap<String, String>) -> String {
     out
 }
 
-fn pod_field(run: &CreateRun<'_>, field: &PodField, node_name: &str) -> String {
-    let first = |ips: &[std::net::IpAddr]| ips.first().map(ToString::to_string).unwrap_or_default();
-    let all = |ips: &[std::net::IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+/// None: it is an address, and there is none. It is fixed at the creation, so a wrong one would stay.
+fn pod_field(run: &CreateRun<'_>, field: &PodField, node_name: &str) -> Option<String> {
+    let first = |ips: &[std::net::IpAddr]| ips.first().map(ToString::to_string);
+    let all = |ips: &[std::net::IpAddr]| {
+        let joined = ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        (!joined.is_empty()).then_some(joined)
+    };
     let pod_ips = if run.template.spec.host_network { &run.sandbox.host_ips } else { &run.sandbox.pod_ips };
-    match field {
+    let known = match field {
         PodField::Name => run.record.name.clone(),
         PodField::Namespace => run.workload.namespace.clone(),
         PodField::Uid => run.run.uid.to_string(),
@@ -131,11 +142,12 @@ fn pod_field(run: &CreateRun<'_>, field: &PodField, node_name: &str) -> String {
         PodField::Annotation(key) => run.template.annotations.get(key).cloned().unwrap_or_default(),
         PodField::NodeName => node_name.to_owned(),
         PodField::ServiceAccountName => "default".to_owned(),
-        PodField::HostIp => first(&run.sandbox.host_ips),
-        PodField::HostIps => all(&run.sandbox.host_ips),
-        PodField::PodIp => first(pod_ips),
-        PodField::PodIps => all(pod_ips),
-    }
+        PodField::HostIp => return first(&run.sandbox.host_ips),
+        PodField::HostIps => return all(&run.sandbox.host_ips),
+        PodField::PodIp => return first(pod_ips),
+        PodField::PodIps => return all(pod_ips),
+    };
+    Some(known)
 }
 
 /// The resource in units of the divisor, rounded up. An absent limit is the node's whole, an absent request 0.
@@ -191,13 +203,16 @@ mod tests {
 
     #[test]
     fn references_expand_once_and_unknown_ones_stay() {
-        let vars = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "$(A)".to_owned())]);
+        let vars = [("A", "1"), ("B", "$(A)"), ("SIX", "fd00::2"), ("FOUR", "198.18.0.2")];
+        let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         for (text, expanded) in [
             ("$(A)-$(B)", "1-$(A)"),
             ("$(C)", "$(C)"),
             ("$$(A)", "$(A)"),
             ("$A $( $", "$A $( $"),
             ("$(A", "$(A"),
+            ("http://$(SIX):80/$(SIX)", "http://[fd00::2]:80/fd00::2"),
+            ("http://$(FOUR):80", "http://198.18.0.2:80"),
             ("", ""),
         ] {
             assert_eq!(expand(text, &vars), expanded, "{text}");
