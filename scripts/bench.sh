@@ -18,6 +18,14 @@ SHIM_VERSION=0.2.0
 load() { cut -d ' ' -f 1 /proc/loadavg; }
 quiet() { load | awk -v max="$LOAD_MAX" '{ exit !($1 <= max) }'; }
 
+# Whether ONLY lets this measurement be.
+wanted() {
+    case $1 in
+    *"${ONLY:-}"*) ;;
+    *) return 1 ;;
+    esac
+}
+
 # Built from the crates registry once, in some minutes. Without it, or without a containerd 2.x, its rows are left out.
 rust_shim() {
     place=$top/target/runc-shim
@@ -37,13 +45,11 @@ cargo build --release --quiet --workspace
 # The container's program is static, so that its first instruction is not a dynamic loader's.
 cargo rustc --release --quiet --package tests --bin stamp -- -C target-feature=+crt-static
 cargo build --profile measure --quiet --package tests --bin bench
-case shims in
-*"${ONLY:-}"*)
+if wanted shims; then
     DAEMONLET_BENCH_CONTAINERD2=$(scripts/containerds.sh sid)
     DAEMONLET_BENCH_RUST_SHIM=$(rust_shim)
     export DAEMONLET_BENCH_CONTAINERD2 DAEMONLET_BENCH_RUST_SHIM
-    ;;
-esac
+fi
 DAEMONLET_BENCH_PODMAN=$(scripts/podman.sh)
 export DAEMONLET_BENCH_PODMAN
 

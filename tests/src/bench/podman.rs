@@ -61,7 +61,7 @@ impl Podman {
         ]);
         client::run(unshare.arg(root)).ok();
         let network = format!("/run/netns/{}", node.id());
-        Some(Podman { dir, network, cgroup_parent: format!("/{}/podman", node.cgroup_root) })
+        Some(Podman { dir, network, cgroup_parent: format!("/{}/beside", node.cgroup_root) })
     }
 
     /// `podman WORDS…` on the node's network.

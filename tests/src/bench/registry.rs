@@ -67,8 +67,7 @@ impl Registry {
     pub fn push(&self, repository: &str, layers: u64, bytes: usize) -> Large {
         let program = fs::read(stamp_program()).expect("the stamp program was built");
         // Its own layer in each image: one that is known from another image already is not downloaded again by everybody.
-        let program =
-            Tarball::new().file("stamp", 0o755, &program).file("image", 0o644, repository.as_bytes()).bytes();
+        let program = Tarball::new().file("stamp", 0o755, &program).file("image", 0o644, repository.as_bytes()).bytes();
         let mut diff_ids = Vec::new();
         let mut descriptors = Vec::new();
         let mut sizes = Vec::new();

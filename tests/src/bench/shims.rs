@@ -2,14 +2,17 @@
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::memory::private;
 use super::table::{Samples, median, megabytes, row, value};
 use super::{Bench, Rounds, milliseconds};
-use crate::manifest::Document;
+use crate::manifest::{Document, pod};
 use crate::node::TestNode;
+use crate::process::Process;
+use crate::wait::{pause, wait_for};
 
 /// Its class in the agent's configuration and containerd's name for it.
 const CLASS: &str = "rust";
@@ -17,6 +20,12 @@ const RUNTIME: &str = "io.containerd.runc.v2-rs";
 
 /// Pods whose shims are measured; the median of them is printed.
 const PODS: u64 = 10;
+
+/// How long an end may go unnoticed; on a working shim it is some milliseconds.
+const TOLD_SECONDS: u32 = 20;
+
+/// After a restart of containerd the agent has subscribed again and looked at everything long before.
+const SETTLED: Duration = Duration::from_secs(3);
 
 /// Where scripts/bench.sh says that the shim and a containerd 2.x lie.
 fn programs() -> Option<(PathBuf, PathBuf)> {
@@ -44,13 +53,73 @@ pub fn shims(rounds: Rounds) {
     };
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     let bin = together(dir.path(), &shim, &containerd);
-    let builder = TestNode::empty_builder().flag("--runtime-class", &format!("{CLASS}={RUNTIME}"));
+    let builder = TestNode::builder().flag("--runtime-class", &format!("{CLASS}={RUNTIME}"));
     let mut bench = Bench::on(rounds, builder, Some(&bin));
+    bench.life_under_it();
     bench.first_instructions();
     bench.shims_memory();
+    bench.after_containerd();
 }
 
 impl Bench {
+    /// What is measured has to work first: a pod under the shim starts and logs, is restarted after a kill, outlives the agent, and
+    /// goes without a trace.
+    fn life_under_it(&mut self) {
+        self.put_ticking("life");
+        let first = self.node.wait_running("life");
+        self.node.wait_log(&first, "main", "tick");
+        let shims: Vec<String> = self.node.shims().iter().map(Process::command_line).collect();
+        assert!(shims.len() == 1 && shims[0].contains("containerd-shim-runc-v2-rs "), "{shims:?}");
+
+        self.node.process(&first).kill_9();
+        let again = self.node.wait_pod("life", "runs again", |pod| pod.running() && pod.restarts() == 1);
+        self.node.wait_log(&again, "main", "tick");
+        let process = self.node.process(&again);
+
+        self.node.restart_agent();
+        let adopted = self.node.wait_running("life");
+        assert_eq!((self.node.process(&adopted), adopted.restarts()), (process, 1), "it is adopted as it was");
+        let lines = self.node.log_lines(&adopted, "main", 1).len();
+        wait_for("its log goes on", || {
+            let now = self.node.log_lines(&adopted, "main", 1).len();
+            if now > lines { Ok(()) } else { Err(now.to_string()) }
+        });
+
+        self.node.remove("life.yaml");
+        self.node.wait_no_pod("life");
+        wait_for("its process and its shim are gone", || {
+            let left = self.node.shims().len();
+            if left == 0 && !process.alive() { Ok(()) } else { Err(format!("{left} shims")) }
+        });
+        println!(
+            "the Rust shim: a pod started, logged, was restarted after a kill, adopted by a new agent, and removed"
+        );
+    }
+
+    fn put_ticking(&self, name: &str) {
+        let script = "trap 'exit 0' TERM; while :; do echo tick; usleep 100000; done";
+        self.node.put(&format!("{name}.yaml"), &of_class(pod(name).script(script).own_network()).text());
+    }
+
+    /// Whether the shim still tells the ends of its containers when containerd has been restarted. Version 0.2.0 does not, so that
+    /// this comes last: the pod cannot be ended in order either, and goes with its node.
+    fn after_containerd(&mut self) {
+        self.put_ticking("after");
+        let process = self.node.process(&self.node.wait_running("after"));
+        self.node.stop_containerd();
+        self.node.start_containerd();
+        assert_eq!(self.node.process(&self.node.wait_running("after")), process, "it outlives containerd");
+        // An end while the agent is still looking around after the restart is seen by that look.
+        pause(SETTLED);
+        process.kill_9();
+        let restarted = (0..TOLD_SECONDS).any(|_| {
+            pause(Duration::from_secs(1));
+            self.node.pods_of("after").iter().any(|pod| pod.running() && pod.restarts() == 1)
+        });
+        let said = if restarted { "is noticed" } else { "IS NOT NOTICED: do not restart containerd under it" };
+        println!("the Rust shim, after a restart of containerd: a container that ends {said}");
+    }
+
     fn first_instructions(&mut self) {
         let (mut usual, mut rust) = (Samples::default(), Samples::default());
         for _ in 0..self.rounds.single {
