@@ -7,6 +7,7 @@
 
 mod blame;
 mod blob;
+mod certificate;
 mod challenge;
 pub mod credentials;
 mod error;
@@ -16,6 +17,7 @@ mod http;
 mod manifest;
 mod names;
 mod proxy;
+mod reach;
 mod round;
 mod tls;
 mod tokens;
@@ -34,6 +36,7 @@ pub use blob::Blob;
 pub use credentials::{Credential, Login, Secret};
 pub use error::{Failure, HostFailure, RegistryError};
 pub use proxy::Proxy;
+pub use reach::{HostReach, Reach, Stage, configured};
 use round::Need;
 use visit::{Question, Visit};
 
