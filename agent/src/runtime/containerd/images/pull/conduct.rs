@@ -63,7 +63,7 @@ impl Conduct {
         }
         let cuts = self.cuts.entry(host.to_owned()).or_default();
         *cuts += 1;
-        if *cuts % CUTS_MAX == 0 { Next::BlameAndAsk } else { Next::Ask }
+        if cuts.is_multiple_of(CUTS_MAX) { Next::BlameAndAsk } else { Next::Ask }
     }
 
     /// The whole is wrong: whom to blame. Of several hosts it may be any; then the registry itself is believed. None: it was
