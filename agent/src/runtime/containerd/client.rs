@@ -14,6 +14,7 @@ use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::diff_client::DiffClient;
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::images_client::ImagesClient;
+use containerd_client::services::v1::introspection_client::IntrospectionClient;
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::namespaces_client::NamespacesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
@@ -118,6 +119,14 @@ impl Client {
         request
     }
 
+    /// `message` as a request in another namespace, to look only.
+    pub fn request_in<T>(&self, namespace: &str, message: T) -> Result<Request<T>, Status> {
+        let mut request = Request::new(message);
+        let namespace = namespace.parse().map_err(|_| Status::invalid_argument(format!("namespace {namespace:?}")))?;
+        request.metadata_mut().insert(NAMESPACE_KEY, namespace);
+        Ok(request)
+    }
+
     pub fn containers(&self) -> ContainersClient<Channel> {
         ContainersClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -152,6 +161,10 @@ impl Client {
 
     pub fn events(&self) -> EventsClient<Channel> {
         EventsClient::new(self.channel.clone())
+    }
+
+    pub fn introspection(&self) -> IntrospectionClient<Channel> {
+        IntrospectionClient::new(self.channel.clone())
     }
 
     pub fn version(&self) -> VersionClient<Channel> {
