@@ -263,6 +263,9 @@ fn describe_node(board: &Board, config: &Config, node_name: &str, machine: &Node
         node.cni_bin_dirs.clone_from(&config.cni_bin_dirs);
         node.cni_conf_dir.clone_from(&config.cni_conf_dir);
         node.pod_cidrs.clone_from(&config.pod_cidrs);
+        node.cgroup_root.clone_from(&config.cgroup_root);
+        node.registry_config.clone_from(&config.registry_config);
+        node.registry_auth.clone_from(&config.registry_auth);
         node.listen = config.listen.to_string();
         node.max_pods = config.max_pods;
         node.runtime_classes =

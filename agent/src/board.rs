@@ -147,6 +147,9 @@ pub struct NodeFacts {
     pub cni_bin_dirs: Vec<PathBuf>,
     pub cni_conf_dir: PathBuf,
     pub pod_cidrs: Vec<Cidr>,
+    pub cgroup_root: String,
+    pub registry_config: PathBuf,
+    pub registry_auth: Option<PathBuf>,
     pub listen: String,
     pub max_pods: u32,
     /// Configured runtime classes, each with its runtime as it is written.

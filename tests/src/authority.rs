@@ -8,6 +8,8 @@ use rcgen::{
 /// An authority that nobody trusts unless told to.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
+    /// The day on which what it certifies ends: year, month, day.
+    end: Option<(i32, u8, u8)>,
 }
 
 /// A certificate and its key in PEM.
@@ -24,7 +26,13 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().expect("keys can be made");
-        Authority { issuer: CertifiedIssuer::self_signed(params, key).expect("an authority signs itself") }
+        let issuer = CertifiedIssuer::self_signed(params, key).expect("an authority signs itself");
+        Authority { issuer, end: None }
+    }
+
+    /// One whose certificates end at the beginning of this day.
+    pub fn ending(year: i32, month: u8, day: u8) -> Authority {
+        Authority { end: Some((year, month, day)), ..Authority::new() }
     }
 
     /// The authority's certificate in PEM, for `ca` of a hosts.toml.
@@ -45,6 +53,9 @@ impl Authority {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("the tests' names are valid");
         params.extended_key_usages = vec![purpose];
+        if let Some((year, month, day)) = self.end {
+            params.not_after = rcgen::date_time_ymd(year, month, day);
+        }
         let key = KeyPair::generate().expect("keys can be made");
         let cert = params.signed_by(&key, &self.issuer).expect("the authority signs");
         Identity { cert: cert.pem(), key: key.serialize_pem() }

@@ -60,7 +60,7 @@ pub struct Advisory {
 }
 
 /// Sources: the projects' security advisories.
-pub const RUNC: [Advisory; 5] = [
+pub const RUNC: [Advisory; 6] = [
     Advisory {
         id: "CVE-2019-5736",
         what: "a container overwrites runc on the host",
@@ -86,10 +86,16 @@ pub const RUNC: [Advisory; 5] = [
         what: "masked paths, /dev/console and writes to /proc lead to the host",
         fixed: &[Version::new(1, 2, 8), Version::new(1, 3, 3), Version::new(1, 4, 0).candidate(3)],
     },
+    Advisory {
+        id: "CVE-2026-41579",
+        what: "an image whose /dev is a link removes and makes links on the host",
+        fixed: &[Version::new(1, 3, 6), Version::new(1, 4, 3), Version::new(1, 5, 0).candidate(3)],
+    },
 ];
 
-/// Those of crun itself; runc's were runc's own.
-pub const CRUN: [Advisory; 2] = [
+/// Those of crun itself that reach a container of ours. Not CVE-2026-30892 (`crun exec --user` as it is typed: a shim hands over a
+/// process as JSON), nor CVE-2026-88264 and CVE-2026-88265 (nothing mounted over /dev: every container here has a mount there).
+pub const CRUN: [Advisory; 3] = [
     Advisory {
         id: "CVE-2022-27650",
         what: "containers begin with inheritable capabilities",
@@ -99,6 +105,11 @@ pub const CRUN: [Advisory; 2] = [
         id: "CVE-2025-24965",
         what: "an image writes files of the host, where krun is used",
         fixed: &[Version::new(1, 20, 0)],
+    },
+    Advisory {
+        id: "CVE-2026-47766",
+        what: "an image whose /dev is a link leads device set-up to the host",
+        fixed: &[Version::new(1, 28, 0)],
     },
 ];
 
@@ -186,11 +197,15 @@ mod tests {
     fn a_hole_is_open_until_the_fix_of_its_branch() {
         let holes = |text: &str| open(Version::parse(text).unwrap(), &RUNC).len();
         for (version, count) in
-            [("1.1.5", 3), ("1.1.12", 2), ("1.1.15", 1), ("1.2.7", 1), ("1.2.8", 0), ("1.3.3", 0), ("1.4.0-rc.2", 1)]
+            [("1.1.5", 4), ("1.1.12", 3), ("1.1.15", 2), ("1.2.8", 1), ("1.3.3", 1), ("1.3.6", 0), ("1.4.0-rc.2", 2)]
         {
             assert_eq!(holes(version), count, "{version}");
         }
-        assert_eq!(holes("1.5.0"), 0);
+        assert_eq!((holes("1.5.0-rc.2"), holes("1.5.0"), holes("1.6.0")), (1, 0, 0));
+        let holes = |text: &str| open(Version::parse(text).unwrap(), &CRUN).len();
+        for (version, count) in [("1.4.3", 3), ("1.4.5", 2), ("1.19.1", 2), ("1.20", 1), ("1.27.1", 1), ("1.29.1", 0)] {
+            assert_eq!(holes(version), count, "{version}");
+        }
         let holes = |text: &str| open(Version::parse(text).unwrap(), &CONTAINERD).len();
         for (version, count) in [("1.6.20", 1), ("1.7.29", 0), ("2.0.6", 1), ("2.1.9", 0), ("2.3.0", 0), ("1.4.2", 2)] {
             assert_eq!(holes(version), count, "{version}");

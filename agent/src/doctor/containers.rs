@@ -54,7 +54,7 @@ mod tests {
     }
 
     fn answering(version: &str, snapshotter: Result<(), String>) -> Result<Look, String> {
-        Ok(Look { version: version.into(), pid: None, snapshotter, namespaces: Ok(vec![]) })
+        Ok(Look { version: version.into(), pid: None, snapshotter, namespaces: Ok(vec![]), root: None })
     }
 
     #[test]

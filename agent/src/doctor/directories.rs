@@ -12,6 +12,8 @@ use super::{Line, Places};
 const FREE_BYTES_MIN: u64 = 64 << 20;
 /// The kubelet's eviction thresholds for nodefs: 10 % of bytes, 5 % of inodes.
 const FREE_BYTES_PERCENT: u64 = 10;
+/// And for imagefs: 15 % of bytes.
+const FREE_IMAGE_BYTES_PERCENT: u64 = 15;
 const FREE_INODES_PERCENT: u64 = 5;
 
 #[derive(Debug, Clone)]
@@ -91,14 +93,41 @@ pub fn judge(name: &str, found: &Directory) -> Line {
             format!("chmod go-w {path}: who writes there runs what he likes as root"),
         );
     }
+    let fix = "make room: daemons cannot be started, logged or recorded on a full disk";
+    judge_room(name, found, state, FREE_BYTES_PERCENT, fix)
+}
+
+/// The directory in which containerd keeps images and snapshots: its own business but for the room.
+pub fn judge_containerd(root: Option<&Path>) -> Line {
+    const NAME: &str = "containerd's disk";
+    let Some(root) = root else {
+        return Line::warn(NAME, "containerd does not tell its root", "see the line containerd");
+    };
+    let found = probe(root);
+    match &found.state {
+        Some(state) => judge_images(NAME, &found, state),
+        None => Line::warn(
+            NAME,
+            format!("{} cannot be looked at from here", root.display()),
+            "run doctor where containerd's root is mounted",
+        ),
+    }
+}
+
+fn judge_images(name: &str, found: &Directory, state: &State) -> Line {
+    let fix = "make room: images cannot be unpacked, nor containers created, on a full disk";
+    judge_room(name, found, state, FREE_IMAGE_BYTES_PERCENT, fix)
+}
+
+fn judge_room(name: &str, found: &Directory, state: &State, bytes_min: u64, fix: &str) -> Line {
+    let path = found.path.display();
     let percent = |free: u64, total: u64| if total == 0 { 100 } else { u128::from(free) * 100 / u128::from(total) };
     let (bytes, inodes) =
         (percent(state.free_bytes, state.total_bytes), percent(state.free_inodes, state.total_inodes));
     let room = format!("{path}: {} MiB free ({bytes} %), {inodes} % of inodes free", state.free_bytes >> 20);
-    let fix = "make room: daemons cannot be started, logged or recorded on a full disk";
     match () {
         () if state.total_bytes > 0 && state.free_bytes < FREE_BYTES_MIN || inodes == 0 => Line::fail(name, room, fix),
-        () if bytes < FREE_BYTES_PERCENT.into() || inodes < FREE_INODES_PERCENT.into() => Line::warn(name, room, fix),
+        () if bytes < bytes_min.into() || inodes < FREE_INODES_PERCENT.into() => Line::warn(name, room, fix),
         () => Line::ok(name, room),
     }
 }
@@ -108,8 +137,8 @@ mod tests {
     use super::*;
     use crate::doctor::Verdict;
 
-    fn judged(change: impl FnOnce(&mut State)) -> Verdict {
-        let mut state = State {
+    fn good() -> State {
+        State {
             is_directory: true,
             owner: 0,
             mode: 0o755,
@@ -117,7 +146,11 @@ mod tests {
             total_bytes: 100 << 30,
             free_inodes: 50,
             total_inodes: 100,
-        };
+        }
+    }
+
+    fn judged(change: impl FnOnce(&mut State)) -> Verdict {
+        let mut state = good();
         change(&mut state);
         judge("d", &Directory { path: "/d".into(), state: Some(state) }).verdict
     }
@@ -134,6 +167,22 @@ mod tests {
         assert_eq!(judged(|state| state.free_inodes = 2), Verdict::Warn);
         // btrfs counts no inodes.
         assert_eq!(judged(|state| (state.free_inodes, state.total_inodes) = (0, 0)), Verdict::Ok);
+    }
+
+    #[test]
+    fn a_full_disk_of_containerds_fails_and_one_that_is_hardly_free_warns() {
+        let judged = |free_bytes, free_inodes| {
+            let state = State { free_bytes, free_inodes, ..good() };
+            judge_images("d", &Directory { path: "/d".into(), state: Some(state.clone()) }, &state).verdict
+        };
+        assert_eq!(judged(20 << 30, 50), Verdict::Ok);
+        assert_eq!(judged(14 << 30, 50), Verdict::Warn);
+        assert_eq!(judged(1 << 20, 50), Verdict::Fail);
+        assert_eq!(judged(20 << 30, 0), Verdict::Fail);
+        assert_eq!(judge_containerd(None).verdict, Verdict::Warn);
+        assert_eq!(judge_containerd(Some(Path::new("/nonexistent/root"))).verdict, Verdict::Warn);
+        let dir = tempfile::tempdir().unwrap();
+        assert!(judge_containerd(Some(dir.path())).found.contains("of inodes free"));
     }
 
     #[test]

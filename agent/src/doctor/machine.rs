@@ -1,4 +1,4 @@
-//! This machine: privileges, kernel, clock.
+//! This machine: privileges, kernel, AppArmor.
 
 use super::Line;
 use super::advisories::Version;
@@ -16,9 +16,6 @@ const CAPABILITIES: [(u32, &str); 6] = [
 
 /// openat2, with which every path that a container can reach is opened.
 const KERNEL_MIN: Version = Version::new(5, 6, 0);
-
-/// Before this nobody can have built this program.
-const BUILT_AFTER: i64 = 1_735_689_600;
 
 #[derive(Debug)]
 pub struct Privileges {
@@ -105,18 +102,6 @@ pub fn judge_kernel(release: &str) -> Line {
     }
 }
 
-pub fn judge_clock(now: jiff::Timestamp) -> Line {
-    const NAME: &str = "clock";
-    match now.as_second() >= BUILT_AFTER {
-        true => Line::ok(NAME, super::super::status::time(now)),
-        false => Line::fail(
-            NAME,
-            format!("the clock says {}, which is before this program was made", super::super::status::time(now)),
-            "set the clock (systemd-timesyncd, chrony); daemons run all the same, but times shown and certificates are wrong",
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,11 +136,5 @@ mod tests {
         assert_eq!(judge_kernel("4.19.0-5-amd64").verdict, Verdict::Fail);
         assert_eq!(judge_kernel("").verdict, Verdict::Warn);
         assert_eq!(judge_kernel(&probe_kernel()).verdict, Verdict::Ok);
-    }
-
-    #[test]
-    fn a_clock_of_1970_fails() {
-        assert_eq!(judge_clock(jiff::Timestamp::UNIX_EPOCH).verdict, Verdict::Fail);
-        assert_eq!(judge_clock(jiff::Timestamp::now()).verdict, Verdict::Ok);
     }
 }

@@ -5,16 +5,20 @@
 
 mod advisories;
 mod cgroups;
+mod clock;
 mod containers;
 mod directories;
 mod machine;
 mod neighbours;
 mod networks;
 mod node;
+mod registries;
 mod runtimes;
+mod shared;
 mod units;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -71,6 +75,10 @@ pub struct Places {
     pub cni_conf_dir: PathBuf,
     pub pod_cidrs: Vec<Cidr>,
     pub runtime_classes: BTreeMap<String, RuntimeClass>,
+    pub cgroup_root: String,
+    pub listen: SocketAddr,
+    pub registry_config: PathBuf,
+    pub registry_auth: Option<PathBuf>,
     /// What the agent says of itself (v1 Node), or why it does not answer.
     pub agent: Result<serde_json::Value, String>,
 }
@@ -99,6 +107,12 @@ impl Places {
             }
             None => config.runtime_classes.clone(),
         };
+        let said =
+            |key: &str| agent.as_ref().ok().and_then(|node| node.pointer(&format!("/daemonlet/{key}"))?.as_str());
+        let registry_auth = match &agent {
+            Ok(_) => said("registryAuth").map(PathBuf::from),
+            Err(_) => config.registry_auth.clone(),
+        };
         Places {
             run_dir: config.run_dir.clone(),
             state_dir: told("stateDir", &config.state_dir),
@@ -111,6 +125,10 @@ impl Places {
             cni_conf_dir: told("cniConfDir", &config.cni_conf_dir),
             pod_cidrs: if pod_cidrs.is_empty() { config.pod_cidrs.clone() } else { pod_cidrs },
             runtime_classes,
+            cgroup_root: said("cgroupRoot").unwrap_or(&config.cgroup_root).to_owned(),
+            listen: said("listen").and_then(|text| text.parse().ok()).unwrap_or(config.listen),
+            registry_config: told("registryConfig", &config.registry_config),
+            registry_auth,
             agent,
         }
     }
@@ -149,7 +167,7 @@ pub fn examine(places: &Places) -> Vec<Line> {
     let mut lines = vec![
         machine::judge_privileges(&machine::probe_privileges(pid)),
         machine::judge_kernel(&machine::probe_kernel()),
-        machine::judge_clock(jiff::Timestamp::now()),
+        clock::judge(&clock::probe()),
         machine::judge_apparmor(&machine::probe_apparmor()),
         cgroups::judge(&cgroups::probe()),
         containers::judge_containerd(&containerd, places),
@@ -165,10 +183,16 @@ pub fn examine(places: &Places) -> Vec<Line> {
         lines.push(runtimes::judge(name, class, &runtimes::probe(class, pid)));
     }
     lines.extend(directories::lines(places));
+    lines.push(directories::judge_containerd(containerd.as_ref().ok().and_then(|look| look.root.as_deref())));
+    lines.extend(registries::lines(&registries::probe(places)));
     lines.push(units::judge(&units::probe()));
     let neighbours =
         neighbours::probe(containerd.as_ref().map_or_else(|why| Err(why.clone()), |look| look.namespaces.clone()));
     lines.push(neighbours::judge_kubelet(&neighbours, &places.log_dir));
     lines.push(neighbours::judge_namespace(&neighbours, &places.containerd_namespace));
+    let shared = shared::probe(places);
+    lines.push(shared::judge_cgroups(&shared, &places.cgroup_root));
+    lines.push(shared::judge_network(&shared, &places.cni_conf_dir));
+    lines.push(shared::judge_port(&shared, places.listen));
     lines
 }

@@ -9,7 +9,7 @@ use super::Line;
 
 /// Where a kubelet keeps pods' logs unless its configuration says otherwise (podLogsDir).
 const KUBELET_LOGS: &str = "var/log/pods";
-const KUBELET_CONFIG: &str = "var/lib/kubelet/config.yaml";
+pub const KUBELET_CONFIG: &str = "var/lib/kubelet/config.yaml";
 /// A program that runs containers: its process (/proc/PID/comm, 15 bytes at most), and files that are there while it
 /// runs or once it has been set up.
 const PROGRAMS: [(&str, &str, &[&str]); 5] = [
@@ -60,16 +60,21 @@ fn probe_below(root: &Path, processes: &[String], namespaces: Result<Vec<String>
 }
 
 /// Names of all processes (/proc/PID/comm).
-fn processes() -> Vec<String> {
+pub fn processes() -> Vec<String> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| Some(fs::read_to_string(entry.path().join("comm")).ok()?.trim().to_owned())).collect()
 }
 
-/// `podLogsDir` of a KubeletConfiguration: a plain top-level scalar, so a line is enough.
+/// `podLogsDir` of a KubeletConfiguration.
 fn kubelet_logs(config: &str) -> PathBuf {
-    let given = config.lines().find_map(|line| line.strip_prefix("podLogsDir:"));
-    let given = given.map(|value| value.trim().trim_matches(['"', '\''])).filter(|value| !value.is_empty());
-    given.map_or_else(|| Path::new("/").join(KUBELET_LOGS), PathBuf::from)
+    top_level(config, "podLogsDir").map_or_else(|| Path::new("/").join(KUBELET_LOGS), PathBuf::from)
+}
+
+/// A plain top-level scalar of a KubeletConfiguration, for which a line is enough.
+pub fn top_level(config: &str, key: &str) -> Option<String> {
+    let value = config.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    let value = value.trim().trim_matches(['"', '\'']);
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
 pub fn judge_kubelet(found: &Neighbours, log_dir: &Path) -> Line {

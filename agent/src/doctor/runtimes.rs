@@ -20,8 +20,13 @@ const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 
 /// The first line of `PROGRAM --version`.
 pub fn probe_program(program: &Path) -> Result<String, String> {
+    first_line(program, &["--version"])
+}
+
+/// The first line that a small program prints.
+pub fn first_line(program: &Path, arguments: &[&str]) -> Result<String, String> {
     let mut child = Command::new(program)
-        .arg("--version")
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -159,7 +164,7 @@ mod tests {
         let line = versioned("runc", "runc version 1.1.5+ds1", "1.1.5+ds1", &advisories::RUNC, "");
         assert_eq!(line.verdict, Verdict::Warn);
         assert!(line.found.contains("CVE-2024-21626") && line.found.contains("CVE-2025-31133"), "{}", line.found);
-        assert_eq!(judge_runc(&Ok("runc version 1.3.3".into())).verdict, Verdict::Ok);
+        assert_eq!(judge_runc(&Ok("runc version 1.3.6".into())).verdict, Verdict::Ok);
         assert_eq!(versioned("runc", "x", "unknown", &advisories::RUNC, "").verdict, Verdict::Warn);
     }
 
@@ -170,7 +175,7 @@ mod tests {
         let line = judge(log);
         assert_eq!(line.verdict, Verdict::Warn);
         assert!(line.found.ends_with("mended by the distribution: CVE-2024-21626"), "{}", line.found);
-        let all = format!("{log}  * CVE-2024-45310, CVE-2025-31133, CVE-2025-52565, CVE-2025-52881\n");
+        let all = format!("{log}  * CVE-2024-45310, CVE-2025-31133, CVE-2025-52565, CVE-2025-52881, CVE-2026-41579\n");
         assert_eq!(judge(&all).verdict, Verdict::Ok);
     }
 
@@ -182,7 +187,7 @@ mod tests {
         assert!(line.found.contains("/nonexistent/crun"), "{}", line.found);
         let line = judge("crun", &crun, &Ok("crun version 1.3".into()));
         assert!(line.verdict == Verdict::Warn && line.found.contains("CVE-2022-27650"), "{}", line.found);
-        assert_eq!(judge("crun", &crun, &Ok("crun version 1.21".into())).verdict, Verdict::Ok);
+        assert_eq!(judge("crun", &crun, &Ok("crun version 1.28".into())).verdict, Verdict::Ok);
         let shim = RuntimeClass::Shim("io.containerd.nonexistent.v7".into());
         let line = judge("x", &shim, &probe(&shim, None));
         assert_eq!(line.verdict, Verdict::Fail);

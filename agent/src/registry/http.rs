@@ -282,7 +282,7 @@ fn message(body: &[u8], masked: &[String]) -> Option<String> {
 }
 
 /// Why a request failed, and what helps where that is known.
-fn describe(error: &reqwest::Error, url: &Url, asked: &Url) -> String {
+pub fn describe(error: &reqwest::Error, url: &Url, asked: &Url) -> String {
     let reason = causes(error);
     let host = authority(url);
     let at = if host == authority(asked) { String::new() } else { format!("at {host}, to which it redirects: ") };

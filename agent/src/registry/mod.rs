@@ -6,6 +6,7 @@
 //! the logins that are for it ([`credentials`], [`visit`]), and returns the first good answer, or what every host said.
 
 mod blob;
+mod certificate;
 mod challenge;
 pub mod credentials;
 mod error;
@@ -14,6 +15,7 @@ mod http;
 mod manifest;
 mod names;
 mod proxy;
+mod reach;
 mod round;
 mod tls;
 mod tokens;
@@ -32,6 +34,7 @@ pub use blob::Blob;
 pub use credentials::{Credential, Login, Secret};
 pub use error::{Failure, HostFailure, RegistryError};
 pub use proxy::Proxy;
+pub use reach::{HostReach, Reach, Stage, configured};
 use round::{HelperLogins, Need};
 use visit::{Question, Visit};
 

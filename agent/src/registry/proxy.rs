@@ -57,6 +57,15 @@ impl Proxy {
         Proxy::from(|name| std::env::var(name).ok())
     }
 
+    /// As a process' environment has them (/proc/PID/environ).
+    pub fn from_environ(environ: &[u8]) -> Proxy {
+        let text = String::from_utf8_lossy(environ);
+        let value = |name: &str| {
+            text.split('\0').find_map(|entry| entry.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
+        };
+        Proxy::from(value)
+    }
+
     fn from(variable: impl Fn(&str) -> Option<String>) -> Proxy {
         let of = |name: &str| {
             let names = [name.to_owned(), name.to_lowercase()];

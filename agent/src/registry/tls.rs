@@ -114,6 +114,13 @@ pub fn system_roots() -> RootCertStore {
     roots
 }
 
+/// When the first of these certificates ends; None where none can be read.
+pub fn first_end(tls: &Tls) -> Option<jiff::Timestamp> {
+    let (path, _) = tls.client.first()?;
+    let found = certificates(path, &read(path).ok()?).ok()?;
+    found.iter().filter_map(|certificate| super::certificate::ends(certificate)).min()
+}
+
 fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let failed = |reason: &str| TlsError { file: path.to_owned(), reason: reason.to_owned() };
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();

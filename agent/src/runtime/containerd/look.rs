@@ -1,9 +1,10 @@
 //! A look at containerd for `doctor`, which has no agent to ask: its version, its process, and whether it can snapshot.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use containerd_client::services::v1::ListNamespacesRequest;
+use containerd_client::services::v1::PluginsRequest;
 use containerd_client::services::v1::snapshots::StatSnapshotRequest;
 use containerd_client::tonic::Code;
 
@@ -22,6 +23,8 @@ pub struct Look {
     pub snapshotter: Result<(), String>,
     /// All namespaces that it has, sorted; Err says why it did not tell.
     pub namespaces: Result<Vec<String>, String>,
+    /// The directory with images and snapshots; None where it did not tell.
+    pub root: Option<PathBuf>,
 }
 
 /// Changes nothing. Err says why nobody answers. Must be called within a tokio runtime.
@@ -43,5 +46,11 @@ pub async fn look(socket: &Path, namespace: &str, snapshotter: &str) -> Result<L
         names
     });
     let namespaces = namespaces.map_err(|status| status.message().to_owned());
-    Ok(Look { version, pid: client.peer_pid(), snapshotter, namespaces })
+    // The content store exports its own directory, which lies in the root.
+    let request = client.request(PluginsRequest { filters: vec!["type==io.containerd.content.v1".to_owned()] });
+    let plugins = bounded(PATIENCE, client.introspection().plugins(request)).await.map(|answer| answer.plugins);
+    let export =
+        plugins.ok().and_then(|plugins| plugins.into_iter().find_map(|plugin| plugin.exports.get("root").cloned()));
+    let root = export.and_then(|store| Path::new(&store).parent().map(Path::to_owned));
+    Ok(Look { version, pid: client.peer_pid(), snapshotter, namespaces, root })
 }
