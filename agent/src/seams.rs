@@ -264,6 +264,11 @@ pub trait ImageShelf: Send + Sync + 'static {
         image: &ShelvedImage,
         wanted: &(dyn Fn() -> BTreeSet<String> + Send + Sync),
     ) -> impl Future<Output = Result<Removed, ShelfError>> + Send;
+    /// Drops what pulls have brought that nobody wants any more; how many pulls.
+    fn drop_abandoned(
+        &self,
+        wanted: &(dyn Fn() -> BTreeSet<String> + Send + Sync),
+    ) -> impl Future<Output = Result<usize, ShelfError>> + Send;
     /// The file systems that hold images and their snapshots.
     fn disks(&self) -> impl Future<Output = Result<Vec<DiskUse>, ShelfError>> + Send;
     /// Until images have come, or one found no room. Cancel-safe.

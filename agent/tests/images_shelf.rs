@@ -17,6 +17,7 @@ use agent::runtime::containerd::client::Client;
 use agent::runtime::containerd::images::export::ExportError;
 use agent::runtime::containerd::images::pull::Settings;
 use agent::runtime::containerd::images::reference::Reference;
+use agent::runtime::containerd::images::store::Lease;
 use agent::runtime::containerd::images::{ImageError, Images};
 use agent::seams::{ImageShelf, ImageStore, Keep, Removed, ShelvedImage};
 use pod::desired::DesiredSet;
@@ -387,4 +388,17 @@ async fn an_image_that_is_pulled_stands_a_prune() {
     assert_eq!(pruned.images.len(), 1);
     assert_eq!(pulled.unwrap().brought.unwrap().0 / MIB, 4);
     assert_eq!(exported(&node.images, &[&written]).await.unwrap().len() as u64 / MIB, 4, "it is whole");
+}
+
+#[tokio::test]
+async fn what_an_abandoned_pull_has_brought_goes_and_a_wanted_ones_bytes_stay() {
+    let Some(node) = Node::start() else { return };
+    let client = Client::new(&node.containerd.socket(), NAMESPACE).unwrap();
+    // As a killed agent leaves them.
+    for image in ["abandoned:1", "wanted:1"] {
+        Lease::for_pull(&client, &full(image)).await.unwrap();
+    }
+    assert_eq!(node.images.drop_abandoned(&|| set(&["wanted:1"])).await.unwrap(), 1);
+    let left = Lease::of_pulls(&client).await.unwrap();
+    assert_eq!(left.into_iter().map(|(_, image)| image).collect::<Vec<_>>(), [full("wanted:1")]);
 }

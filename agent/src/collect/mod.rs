@@ -107,6 +107,9 @@ impl<S: ImageShelf> Collector<S> {
         let _turn = self.turn.lock().await;
         self.board.settled().await;
         self.heard()?;
+        if !dry_run {
+            self.shelf.drop_abandoned(&|| self.wanted()).await?;
+        }
         let shelf = self.shelf.shelf(&self.wanted()).await?;
         let mut pruned = Pruned { images: Vec::new(), kept: decide::kept_words(&shelf) };
         for image in decide::may_go(&shelf) {
@@ -146,6 +149,9 @@ impl<S: ImageShelf> Collector<S> {
             self.board.set_node_disk(Some(format!("{}; {error}", self.fullness(&disks))));
             return Err(error);
         }
+        if self.shelf.drop_abandoned(&|| self.wanted()).await? > 0 {
+            disks = self.shelf.disks().await?;
+        }
         let (mut removed, mut freed) = (0_u32, 0_u64);
         for image in decide::for_room(&shelf, &self.settings, now) {
             if decide::is_enough(&disks, &self.settings) {
@@ -165,8 +171,8 @@ impl<S: ImageShelf> Collector<S> {
             return Ok(());
         }
         let message = format!(
-            "{}: {removed} images were removed ({}), no other may go (kept: {}); make room there, or stop or unpin what is \
-             not needed",
+            "{}: images removed: {removed} ({}), no other may go (kept: {}); make room there, or stop or unpin what is not \
+             needed",
             self.fullness(&disks),
             bytes(freed),
             decide::kept_words(&shelf)

@@ -41,6 +41,10 @@ impl ImageShelf for Fake {
         Ok(Removed::Gone { freed: 10 })
     }
 
+    async fn drop_abandoned(&self, _: &(dyn Fn() -> BTreeSet<String> + Send + Sync)) -> Result<usize, ShelfError> {
+        Ok(0)
+    }
+
     async fn disks(&self) -> Result<Vec<DiskUse>, ShelfError> {
         let used = self.other + 10 * self.images.lock().unwrap().len() as u64;
         Ok(vec![DiskUse { path: "/d".into(), capacity: 100, available: 100 - used, inodes: 0, inodes_free: 0 }])
@@ -117,7 +121,10 @@ async fn a_disk_that_images_cannot_empty_is_said_until_it_has_room() {
     bench.collector.look(at(1000)).await;
     assert_eq!(bench.left(), ["b"]);
     let said = bench.board.node().disk_pressure.expect("90% are used");
-    assert!(said.contains("90% full") && said.contains("1 images were removed") && said.contains("1 needed"), "{said}");
+    assert!(
+        said.contains("90% full") && said.contains("images removed: 1 (10 B)") && said.contains("1 needed"),
+        "{said}"
+    );
     assert_eq!(bench.reasons(), ["FreeDiskSpaceFailed"]);
     bench.collector.shelf.other = 10;
     bench.collector.look(at(2000)).await;

@@ -20,7 +20,7 @@ use super::config::chain_id;
 use super::digest::Digest;
 use super::import::ARCHIVES_LABEL;
 use super::reference::Reference;
-use super::store;
+use super::store::{self, Lease};
 use super::{ImageError, Images};
 use crate::runtime::containerd::client::{QUICK, SLOW, bounded, found};
 use crate::seams::{DiskUse, ImageShelf, Keep, Moved, Removed, ShelfError, ShelvedImage};
@@ -53,6 +53,12 @@ impl ImageShelf for Images {
         wanted: &(dyn Fn() -> BTreeSet<String> + Send + Sync),
     ) -> Result<Removed, ShelfError> {
         self.remove_image(image, wanted).await.map_err(shelf_error)
+    }
+
+    async fn drop_abandoned(&self, wanted: &(dyn Fn() -> BTreeSet<String> + Send + Sync)) -> Result<usize, ShelfError> {
+        self.drop_abandoned_pulls(wanted).await.map_err(|status| {
+            shelf_error(ImageError::Containerd { doing: "dropping what abandoned pulls have brought".into(), status })
+        })
     }
 
     async fn disks(&self) -> Result<Vec<DiskUse>, ShelfError> {
@@ -225,6 +231,31 @@ impl Images {
         // Its row goes.
         self.shared.arrived.notify_one();
         Ok(Removed::Gone { freed })
+    }
+
+    async fn drop_abandoned_pulls(
+        &self,
+        wanted: &(dyn Fn() -> BTreeSet<String> + Send + Sync),
+    ) -> Result<usize, Status> {
+        let leases = Lease::of_pulls(self.client()).await?;
+        if leases.is_empty() {
+            return Ok(0);
+        }
+        // Asked after the leases: whoever pulls was among them before it took one.
+        let mut names = self.shared.pulls.names();
+        names.extend(
+            wanted().iter().filter_map(|image| image.parse::<Reference>().ok()).map(|image| image.record_name()),
+        );
+        let mut dropped = 0;
+        for (id, image) in leases.into_iter().filter(|(_, image)| !names.contains(image)) {
+            tracing::info!(image, "what an abandoned pull has brought is dropped");
+            Lease::give_back_id(self.client(), id).await?;
+            dropped += 1;
+        }
+        if dropped > 0 {
+            store::collect_garbage(self.client()).await?;
+        }
+        Ok(dropped)
     }
 
     /// Chain ids of the image's snapshots with their bytes. None of one that cannot be read.

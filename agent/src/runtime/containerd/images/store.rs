@@ -84,6 +84,19 @@ impl Lease {
         Ok(())
     }
 
+    /// Leases of pulls, with the image that each is for.
+    pub async fn of_pulls(client: &Client) -> Result<Vec<(String, String)>, Status> {
+        let list = bounded(QUICK, client.leases().list(client.request(ListRequest { filters: Vec::new() }))).await?;
+        let of_pull = list.leases.into_iter().filter(|lease| lease.id.starts_with(PULL_PREFIX));
+        Ok(of_pull.filter_map(|mut lease| Some((lease.id, lease.labels.remove(PULL_LABEL)?))).collect())
+    }
+
+    /// Gives back the lease of this id.
+    pub async fn give_back_id(client: &Client, id: String) -> Result<(), Status> {
+        let request = client.request(DeleteRequest { id, sync: false });
+        found(bounded(QUICK, client.leases().delete(request)).await).map(drop)
+    }
+
     async fn create(client: &Client, prefix: &str, mut labels: HashMap<String, String>) -> Result<Lease, Status> {
         let id = format!("{prefix}{}", uuid::Uuid::new_v4());
         let hours = jiff::SignedDuration::from_hours(LEASE_HOURS);
