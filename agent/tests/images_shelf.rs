@@ -92,6 +92,7 @@ fn images(containerd: &Containerd) -> Images {
         connect: Duration::from_secs(5),
         stall: Duration::from_secs(5),
         document: Duration::from_secs(5),
+        ..registry::Patience::default()
     };
     let hosts_dir = containerd.dir().join("certs.d");
     std::fs::create_dir_all(hosts_dir.join("docker.io")).unwrap();
