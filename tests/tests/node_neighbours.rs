@@ -211,7 +211,6 @@ fn what_a_kubelet_has_in_containerd_cgroups_and_logs_is_not_touched() {
     assert!(kept > 16 << 10, "the neighbour's bytes are not counted as ours: {kept} left");
     node.remove("a.yaml");
     node.wait_no_pod("a");
-    node.wait_nothing_left();
 
     assert!(neighbour.alive());
     assert_eq!(node.ctr_in(NAMESPACE, &["containers", "info", &id]).ok().out, known);
@@ -222,4 +221,7 @@ fn what_a_kubelet_has_in_containerd_cgroups_and_logs_is_not_touched() {
     node.ctr_in(NAMESPACE, &["tasks", "rm", "-f", &id]).ok();
     node.ctr_in(NAMESPACE, &["containers", "rm", &id]).ok();
     neighbour.wait_gone(tests::wait::PATIENCE);
+    std::fs::remove_dir_all(logs.parent().expect("it lies in one")).expect("the neighbour takes its logs along");
+    std::fs::remove_file(link).expect("and its link");
+    node.wait_nothing_left();
 }
