@@ -16,7 +16,7 @@ use crate::fixture::*;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
-fn with_ports(ports: &[(u16, u16, &str, Option<&str>)]) -> PodTemplate {
+pub fn with_ports(ports: &[(u16, u16, &str, Option<&str>)]) -> PodTemplate {
     let mut template = template();
     let port = |(host, own, protocol, ip): &(u16, u16, &str, Option<&str>)| ContainerPort {
         name: None,
@@ -39,7 +39,7 @@ fn within<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// A server in the pod that answers every connection with the word.
-fn serve(netns: &Path, port: u16, word: &'static str) {
+pub fn serve(netns: &Path, port: u16, word: &'static str) {
     let listener = within(netns, || TcpListener::bind(("0.0.0.0", port)).unwrap());
     std::thread::spawn(move || {
         for connection in listener.incoming() {
@@ -49,7 +49,7 @@ fn serve(netns: &Path, port: u16, word: &'static str) {
 }
 
 /// What answers there; the error's kind where nothing does.
-fn ask(address: &str) -> Result<String, String> {
+pub fn ask(address: &str) -> Result<String, String> {
     let address: SocketAddr = address.parse().unwrap();
     let mut said = String::new();
     let answer = TcpStream::connect_timeout(&address, PATIENCE).and_then(|mut connection| {
@@ -59,7 +59,7 @@ fn ask(address: &str) -> Result<String, String> {
     answer.map(|_| said).map_err(|error| error.kind().to_string())
 }
 
-fn run(words: &str) -> String {
+pub fn run(words: &str) -> String {
     let mut words = words.split(' ');
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -67,7 +67,7 @@ fn run(words: &str) -> String {
 }
 
 /// The node's loopback is up, and it has an address beside the bridge's.
-fn with_addresses() {
+pub fn with_addresses() {
     run("ip link set lo up");
     run("ip link add outside type veth peer name far");
     run("ip addr add 198.19.0.1/24 dev outside");
@@ -81,7 +81,7 @@ async fn raise(sandboxes: &NodeSandboxes, record: &Record, template: &PodTemplat
     sandboxes.describe(record, template).await.unwrap().namespaces["network"].clone()
 }
 
-fn no_rules_are_left() {
+pub fn no_rules_are_left() {
     run("ip link del outside");
     let rules = run("iptables -w -t nat -S");
     assert!(!rules.contains("-p tcp") && !rules.contains("-p udp"), "{rules}");
