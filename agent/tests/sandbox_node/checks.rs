@@ -37,11 +37,11 @@ fn demanding() -> PodTemplate {
     template
 }
 
-/// The node's end of the only pod's pair.
-fn veth() -> String {
+/// The only link of the node whose name begins so.
+fn link(begin: &str) -> String {
     let links = run("ip -o link");
     let mut names = links.lines().filter_map(|line| line.split(": ").nth(1)?.split('@').next());
-    names.find(|name| name.starts_with("veth")).unwrap().to_owned()
+    names.find(|name| name.starts_with(begin)).unwrap().to_owned()
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn what_nobody_can_mend_is_told_and_the_pod_runs_on() {
     on_a_node(|node| async move {
         let (sandboxes, template) = (node.open(), demanding());
         let (record, _) = raised(&sandboxes, "hurt", &template).await;
-        run(&format!("tc qdisc del dev {} root", veth()));
+        run(&format!("ip link del {}", link("bwp")));
         let found = sandboxes.check(&record.uid, Scope::Everything).await;
         assert!(
             matches!(&found, Some(Finding::Fault(why)) if why.contains("bandwidth refused its CHECK")),

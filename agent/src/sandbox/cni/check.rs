@@ -70,13 +70,14 @@ impl Network {
             crate::sandbox::blocking(move || lost(&path, bridge.as_deref(), &interface, &addresses)).await
         };
         if let Some(reason) = lost {
-            // Gone with the pod itself, which has just ended.
-            return Ok(if self.connected(uid, netns)?.is_some() { Checked::Gone { reason } } else { Checked::Sound });
+            // Or it is just being given back: then it is no more when that has ended.
+            let _held = self.hold(uid).await;
+            return Ok(if self.still(&record, netns)? { Checked::Gone { reason } } else { Checked::Sound });
         }
         let Some((index, reason)) = self.first_complaint(&record, scope).await else { return Ok(Checked::Sound) };
         // Nothing is given back or made between this look and the mending.
         let _held = self.hold(uid).await;
-        if self.connected(uid, netns)?.as_deref() != Some(&*record) {
+        if !self.still(&record, netns)? {
             return Ok(Checked::Sound);
         }
         Ok(match self.mend(&record, index).await {
@@ -95,6 +96,15 @@ impl Network {
     pub fn has_own(&self) -> Result<bool, NetworkError> {
         let own = |uid: Uid| Ok(matches!(self.record(&uid)?, Found::Record(record) if record.file.is_none()));
         self.all_connected()?.into_iter().map(own).find(|own| !matches!(own, Ok(false))).unwrap_or(Ok(false))
+    }
+
+    /// Whether the pod is connected as it was when the look began.
+    fn still(&self, record: &NetworkRecord, netns: &Path) -> Result<bool, NetworkError> {
+        let still = self.connected(&record.uid, netns)?.as_deref() == Some(record);
+        if !still {
+            self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.uid);
+        }
+        Ok(still)
     }
 
     fn connected(&self, uid: &Uid, netns: &Path) -> Result<Option<Box<NetworkRecord>>, NetworkError> {
