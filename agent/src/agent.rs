@@ -20,6 +20,7 @@ use crate::config::{self, Config, Following, Settings};
 use crate::desired;
 use crate::disk::Disk;
 use crate::doctor;
+use crate::events::{About, Event, Severity};
 use crate::gate::Gate;
 use crate::http::Doors;
 use crate::image_pull::ImagePull;
@@ -30,6 +31,7 @@ use crate::refusals::Refusals;
 use crate::registry;
 use crate::runtime::containerd::images::Images;
 use crate::runtime::containerd::{self, Containerd, OciRuntime};
+use crate::sandbox::watch::Finding;
 use crate::sandbox::{self, NodeSandboxes};
 use crate::seams::{Clock, Machine, SystemClock};
 use crate::sources::{image_dir, static_dir};
@@ -167,6 +169,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         following.clone(),
     ));
     tokio::spawn(publish_config(board.clone(), following));
+    tokio::spawn(watch_connections(board.clone(), shared.machine.sandboxes.clone()));
     tokio::spawn(watch_network(board.clone(), config.cni_conf_dir.clone(), config.cni_bin_dirs.clone()));
 
     let progress = Arc::new(AtomicU64::new(0));
@@ -381,6 +384,44 @@ async fn watch_network(board: Board, conf_dir: PathBuf, bin_dirs: Vec<PathBuf>) 
         last = Some(now);
     };
     sandbox::cni::follow::follow(directories, look).await;
+}
+
+/// Pods' connections after a start and after somebody flushed packet rules: what is found is an event of the pod.
+async fn watch_connections(board: Board, sandboxes: NodeSandboxes) {
+    let tell = |uid: &pod::name::Uid, finding: &Finding| {
+        let (severity, reason, message) = match finding {
+            Finding::Mended(why) => {
+                (Severity::Normal, "NetworkMended", format!("was missing and is there again: {why}"))
+            }
+            Finding::Fault(why) => (Severity::Warning, "FailedNetworkCheck", why.clone()),
+            Finding::Over => {
+                (Severity::Normal, "NetworkSound", "its plugins are content with its network again".into())
+            }
+            Finding::Gone(why) => (
+                Severity::Warning,
+                "SandboxChanged",
+                format!("Pod sandbox changed, it will be killed and re-created: {why}"),
+            ),
+        };
+        tracing::warn!(pod = %uid, reason, message, "a pod's network");
+        let workloads = board.workloads();
+        let views = workloads.values().flat_map(|published| &published.pods);
+        for view in views.filter(|view| view.record.uid == *uid) {
+            let about = About {
+                kind: "Pod".into(),
+                namespace: view.record.workload.namespace.clone(),
+                name: view.record.name.clone(),
+                uid: uid.0.clone(),
+                container: None,
+            };
+            let at = SystemClock.now().wall;
+            board.record(Event { severity, reason: reason.into(), about, message: message.clone(), at });
+        }
+        if matches!(finding, Finding::Gone(_)) {
+            board.retry();
+        }
+    };
+    sandboxes.watch_connections(tell).await;
 }
 
 /// Called by the workers' loop at every turn: pets systemd's watchdog and shows that the loop moves.

@@ -176,6 +176,7 @@ pub fn examine(places: &Places) -> Vec<Line> {
         networks::judge_plugins(&networks),
         networks::judge_configuration(&networks, &places.pod_cidrs),
         networks::judge_rules(&networks),
+        networks::judge_forwarding(&networks, &places.pod_cidrs),
         node::judge_keeper(&node::probe_keeper(&places.run_dir), units::is_installed()),
         node::judge_agent(&places.agent, &how_to_start(&places.run_dir)),
     ];
