@@ -9,7 +9,7 @@ use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -34,6 +34,8 @@ pub type Identity = (u64, u64);
 #[derive(Debug)]
 pub struct Beneath {
     root: OwnedFd,
+    /// As it was named, without links where they could be followed.
+    place: PathBuf,
 }
 
 impl Beneath {
@@ -41,7 +43,13 @@ impl Beneath {
     pub fn new(root: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(DIR_MODE.bits()).create(root)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Ok(Self { root: open(root, flags, Mode::empty())? })
+        let place = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+        Ok(Self { root: open(root, flags, Mode::empty())?, place })
+    }
+
+    /// Where it lies, for who asks.
+    pub fn place(&self) -> &Path {
+        &self.place
     }
 
     /// Opens a directory; `path` is relative, `.` is the root itself.

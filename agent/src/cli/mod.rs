@@ -12,6 +12,7 @@ mod doctor;
 mod find;
 mod get;
 mod log_file;
+mod log_place;
 mod logs;
 mod pod_row;
 mod table;

@@ -12,6 +12,7 @@ mod machine;
 mod neighbours;
 mod networks;
 mod node;
+mod records;
 mod registries;
 mod runtimes;
 mod shared;
@@ -183,6 +184,7 @@ pub fn examine(places: &Places) -> Vec<Line> {
         lines.push(runtimes::judge(name, class, &runtimes::probe(class, pid)));
     }
     lines.extend(directories::lines(places));
+    lines.push(records::judge(&records::probe(&places.state_dir)));
     lines.push(directories::judge_containerd(containerd.as_ref().ok().and_then(|look| look.root.as_deref())));
     lines.extend(registries::lines(&registries::probe(places)));
     lines.push(units::judge(&units::probe()));
