@@ -82,14 +82,16 @@ fn a_full_state_disk_stops_no_daemon_and_the_records_catch_up() {
     node.wait_agent();
     assert_eq!(node.wait_running("a").uid(), a.uid());
     wait_why(&node, "a", "RecordOwed");
+    // What has a network of its own needs no disk for its address.
+    let back = node.wait_running("b");
+    assert_eq!(back.uid(), b.uid());
+    assert!(!back.ip().is_empty());
 
     // What nobody wants ends, although that cannot be written down first; its record makes a little room.
     node.remove("c.yaml");
     node.wait_no_pod("c");
     disk.free();
     node.wait_running("d");
-    // Its address has to be written down before it is given, also after a boot.
-    assert_eq!(node.wait_running("b").uid(), b.uid());
     wait_for("nothing is owed", || {
         let said = node.cli(&["why"]).out;
         if said.contains("RecordOwed") { Err(said) } else { Ok(()) }
@@ -98,4 +100,39 @@ fn a_full_state_disk_stops_no_daemon_and_the_records_catch_up() {
     let restarts = node.wait_running("a").restarts();
     // The boot used the number of a run once more whose start the disk never had; it did not fall behind it.
     assert!(restarts >= 1, "the restart is not on disk: {restarts}");
+}
+
+#[test]
+fn a_pod_on_the_nodes_own_network_comes_back_after_a_boot_with_a_full_disk_and_leaks_no_address() {
+    let disk = SmallDisk::new();
+    let places = tempfile::tempdir().expect("a temporary directory can be made");
+    let (conf, given) = (places.path().join("net.d"), places.path().join("given"));
+    fs::create_dir(&conf).expect("made");
+    let ipam = serde_json::json!({"type": "host-local", "dataDir": given, "subnet": "198.19.5.0/24"});
+    let bridge = serde_json::json!({"type": "bridge", "bridge": "theirs0", "isGateway": true, "ipam": ipam});
+    let list = serde_json::json!({"cniVersion": "0.4.0", "name": "theirs", "plugins": [bridge]});
+    fs::write(conf.join("10-theirs.conflist"), list.to_string()).expect("written");
+    let addresses = || {
+        let entries = fs::read_dir(given.join("theirs")).into_iter().flatten().flatten();
+        entries.filter(|e| e.file_name().to_str().is_some_and(|n| n.parse::<std::net::IpAddr>().is_ok())).count()
+    };
+    let builder = TestNode::builder().flag("--state-dir", disk.path().to_str().expect("UTF-8"));
+    let mut node = builder.flag("--cni-conf-dir", conf.to_str().expect("UTF-8")).start();
+    node.put("a.yaml", &daemon_set("a").own_network().text());
+    let a = node.wait_running("a");
+    disk.fill();
+    for _ in 0..2 {
+        node.power_cut();
+        node.start_containerd();
+        node.start_agent();
+        node.wait_agent();
+        let back = node.wait_running("a");
+        assert_eq!(back.uid(), a.uid());
+        assert!(back.ip().starts_with("198.19.5."), "{}", back.ip());
+        assert_eq!(addresses(), 1);
+    }
+    disk.free();
+    node.remove("a.yaml");
+    node.wait_no_pod("a");
+    assert_eq!(addresses(), 0);
 }

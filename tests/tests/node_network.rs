@@ -270,3 +270,58 @@ fn a_pod_of_two_ranges_has_an_address_of_each_family_in_status_and_environment()
     node.wait_no_pod("a");
     node.wait_nothing_left();
 }
+
+#[test]
+fn a_plugin_that_outlives_its_killed_agent_is_ended_and_its_pod_connected_anew() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let (bin, begun) = (dir.path().join("bin"), dir.path().join("begun"));
+    std::fs::create_dir(&bin).expect("made");
+    for plugin in ["host-local", "portmap", "bandwidth"] {
+        std::os::unix::fs::symlink(format!("/usr/lib/cni/{plugin}"), bin.join(plugin)).expect("linked");
+    }
+    // The first ADD takes its time, before and after its address.
+    let slow = format!(
+        "#!/bin/sh\nif [ $CNI_COMMAND = ADD ] && mkdir {0} 2>/dev/null; then echo $$ > {0}/pid; sleep 5; fi\nexec /usr/lib/cni/bridge\n",
+        begun.display()
+    );
+    std::fs::write(bin.join("bridge"), slow).expect("written");
+    std::fs::set_permissions(bin.join("bridge"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    let mut node = TestNode::builder().flag("--cni-bin-dir", bin.to_str().expect("UTF-8")).start();
+    node.put("a.yaml", &pod("a").own_network().text());
+    let plugin: i32 = wait_for("the slow plugin runs", || {
+        let text = std::fs::read_to_string(begun.join("pid")).map_err(|e| e.to_string())?;
+        text.trim().parse().map_err(|_| text)
+    });
+    node.kill_agent();
+    assert!(tests::process::Process::find(plugin).is_some(), "the plugin outlives its agent");
+    node.start_agent();
+    node.wait_agent();
+    let ended = || {
+        let stat = std::fs::read_to_string(format!("/proc/{plugin}/stat"));
+        stat.map_or(true, |stat| stat.contains(") Z "))
+    };
+    assert!(ended(), "the plugin of the killed agent still runs");
+    node.wait_running("a");
+    assert_eq!(Traces::of(&node).addresses.len(), 1);
+    node.remove("a.yaml");
+    node.wait_nothing_left();
+}
+
+#[test]
+fn a_port_that_a_process_of_the_node_has_is_said_before_anything_stops_and_taken_when_it_is_free() {
+    let node = TestNode::start();
+    let server =
+        |port: u16| daemon_set("a").own_network().field("ports", json!([{"containerPort": 80, "hostPort": port}]));
+    node.put("a.yaml", &server(8088).text());
+    let before = node.wait_running("a");
+    let foreign = node.inside(|| std::net::TcpListener::bind("127.0.0.1:8089").expect("the port is free"));
+    node.put("a.yaml", &server(8089).text());
+    wait_for("the listener is named", || {
+        let why = node.cli(&["why", "a"]).out;
+        let said = "port 8089/TCP of the node is taken by ";
+        if why.contains(said) && why.contains("listens on 127.0.0.1:8089") { Ok(()) } else { Err(why) }
+    });
+    assert!(node.pods_of("a").iter().any(|pod| pod.uid() == before.uid() && pod.running()), "the old pod runs on");
+    drop(foreign);
+    node.wait_pod("a", "the new one runs", |pod| pod.uid() != before.uid() && pod.running());
+}

@@ -114,7 +114,7 @@ pub fn judge_configuration(found: &Networks, own: &[Cidr]) -> Line {
                 true => Line::ok(NAME, what),
                 false => Line::warn(
                     NAME,
-                    format!("{what}, which maps no ports: a hostPort has no effect there"),
+                    format!("{what}, which maps no ports: a pod with a hostPort waits there"),
                     "add the plugin portmap with the capability portMappings to it, if pods here have a hostPort",
                 ),
             }

@@ -10,7 +10,8 @@
 //! <run-dir>/pods/U/                   a small file system in memory, and in it:
 //!     ns/{net,ipc,uts}                pinned namespaces       made                      set-up ended
 //!     etc/{hosts,…}                   files for containers    shm                       /dev/shm
-//! <state-dir>/network/U.json          CNI record              <state-dir>/cni/daemonlet reservations
+//! <run-dir>/network/U.json            CNI record              <run-dir>/cni/daemonlet   reservations
+//! <state-dir>/network/U.json          that of a network of the node's
 //! <state-dir>/pods/U                  whatever containers wrote, made by the runtime (VOLUMEs of images)
 //! <cgroup>/<root>/…/podU              cgroup
 //! ```
@@ -28,6 +29,7 @@ mod config;
 mod dns;
 mod files;
 mod inspect;
+mod listeners;
 mod mounts;
 mod namespaces;
 mod netlink;
@@ -102,8 +104,9 @@ impl NodeSandboxes {
             cidrs: config.pod_cidrs.clone(),
             bin_dirs: config.cni_bin_dirs.clone(),
             conf_dir: config.cni_conf_dir.clone(),
-            records: config.state_dir.join("network"),
-            reservations: config.state_dir.join("cni"),
+            notes: record::Notes { run: config.run_dir.join("network"), disk: config.state_dir.join("network") },
+            reservations: config.run_dir.join("cni"),
+            run_dir: config.run_dir.clone(),
         });
         let shared = Shared {
             config,
@@ -115,9 +118,11 @@ impl NodeSandboxes {
         Ok(NodeSandboxes { shared: Arc::new(shared) })
     }
 
-    /// Frees addresses that are taken and name nobody, which a power cut leaves: no pod's tear-down finds them. Once, at
-    /// start, before a pod is connected; what the address plugin is just writing looks the same. Blocking, milliseconds.
+    /// Ends plugins that a killed agent left running, and frees addresses that are taken and name nobody, which no pod's
+    /// tear-down finds. Once, at start, before a pod is connected; what the address plugin is just writing looks the same.
+    /// Blocking, milliseconds; seconds where a plugin is stuck in the kernel.
     pub fn free_nobodys_addresses(&self) -> Result<(), StepError> {
+        self.shared.network.end_survivors().map_err(|error| step(KILL, &error))?;
         self.shared.network.sweep_empty_reservations().map_err(|error| step(KILL, &error))
     }
 
@@ -183,6 +188,15 @@ impl Sandboxes for NodeSandboxes {
         let shared = &self.shared;
         let names = PodNames { namespace: &record.workload.namespace, name: &record.name };
         let wishes = shared.wishes(record, template).map_err(|error| step(CREATE, &error))?;
+        let ports = pod::ports::of_spec(&template.spec);
+        if !ports.is_empty()
+            && shared.network.addresses(&record.uid, &shared.netns(&record.uid)).is_ok_and(|a| a.is_none())
+        {
+            let root = shared.config.cgroup_root.clone();
+            if let Some(taken) = blocking(move || listeners::taken(&ports, &root)).await {
+                return Err(StepError::new(CREATE, taken));
+            }
+        }
         let connected = shared.network.connect(&record.uid, names, &shared.netns(&record.uid), &wishes).await;
         let addresses = connected.map_err(|error| step(CREATE, &error))?;
         let called = shared.called(record, template)?;

@@ -1,9 +1,12 @@
 //! What is remembered of a pod's network: one small file per pod, written before an address is asked for.
 //!
 //! Driven by `cni`. A file without a result says that an ADD was begun: whatever it got has to be given back. The files
-//! survive the agent (the page cache keeps them). Those of our own network are not synced, because a power cut ends every
-//! network namespace anyway and what it leaves of an address is found in the address plugin's own directory (`cni`).
+//! survive the agent. Those of our own network lie in the run directory, beside the address plugin's reservations: a power
+//! cut ends every network namespace, and takes both with it. A network of the node's keeps its reservations where we do
+//! not look, on a disk: its files lie on the state disk, so that what they hold is given back after a power cut. A state
+//! disk that takes none (it is full) keeps no pod from its network: the file lies in the run directory until it does.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _};
 use std::net::IpAddr;
@@ -55,11 +58,92 @@ pub enum Found {
     Record(Box<NetworkRecord>),
 }
 
-pub fn path(directory: &Path, uid: &Uid) -> PathBuf {
+/// Where the files lie.
+#[derive(Debug, Clone)]
+pub struct Notes {
+    /// In memory: ends with the boot.
+    pub run: PathBuf,
+    /// On the state disk.
+    pub disk: PathBuf,
+}
+
+impl Notes {
+    /// The newer one, where there are two.
+    pub fn read(&self, uid: &Uid) -> io::Result<Found> {
+        match read(&self.run, uid)? {
+            Found::Nothing => read(&self.disk, uid),
+            found => Ok(found),
+        }
+    }
+
+    /// Where it belongs; Ok also where the disk does not take it and the run directory does.
+    pub fn write(&self, record: &NetworkRecord) -> io::Result<()> {
+        if record.file.is_none() {
+            return write(&self.run, record, false);
+        }
+        match write(&self.disk, record, true) {
+            Ok(()) => remove(&self.run, &record.uid),
+            Err(error) => {
+                tracing::warn!(pod = %record.uid, %error, "a network record waits in the run directory for the state disk");
+                write(&self.run, record, false)
+            }
+        }
+    }
+
+    /// Ok when there is none.
+    pub fn remove(&self, uid: &Uid) -> io::Result<()> {
+        remove(&self.run, uid).and(remove(&self.disk, uid))
+    }
+
+    /// The pods of which there is a record, readable or not.
+    pub fn list(&self) -> io::Result<BTreeSet<Uid>> {
+        Ok(list(&self.run, ".json")?.into_iter().chain(list(&self.disk, ".json")?).collect())
+    }
+
+    /// Brings to the disk what waits for it.
+    pub fn settle(&self) -> io::Result<()> {
+        for uid in list(&self.run, ".json")? {
+            if let Found::Record(record) = read(&self.run, &uid)?
+                && record.file.is_some()
+            {
+                self.write(&record)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A plugin runs for this pod from now on: whoever finds the mark after the agent's death looks for the plugin.
+    pub fn begin(&self, uid: &Uid) {
+        let marked = fs::create_dir_all(&self.run).and_then(|()| fs::write(self.mark(uid), ""));
+        if let Err(error) = marked {
+            tracing::warn!(pod = %uid, %error, "a plugin that outlives this agent will not be looked for");
+        }
+    }
+
+    /// The plugin has ended.
+    pub fn end(&self, uid: &Uid) {
+        // One that stays costs the next start a look at the processes.
+        let _ = fs::remove_file(self.mark(uid));
+    }
+
+    /// Pods for which a plugin ran when the agent before this one ended.
+    pub fn begun(&self) -> io::Result<Vec<Uid>> {
+        list(&self.run, BEGUN)
+    }
+
+    fn mark(&self, uid: &Uid) -> PathBuf {
+        self.run.join(format!("{uid}{BEGUN}"))
+    }
+}
+
+/// The end of a mark's name.
+const BEGUN: &str = ".begun";
+
+fn path(directory: &Path, uid: &Uid) -> PathBuf {
     directory.join(format!("{uid}.json"))
 }
 
-pub fn read(directory: &Path, uid: &Uid) -> io::Result<Found> {
+fn read(directory: &Path, uid: &Uid) -> io::Result<Found> {
     let mut bytes = Vec::new();
     match fs::File::open(path(directory, uid)) {
         Ok(file) => file.take(RECORD_MAX_BYTES).read_to_end(&mut bytes)?,
@@ -73,10 +157,15 @@ pub fn read(directory: &Path, uid: &Uid) -> io::Result<Found> {
 }
 
 /// Written beside and renamed: another reader sees the old or the new one. A durable one is there after a power cut too.
-pub fn write(directory: &Path, record: &NetworkRecord, durable: bool) -> io::Result<()> {
+fn write(directory: &Path, record: &NetworkRecord, durable: bool) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let beside = directory.join(format!(".{}.tmp", record.uid));
-    fs::write(&beside, serde_json::to_vec(record)?)?;
+    let written = fs::write(&beside, serde_json::to_vec(record)?);
+    if written.is_err() {
+        // A full disk takes the name and not the content.
+        let _ = fs::remove_file(&beside);
+    }
+    written?;
     if durable {
         fs::File::open(&beside)?.sync_all()?;
     }
@@ -85,15 +174,15 @@ pub fn write(directory: &Path, record: &NetworkRecord, durable: bool) -> io::Res
 }
 
 /// Ok when there is none.
-pub fn remove(directory: &Path, uid: &Uid) -> io::Result<()> {
+fn remove(directory: &Path, uid: &Uid) -> io::Result<()> {
     match fs::remove_file(path(directory, uid)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-/// The pods of which there is a record, readable or not.
-pub fn list(directory: &Path) -> io::Result<Vec<Uid>> {
+/// Pods of which there is a file with this end.
+fn list(directory: &Path, end: &str) -> io::Result<Vec<Uid>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -102,7 +191,7 @@ pub fn list(directory: &Path) -> io::Result<Vec<Uid>> {
     let mut found = Vec::new();
     for entry in entries {
         let name = entry?.file_name();
-        if let Some(uid) = name.to_str().and_then(|n| n.strip_suffix(".json")).filter(|n| super::is_safe_name(n)) {
+        if let Some(uid) = name.to_str().and_then(|n| n.strip_suffix(end)).filter(|n| super::is_safe_name(n)) {
             found.push(Uid(uid.to_owned()));
         }
     }
@@ -132,15 +221,45 @@ mod tests {
     #[test]
     fn a_record_comes_back_and_a_torn_one_is_known_as_such() {
         let dir = tempfile::tempdir().unwrap();
+        let notes = Notes { run: dir.path().join("run"), disk: dir.path().join("disk") };
         let uid = record().uid;
-        assert!(matches!(read(dir.path(), &uid).unwrap(), Found::Nothing));
-        write(dir.path(), &record(), true).unwrap();
-        assert!(matches!(read(dir.path(), &uid).unwrap(), Found::Record(r) if *r == record()));
-        assert_eq!(list(dir.path()).unwrap(), std::slice::from_ref(&uid));
-        fs::write(path(dir.path(), &uid), "").unwrap();
-        assert!(matches!(read(dir.path(), &uid).unwrap(), Found::Unreadable));
-        remove(dir.path(), &uid).unwrap();
-        remove(dir.path(), &uid).unwrap();
+        assert!(matches!(notes.read(&uid).unwrap(), Found::Nothing));
+        notes.write(&record()).unwrap();
+        assert!(matches!(notes.read(&uid).unwrap(), Found::Record(r) if *r == record()));
+        assert_eq!(notes.list().unwrap(), BTreeSet::from([uid.clone()]));
+        assert!(!notes.disk.exists(), "our own network's ends with the boot");
+        fs::write(path(&notes.run, &uid), "").unwrap();
+        assert!(matches!(notes.read(&uid).unwrap(), Found::Unreadable));
+        notes.remove(&uid).unwrap();
+        notes.remove(&uid).unwrap();
+        assert_eq!(notes.list().unwrap(), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_disk_that_takes_no_record_gets_it_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let notes = Notes { run: dir.path().join("run"), disk: dir.path().join("disk") };
+        let theirs = NetworkRecord { file: Some("/c/10.conflist".into()), ..record() };
+        fs::write(&notes.disk, "in the way").unwrap();
+        notes.write(&theirs).unwrap();
+        assert!(matches!(notes.read(&theirs.uid).unwrap(), Found::Record(r) if *r == theirs));
+        assert!(notes.settle().is_ok(), "it still waits");
+        fs::remove_file(&notes.disk).unwrap();
+        notes.settle().unwrap();
+        assert!(path(&notes.disk, &theirs.uid).exists() && !path(&notes.run, &theirs.uid).exists());
+        notes.remove(&theirs.uid).unwrap();
+        assert!(matches!(notes.read(&theirs.uid).unwrap(), Found::Nothing));
+    }
+
+    #[test]
+    fn a_plugin_that_runs_leaves_its_mark_until_it_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let notes = Notes { run: dir.path().join("run"), disk: dir.path().join("disk") };
+        let uid = record().uid;
+        notes.begin(&uid);
+        assert_eq!((notes.begun().unwrap(), notes.list().unwrap()), (vec![uid.clone()], BTreeSet::new()));
+        notes.end(&uid);
+        assert_eq!(notes.begun().unwrap(), []);
     }
 
     /// The form on disk: an old file must stay readable.

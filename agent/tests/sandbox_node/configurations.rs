@@ -11,26 +11,31 @@ use crate::fixture::*;
 
 impl Node {
     /// Where the node's own network keeps its addresses.
-    fn foreign(&self) -> PathBuf {
+    pub fn foreign(&self) -> PathBuf {
         self.dir.path().join("foreign/theirs")
     }
 
-    fn foreign_addresses(&self) -> usize {
+    pub fn foreign_addresses(&self) -> usize {
         let entries = fs::read_dir(self.foreign()).into_iter().flatten().flatten();
         entries.filter(|e| e.file_name().to_str().unwrap().parse::<std::net::IpAddr>().is_ok()).count()
     }
 
     /// A network of the node's: another bridge, another range, limits and ports.
-    fn configure(&self, file: &str) -> PathBuf {
+    pub fn configure(&self, file: &str) -> PathBuf {
+        let more = r#",{"type":"portmap","capabilities":{"portMappings":true}},
+                {"type":"bandwidth","capabilities":{"bandwidth":true}}"#;
+        self.configure_with(file, more)
+    }
+
+    /// With these plugins behind the bridge.
+    fn configure_with(&self, file: &str, more: &str) -> PathBuf {
         let dir = self.dir.path().join("net.d");
         fs::create_dir_all(&dir).unwrap();
         let data = self.dir.path().join("foreign");
         let text = format!(
             r#"{{"cniVersion":"0.4.0","name":"theirs","plugins":[
                 {{"type":"bridge","bridge":"theirs0","isGateway":true,"ipMasq":false,
-                  "ipam":{{"type":"host-local","dataDir":{data:?},"subnet":"198.19.5.0/24"}}}},
-                {{"type":"portmap","capabilities":{{"portMappings":true}}}},
-                {{"type":"bandwidth","capabilities":{{"bandwidth":true}}}}]}}"#
+                  "ipam":{{"type":"host-local","dataDir":{data:?},"subnet":"198.19.5.0/24"}}}}{more}]}}"#
         );
         let path = dir.join(file);
         fs::write(&path, text).unwrap();
@@ -38,7 +43,7 @@ impl Node {
     }
 }
 
-fn delete_bridge() {
+pub fn delete_bridge() {
     let deleted = std::process::Command::new("ip").args(["link", "del", "theirs0"]).status().unwrap();
     assert!(deleted.success());
 }
@@ -113,6 +118,49 @@ fn a_broken_configuration_is_named_and_heals_when_it_is_mended() {
         fs::remove_file(broken).unwrap();
         sandboxes.connect(&record, &template).await.unwrap();
         sandboxes.tear_down(&record.uid).await.unwrap();
+        delete_bridge();
+    });
+}
+
+#[test]
+fn what_the_nodes_configuration_cannot_do_keeps_the_pod_that_needs_it_waiting() {
+    on_a_node(|node| async move {
+        let (sandboxes, record, plain) = (node.open(), pod("guest"), template());
+        node.configure_with("10-theirs.conflist", "");
+        sandboxes.set_up(&record, &plain).await.unwrap();
+        let mut with_port = plain.clone();
+        with_port.spec.containers[0].ports = vec![pod::spec::ContainerPort {
+            name: None,
+            port: 80,
+            protocol: "TCP".into(),
+            host_port: Some(8080),
+            host_ip: None,
+        }];
+        let mut limited = plain.clone();
+        limited.annotations.insert(pod::spec::EGRESS_BANDWIDTH_ANNOTATION.into(), "10M".into());
+        for (template, field, capability) in
+            [(&with_port, "hostPort", "portMappings"), (&limited, "bandwidth annotation", "bandwidth")]
+        {
+            let error = sandboxes.connect(&record, template).await.unwrap_err();
+            assert_eq!(error.reason, "CreatePodSandboxError");
+            let said = &error.message;
+            assert!(said.starts_with(&format!("the pod has a {field}, and no plugin of")), "{said}");
+            assert!(
+                said.contains("10-theirs.conflist") && said.contains(&format!("capability {capability}")),
+                "{said}"
+            );
+            assert_eq!(sandboxes.inspect(&record.uid, template).await, SandboxState::Made);
+        }
+        assert_eq!(node.foreign_addresses(), 0, "nothing was asked for");
+        // Who needs neither is connected, and the others are when the configuration can do it.
+        let other = pod("other");
+        sandboxes.set_up(&other, &plain).await.unwrap();
+        sandboxes.connect(&other, &plain).await.unwrap();
+        node.configure("10-theirs.conflist");
+        sandboxes.connect(&record, &with_port).await.unwrap();
+        for record in [&record, &other] {
+            sandboxes.tear_down(&record.uid).await.unwrap();
+        }
         delete_bridge();
     });
 }

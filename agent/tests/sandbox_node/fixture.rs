@@ -53,7 +53,7 @@ impl Node {
 
     /// Addresses that host-local has given out.
     pub fn reserved(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.dir.path().join("state/cni/daemonlet")).into_iter().flatten().flatten();
+        let entries = fs::read_dir(self.dir.path().join("run/cni/daemonlet")).into_iter().flatten().flatten();
         let names = entries.map(|e| e.file_name().into_string().unwrap());
         names.filter(|n| n.parse::<IpAddr>().is_ok()).collect()
     }

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 mod configurations;
+mod cuts;
 mod fixture;
 mod names;
 mod network;

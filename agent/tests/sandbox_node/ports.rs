@@ -171,3 +171,89 @@ fn a_pod_does_not_reach_what_listens_on_the_nodes_loopback_only() {
         no_rules_are_left();
     });
 }
+
+#[test]
+fn a_host_port_answers_on_the_nodes_ipv6_address() {
+    on_a_node(|node| async move {
+        with_addresses();
+        run("ip addr add fd00:99::1/64 dev outside nodad");
+        let mut config = node.config();
+        config.pod_cidrs.push("fd00:88::/64".parse().unwrap());
+        let (sandboxes, record) = (NodeSandboxes::open(config).unwrap(), pod("server"));
+        let netns = raise(&sandboxes, &record, &with_ports(&[(8080, 80, "TCP", None)])).await;
+        let listener = within(&netns, || TcpListener::bind("[::]:80").unwrap());
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                let _ = connection.unwrap().write_all(b"both");
+            }
+        });
+        for address in ["[fd00:99::1]:8080", "198.19.0.1:8080", "127.0.0.1:8080"] {
+            assert_eq!(ask(address), Ok("both".into()), "{address}");
+        }
+        sandboxes.tear_down(&record.uid).await.unwrap();
+        assert!(ask("[fd00:99::1]:8080").is_err());
+        sandboxes.close_down().await.unwrap();
+        no_rules_are_left();
+    });
+}
+
+#[test]
+fn a_udp_client_that_never_pauses_reaches_the_successor() {
+    on_a_node(|node| async move {
+        with_addresses();
+        let (sandboxes, old, new) = (node.open(), pod("old"), pod("new"));
+        let template = with_ports(&[(5353, 53, "UDP", None)]);
+        let listen = |netns: &Path| {
+            let socket = within(netns, || UdpSocket::bind("0.0.0.0:53").unwrap());
+            socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            socket
+        };
+        let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+        // True once the server has a datagram that this client sent.
+        let reaches = |server: &UdpSocket| {
+            client.send_to(b"datagram", "198.19.0.1:5353").unwrap();
+            server.recv(&mut [0; 64]).is_ok()
+        };
+        let netns = raise(&sandboxes, &old, &template).await;
+        let first = listen(&netns);
+        assert!((0..100).any(|_| reaches(&first)));
+        let netns = raise(&sandboxes, &new, &template).await;
+        let second = listen(&netns);
+        assert!((0..100).any(|_| reaches(&first)), "the old one still has the port");
+        drop(first);
+        sandboxes.tear_down(&old.uid).await.unwrap();
+        assert!((0..100).any(|_| reaches(&second)), "the kernel still sends the client's packets to the old one");
+        // With a pause between two pods: what came meanwhile leads nowhere, and not for ever.
+        drop(second);
+        sandboxes.tear_down(&new.uid).await.unwrap();
+        let last = pod("last");
+        client.send_to(b"datagram", "198.19.0.1:5353").unwrap();
+        let third = listen(&raise(&sandboxes, &last, &template).await);
+        assert!((0..100).any(|_| reaches(&third)), "the kernel still sends the client's packets to nobody");
+        sandboxes.tear_down(&last.uid).await.unwrap();
+        no_rules_are_left();
+    });
+}
+
+#[test]
+fn a_port_that_a_process_of_the_node_has_is_not_taken_from_it() {
+    on_a_node(|node| async move {
+        with_addresses();
+        let (sandboxes, record) = (node.open(), pod("late"));
+        let foreign = TcpListener::bind("127.0.0.1:8080").unwrap();
+        let template = with_ports(&[(8080, 80, "TCP", None)]);
+        sandboxes.set_up(&record, &template).await.unwrap();
+        let error = sandboxes.connect(&record, &template).await.unwrap_err();
+        let own = format!("(process {}), which listens on 127.0.0.1:8080", std::process::id());
+        assert!(error.message.starts_with("port 8080/TCP of the node is taken by "), "{error}");
+        assert!(error.message.contains(&own), "{error}");
+        assert_eq!(node.reserved(), [""; 0]);
+        drop(foreign);
+        sandboxes.connect(&record, &template).await.unwrap();
+        // Whoever comes later takes nothing from the pod that has it.
+        let _later = TcpListener::bind("127.0.0.1:8080").unwrap();
+        sandboxes.connect(&record, &template).await.unwrap();
+        sandboxes.tear_down(&record.uid).await.unwrap();
+        no_rules_are_left();
+    });
+}

@@ -66,7 +66,7 @@ pub(super) const UNNAMED: &[Field] = &[
 #[rustfmt::skip]
 pub(super) const METADATA: &[Field] = &[
     row("labels", TextMap, Honoured("")),
-    row("annotations", TextMap, Honoured("`daemonlet.dev/standby: \"true\"` keeps a created successor waiting; `kubernetes.io/ingress-bandwidth` and `egress-bandwidth` limit a pod with a network of its own when it is connected, under the node's own CNI configuration only where a plugin of it has the capability bandwidth")),
+    row("annotations", TextMap, Honoured("`daemonlet.dev/standby: \"true\"` keeps a created successor waiting; `kubernetes.io/ingress-bandwidth` and `egress-bandwidth` limit a pod with a network of its own when it is connected; where the node's own CNI configuration has no plugin with the capability bandwidth the pod waits")),
     row("uid", Any, NoEffect("every new pod gets a new uid")),
     row("resourceVersion", Any, NoEffect(CLUSTER)),
     row("generation", Any, NoEffect(CLUSTER)),
@@ -129,7 +129,7 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("containers[].ports[].name", Text, Honoured("")),
     row("containers[].ports[].containerPort", Integer, Honoured("for show: a container may listen where it likes")),
     row("containers[].ports[].protocol", Text, Honoured("TCP (default), UDP, SCTP")),
-    row("containers[].ports[].hostPort", Integer, Honoured("on every address of the node and on 127.0.0.1 (not ::1); a port that another pod has is refused; under the node's own CNI configuration only where a plugin of it has the capability portMappings; with hostNetwork equal to containerPort")),
+    row("containers[].ports[].hostPort", Integer, Honoured("on every address of the node and on 127.0.0.1 (not ::1); a port that another pod has is refused; a pod waits while another process of the node listens on it, or where the node's own CNI configuration has no plugin with the capability portMappings; with hostNetwork equal to containerPort")),
     row("containers[].ports[].hostIP", Text, Honoured("an address of the node; default: all")),
     row("containers[].resources", Object, Honoured("")),
     row("containers[].resources.limits", QuantityMap, Honoured("cpu, memory; ephemeral-storage without effect. No container swaps on cgroup v2; on v1 none beyond its memory limit")),

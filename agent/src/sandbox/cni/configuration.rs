@@ -196,6 +196,7 @@ fn bridge(config: &NetworkConfig) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::record::Notes;
 
     fn read(files: &[(&str, &str)]) -> Result<Option<Configuration>, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -246,8 +247,9 @@ mod tests {
             cidrs: vec!["198.18.0.0/15".parse().unwrap(), "fd00:88::/64".parse().unwrap()],
             bin_dirs: vec![],
             conf_dir: "/c".into(),
-            records: "/s/network".into(),
-            reservations: "/s/cni".into(),
+            notes: Notes { run: "/r/network".into(), disk: "/s/network".into() },
+            reservations: "/r/cni".into(),
+            run_dir: "/r".into(),
         };
         let plugins = own(&config, &Wishes::default()).plugins;
         assert_eq!(plugins.len(), 1);

@@ -2,16 +2,19 @@
 //! recorded before they are asked for and given back whatever happens.
 //!
 //! Driven by `sandbox`. `configuration` says which plugins, `wishes` what they are told, `plugin` runs one, `masquerade`
-//! keeps the node's rules, `reservations` reads what was given out, `record` (one level up) remembers.
+//! keeps the node's rules, `conntrack` forgets the kernel's paths to a pod that is gone, `reservations` reads what was given
+//! out, `survivors` ends plugins of a dead agent, `record` (one level up) remembers.
 //! The container id that plugins see is the pod's uid. Waits are asynchronous; the little files are read and written
 //! inline, in microseconds.
 
 pub mod cidr;
 pub mod configuration;
+mod conntrack;
 pub mod follow;
 mod masquerade;
 pub mod plugin;
 mod reservations;
+mod survivors;
 pub mod wishes;
 
 use std::collections::BTreeSet;
@@ -29,7 +32,7 @@ use serde_json::json;
 use tokio::sync::{Mutex, Semaphore};
 
 use super::namespaces;
-use super::record::{self, Found, NetworkRecord};
+use super::record::{Found, NetworkRecord, Notes};
 use cidr::Cidr;
 use configuration::{Configuration, ConfigurationError, OWN_NAME};
 use plugin::{Call, PluginError, Verb};
@@ -58,9 +61,11 @@ pub struct NetworkConfig {
     /// The node's own configurations.
     pub conf_dir: PathBuf,
     /// Records, one file per pod.
-    pub records: PathBuf,
+    pub notes: Notes,
     /// Where the address plugin keeps what it gave out.
     pub reservations: PathBuf,
+    /// What tells our plugins from those of another agent.
+    pub run_dir: PathBuf,
 }
 
 /// The names that plugins may want to know (CNI_ARGS).
@@ -80,6 +85,10 @@ pub enum NetworkError {
         "ports of the node cannot lead to the pod before the node's own loopback services are kept from pods: {reason}"
     )]
     Unguarded { reason: String },
+    #[error(
+        "the pod has a {field}, and no plugin of the network configuration {path} has the capability {capability}: add the plugin {plugin} with \"capabilities\": {{\"{capability}\": true}} to it, or take the {field} from the pod"
+    )]
+    Incapable { path: PathBuf, capability: &'static str, plugin: &'static str, field: &'static str },
     #[error("cannot give back the pod's addresses (tried again later)")]
     Del { source: PluginError },
     #[error("cannot make the bridge {bridge}")]
@@ -140,6 +149,7 @@ impl Network {
         }
         let number = namespaces::number(netns).ok_or_else(|| NetworkError::NoNamespace { path: netns.to_owned() })?;
         let configuration = self.configuration(wishes)?;
+        check_capabilities(&configuration, wishes)?;
         let mut record = NetworkRecord {
             version: NetworkRecord::VERSION,
             uid: uid.clone(),
@@ -177,13 +187,13 @@ impl Network {
 
     /// DEL, from what is on disk. `netns`: where the namespace may still be. Ok when nothing is there.
     pub async fn disconnect(&self, uid: &Uid, netns: Option<&Path>) -> Result<(), NetworkError> {
-        let (plugins, result, args, interface) = match self.record(uid)? {
-            Found::Record(r) => (r.plugins, r.result, r.args, r.interface),
+        let (plugins, result, args, interface, addresses) = match self.record(uid)? {
+            Found::Record(r) => (r.plugins, r.result, r.args, r.interface, r.addresses),
             Found::Nothing if !self.holds_address(uid).await => return Ok(()),
-            // Only a record of our own network can be lost: those of others are on the disk before their ADD.
+            // Only a record of our own network can be lost: those of others are noted before their ADD.
             Found::Nothing | Found::Unreadable => {
                 let own = configuration::own(&self.config, &Wishes::default());
-                (own.plugins, None, String::new(), INTERFACE.to_owned())
+                (own.plugins, None, String::new(), INTERFACE.to_owned(), Vec::new())
             }
         };
         let netns = netns.filter(|path| namespaces::is_pinned(path)).unwrap_or(Path::new(""));
@@ -194,9 +204,11 @@ impl Network {
             interface: &interface,
             args: &args,
             bin_dirs: &self.config.bin_dirs,
+            run_dir: &self.config.run_dir,
             timeout: DEL_TIMEOUT,
         };
         let _turn = self.at_once.acquire().await;
+        self.config.notes.begin(uid);
         let mut first_error = None;
         for config in plugins.iter().rev() {
             // A plugin that fails does not keep the others from giving back what they have.
@@ -213,23 +225,43 @@ impl Network {
                 }
             }
         }
+        self.config.notes.end(uid);
+        if plugins.iter().any(has_ports) {
+            conntrack::forget(addresses).await;
+        }
         match first_error {
             Some(source) => Err(NetworkError::Del { source }),
-            None => record::remove(&self.config.records, uid).map_err(|source| self.record_error(uid, source)),
+            None => self.config.notes.remove(uid).map_err(|source| self.record_error(uid, source)),
         }
     }
 
     /// Pods that have a record, or an address without a record.
     pub fn known(&self) -> Result<BTreeSet<Uid>, NetworkError> {
-        let records = record::list(&self.config.records);
-        let path = || self.config.records.clone();
-        let mut known: BTreeSet<Uid> =
-            records.map_err(|source| NetworkError::Record { path: path(), source })?.into_iter().collect();
+        let path = || self.config.notes.disk.clone();
+        let mut known = self.config.notes.list().map_err(|source| NetworkError::Record { path: path(), source })?;
         known.extend(reservations::all(&self.reserved()).into_iter().filter_map(|(_, owner)| owner));
         Ok(known)
     }
 
-    /// Frees reservations that name nobody: a power cut between the address plugin's making and writing the file.
+    /// Ends plugins that a dead agent left running: what they still make would meet what is made now. Blocking;
+    /// microseconds where none was running when that agent ended.
+    pub fn end_survivors(&self) -> Result<(), NetworkError> {
+        let failed = |source| NetworkError::Record { path: self.config.notes.run.clone(), source };
+        let begun = self.config.notes.begun().map_err(failed)?;
+        if !begun.is_empty() {
+            survivors::end(&self.config.run_dir).map_err(failed)?;
+            begun.iter().for_each(|uid| self.config.notes.end(uid));
+        }
+        Ok(())
+    }
+
+    /// Brings to the state disk what it did not take before.
+    pub fn settle(&self) -> Result<(), NetworkError> {
+        let failed = |source| NetworkError::Record { path: self.config.notes.disk.clone(), source };
+        self.config.notes.settle().map_err(failed)
+    }
+
+    /// Frees reservations that name nobody: a plugin that was killed between making and writing the file.
     pub fn sweep_empty_reservations(&self) -> Result<(), NetworkError> {
         let mut in_use = BTreeSet::new();
         for uid in self.known()? {
@@ -273,6 +305,11 @@ impl Network {
     async fn add_to_own(&self, record: &NetworkRecord, wishes: &Wishes) -> Result<Value, NetworkError> {
         super::netlink::make_bridge(&self.config.bridge, hardware_address(&self.config))
             .map_err(|source| NetworkError::Bridge { bridge: self.config.bridge.clone(), source })?;
+        if self.config.cidrs.iter().any(|cidr| !cidr.is_ipv4()) {
+            // Nobody else can have the bridge's address. Asking for it first would keep pods from it for two seconds; where
+            // that cannot be switched off (no IPv6, a read-only /proc) it does.
+            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{}/accept_dad", self.config.bridge), "0");
+        }
         if wishes.has_ports() {
             // The plugin that maps ports lets packets to 127.0.0.0/8 in by the bridge: the guard stands before that.
             self.ensure_rules().await.map_err(|reason| NetworkError::Unguarded { reason })?;
@@ -291,12 +328,21 @@ impl Network {
             interface: &record.interface,
             args: &record.args,
             bin_dirs: &self.config.bin_dirs,
+            run_dir: &self.config.run_dir,
             timeout: ADD_TIMEOUT,
         };
         let _turn = self.at_once.acquire().await;
+        self.config.notes.begin(&record.uid);
+        let added = Self::each(&call, record).await;
+        self.config.notes.end(&record.uid);
+        added
+    }
+
+    /// Every plugin in turn, each told what the one before answered.
+    async fn each(call: &Call<'_>, record: &NetworkRecord) -> Result<Value, NetworkError> {
         let mut result = None;
         for config in &record.plugins {
-            let answer = plugin::run(&call, &with_result(config, result.as_ref())).await;
+            let answer = plugin::run(call, &with_result(config, result.as_ref())).await;
             let network = || config["name"].as_str().unwrap_or_default().to_owned();
             result = Some(answer.map_err(|source| NetworkError::Add { network: network(), source })?);
         }
@@ -325,18 +371,37 @@ impl Network {
     }
 
     fn record(&self, uid: &Uid) -> Result<Found, NetworkError> {
-        record::read(&self.config.records, uid).map_err(|source| self.record_error(uid, source))
+        self.config.notes.read(uid).map_err(|source| self.record_error(uid, source))
     }
 
     fn write(&self, record: &NetworkRecord) -> Result<(), NetworkError> {
-        // A network of the node's keeps its reservations where we do not look: its record outlives a power cut.
-        let durable = record.file.is_some();
-        record::write(&self.config.records, record, durable).map_err(|source| self.record_error(&record.uid, source))
+        self.config.notes.write(record).map_err(|source| self.record_error(&record.uid, source))
     }
 
     fn record_error(&self, uid: &Uid, source: io::Error) -> NetworkError {
-        NetworkError::Record { path: record::path(&self.config.records, uid), source }
+        NetworkError::Record { path: self.config.notes.run.join(format!("{uid}.json")), source }
     }
+}
+
+/// Nothing that a pod asks for is left out in silence.
+fn check_capabilities(configuration: &Configuration, wishes: &Wishes) -> Result<(), NetworkError> {
+    let Some(path) = &configuration.file else { return Ok(()) };
+    let wanted = [
+        (wishes.has_ports(), "portMappings", "portmap", "hostPort"),
+        (wishes.has_bandwidth(), "bandwidth", "bandwidth", "bandwidth annotation"),
+    ];
+    let missing = wanted.into_iter().find(|(wants, capability, ..)| *wants && !configuration.understands(capability));
+    match missing {
+        None => Ok(()),
+        Some((_, capability, plugin, field)) => {
+            Err(NetworkError::Incapable { path: path.clone(), capability, plugin, field })
+        }
+    }
+}
+
+/// Whether the plugin was told of ports of the node.
+fn has_ports(plugin: &Value) -> bool {
+    plugin["runtimeConfig"]["portMappings"].as_array().is_some_and(|ports| !ports.is_empty())
 }
 
 /// The bridge's hardware address: locally administered, always the same on this node.
@@ -346,7 +411,7 @@ impl Network {
 fn hardware_address(config: &NetworkConfig) -> [u8; 6] {
     use sha2::{Digest as _, Sha256};
     let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    let digest = Sha256::digest(format!("{machine}/{}/{}", config.bridge, config.records.display()));
+    let digest = Sha256::digest(format!("{machine}/{}/{}", config.bridge, config.notes.disk.display()));
     [0x02, digest[0], digest[1], digest[2], digest[3], digest[4]]
 }
 

@@ -22,6 +22,9 @@ const COMPLAINT_MAX_BYTES: usize = 4 << 10;
 /// Where a plugin finds iptables and the like when we were started without a PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The variable of a plugin, and of what it starts, that names the agent's run directory.
+pub const RUN_DIR: &str = "DAEMONLET_RUN_DIR";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     Add,
@@ -48,6 +51,8 @@ pub struct Call<'a> {
     pub args: &'a str,
     /// Also where plugins look for the plugins that they call.
     pub bin_dirs: &'a [PathBuf],
+    /// The agent's, by which a plugin that outlives it is known as its own.
+    pub run_dir: &'a Path,
     pub timeout: Duration,
 }
 
@@ -144,6 +149,7 @@ fn command(call: &Call<'_>, path: &Path) -> Command {
         .env("CNI_IFNAME", call.interface)
         .env("CNI_ARGS", call.args)
         .env("CNI_PATH", search)
+        .env(RUN_DIR, call.run_dir)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -278,6 +284,7 @@ mod tests {
             interface: "eth0",
             args: "A=1",
             bin_dirs: &[dir.path().to_owned()],
+            run_dir: Path::new("/run/x"),
             timeout,
         };
         run(&call, &serde_json::json!({"type": "stand-in", "x": 5})).await.map_err(|e| e.to_string())
@@ -346,6 +353,7 @@ mod tests {
             interface: "eth0",
             args: "",
             bin_dirs: &["/nowhere".into(), "/neither".into()],
+            run_dir: Path::new("/run/x"),
             timeout: LONG,
         };
         let error = run(&call, &serde_json::json!({"type": "bridge"})).await.unwrap_err().to_string();

@@ -1,0 +1,117 @@
+//! Plugins that outlive the agent that started them: SIGKILL leaves nobody to end them, and what they still make (an address,
+//! an interface, a rule) would meet what the next agent makes for the same pod.
+//!
+//! Driven by `cni` at start, only where a mark says that a plugin was running. A process is ours when its environment, which
+//! is the one that it was started with, names a CNI command and our run directory; it is ended through a pidfd, so that
+//! its number cannot become somebody else's in between.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::plugin::RUN_DIR;
+
+/// A plugin's environment is half a kilobyte.
+const ENVIRONMENT_MAX_BYTES: u64 = 64 * 1024;
+/// A killed process that has not ended after this long is stuck in the kernel.
+const END_WITHIN: Duration = Duration::from_secs(3);
+/// A plugin may start another one between a look at the processes and its end.
+const LOOKS: u32 = 5;
+
+/// Ends them all. Blocking: the bound in all, milliseconds as a rule.
+pub fn end(run_dir: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + END_WITHIN;
+    for _ in 0..LOOKS {
+        let found = find(run_dir)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        for (pid, process) in &found {
+            tracing::warn!(pid, "a network plugin of an agent that was killed still runs: it is ended");
+            // It may have ended by itself.
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
+        for (pid, process) in &found {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            if poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout)? == 0 {
+                return Err(io::Error::other(format!("the network plugin {pid} of a killed agent does not end")));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn find(run_dir: &Path) -> io::Result<Vec<(i32, OwnedFd)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        if !is_ours(pid, run_dir) {
+            continue;
+        }
+        let Some(process) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
+            continue;
+        };
+        // The number may have become another process's before it was opened.
+        if is_ours(pid, run_dir) {
+            found.push((pid, process));
+        }
+    }
+    Ok(found)
+}
+
+fn is_ours(pid: i32, run_dir: &Path) -> bool {
+    let mut environment = Vec::new();
+    let read = fs::File::open(format!("/proc/{pid}/environ"))
+        .and_then(|file| file.take(ENVIRONMENT_MAX_BYTES).read_to_end(&mut environment));
+    if read.is_err() {
+        return false;
+    }
+    let value = |name: &str| {
+        let prefix = [name.as_bytes(), b"="].concat();
+        environment.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(prefix.as_slice()))
+    };
+    value("CNI_COMMAND").is_some() && value(RUN_DIR) == Some(run_dir.as_os_str().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn only_plugins_of_this_run_directory_are_ended() {
+        let start = |run_dir: &str, command: Option<&str>| {
+            let mut sleep = Command::new("sleep");
+            sleep.arg("1000").env(RUN_DIR, run_dir).stdin(Stdio::null());
+            command.map(|command| sleep.env("CNI_COMMAND", command));
+            sleep.spawn().unwrap()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("run");
+        let own_text = own.to_str().unwrap();
+        let mut ours = start(own_text, Some("ADD"));
+        let mut others = [start("/run/another", Some("ADD")), start(own_text, None)];
+        // Between fork and exec the child has this test's environment.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while find(&own).unwrap().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        end(&own).unwrap();
+        assert!(ours.wait().unwrap().code().is_none());
+        for other in &mut others {
+            assert_eq!(other.try_wait().unwrap(), None);
+            other.kill().unwrap();
+            other.wait().unwrap();
+        }
+        end(&own).unwrap();
+    }
+}
