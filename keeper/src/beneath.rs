@@ -175,80 +175,15 @@ pub fn names(dir: &OwnedFd) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Removes a tree without walking down: what lies in a subdirectory is moved up into `name` and removed there, so that
-/// neither stack nor descriptors depend on how deep somebody planted. An error keeps nothing else from being removed.
+/// Removes a tree within one request's bound.
 fn remove(parent: &OwnedFd, name: &str) -> io::Result<()> {
-    if removed(parent, &CString::new(name).map_err(io::Error::other)?)? {
-        return Ok(());
-    }
-    let top = resolve(parent, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?;
     let mut left = REMOVED_MAX;
-    loop {
-        let (before, mut first) = (left, Ok(()));
-        for entry in entries(&top)?.iter() {
-            let entry = entry?;
-            if is_own(entry.file_name()) {
-                continue;
-            }
-            first = first.and(flatten(&top, entry.file_name(), &mut left));
-            if left == 0 {
-                return Err(io::Error::other(format!("{REMOVED_MAX} names in {name} are removed, more are there")));
-            }
-        }
-        if left == before {
-            first?;
-            return match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => Ok(()),
-                Err(error) => Err(error.into()),
-            };
-        }
-    }
-}
-
-/// Removes one name in `top`. Of a directory, what cannot be removed at once moves up, for the next pass. Each step done
-/// takes one off `left`.
-fn flatten(top: &OwnedFd, name: &CStr, left: &mut u32) -> io::Result<()> {
-    if !removed(top, name)? {
-        let sub = openat2(top, name, how(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()))?;
-        for child in entries(&sub)?.iter() {
-            let child = child?;
-            if *left == 0 || is_own(child.file_name()) {
-                continue;
-            }
-            // The number is new in this request; a name left by an earlier one, or planted, takes the next.
-            while !removed(&sub, child.file_name())? && *left > 0 {
-                match renameat(&sub, child.file_name(), top, format!(".removed-{left}").as_str()) {
-                    Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => *left -= 1,
-                    done => {
-                        done?;
-                        break;
-                    }
-                }
-            }
-            *left = left.saturating_sub(1);
-        }
-        if *left > 0 {
-            removed(top, name)?;
-        }
-    }
-    *left = left.saturating_sub(1);
-    Ok(())
-}
-
-/// Removes one name that is no directory, or an empty one; false where it is a directory with something in it.
-fn removed(dir: &OwnedFd, name: &CStr) -> io::Result<bool> {
-    let refused = match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => return Ok(true),
-        Err(error @ (Errno::EISDIR | Errno::EPERM)) => error,
-        Err(error) => return Err(error.into()),
-    };
-    match unlinkat(dir, name, UnlinkatFlags::RemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(true),
-        Err(Errno::ENOTEMPTY | Errno::EEXIST) => Ok(false),
-        // A file that may not be removed: the first answer says why.
-        Err(Errno::ENOTDIR) => Err(refused.into()),
-        Err(error) => Err(error.into()),
-    }
+    keeper::tree::remove(parent, &CString::new(name).map_err(io::Error::other)?, || {
+        left = left
+            .checked_sub(1)
+            .ok_or_else(|| io::Error::other(format!("{REMOVED_MAX} names in {name} are removed, more are there")))?;
+        Ok(())
+    })
 }
 
 /// A directory stream keeps its own place, so it gets a descriptor of its own.

@@ -8,6 +8,7 @@ mod cgroups;
 mod clock;
 mod containers;
 mod directories;
+mod limits;
 mod machine;
 mod neighbours;
 mod networks;
@@ -167,6 +168,7 @@ pub fn examine(places: &Places) -> Vec<Line> {
     let networks = networks::probe(&places.cni_conf_dir, &places.cni_bin_dirs);
     let mut lines = vec![
         machine::judge_privileges(&machine::probe_privileges(pid)),
+        limits::judge(&limits::probe(pid, &places.state_dir)),
         machine::judge_kernel(&machine::probe_kernel()),
         clock::judge(&clock::probe()),
         machine::judge_apparmor(&machine::probe_apparmor()),
