@@ -13,7 +13,7 @@ help:
 	@echo 'make stop             undo everything that make run made (root)'
 	@echo 'make test             every test, with the time each suite took (root)'
 	@echo 'make check            format, lints, documentation, licences'
-	@echo 'make bench            measure against ctr run -d, side by side (root)'
+	@echo 'make bench            measure beside ctr and podman, about half an hour (root)'
 	@echo 'make machine          boot a Debian machine with the units and test it there (root)'
 	@echo 'make sim SEEDS=n      drive the agent over a faulty fake runtime from n seeds; a failing seed prints itself'
 

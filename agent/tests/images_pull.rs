@@ -52,6 +52,15 @@ impl Node {
         prepare(&self.images, image, policy).await
     }
 
+    /// What comes of the first try after the pause of the one that failed.
+    async fn after_its_pause(&self, image: &str, policy: PullPolicy) -> Result<Prepared, StepError> {
+        wait_for(async || match self.prepare(image, policy).await {
+            Err(error) if error.reason == "ImagePullBackOff" => None,
+            other => Some(other),
+        })
+        .await
+    }
+
     fn ctr(&self, args: &[&str]) -> String {
         self.containerd.ctr(NAMESPACE, args)
     }
@@ -68,8 +77,22 @@ fn settings() -> Settings {
         connect: Duration::from_secs(5),
         stall: Duration::from_secs(2),
         document: Duration::from_secs(5),
+        ..Default::default()
     };
     Settings { registry: registry::Settings { patience, ..Default::default() }, rate_limit: None, backoff }
+}
+
+/// Looks again and again until there is something to see.
+async fn wait_for<T>(look: impl AsyncFn() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            match look().await {
+                Some(seen) => return seen,
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.expect("it is seen in time")
 }
 
 async fn prepare(images: &Images, image: &str, policy: PullPolicy) -> Result<Prepared, StepError> {
@@ -170,8 +193,70 @@ async fn wrong_bytes_are_dropped_and_said_and_the_next_try_heals() {
     assert!(error.message.contains(&node.registry.host()), "{error}");
     assert!(!node.ctr(&["content", "ls", "-q"]).contains(digest), "wrong bytes are no content");
     assert!(!node.ctr(&["content", "active"]).contains(digest), "nor are they kept for later");
-    tokio::time::sleep(error.wait.unwrap()).await;
-    assert!(matches!(node.prepare(&image, PullPolicy::IfNotPresent).await, Ok(Prepared::Pulled { .. })));
+    let healed = node.after_its_pause(&image, PullPolicy::IfNotPresent).await;
+    assert!(matches!(healed, Ok(Prepared::Pulled { .. })), "{healed:?}");
+}
+
+/// A mirror with the same content before the node's registry, and an agent that knows it.
+fn mirrored(node: &Node, layouts: &[(&str, &Layout)]) -> (ScriptedRegistry, Images) {
+    let mirror = ScriptedRegistry::start();
+    for (repository, layout) in layouts {
+        mirror.push(repository, "1", layout);
+    }
+    let hosts_dir = node.containerd.dir().join("certs.d");
+    let own = hosts_dir.join(node.registry.host());
+    std::fs::create_dir_all(&own).unwrap();
+    std::fs::write(own.join("hosts.toml"), format!("[host.\"http://{}\"]\n", mirror.host())).unwrap();
+    let mut settings = settings();
+    settings.registry.hosts_dir = Some(hosts_dir);
+    (mirror, images(&node.containerd, settings))
+}
+
+#[tokio::test]
+async fn a_mirror_that_cuts_stalls_lies_or_sends_nothing_is_passed_over_for_the_registry() {
+    let Some(node) = Node::start() else { return };
+    let cuts = |n: u64| Act::CutAt((n + 1) << 20);
+    let ways: [(&str, Vec<Act>); 4] = [
+        ("cuts", (0..5).map(cuts).collect()),
+        ("nothing", vec![Act::CutAt(0); 9]),
+        ("stalls", vec![Act::StallAt(1 << 20); 9]),
+        ("lies", vec![Act::WrongAt(1000); 9]),
+    ];
+    for (seed, (way, acts)) in (30..).zip(ways) {
+        let (layout, layers) = two_layers(seed);
+        let (digest, size) = &layers[1];
+        let image = node.registry.push(way, "1", &layout);
+        let (mirror, images) = mirrored(&node, &[(way, &layout)]);
+        for act in acts {
+            mirror.fault(digest, 1, act);
+        }
+        let prepared = prepare(&images, &image, PullPolicy::IfNotPresent).await;
+        assert!(matches!(prepared, Ok(Prepared::Pulled { .. })), "{way}: {prepared:?}");
+        let asked = mirror.asked(&format!("GET /v2/{way}/blobs/{digest}"));
+        assert_eq!(asked, if way == "cuts" { 3 } else { 1 }, "{way}");
+        let from_mirror = match way {
+            "cuts" => 3 << 20,
+            "stalls" => 1 << 20,
+            _ => 0,
+        };
+        assert_eq!(node.registry.served(digest), size - from_mirror, "{way}: what came is not fetched again");
+        mirror.go_on();
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_that_lies_of_a_configuration_is_passed_over_too() {
+    let Some(node) = Node::start() else { return };
+    let (layout, _) = two_layers(34);
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&layout.blobs[layout.manifests[0]["digest"].as_str().unwrap()]).unwrap();
+    let config = manifest["config"]["digest"].as_str().unwrap();
+    let image = node.registry.push("a", "1", &layout);
+    let (mirror, images) = mirrored(&node, &[("a", &layout)]);
+    mirror.fault(config, 9, Act::WrongAt(10));
+    let prepared = prepare(&images, &image, PullPolicy::IfNotPresent).await;
+    assert!(matches!(prepared, Ok(Prepared::Pulled { .. })), "{prepared:?}");
+    assert_eq!((mirror.asked(config), node.registry.asked(config)), (1, 1));
 }
 
 #[tokio::test]
@@ -224,8 +309,10 @@ async fn a_failed_pull_pauses_as_long_as_it_must_and_says_when() {
         matches!(&shown[0].stage, Stage::Waiting { reason, until: Some(_) } if reason.contains("429")),
         "{shown:?}"
     );
-    tokio::time::sleep(wait).await;
-    assert!(matches!(node.prepare(&image, PullPolicy::IfNotPresent).await, Ok(Prepared::Pulled { .. })));
+    let begun = std::time::Instant::now();
+    let healed = node.after_its_pause(&image, PullPolicy::IfNotPresent).await;
+    assert!(matches!(healed, Ok(Prepared::Pulled { .. })), "{healed:?}");
+    assert!(begun.elapsed() + Duration::from_millis(100) > wait, "{:?} of {wait:?}", begun.elapsed());
     assert_eq!(*node.images.pulls().borrow(), []);
 
     for status in [401, 403, 404, 500, 503] {
@@ -261,21 +348,25 @@ async fn always_without_a_registry_uses_what_is_here_but_not_against_its_no() {
     let (pushed, _) = two_layers(12);
     let image = node.registry.push("a", "1", &pushed);
     node.prepare(&image, PullPolicy::Always).await.unwrap();
-    let mut pause = Duration::ZERO;
-    for (status, used) in [(503, true), (429, true), (401, false), (404, false)] {
-        tokio::time::sleep(pause).await;
+    for (status, used, word) in [(503, true, "503"), (429, true, "429"), (401, false, "401"), (404, false, "not found")]
+    {
         node.registry.go_on();
-        node.registry.fault("manifests", 9, Act::Status(status, Vec::new()));
-        let prepared = node.prepare(&image, PullPolicy::Always).await;
-        match prepared {
-            Ok(Prepared::NotRefreshed { message }) => {
-                assert!(used && message.contains(&status.to_string()), "{message}")
-            }
+        node.registry.fault("manifests", 1000, Act::Status(status, Vec::new()));
+        // The refusal before this one has its pause: until it is over, that refusal is what is said.
+        let said = wait_for(async || {
+            let said = node.prepare(&image, PullPolicy::Always).await;
+            let text = match &said {
+                Ok(Prepared::NotRefreshed { message }) => message.clone(),
+                Err(error) => error.message.clone(),
+                other => panic!("{status}: {other:?}"),
+            };
+            text.contains(word).then_some(said)
+        });
+        match said.await {
+            Ok(Prepared::NotRefreshed { message }) => assert!(used, "{message}"),
             Err(error) => assert!(!used && error.reason == "ErrImagePull", "{status}: {error}"),
             other => panic!("{status}: {other:?}"),
         }
-        // Longer than the longest pause of these settings.
-        pause = Duration::from_millis(2500);
     }
 }
 
@@ -296,8 +387,9 @@ async fn what_an_agent_that_died_had_fetched_is_not_fetched_again() {
     let has = || node.ctr(&["content", "active"]).contains(digest);
     assert!(has(), "{}", node.ctr(&["content", "active"]));
     assert!(!node.ctr(&["leases", "ls", "-q"]).trim().is_empty());
-    let ended = tokio::time::timeout(PATIENCE, pulls.wait_for(|pulls| pulls.is_empty())).await;
-    assert!(ended.is_ok(), "the pull that nobody wants ends");
+    // What is shown is not to be held: the display would wait for it, on this thread.
+    let ended = tokio::time::timeout(PATIENCE, pulls.wait_for(|pulls| pulls.is_empty())).await.is_ok();
+    assert!(ended, "the pull that nobody wants ends");
     assert!(has(), "its bytes stay");
     node.registry.go_on();
     let prepared = prepare(&node.another(), &image, PullPolicy::IfNotPresent).await;
@@ -395,9 +487,7 @@ async fn an_archive_that_comes_during_a_pull_ends_the_wait() {
     let named = Image { names: vec![image.clone()], ..Image::busybox("any:1").unwrap() };
     std::fs::write(&archive, tests::image::oci_archive(&[named])).unwrap();
     let import = async {
-        while node.registry.asked(&layers[1].0) == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        wait_for(async || (node.registry.asked(&layers[1].0) > 0).then_some(())).await;
         node.images.import_archive(&archive, "a.tar 1 2").await.unwrap();
     };
     let (prepared, ()) = tokio::join!(node.prepare(&image, PullPolicy::IfNotPresent), import);

@@ -50,7 +50,7 @@ pub struct Pushed {
 }
 
 /// Where scripts/setup.sh unpacks it, or where Debian's package puts it.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/docker-registry/usr/bin/docker-registry");
     if unpacked.exists() { unpacked } else { PathBuf::from("docker-registry") }
 }

@@ -268,7 +268,8 @@ struct Found {
 
 impl State {
     fn find(&self, path: &str) -> Option<Found> {
-        let path = path.strip_prefix("/v2/")?;
+        // A mirror is told whose content is wanted; what it has lies under the same name.
+        let path = path.split('?').next()?.strip_prefix("/v2/")?;
         let (digest, media_type) = if let Some((_, digest)) = path.split_once("/blobs/") {
             (digest.to_owned(), "application/octet-stream".to_owned())
         } else {

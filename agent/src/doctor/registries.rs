@@ -75,7 +75,13 @@ pub fn probe(places: &Places) -> Registries {
         hosts_dir: Some(places.registry_config.clone()),
         auth_file: places.registry_auth.clone(),
         proxy: proxy(&places.run_dir),
-        patience: Patience { connect: STEP_MAX, stall: STEP_MAX, document: STEP_MAX },
+        patience: Patience {
+            connect: STEP_MAX,
+            stall: STEP_MAX,
+            document: STEP_MAX,
+            ask: STEP_MAX,
+            ..Patience::default()
+        },
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     if let Ok(runtime) = runtime {

@@ -14,7 +14,8 @@ pub struct Blob {
     /// Which host serves them, for progress, for a reason, and for [`Registry::blame`].
     pub host: String,
     pub(super) what: String,
-    pub(super) origin: bool,
+    /// The registry itself, as opposed to a mirror.
+    pub origin: bool,
     /// None when nothing is left to read.
     pub(super) body: Option<Response>,
     pub(super) left: u64,
@@ -22,8 +23,9 @@ pub struct Blob {
 }
 
 impl Blob {
-    /// The next bytes, or none when the blob is complete. After an error the rest has to be asked for anew. Cancel-safe: bytes that have
-    /// arrived stay for the next call.
+    /// The next bytes, or none when the blob is complete. After an error the rest has to be asked for anew. A host that stalls is blamed at
+    /// once; one that is cut is not, because links are cut: who counts the cuts is the reader. Cancel-safe: bytes that have arrived stay for
+    /// the next call.
     pub async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
         if self.left == 0 {
             self.body = None;
@@ -36,6 +38,7 @@ impl Blob {
                 return Ok(Some(chunk));
             }
             Ok(Ok(Some(_))) => {
+                self.registry.blame(&self.host);
                 Failure::Unusable { reason: "sends more bytes than the blob has by its descriptor".to_owned() }
             }
             Ok(Ok(None)) => Failure::Network { reason: format!("ended {} bytes before the blob's end", self.left) },

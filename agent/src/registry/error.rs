@@ -42,6 +42,21 @@ pub enum Failure {
     Unusable { reason: String },
 }
 
+impl Failure {
+    /// Whether it says something about the host itself, whatever is asked of it: others are asked before it for a while. A mirror that lacks
+    /// an image, or does not know who asks, may well serve the next one.
+    pub(super) fn blames_host(&self) -> bool {
+        match self {
+            Failure::Network { .. }
+            | Failure::Stalled { .. }
+            | Failure::Limited { .. }
+            | Failure::Server { .. }
+            | Failure::Unusable { .. } => true,
+            Failure::Denied { .. } | Failure::NotFound { .. } => false,
+        }
+    }
+}
+
 impl RegistryError {
     /// One host's failure in the middle of its answer.
     pub(super) fn one(what: &str, host: &str, origin: bool, failure: Failure) -> RegistryError {

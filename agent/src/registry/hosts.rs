@@ -30,8 +30,11 @@ pub struct Endpoint {
     /// Sent with each request to this host, and to no other that it redirects to.
     pub headers: Vec<(String, String)>,
     pub dial_timeout: Option<Duration>,
-    /// The registry itself, as opposed to a mirror: the last one. Credentials for the image's own host are sent to it alone.
+    /// The registry itself, as opposed to a mirror: the last one.
     pub origin: bool,
+    /// Credentials for the image's own host are sent to it, and to no other: it is the registry by its name, or the `server` that the
+    /// registry's own directory names. The `server` of `_default` serves for every registry and is shown the credentials of none.
+    pub speaks_for_registry: bool,
     /// `?ns=`: which registry is meant, for a host with another name.
     pub namespace: Option<String>,
 }
@@ -119,9 +122,13 @@ fn origin(registry: &str, tls: Tls) -> Result<Endpoint, HostsError> {
         headers: Vec::new(),
         dial_timeout: None,
         origin: true,
+        speaks_for_registry: true,
         namespace: None,
     })
 }
+
+/// The directory for registries that have none of their own.
+const DEFAULT_DIR: &str = "_default";
 
 /// The first directory that exists: `host_port_`, `host:port`, `_default`.
 fn directory(dir: &Path, registry: &str) -> Option<PathBuf> {
@@ -129,7 +136,7 @@ fn directory(dir: &Path, registry: &str) -> Option<PathBuf> {
         Some((host, port)) if !port.contains(']') => format!("{host}_{port}_"),
         _ => registry.to_owned(),
     };
-    [underscored.as_str(), registry, "_default"].iter().map(|name| dir.join(name)).find(|path| path.is_dir())
+    [underscored.as_str(), registry, DEFAULT_DIR].iter().map(|name| dir.join(name)).find(|path| path.is_dir())
 }
 
 fn read(path: &Path) -> io::Result<String> {

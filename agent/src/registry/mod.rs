@@ -5,11 +5,13 @@
 //! One call goes through the hosts of its registry in turn ([`hosts`]: mirrors first, the registry itself last), at each of them through
 //! the logins that are for it ([`credentials`], [`visit`]), and returns the first good answer, or what every host said.
 
+mod blame;
 mod blob;
 mod certificate;
 mod challenge;
 pub mod credentials;
 mod error;
+mod helped;
 mod hosts;
 mod http;
 mod manifest;
@@ -21,7 +23,6 @@ mod tls;
 mod tokens;
 mod visit;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,23 +31,21 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 
+use blame::Blamed;
 pub use blob::Blob;
 pub use credentials::{Credential, Login, Secret};
 pub use error::{Failure, HostFailure, RegistryError};
 pub use proxy::Proxy;
 pub use reach::{HostReach, Reach, Stage, configured};
-use round::{HelperLogins, Need};
+use round::Need;
 use visit::{Question, Visit};
 
 /// The largest index or manifest that is read. The distribution specification asks registries to take at least 4 MiB and lets them refuse
 /// more; containerd reads no larger ones.
 pub const MANIFEST_MAX: u64 = 4 << 20;
 
-/// How long a host that served wrong bytes or stalled is asked after the others: longer than a retry, shorter than its repair.
-const BLAME_TIME: Duration = Duration::from_secs(300);
-
-/// Hosts that are blamed at once; more mirrors nobody has.
-const BLAMED_MAX: usize = 64;
+/// How many hosts' time ([`Patience::ask`]) all hosts together have to say what a name means: a mirror, a second one, the registry.
+const ASKED_MAX: u32 = 3;
 
 /// Access to registries. Cheap to clone; clones share connections and tokens. Nothing is read or connected before the first call.
 #[derive(Clone)]
@@ -60,8 +59,8 @@ struct Shared {
     /// Locked where files are read, off the loop's thread.
     clients: Mutex<http::Clients>,
     grants: Mutex<tokens::Grants>,
-    helpers: Mutex<HelperLogins>,
-    blamed: Mutex<BTreeMap<String, Instant>>,
+    helped: Mutex<helped::Helped>,
+    blamed: Mutex<Blamed>,
 }
 
 /// Where registries' configuration lies, and how to get out of this network.
@@ -86,6 +85,10 @@ pub struct Patience {
     pub stall: Duration,
     /// For all of a document (manifest, token): small, so that a host that drips them is no host.
     pub document: Duration,
+    /// For one host to say what a name means ([`Registry::digest`]), connection and login included; all together have three times that.
+    pub ask: Duration,
+    /// How long a host that failed is asked after the others.
+    pub blame: Duration,
 }
 
 /// An image's name without its tag or digest, as the user wrote it after Docker's rules for short names.
@@ -123,7 +126,7 @@ impl Registry {
                 settings,
                 clients: Mutex::default(),
                 grants: Mutex::default(),
-                helpers: Mutex::default(),
+                helped: Mutex::default(),
                 blamed: Mutex::default(),
             }),
         }
@@ -160,7 +163,8 @@ impl Registry {
         Err(round.error())
     }
 
-    /// The digest (`sha256:…`) that a tag names now, by HEAD: cheap, and not counted by registries that limit pulls.
+    /// The digest (`sha256:…`) that a tag names now, by HEAD: cheap, and not counted by registries that limit pulls. Somebody waits who has
+    /// the image already, so each host and all of them together have little time ([`Patience::ask`]).
     pub async fn digest(
         &self,
         repository: &Repository,
@@ -168,15 +172,34 @@ impl Registry {
         secrets: &[Credential],
     ) -> Result<String, RegistryError> {
         check(repository, target)?;
+        let what = format!("digest of {repository}{target}");
+        let (begun, each) = (Instant::now(), self.shared.settings.patience.ask);
+        let all = each.saturating_mul(ASKED_MAX);
         let mut round =
-            self.round(repository, Need::of(target), secrets, format!("digest of {repository}{target}")).await?;
-        while let Some(visit) = round.next().await {
-            match digest_at(&visit, target).await {
-                Ok(digest) => return Ok(digest),
-                Err(failure) => round.failed(failure),
+            match tokio::time::timeout(all, self.round(repository, Need::of(target), secrets, what.clone())).await {
+                Ok(round) => round?,
+                // The disk with the configuration hangs: the registry counts as unreachable.
+                Err(_) => {
+                    return Err(RegistryError::one(&what, &repository.host, true, Failure::Stalled { time: all }));
+                }
+            };
+        loop {
+            let time = each.min(all.saturating_sub(begun.elapsed()));
+            if time.is_zero() {
+                return Err(round.error());
+            }
+            // With the logins for the host, which a helper may take its time for.
+            let asked = async {
+                let visit = round.next().await?;
+                Some(digest_at(&visit, target).await)
+            };
+            match tokio::time::timeout(time, asked).await {
+                Ok(Some(Ok(digest))) => return Ok(digest),
+                Ok(Some(Err(failure))) => round.failed(failure),
+                Ok(None) => return Err(round.error()),
+                Err(_) => round.failed(Failure::Stalled { time }),
             }
         }
-        Err(round.error())
     }
 
     /// The blob's bytes from offset `from` on; `size` is the whole blob's, as its descriptor says.
@@ -213,14 +236,10 @@ impl Registry {
         Err(round.error())
     }
 
-    /// This host ([`Blob::host`]) served bytes with a wrong digest: for some minutes the others are asked before it.
+    /// This host ([`Blob::host`]) served wrong bytes, or ended its answers early too often: for some minutes the others are asked before it.
+    /// Hosts that do not answer, stall or cannot be used are blamed without the reader's help.
     pub fn blame(&self, host: &str) {
-        let now = Instant::now();
-        let mut blamed = lock(&self.shared.blamed);
-        blamed.retain(|_, since| now.duration_since(*since) < BLAME_TIME);
-        if blamed.len() < BLAMED_MAX {
-            blamed.insert(host.to_owned(), now);
-        }
+        lock(&self.shared.blamed).add(host, Instant::now());
     }
 
     /// Lets go of connections, roots, clients and tokens; the next call makes them again. For whoever knows that nothing more is to be
@@ -228,7 +247,7 @@ impl Registry {
     pub fn rest(&self) {
         lock(&self.shared.clients).clear();
         lock(&self.shared.grants).clear();
-        lock(&self.shared.helpers).clear();
+        lock(&self.shared.helped).clear();
     }
 }
 
@@ -352,6 +371,10 @@ impl Default for Patience {
             stall: Duration::from_secs(30),
             // 4 MiB over a link of 64 kbit/s take ten minutes, but real manifests have 10 kB and tokens 4 kB.
             document: Duration::from_secs(60),
+            // A pod whose image is here waits for it, also where a firewall swallows every packet.
+            ask: Duration::from_secs(5),
+            // Longer than a retry, shorter than a repair.
+            blame: Duration::from_secs(300),
         }
     }
 }

@@ -1,23 +1,18 @@
 //! The way of one call from host to host: which ones may answer it, in which order, as whom, and what all of them said. It reads the
 //! configuration at its start; files that are read may be slow, so that happens off the loop's thread.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use reqwest::Client;
 use tracing::debug;
 
 use super::credentials::{AuthFile, Credential, Login, helper, matching};
 use super::error::{Failure, HostFailure, RegistryError};
+use super::helped;
 use super::hosts::{Endpoint, endpoints};
 use super::http::ClientKey;
 use super::visit::{LOGINS_MAX, Visit};
 use super::{Registry, Repository, Target, lock};
-
-/// How long a helper's answer is used. Helpers of clouds keep their own tokens for hours; this spares a process a blob.
-const HELPER_LIFE: Duration = Duration::from_secs(300);
-
-const HELPER_LOGINS_MAX: usize = 64;
 
 /// The name under which docker's tools keep the login for docker.io.
 const DOCKER_HUB_KEY: &str = "index.docker.io";
@@ -36,29 +31,6 @@ impl Need {
             Target::Tag(_) => Need::Resolve,
             Target::Digest(_) => Need::Pull,
         }
-    }
-}
-
-/// Logins that helpers gave, by helper and server.
-#[derive(Default)]
-pub struct HelperLogins {
-    held: BTreeMap<(String, String), (Option<Login>, Instant)>,
-}
-
-impl HelperLogins {
-    fn get(&mut self, key: &(String, String), now: Instant) -> Option<Option<Login>> {
-        self.held.retain(|_, (_, since)| now.duration_since(*since) < HELPER_LIFE);
-        self.held.get(key).map(|(login, _)| login.clone())
-    }
-
-    fn put(&mut self, key: (String, String), login: Option<Login>, now: Instant) {
-        if self.held.len() < HELPER_LOGINS_MAX {
-            self.held.insert(key, (login, now));
-        }
-    }
-
-    pub fn clear(&mut self) {
-        self.held.clear();
     }
 }
 
@@ -110,9 +82,9 @@ impl Registry {
             registry: repository.host.clone(),
             reason: format!("its configuration could not be read: {error}"),
         })??;
+        let (now, life) = (Instant::now(), self.shared.settings.patience.blame);
         let blamed = lock(&self.shared.blamed);
-        hosts
-            .sort_by_key(|(endpoint, _)| blamed.get(&endpoint.name()).is_some_and(|t| t.elapsed() < super::BLAME_TIME));
+        hosts.sort_by_cached_key(|(endpoint, _)| blamed.place(&endpoint.name(), now, life));
         drop(blamed);
         Ok(Round { registry: self, repository, secrets, what, hosts, auth, next: 0, failures: Vec::new() })
     }
@@ -135,15 +107,19 @@ impl Round<'_> {
         })
     }
 
-    /// The host that was asked last gave no usable answer.
+    /// The host that was asked last gave no usable answer. What it says of the host itself counts for the calls that come after this one.
     pub fn failed(&mut self, failure: Failure) {
         let Some((endpoint, _)) = self.next.checked_sub(1).and_then(|at| self.hosts.get(at)) else { return };
         debug!(what = self.what, host = endpoint.name(), %failure, "registry host did not serve");
+        if failure.blames_host() {
+            self.registry.blame(&endpoint.name());
+        }
         self.failures.push(HostFailure { host: endpoint.name(), origin: endpoint.origin, failure });
     }
 
     /// What all of them said, and what helps.
     pub fn error(self) -> RegistryError {
+        let unasked: Vec<String> = self.hosts.iter().skip(self.next).map(|(endpoint, _)| endpoint.name()).collect();
         let error = RegistryError::Asked { what: self.what, failures: self.failures, hint: None };
         let mut hint = if error.is_denied() {
             vec!["check the credentials for it in the agent's --registry-auth file".to_owned()]
@@ -155,7 +131,10 @@ impl Round<'_> {
         if error.is_denied() || error.is_not_found() {
             hint.extend(self.auth.problems);
             // What a helper gave may be what was refused: it is asked anew.
-            lock(&self.registry.shared.helpers).clear();
+            lock(&self.registry.shared.helped).forget_logins();
+        }
+        if !unasked.is_empty() {
+            hint.push(format!("no time was left to ask {}", unasked.join(", ")));
         }
         match error {
             RegistryError::Asked { what, failures, .. } if !hint.is_empty() => {
@@ -166,10 +145,10 @@ impl Round<'_> {
     }
 
     /// Who to be at this host: the pod's own secrets first, then the node's file, its helpers, each by the longest match. The image's own
-    /// host name counts for the registry itself; a mirror gets only what names the mirror.
+    /// host name counts for the registry itself; a mirror gets only what names the mirror, as does whoever serves for all registries.
     async fn logins(&mut self, endpoint: &Endpoint) -> Vec<Login> {
         let mut names = vec![endpoint.name()];
-        if endpoint.origin {
+        if endpoint.speaks_for_registry {
             names.insert(0, self.repository.host.clone());
             if self.repository.host == "docker.io" {
                 names.push(DOCKER_HUB_KEY.to_owned());
@@ -200,17 +179,11 @@ impl Round<'_> {
         let hub = names.iter().any(|name| name == DOCKER_HUB_KEY);
         let server = if hub { DOCKER_HUB_SERVER_URL } else { names.first()?.as_str() };
         let key = (name.to_owned(), server.to_owned());
-        let held = lock(&self.registry.shared.helpers).get(&key, Instant::now());
-        if let Some(held) = held {
-            return held;
-        }
-        match helper::ask(name, server).await {
-            Ok(login) => {
-                lock(&self.registry.shared.helpers).put(key, login.clone(), Instant::now());
-                login
-            }
-            Err(error) => {
-                self.auth.problems.push(error.to_string());
+        let asked = helper::ask(name, server);
+        match helped::said(&self.registry.shared.helped, key, asked).await {
+            Ok(login) => login,
+            Err(problem) => {
+                self.auth.problems.push(problem);
                 None
             }
         }

@@ -75,6 +75,93 @@ async fn a_host_that_is_blamed_is_asked_last() {
     assert_eq!(client.blob(&at("r.example"), &layer, size, 0, &[]).await.unwrap().host, origin.host());
 }
 
+/// A mirror before a registry, and a client with little patience.
+fn behind(mirror: &str, origin: &str, dir: &Path, blame: Duration) -> Registry {
+    let mut settings = hosts_toml(dir, "r.example", &format!("server = \"{origin}\"\n[host.\"{mirror}\"]\n"));
+    settings.patience = Patience { ask: Duration::from_millis(500), blame, ..impatient().patience };
+    Registry::new(settings)
+}
+
+#[tokio::test]
+async fn a_mirror_that_fails_costs_one_try_and_is_used_again_later() {
+    let (_registry, origin, pushed) = served();
+    let (_other, mirror, _) = served();
+    let dir = tempfile::tempdir().unwrap();
+    let ask = async |client: &Registry| {
+        let manifest = client.manifest(&at("r.example"), &tag(), &[]).await.unwrap();
+        assert_eq!(manifest.digest, pushed.digest);
+    };
+    for fault in [Fault::status(503), Fault::status(429), Fault::Silence, Fault::Stall { after: 0 }, Fault::WrongBytes]
+    {
+        let client = behind(&mirror.url(), &origin.url(), dir.path(), Duration::from_secs(2));
+        mirror.add(Rule::on("/v2/").fault(fault.clone()));
+        let before = mirror.requests().len();
+        ask(&client).await;
+        ask(&client).await;
+        all(&client, "r.example", &pushed, 0).await.unwrap();
+        assert_eq!(mirror.requests().len(), before + 1, "{fault:?}");
+        mirror.clear();
+        let bound = Instant::now() + Duration::from_secs(20);
+        while mirror.requests().len() == before + 1 {
+            assert!(Instant::now() < bound, "the mirror is well again and nobody asks it");
+            ask(&client).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    // What says nothing about the host: the next image may be there.
+    for status in [401, 403, 404] {
+        let client = behind(&mirror.url(), &origin.url(), dir.path(), Duration::from_secs(300));
+        mirror.clear();
+        mirror.add(Rule::on("/manifests/").fault(Fault::status(status)));
+        ask(&client).await;
+        all(&client, "r.example", &pushed, 0).await.unwrap();
+        assert!(mirror.requests().last().unwrap().line.contains("/blobs/"), "{status}");
+    }
+    assert_eq!(origin.count("/blobs/"), 5);
+}
+
+#[tokio::test]
+async fn a_mirror_that_swallows_every_packet_does_not_use_up_the_time_to_ask() {
+    let (_registry, origin, pushed) = served();
+    let dir = tempfile::tempdir().unwrap();
+    // Connected by the kernel, and never answered.
+    let (black, blacker) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let url = |hole: &TcpListener| format!("http://{}", hole.local_addr().unwrap());
+    let client = behind(&url(&black), &origin.url(), dir.path(), Duration::from_secs(300));
+    for _ in 0..2 {
+        assert_eq!(client.digest(&at("r.example"), &tag(), &[]).await.unwrap(), pushed.digest);
+    }
+    let begun = Instant::now();
+    let client = behind(&url(&black), &url(&blacker), dir.path(), Duration::from_secs(300));
+    let error = client.digest(&at("r.example"), &tag(), &[]).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(error.unreachable(), "{error}");
+    for hole in [black, blacker] {
+        let named = format!("{}: sent nothing for 0.", hole.local_addr().unwrap());
+        assert!(error.to_string().contains(&named), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_for_all_registries_is_shown_the_credentials_of_none() {
+    let registry = TestRegistry::with_password();
+    let pushed = registry.push("team/app", "1", &image());
+    let cache = FaultyProxy::in_front_of(&registry).start();
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!("server = \"{}\"\n", cache.url());
+    let secret = || basic("r.example", PASSWORD);
+    let client = Registry::new(hosts_toml(dir.path(), "_default", &text));
+    let error = client.manifest(&at("r.example"), &tag(), &[secret()]).await.unwrap_err();
+    assert!(error.is_denied(), "{error}");
+    assert!(cache.requests().iter().all(|seen| seen.header("authorization").is_none()));
+    // What names it is for it.
+    let own = [secret(), basic(&cache.host(), PASSWORD)];
+    assert_eq!(client.manifest(&at("r.example"), &tag(), &own).await.unwrap().digest, pushed.digest);
+    // And a registry's own directory may say who speaks for it.
+    let client = Registry::new(hosts_toml(dir.path(), "r.example", &text));
+    assert_eq!(client.manifest(&at("r.example"), &tag(), &[secret()]).await.unwrap().digest, pushed.digest);
+}
+
 #[tokio::test]
 async fn tls_needs_the_right_authority_and_the_right_certificate() {
     let registry = TestRegistry::start();

@@ -33,6 +33,7 @@ fn settings() -> Settings {
         connect: Duration::from_secs(10),
         stall: Duration::from_secs(10),
         document: Duration::from_secs(20),
+        ..Patience::default()
     };
     Settings { patience, ..Settings::default() }
 }
@@ -42,6 +43,7 @@ fn impatient() -> Settings {
         connect: Duration::from_secs(5),
         stall: Duration::from_millis(300),
         document: Duration::from_secs(5),
+        ..Patience::default()
     };
     Settings { patience, ..Settings::default() }
 }

@@ -32,6 +32,16 @@ struct Rules {
     dial_timeout: Option<Duration>,
 }
 
+/// What a host is to the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Mirror,
+    /// Named by `server`.
+    Server,
+    /// The registry under its own name.
+    Registry,
+}
+
 type Entry<'a> = (&'a Spanned<DeString<'a>>, &'a Spanned<DeValue<'a>>);
 
 /// The file's hosts in the order in which they stand there, then the registry itself (`server`, or its own name).
@@ -51,7 +61,7 @@ pub fn parse(text: &str, path: &Path, registry: &str) -> Result<Vec<Endpoint>, H
                     let name = format!("host.{:?}", address.get_ref().as_ref());
                     let rules_of = source.rules(in_order(source.table(rules, &name)?), &name)?;
                     let url = source.url(address.get_ref().as_ref(), address.span().start, &rules_of)?;
-                    endpoints.push(source.endpoint(url, rules_of, false));
+                    endpoints.push(source.endpoint(url, rules_of, Role::Mirror));
                 }
             }
             _ => own.push((key, value)),
@@ -64,11 +74,11 @@ pub fn parse(text: &str, path: &Path, registry: &str) -> Result<Vec<Endpoint>, H
     let last = match server {
         Some((address, at)) => {
             let url = source.url(&address, at, &rules)?;
-            source.endpoint(url, rules, true)
+            source.endpoint(url, rules, Role::Server)
         }
         None => {
             let own = origin(registry, rules.tls.clone())?;
-            source.endpoint(own.url, rules, true)
+            source.endpoint(own.url, rules, Role::Registry)
         }
     };
     endpoints.push(last);
@@ -260,16 +270,23 @@ impl Source<'_> {
         Ok(url)
     }
 
-    fn endpoint(&self, url: Url, rules: Rules, origin: bool) -> Endpoint {
+    fn endpoint(&self, url: Url, rules: Rules, role: Role) -> Endpoint {
         let host = super::authority(&url);
         let same = host == self.registry || (self.registry == super::DOCKER_HUB && host == super::DOCKER_HUB_SERVER);
+        let for_all = self.path.parent().and_then(Path::file_name).is_some_and(|dir| dir == super::DEFAULT_DIR);
+        let speaks_for_registry = match role {
+            Role::Mirror => false,
+            Role::Server => same || !for_all,
+            Role::Registry => true,
+        };
         Endpoint {
             url,
             capabilities: rules.capabilities,
             tls: rules.tls,
             headers: rules.headers,
             dial_timeout: rules.dial_timeout,
-            origin,
+            origin: role != Role::Mirror,
+            speaks_for_registry,
             namespace: (!same).then(|| self.registry.to_owned()),
         }
     }

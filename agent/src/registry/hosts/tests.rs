@@ -201,3 +201,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn credentials_of_a_registry_are_for_it_and_for_the_server_of_its_own_directory() {
+    let speaks = |dir: &str, text: &str, registry: &str| {
+        let endpoints = file::parse(text, &Path::new("/certs.d").join(dir).join("hosts.toml"), registry).unwrap();
+        endpoints.iter().map(|endpoint| endpoint.speaks_for_registry).collect::<Vec<_>>()
+    };
+    let text = "server = \"https://cache.example\"\n[host.\"https://mirror.example\"]\n";
+    assert_eq!(speaks("r.example", text, "r.example"), [false, true]);
+    assert_eq!(speaks("_default", text, "r.example"), [false, false], "it would be shown the credentials of all");
+    assert_eq!(speaks("_default", text, "cache.example"), [false, true]);
+    assert_eq!(speaks("_default", "[host.\"https://mirror.example\"]\n", "r.example:443"), [false, true]);
+    assert_eq!(speaks("_default", "server = \"https://registry-1.docker.io\"", "docker.io"), [true]);
+}

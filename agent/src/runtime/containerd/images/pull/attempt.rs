@@ -5,7 +5,6 @@
 //! that has a name, and the next try continues with what is there.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use containerd_client::services::v1::Image;
 use containerd_client::types::Descriptor as WireDescriptor;
@@ -13,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::fetch::Fetch;
-use crate::registry::{Failure, HostFailure, RegistryError, Target};
+use crate::registry::Target;
 use crate::runtime::containerd::images::digest::Digest;
 use crate::runtime::containerd::images::import::ARCHIVES_LABEL;
 use crate::runtime::containerd::images::reference::Reference;
@@ -23,10 +22,6 @@ use crate::runtime::containerd::images::{ImageError, Images};
 
 /// Layers of one image that are fetched at once: containerd's own number (max_concurrent_downloads).
 const LAYERS_AT_ONCE: usize = 3;
-
-/// How long a registry may take to say what the name of an image means that is here: a pod that could run waits for it, also
-/// where a firewall swallows every packet.
-const ASK_MAX: Duration = Duration::from_secs(5);
 
 /// How a try ended well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,8 +45,7 @@ pub async fn bring(
         (None, tag) => Target::Tag(tag.unwrap_or("latest").to_owned()),
     };
     if let Some(here) = here {
-        let asked = images.registry().digest(&fetch.repository, &wanted, &fetch.secrets);
-        let named = tokio::time::timeout(ASK_MAX, asked).await.unwrap_or_else(|_| Err(silent(fetch)));
+        let named = images.registry().digest(&fetch.repository, &wanted, &fetch.secrets).await;
         if named.map_err(|e| fetch.registry(e))? == here.as_str() {
             return Ok(Brought::Nothing);
         }
@@ -66,13 +60,6 @@ pub async fn bring(
         WireDescriptor { media_type, digest: target.to_string(), size: to_i64(size), ..WireDescriptor::default() };
     record(images, reference, target).await?;
     Ok(Brought::Image { size: resolved.size })
-}
-
-/// What counts as unreachable like a refused connection.
-fn silent(fetch: &Fetch) -> RegistryError {
-    let failure = Failure::Stalled { time: ASK_MAX };
-    let failure = HostFailure { host: fetch.repository.host.clone(), origin: true, failure };
-    RegistryError::Asked { what: "asking what its name means".into(), failures: vec![failure], hint: None }
 }
 
 /// Fetches the layers side by side, lowest first, and unpacks each as soon as those below it are.

@@ -11,6 +11,7 @@ use containerd_client::services::v1::Info;
 use containerd_client::tonic::{Code, Status};
 use tokio::time::Instant;
 
+use super::conduct::{Conduct, Next};
 use super::meter::Meter;
 use crate::registry::{Blob, Credential, RegistryError, Repository, Target};
 use crate::runtime::containerd::images::bundle::{Kind, gc_labels, kind_of};
@@ -24,9 +25,6 @@ use crate::runtime::containerd::images::{ImageError, Images};
 const PIECE: usize = 256 << 10;
 /// A slow link fills a piece in minutes: what a killed agent has to fetch again is at most what comes in this time.
 const PIECE_AGE: Duration = Duration::from_secs(1);
-/// How often in a row one blob is resumed at once after a cut that had brought something. A link that needs more gets a
-/// pause.
-const RESUMES_MAX: u32 = 100;
 /// containerd's label of where content may be had again: the registry in its key, repositories in its value.
 const SOURCE_LABEL: &str = "containerd.io/distribution.source.";
 
@@ -113,7 +111,9 @@ impl Fetch {
             return self.label(digest, &info, &labels).await;
         }
         let _place = pulls.downloads.acquire().await.expect("the semaphore is never closed");
-        for whole in [false, true] {
+        let mut conduct = Conduct::default();
+        let mut lied_size = false;
+        loop {
             let opened = Ingest::open(self.images.client(), &self.lease, digest, *size).await;
             let mut ingest = match opened.map_err(self.containerd(format!("writing layer {digest}")))? {
                 Opened::Open(ingest) => ingest,
@@ -126,20 +126,20 @@ impl Fetch {
             if ingest.offset() > *size {
                 // Of another blob it cannot be: it is named by its digest. Then its size was a lie.
                 ingest.abort().await;
+                if std::mem::replace(&mut lied_size, true) {
+                    return Err(self.refused(format!("layer {digest} is larger than its manifest says")));
+                }
                 continue;
             }
-            let resumed = ingest.offset();
-            self.meter.present(resumed);
-            let host = match self.download(&mut ingest, digest, *size).await {
-                Ok(host) => host,
-                Err(error) => {
-                    if error.is_disk_full() {
-                        // Its bytes are in everybody's way.
-                        ingest.abort().await;
-                    }
-                    return Err(error);
+            conduct.begin(ingest.offset() > 0);
+            self.meter.present(ingest.offset());
+            if let Err(error) = self.download(&mut ingest, digest, *size, &mut conduct).await {
+                if error.is_disk_full() || ingest.offset() == 0 {
+                    // Its bytes are in everybody's way, or there are none to go on from.
+                    ingest.abort().await;
                 }
-            };
+                return Err(error);
+            }
             match ingest.commit(&labels).await {
                 Ok(()) => return Ok(()),
                 Err(CommitError::Containerd(status)) => {
@@ -147,48 +147,79 @@ impl Fetch {
                 }
                 Err(CommitError::Mismatch(reason)) => {
                     self.meter.dropped(*size);
-                    if resumed > 0 && !whole {
-                        // What an earlier try had left (before a power cut, of another host) may be at fault.
-                        tracing::warn!(image = %self.image, layer = %digest, reason, "resumed bytes were wrong, fetched anew");
-                        continue;
-                    }
-                    if let Some(host) = &host {
-                        self.images.registry().blame(host);
-                    }
-                    let host = host.unwrap_or_else(|| self.repository.host.clone());
-                    let (image, digest) = (self.image.to_string(), digest.to_string());
-                    return Err(ImageError::WrongBytes { image, digest, host, reason });
+                    tracing::warn!(image = %self.image, layer = %digest, hosts = conduct.hosts(), reason, "wrong bytes were dropped");
+                    self.blame_for(&mut conduct, digest, reason)?;
                 }
             }
         }
-        Err(self.refused(format!("layer {digest} is larger than its manifest says")))
     }
 
-    /// Brings the ingest to its end; who served it last.
-    async fn download(&self, ingest: &mut Ingest, digest: &Digest, size: u64) -> Result<Option<String>, ImageError> {
-        let mut host = None;
-        let mut resumes = 0;
+    /// Brings the ingest to its end.
+    async fn download(
+        &self,
+        ingest: &mut Ingest,
+        digest: &Digest,
+        size: u64,
+        conduct: &mut Conduct,
+    ) -> Result<(), ImageError> {
         while ingest.offset() < size {
             let before = ingest.offset();
-            let registry = self.images.registry();
-            let blob = registry.blob(&self.repository, digest.as_str(), size, before, &self.secrets).await;
-            let mut blob = blob.map_err(|e| self.registry(e))?;
+            let mut blob = self.open(digest, size, before, conduct).await?;
             let streamed = self.stream(&mut blob, ingest, size).await;
             let progressed = ingest.offset() > before;
-            match streamed {
-                Ok(()) if ingest.offset() == size => host = Some(blob.host),
+            if progressed {
+                conduct.brought(&blob.host, blob.origin);
+            }
+            let cut = match streamed {
+                Ok(()) if ingest.offset() == size => return Ok(()),
+                Ok(()) => self.refused(format!("layer {digest}: {} sent nothing", blob.host)),
                 Err(Cut::Containerd(status)) => {
                     return Err(self.containerd(format!("writing layer {digest}"))(status));
                 }
-                Ok(()) | Err(Cut::Registry(_)) if progressed && resumes < RESUMES_MAX => {
-                    resumes += 1;
-                    tracing::debug!(image = %self.image, layer = %digest, at = ingest.offset(), "cut connection resumed");
-                }
-                Ok(()) => return Err(self.refused(format!("layer {digest}: {} sent nothing", blob.host))),
-                Err(Cut::Registry(error)) => return Err(self.registry(error)),
-            }
+                Err(Cut::Registry(error)) => self.registry(error),
+            };
+            self.after_cut(conduct.cut(&blob.host, progressed), &blob.host, cut)?;
+            tracing::debug!(image = %self.image, layer = %digest, at = ingest.offset(), host = blob.host, "cut connection resumed");
         }
-        Ok(host)
+        Ok(())
+    }
+
+    /// The blob's rest, of a host that has not sent all of it wrong in this try.
+    async fn open(&self, digest: &Digest, size: u64, from: u64, conduct: &Conduct) -> Result<Blob, ImageError> {
+        let registry = self.images.registry();
+        let blob = registry.blob(&self.repository, digest.as_str(), size, from, &self.secrets).await;
+        let blob = blob.map_err(|e| self.registry(e))?;
+        if let Some(reason) = conduct.lie_of(&blob.host) {
+            return Err(self.wrong_bytes(&blob.host, digest, reason.to_owned()));
+        }
+        Ok(blob)
+    }
+
+    fn after_cut(&self, next: Next, host: &str, cut: ImageError) -> Result<(), ImageError> {
+        match next {
+            Next::Ask => Ok(()),
+            Next::BlameAndAsk => {
+                self.images.registry().blame(host);
+                Ok(())
+            }
+            Next::GiveUp => Err(cut),
+        }
+    }
+
+    /// The whole was wrong: whoever is to blame is asked last.
+    fn blame_for(&self, conduct: &mut Conduct, digest: &Digest, reason: String) -> Result<(), ImageError> {
+        let Some(blamed) = conduct.wrong(&reason) else {
+            return Err(self.wrong_bytes(&conduct.hosts(), digest, reason));
+        };
+        for host in blamed {
+            self.images.registry().blame(&host);
+        }
+        Ok(())
+    }
+
+    fn wrong_bytes(&self, host: &str, digest: &Digest, reason: String) -> ImageError {
+        let (image, digest, host) = (self.image.to_string(), digest.to_string(), host.to_owned());
+        ImageError::WrongBytes { image, digest, host, reason }
     }
 
     /// From one connection into the ingest. What came before a cut is kept.
@@ -242,26 +273,27 @@ impl Fetch {
         if size > MAX_DOCUMENT {
             return Err(self.refused(format!("its configuration has {size} bytes, more than {MAX_DOCUMENT}")));
         }
-        let registry = self.images.registry();
-        let blob = registry.blob(&self.repository, digest.as_str(), size, 0, &self.secrets).await;
-        let mut blob = blob.map_err(|e| self.registry(e))?;
-        let mut bytes = Vec::new();
-        while let Some(more) = blob.next().await.map_err(|e| self.registry(e))? {
-            if bytes.len() + more.len() > MAX_DOCUMENT as usize {
-                return Err(self.refused(format!("its configuration has more than the {size} bytes announced")));
+        let mut conduct = Conduct::default();
+        loop {
+            conduct.begin(false);
+            let mut blob = self.open(digest, size, 0, &conduct).await?;
+            conduct.brought(&blob.host, blob.origin);
+            let bytes = match whole(&mut blob).await {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    self.after_cut(conduct.cut(&blob.host, false), &blob.host, self.registry(error))?;
+                    continue;
+                }
+            };
+            let mut hasher = digest.hasher();
+            hasher.update(&bytes);
+            let actual = hasher.finish();
+            if actual == *digest && bytes.len() as u64 == size {
+                return Ok(bytes);
             }
-            bytes.extend_from_slice(&more);
-        }
-        let mut hasher = digest.hasher();
-        hasher.update(&bytes);
-        let actual = hasher.finish();
-        if actual != *digest || bytes.len() as u64 != size {
-            registry.blame(&blob.host);
             let reason = format!("{} bytes with digest {actual}, {size} bytes expected", bytes.len());
-            let (image, digest, host) = (self.image.to_string(), digest.to_string(), blob.host);
-            return Err(ImageError::WrongBytes { image, digest, host, reason });
+            self.blame_for(&mut conduct, digest, reason)?;
         }
-        Ok(bytes)
     }
 
     /// Writes a verified document.
@@ -344,4 +376,13 @@ impl Fetch {
     fn refused(&self, reason: String) -> ImageError {
         ImageError::Refused { image: self.image.to_string(), reason }
     }
+}
+
+/// All of a blob that is small: it gives no more bytes than its size says.
+async fn whole(blob: &mut Blob) -> Result<Vec<u8>, RegistryError> {
+    let mut bytes = Vec::new();
+    while let Some(more) = blob.next().await? {
+        bytes.extend_from_slice(&more);
+    }
+    Ok(bytes)
 }

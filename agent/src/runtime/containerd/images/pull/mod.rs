@@ -1,10 +1,11 @@
 //! Pulls: one for each image, however many pods wait for it; begun when the first of them asks, tried again when somebody
 //! still wants it and its pause is over, given up when nobody does.
 //!
-//! Driven by `prepare`. Reading order: this, [`attempt`], [`fetch`], [`schedule`], [`rate`], [`meter`]. Bytes that arrived stay
+//! Driven by `prepare`. Reading order: this, [`attempt`], [`fetch`], [`conduct`], [`schedule`], [`rate`], [`meter`]. Bytes that arrived stay
 //! under a lease of the image's own, also when this process dies, so that the next try goes on where the last one ended.
 
 mod attempt;
+mod conduct;
 pub mod fetch;
 pub mod meter;
 mod rate;
