@@ -68,7 +68,8 @@ impl Late {
         }
     }
 
-    fn note(&self, answers: &BTreeMap<String, Asked>) {
+    /// What has just been learnt of them, by whatever way.
+    pub fn note(&self, answers: &BTreeMap<String, Asked>) {
         let mut state = self.lock();
         for (id, asked) in answers {
             match asked {
