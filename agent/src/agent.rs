@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::board::{Board, Check, ImageOutcome};
+use crate::collect::Collector;
 use crate::config::{self, Config, Following, Settings};
 use crate::desired;
 use crate::disk::Disk;
@@ -23,6 +24,7 @@ use crate::events::{About, Event, Severity};
 use crate::gate::Gate;
 use crate::http::Doors;
 use crate::image_pull::ImagePull;
+use crate::image_words;
 use crate::logs::{self, Pipes};
 use crate::records::Records;
 use crate::refusals::Refusals;
@@ -157,6 +159,11 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     tokio::spawn(desired::follow(merging, heard));
     tokio::spawn(hand_on_secrets(images.clone(), desired_set.clone()));
     tokio::spawn(publish_pulls(board.clone(), images.pulls()));
+    images.count_in(board.metrics().clone());
+    let collector = Collector::new(images.clone(), config.image_gc, board.clone(), desired_set.clone());
+    let collector = Arc::new(collector);
+    tokio::spawn(image_words::serve(board.take_image_words(), images.clone(), Arc::clone(&collector)));
+    tokio::spawn(async move { collector.follow(&SystemClock).await });
     let (image_outcomes, image_dir) = image_dir::follow(config.image_dir.clone(), images);
     tokio::spawn(image_dir);
     tokio::spawn(publish_images(board.clone(), image_outcomes));

@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use pod::desired::{UpdateStrategy, Wanted};
 use pod::name::{Uid, WorkloadKey};
 use pod::plan::{Failure, PodView, StepKey, Waiting};
@@ -100,6 +101,9 @@ pub enum FileState {
 /// What became of one archive in the image directory, or an image that came otherwise.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageOutcome {
+    /// Never removed to make room.
+    #[serde(default)]
+    pub pinned: bool,
     /// The archive's path; empty for an image that no archive brought.
     pub file: String,
     /// Canonical references that it brought.
@@ -152,6 +156,8 @@ pub struct NodeFacts {
     pub runtime_classes: BTreeMap<String, String>,
     /// Capabilities that this process lacks and containers may ask for, without `CAP_`.
     pub missing_capabilities: Vec<String>,
+    /// That containerd's disk is too full although every image that may go is gone, in words; None: it is not.
+    pub disk_pressure: Option<String>,
 }
 
 /// The readiness checks, in the order in which they are shown.
@@ -188,6 +194,37 @@ pub enum Command {
     Retry,
 }
 
+/// A word about images (`daemonlet images …`), as it is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "word", rename_all = "lowercase")]
+pub enum ImageWord {
+    Pull {
+        image: String,
+    },
+    Import {
+        /// Absolute.
+        file: PathBuf,
+    },
+    Export {
+        images: Vec<String>,
+    },
+    Prune {
+        dry_run: bool,
+    },
+    Pin {
+        image: String,
+        /// Or no longer.
+        pinned: bool,
+    },
+}
+
+/// A word about images, and where its answer goes piece by piece.
+#[derive(Debug)]
+pub struct ImageRequest {
+    pub word: ImageWord,
+    pub said: mpsc::Sender<Bytes>,
+}
+
 /// See the top of the file.
 #[derive(Debug, Clone)]
 pub struct Board {
@@ -199,6 +236,8 @@ struct Shared {
     state: Mutex<State>,
     version: watch::Sender<u64>,
     commands: mpsc::Sender<Command>,
+    /// Set once, by whoever carries out the words about images.
+    image_words: OnceLock<mpsc::Sender<ImageRequest>>,
     metrics: Metrics,
 }
 
@@ -244,8 +283,13 @@ impl Board {
             events: Events::default(),
             awaited: Awaited::default(),
         };
-        let shared =
-            Shared { state: Mutex::new(state), version: watch::Sender::new(0), commands, metrics: Metrics::default() };
+        let shared = Shared {
+            state: Mutex::new(state),
+            version: watch::Sender::new(0),
+            commands,
+            image_words: OnceLock::new(),
+            metrics: Metrics::default(),
+        };
         (Board { shared: Arc::new(shared) }, receiver)
     }
 
@@ -322,6 +366,13 @@ impl Board {
         self.change(|state| change(&mut state.node));
     }
 
+    /// Whether the disk is too full and no image can be removed; wakes nobody when nothing changed.
+    pub fn set_node_disk(&self, pressure: Option<String>) {
+        if self.state().node.disk_pressure != pressure {
+            self.set_node(|node| node.disk_pressure = pressure);
+        }
+    }
+
     /// The live part of the configuration, the changed keys that wait for a restart, and why the file could not be
     /// taken when it could not.
     pub fn set_live(&self, live: Live, needs_restart: Vec<String>, fault: Option<String>) {
@@ -351,6 +402,20 @@ impl Board {
         let command = Command::DeletePod { workload, uid, reply };
         self.shared.commands.send(command).await.map_err(|_| "the agent is stopping".to_owned())?;
         answer.await.unwrap_or_else(|_| Err("the agent stopped before it answered".into()))
+    }
+
+    /// From here on words about images are carried out at the other end. Once.
+    pub fn take_image_words(&self) -> mpsc::Receiver<ImageRequest> {
+        let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
+        let set = self.shared.image_words.set(sender);
+        set.expect("the composition root does this once");
+        receiver
+    }
+
+    /// Hands on a word about images. Err: the agent cannot take any at present.
+    pub fn image_word(&self, request: ImageRequest) -> Result<(), String> {
+        let sender = self.shared.image_words.get().ok_or("the agent is just starting; ask again")?;
+        sender.try_send(request).map_err(|_| "too many words about images are under way; ask again later".to_owned())
     }
 
     /// Has the workers try again what failed. Not said twice where nobody listens just now: back-off does the rest.

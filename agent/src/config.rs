@@ -13,6 +13,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pod::spec::{Taint, TaintEffect};
 use serde::{Deserialize, Serialize, Serializer};
@@ -66,10 +67,52 @@ pub struct Config {
     pub registry_auth: Option<PathBuf>,
     /// Bytes a second of all downloads of images; None: no limit.
     pub image_pull_rate_limit: Option<u64>,
+    /// When images are removed that nothing needs.
+    pub image_gc: ImageGc,
     /// The keeper's program, started when nobody answers; None: beside this program.
     pub logkeeper: Option<PathBuf>,
     /// What was so at the start of that which applies live.
     pub live: Live,
+}
+
+/// When images are removed that nothing needs: the kubelet's settings and defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageGc {
+    /// Percent of containerd's disk at which removing begins; 100: never.
+    pub high_threshold: u8,
+    /// Percent at which it has removed enough.
+    pub low_threshold: u8,
+    /// An image that came or was used more recently stays.
+    pub minimum_age: Duration,
+    /// An image that was not used for longer goes, however empty the disk is; None: it stays.
+    pub maximum_age: Option<Duration>,
+}
+
+impl Default for ImageGc {
+    fn default() -> Self {
+        ImageGc { high_threshold: 85, low_threshold: 80, minimum_age: Duration::from_secs(120), maximum_age: None }
+    }
+}
+
+impl ImageGc {
+    /// As the kubelet: the low threshold is below the high one, and images are not wanted gone before they may go.
+    fn check(&self) -> Result<(), ConfigError> {
+        let ImageGc { high_threshold, low_threshold, minimum_age, maximum_age } = self;
+        if low_threshold >= high_threshold {
+            let why = format!(
+                "image-gc-low-threshold ({low_threshold}) must be below image-gc-high-threshold ({high_threshold})"
+            );
+            return Err(ConfigError::Unfit(why));
+        }
+        match maximum_age {
+            Some(maximum_age) if maximum_age <= minimum_age => Err(ConfigError::Unfit(format!(
+                "image-maximum-gc-age ({}s) must be above image-minimum-gc-age ({}s), or 0",
+                maximum_age.as_secs(),
+                minimum_age.as_secs()
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What runs the pods of a runtime class.
@@ -208,6 +251,18 @@ pub struct Settings {
     /// Bytes a second that all image downloads may take together [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = value::size)]
     pub image_pull_rate_limit: Option<u64>,
+    /// Percent of containerd's disk at which images are removed that nothing needs; 100: never [default: 85]
+    #[arg(long, value_name = "PERCENT", value_parser = value::percent)]
+    pub image_gc_high_threshold: Option<u8>,
+    /// Percent at which enough of them are removed [default: 80]
+    #[arg(long, value_name = "PERCENT", value_parser = value::percent)]
+    pub image_gc_low_threshold: Option<u8>,
+    /// An image that came or was used more recently is not removed [default: 2m]
+    #[arg(long, value_name = "D", value_parser = value::duration)]
+    pub image_minimum_gc_age: Option<Duration>,
+    /// An image that was not used for longer is removed, however empty the disk is; 0: never [default: 0]
+    #[arg(long, value_name = "D", value_parser = value::duration)]
+    pub image_maximum_gc_age: Option<Duration>,
     /// The log keeper's program, started when none answers [default: daemonlet-logkeeper beside this program]
     #[arg(long, value_name = "PROGRAM", value_parser = value::path)]
     pub logkeeper: Option<PathBuf>,
@@ -265,6 +320,10 @@ impl Config {
             registry_config,
             registry_auth,
             image_pull_rate_limit,
+            image_gc_high_threshold,
+            image_gc_low_threshold,
+            image_minimum_gc_age,
+            image_maximum_gc_age,
             logkeeper,
             run_dir,
         } = settings;
@@ -278,6 +337,14 @@ impl Config {
             let why = format!("log-budget ({budget} bytes) must be at least log-max-size ({max_file_size} bytes)");
             return Err(ConfigError::Unfit(why));
         }
+        let usual = ImageGc::default();
+        let image_gc = ImageGc {
+            high_threshold: image_gc_high_threshold.unwrap_or(usual.high_threshold),
+            low_threshold: image_gc_low_threshold.unwrap_or(usual.low_threshold),
+            minimum_age: image_minimum_gc_age.unwrap_or(usual.minimum_age),
+            maximum_age: image_maximum_gc_age.filter(|age| !age.is_zero()),
+        };
+        image_gc.check()?;
         let path = |given: Option<PathBuf>, default: &str| given.unwrap_or_else(|| PathBuf::from(default));
         let cni_bin_dirs = match cni_bin_dir.is_empty() {
             true => vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
@@ -305,6 +372,7 @@ impl Config {
             registry_config: path(registry_config, "/etc/containerd/certs.d"),
             registry_auth,
             image_pull_rate_limit,
+            image_gc,
             logkeeper,
             live: Live { labels: node_label.into_iter().collect(), taints: unique(node_taint), log_limits },
         })
@@ -339,6 +407,7 @@ impl Config {
             registry_config,
             registry_auth,
             image_pull_rate_limit,
+            image_gc,
             logkeeper,
             live: _,
         } = self;
@@ -364,6 +433,10 @@ impl Config {
             ("registry-config", *registry_config != new.registry_config),
             ("registry-auth", *registry_auth != new.registry_auth),
             ("image-pull-rate-limit", *image_pull_rate_limit != new.image_pull_rate_limit),
+            ("image-gc-high-threshold", image_gc.high_threshold != new.image_gc.high_threshold),
+            ("image-gc-low-threshold", image_gc.low_threshold != new.image_gc.low_threshold),
+            ("image-minimum-gc-age", image_gc.minimum_age != new.image_gc.minimum_age),
+            ("image-maximum-gc-age", image_gc.maximum_age != new.image_gc.maximum_age),
             ("logkeeper", *logkeeper != new.logkeeper),
         ];
         changed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
@@ -409,6 +482,10 @@ impl Settings {
             registry_config: self.registry_config.or(file.registry_config),
             registry_auth: self.registry_auth.or(file.registry_auth),
             image_pull_rate_limit: self.image_pull_rate_limit.or(file.image_pull_rate_limit),
+            image_gc_high_threshold: self.image_gc_high_threshold.or(file.image_gc_high_threshold),
+            image_gc_low_threshold: self.image_gc_low_threshold.or(file.image_gc_low_threshold),
+            image_minimum_gc_age: self.image_minimum_gc_age.or(file.image_minimum_gc_age),
+            image_maximum_gc_age: self.image_maximum_gc_age.or(file.image_maximum_gc_age),
             logkeeper: self.logkeeper.or(file.logkeeper),
             run_dir: self.run_dir.or(file.run_dir),
         }

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod board;
 pub mod cli;
+pub mod collect;
 pub mod config;
 pub mod desired;
 pub mod disk;
@@ -16,6 +17,7 @@ pub mod fake;
 pub mod gate;
 pub mod http;
 pub mod image_pull;
+pub mod image_words;
 pub mod logs;
 pub mod metrics;
 mod readable;

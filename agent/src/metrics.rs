@@ -24,6 +24,26 @@ type FloatGauge = Gauge<f64, AtomicU64>;
 /// Seconds; a start takes tens of milliseconds, a stop up to its grace period.
 const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
+/// Seconds, the kubelet's: a pull may take an hour.
+const PULL_BUCKETS: [f64; 14] =
+    [1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 180.0, 300.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0];
+
+/// The kubelet's classes of image sizes: each from this many bytes on.
+const SIZE_CLASSES: [(u64, &str); 12] = [
+    (0, "0-10MB"),
+    (10 << 20, "10MB-100MB"),
+    (100 << 20, "100MB-500MB"),
+    (500 << 20, "500MB-1GB"),
+    (1 << 30, "1GB-5GB"),
+    (5 << 30, "5GB-10GB"),
+    (10 << 30, "10GB-20GB"),
+    (20 << 30, "20GB-30GB"),
+    (30 << 30, "30GB-40GB"),
+    (40 << 30, "40GB-60GB"),
+    (60 << 30, "60GB-100GB"),
+    (100 << 30, "GT100GB"),
+];
+
 /// The counters and histograms of one agent.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -33,6 +53,8 @@ pub struct Metrics {
     worker_durations: Family<Labels, Histogram>,
     start_durations: Histogram,
     restarts: Family<Labels, Counter>,
+    images_collected: Family<Labels, Counter>,
+    pull_durations: Family<Labels, Histogram>,
 }
 
 impl Default for Metrics {
@@ -44,6 +66,8 @@ impl Default for Metrics {
             worker_durations: Family::new_with_constructor(histogram),
             start_durations: histogram(),
             restarts: Family::default(),
+            images_collected: Family::default(),
+            pull_durations: Family::new_with_constructor(|| Histogram::new(PULL_BUCKETS)),
         }
     }
 }
@@ -71,6 +95,17 @@ impl Metrics {
     /// From a pod's admission to all of its containers having been started.
     pub fn pod_started(&self, took: Duration) {
         self.start_durations.observe(took.as_secs_f64());
+    }
+
+    /// An image was removed (`reason`: space, age).
+    pub fn image_collected(&self, reason: &str) {
+        self.images_collected.get_or_create(&label("reason", reason)).inc();
+    }
+
+    /// An image of this many bytes was pulled.
+    pub fn image_pulled(&self, size: u64, took: Duration) {
+        let class = SIZE_CLASSES.iter().rev().find(|(from, _)| size > *from).map_or("N/A", |(_, class)| class);
+        self.pull_durations.get_or_create(&label("image_size_in_bytes", class)).observe(took.as_secs_f64());
     }
 
     /// A container is started once more after it ended (`reason`: Error, Completed, OOMKilled …).
@@ -108,6 +143,10 @@ pub fn encode(board: &Board) -> String {
         "Containers started again after an end",
         metrics.restarts.clone(),
     );
+    let collected = metrics.images_collected.clone();
+    registry.register("kubelet_image_garbage_collected", "Images removed, by reason", collected);
+    let durations = metrics.pull_durations.clone();
+    registry.register("kubelet_image_pull_duration_seconds", "How long pulls took, by the image's size", durations);
     gauges(&mut registry, board);
     process(&mut registry);
     let mut out = String::new();
@@ -231,8 +270,12 @@ mod tests {
         let (board, _commands) = Board::new();
         board.set_node(|node| node.name = "n1".into());
         board.metrics().runtime_operation("start_container", Duration::from_millis(8), false);
+        board.metrics().image_collected("space");
+        board.metrics().image_pulled(11 << 20, Duration::from_secs(2));
         let text = encode(&board);
         for line in [
+            "kubelet_image_garbage_collected_total{reason=\"space\"} 1",
+            "kubelet_image_pull_duration_seconds_count{image_size_in_bytes=\"10MB-100MB\"} 1",
             "kubelet_running_pods 0",
             "kubelet_running_containers{container_state=\"running\"} 0",
             "kubelet_node_name{node=\"n1\"} 1",

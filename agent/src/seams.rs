@@ -251,6 +251,96 @@ pub trait ImageStore: Send + Sync + 'static {
     fn first_reading(&self, reading: Reading);
 }
 
+/// Where images are kept, as their collector sees it.
+pub trait ImageShelf: Send + Sync + 'static {
+    /// All images with what speaks for keeping each. `wanted`: images as manifests write them.
+    fn shelf(&self, wanted: &BTreeSet<String>) -> impl Future<Output = Result<Vec<ShelvedImage>, ShelfError>> + Send;
+    /// Writes down with these images that they were used now.
+    fn mark_used(&self, images: &[ShelvedImage]) -> impl Future<Output = Result<(), ShelfError>> + Send;
+    /// Removes all names of the image, unless it is other than it was or something speaks for keeping it by now: `wanted` is
+    /// asked when no pod can begin to use it any more. What only it had is gone from the disk when this returns.
+    fn remove(
+        &self,
+        image: &ShelvedImage,
+        wanted: &(dyn Fn() -> BTreeSet<String> + Send + Sync),
+    ) -> impl Future<Output = Result<Removed, ShelfError>> + Send;
+    /// Drops what pulls have brought that nobody wants any more; how many pulls.
+    fn drop_abandoned(
+        &self,
+        wanted: &(dyn Fn() -> BTreeSet<String> + Send + Sync),
+    ) -> impl Future<Output = Result<usize, ShelfError>> + Send;
+    /// The file systems that hold images and their snapshots.
+    fn disks(&self) -> impl Future<Output = Result<Vec<DiskUse>, ShelfError>> + Send;
+    /// Until images have come, or one found no room. Cancel-safe.
+    fn disk_moved(&self) -> impl Future<Output = Moved> + Send;
+    /// There is room again: what failed for want of it is tried at once.
+    fn room_made(&self);
+}
+
+/// An image with all of its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShelvedImage {
+    /// Canonical, sorted; at least one.
+    pub names: Vec<String>,
+    /// What they point at: `sha256:…`.
+    pub digest: String,
+    /// When it came or was last known to be used.
+    pub last_used: jiff::Timestamp,
+    /// None: it may go.
+    pub keep: Option<Keep>,
+}
+
+/// What speaks for keeping an image: the strongest reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keep {
+    /// A pod's record, a manifest or a container needs it.
+    Needed,
+    Pinned,
+    /// Its archive lies in the image directory, from which it would come back.
+    Lies,
+    Pulling,
+}
+
+/// What happened to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// Images have come.
+    Arrived,
+    /// One found no room.
+    Full,
+}
+
+/// What became of an image that was to be removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// Bytes that its content and its snapshots took, and that nothing else has.
+    Gone { freed: u64 },
+    /// Something speaks for it by now, or it is another.
+    Kept,
+}
+
+/// How full a file system is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskUse {
+    /// A directory in it.
+    pub path: PathBuf,
+    /// Bytes; what only root may use does not count.
+    pub capacity: u64,
+    pub available: u64,
+    /// 0 where the file system does not count them.
+    pub inodes: u64,
+    pub inodes_free: u64,
+}
+
+/// The shelf could not be asked, or did not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ShelfError {
+    pub message: String,
+    /// The store is not there at present.
+    pub unavailable: bool,
+}
+
 /// Where the image directory's first reading stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
@@ -278,6 +368,8 @@ pub struct PresentImage {
     pub stamps: Vec<String>,
     /// Why it cannot be used.
     pub problem: Option<String>,
+    /// It is never removed to make room.
+    pub pinned: bool,
 }
 
 /// What an archive brought.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response};
@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::Failure;
+use crate::board::ImageWord;
 use crate::doctor;
 use crate::http::rows::Kind;
 
@@ -36,6 +37,13 @@ pub struct Change {
     pub object: Value,
 }
 
+/// A piece of an answer to a word about images.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Frame {
+    Line(Value),
+    Bytes(Bytes),
+}
+
 impl Client {
     pub fn new(socket: PathBuf) -> Client {
         Client { socket }
@@ -49,7 +57,7 @@ impl Client {
     pub fn list(&self, kind: Kind) -> Result<Vec<Value>, Failure> {
         self.on_runtime(async {
             let path = format!("/v1/{}", kind.name());
-            let mut answer = whole(self.request(Method::GET, &path).await?).await?;
+            let mut answer = whole(self.request(Method::GET, &path, Bytes::new()).await?).await?;
             match answer["items"].take() {
                 Value::Array(items) => Ok(items),
                 _ => Err(Failure::Refused(format!("the agent's answer to {path} is no list; is it another version?"))),
@@ -60,7 +68,7 @@ impl Client {
     /// Ends a pod. What of it does not hold; empty when all does.
     pub fn delete_pod(&self, uid: &str) -> Result<String, Failure> {
         self.on_runtime(async {
-            let response = self.request(Method::POST, &format!("/v1/pods/{uid}/delete")).await?;
+            let response = self.request(Method::POST, &format!("/v1/pods/{uid}/delete"), Bytes::new()).await?;
             let answer = whole(response).await?;
             Ok(answer["note"].as_str().unwrap_or_default().to_owned())
         })
@@ -69,7 +77,7 @@ impl Client {
     /// All that there is, then each change, until `each` has had enough (false) or the agent ends.
     pub fn watch(&self, kind: Kind, mut each: impl FnMut(Vec<Change>) -> Result<(), Failure>) -> Result<(), Failure> {
         self.on_runtime(async {
-            let response = self.request(Method::GET, &format!("/v1/{}?watch=1", kind.name())).await?;
+            let response = self.request(Method::GET, &format!("/v1/{}?watch=1", kind.name()), Bytes::new()).await?;
             let mut body = response.into_body();
             let mut rest: Vec<u8> = Vec::new();
             while let Some(frame) = body.frame().await {
@@ -91,12 +99,48 @@ impl Client {
         })
     }
 
+    /// Has the agent carry out a word about images; `each` gets the frames as they come. What it says at the end.
+    pub fn image_word(
+        &self,
+        word: &ImageWord,
+        mut each: impl FnMut(Frame) -> Result<(), Failure>,
+    ) -> Result<Value, Failure> {
+        self.on_runtime(async {
+            let body = serde_json::to_vec(word).map_err(|why| Failure::Usage(why.to_string()))?;
+            let response = self.request(Method::POST, "/v1/images/words", body.into()).await?;
+            if !response.status().is_success() {
+                return whole(response).await;
+            }
+            let (mut body, mut frames) = (response.into_body(), Frames::default());
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|why| self.unreachable(&why))?;
+                let Ok(bytes) = frame.into_data() else { continue };
+                frames.take(&bytes);
+                while let Some(frame) = frames.next()? {
+                    match frame {
+                        Frame::Line(mut line) if line.get("done").is_some() => return Ok(line["done"].take()),
+                        Frame::Line(line) if line.get("error").is_some() => {
+                            let said = |key: &str| line["error"][key].as_str().unwrap_or_default().to_owned();
+                            return Err(match said("reason").as_str() {
+                                "not found" => Failure::NotFound(said("message")),
+                                "usage" => Failure::Usage(said("message")),
+                                _ => Failure::Refused(said("message")),
+                            });
+                        }
+                        other => each(other)?,
+                    }
+                }
+            }
+            Err(Failure::Unreachable("the agent's answer broke off; it may have been stopped".into()))
+        })
+    }
+
     fn on_runtime<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.map_err(|why| Failure::Refused(format!("cannot start: {why}")))?.block_on(work)
     }
 
-    async fn request(&self, method: Method, path: &str) -> Result<Response<Incoming>, Failure> {
+    async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|why| self.unreachable(&why))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|why| self.unreachable(&why))?;
@@ -105,7 +149,7 @@ impl Client {
             let _told_elsewhere = connection.await;
         });
         let request = Request::builder().method(method).uri(path).header("host", "daemonlet");
-        let request = request.body(Empty::<Bytes>::new()).map_err(|why| Failure::Refused(why.to_string()))?;
+        let request = request.body(Full::new(body)).map_err(|why| Failure::Refused(why.to_string()))?;
         let answer = tokio::time::timeout(ANSWER_TIME_MAX, sender.send_request(request)).await;
         let late = |_| Failure::Unreachable(format!("the agent on {} does not answer", self.socket.display()));
         answer.map_err(late)?.map_err(|why| self.unreachable(&why))
@@ -124,6 +168,49 @@ impl Client {
             }
             _ => format!("cannot reach the agent on {socket}: {why}"),
         })
+    }
+}
+
+/// Bytes of an answer on their way to being frames.
+#[derive(Debug, Default)]
+struct Frames {
+    held: Vec<u8>,
+    /// Bytes of an archive that are still to come.
+    raw: usize,
+}
+
+impl Frames {
+    fn take(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(bytes);
+    }
+
+    fn next(&mut self) -> Result<Option<Frame>, Failure> {
+        loop {
+            if self.raw > 0 {
+                let now = self.raw.min(self.held.len());
+                if now == 0 {
+                    return Ok(None);
+                }
+                let rest = self.held.split_off(now);
+                self.raw -= now;
+                return Ok(Some(Frame::Bytes(std::mem::replace(&mut self.held, rest).into())));
+            }
+            let Some(end) = self.held.iter().position(|b| *b == b'\n') else {
+                return match self.held.len() > LINE_BYTES_MAX {
+                    true => Err(Failure::Refused("the agent sent an endless line".into())),
+                    false => Ok(None),
+                };
+            };
+            let rest = self.held.split_off(end + 1);
+            let line = std::mem::replace(&mut self.held, rest);
+            let line: Value = serde_json::from_slice(&line).map_err(|why| {
+                Failure::Refused(format!("the agent's answer is not understood: {why}; is it another version?"))
+            })?;
+            match line["bytes"].as_u64() {
+                Some(bytes) => self.raw = usize::try_from(bytes).unwrap_or(usize::MAX),
+                None => return Ok(Some(Frame::Line(line))),
+            }
+        }
     }
 }
 
@@ -146,5 +233,30 @@ async fn whole(response: Response<Incoming>) -> Result<Value, Failure> {
         404 => Err(Failure::NotFound(why)),
         504 => Err(Failure::Unreachable(why)),
         _ => Err(Failure::Refused(why)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_the_same_however_the_bytes_are_cut() {
+        let answer = b"{\"progress\":\"a\"}\n{\"bytes\":5}\n{\"b}\n{\"done\":1}\n";
+        for cut in 1..answer.len() {
+            let mut frames = Frames::default();
+            let (mut lines, mut raw) = (Vec::new(), Vec::new());
+            for piece in answer.chunks(cut) {
+                frames.take(piece);
+                while let Some(frame) = frames.next().unwrap() {
+                    match frame {
+                        Frame::Line(line) => lines.push(line.to_string()),
+                        Frame::Bytes(bytes) => raw.extend_from_slice(&bytes),
+                    }
+                }
+            }
+            assert_eq!(lines, ["{\"progress\":\"a\"}", "{\"done\":1}"], "{cut}");
+            assert_eq!(raw, b"{\"b}\n", "{cut}");
+        }
     }
 }

@@ -194,7 +194,7 @@ fn heads(what: What, wide: bool) -> &'static [&'static str] {
         (What::Pods, true) => &pod_row::WIDE_HEADS,
         (What::Files, _) => &["FILE", "KIND", "NAMESPACE", "NAME", "STATE", "REASON"],
         (What::Images, false) => &["IMAGE", "SIZE", "STATE", "FILE"],
-        (What::Images, true) => &["IMAGE", "SIZE", "STATE", "FILE", "DIGEST", "REASON"],
+        (What::Images, true) => &["IMAGE", "SIZE", "STATE", "FILE", "PINNED", "DIGEST", "REASON"],
         (What::Events, _) => &["NAMESPACE", "LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"],
         (What::Node, false) => &["NAME", "STATUS", "ROLES", "VERSION"],
         (What::Node, true) => &[
@@ -233,7 +233,8 @@ fn row(what: What, item: &Value, wide: bool, now: jiff::Timestamp) -> Vec<String
             let size = bytes(item["size"].as_u64().unwrap_or(0));
             let mut row = vec![names, size, text("/state"), text("/file")];
             if wide {
-                row.extend([text("/digest"), field(item, "/message").to_owned()]);
+                let pinned = if item["pinned"] == true { "yes" } else { "no" };
+                row.extend([pinned.to_owned(), text("/digest"), field(item, "/message").to_owned()]);
             } else if let Some(state @ ("Refused" | "Pulling" | "BackOff")) = item["state"].as_str() {
                 // Without the reason the row would only raise a question.
                 row[2] = format!("{state}: {}", field(item, "/message"));

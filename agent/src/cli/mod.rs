@@ -11,6 +11,7 @@ mod describe;
 mod doctor;
 mod find;
 mod get;
+mod images;
 mod log_file;
 mod log_place;
 mod logs;
@@ -59,6 +60,9 @@ pub enum Word {
     /// End something; what is still wanted is started anew
     #[command(subcommand)]
     Delete(Delete),
+    /// Pull, import, export, list, prune and pin images
+    #[command(subcommand)]
+    Images(images::Images),
     /// Say what a daemon waits for
     Why(why::WhyArgs),
     /// Look for what on this node would keep daemons from running
@@ -173,6 +177,7 @@ fn speak(client: &Client, word: Word, out: &mut impl io::Write) -> Result<(), Fa
         Word::Describe(Describe::Pod(named)) => describe::pod(client, &named, &mut Plain(out)),
         Word::Logs(args) => logs::run(client, &args, out),
         Word::Delete(Delete::Pod(named)) => delete::pod(client, &named, out),
+        Word::Images(word) => images::run(client, word, out),
         Word::Why(args) => why::run(client, &args, &mut Plain(out)),
         Word::Doctor(args) => doctor::run(client, &args, out),
         Word::Check(args) => check::run(&args, &mut Plain(out)),

@@ -106,6 +106,10 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         registry_config,
         registry_auth,
         image_pull_rate_limit,
+        image_gc_high_threshold,
+        image_gc_low_threshold,
+        image_minimum_gc_age,
+        image_maximum_gc_age,
         logkeeper,
         run_dir,
     } = settings;
@@ -143,6 +147,10 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         "registry-config" => *registry_config = Some(path(key, value)?),
         "registry-auth" => *registry_auth = Some(path(key, value)?),
         "image-pull-rate-limit" => *image_pull_rate_limit = Some(one(key, value, value::size)?),
+        "image-gc-high-threshold" => *image_gc_high_threshold = Some(one(key, value, value::percent)?),
+        "image-gc-low-threshold" => *image_gc_low_threshold = Some(one(key, value, value::percent)?),
+        "image-minimum-gc-age" => *image_minimum_gc_age = Some(one(key, value, value::duration)?),
+        "image-maximum-gc-age" => *image_maximum_gc_age = Some(one(key, value, value::duration)?),
         "logkeeper" => *logkeeper = Some(path(key, value)?),
         _ => return Err(Fault::new(key.line, "unknown key; keys are the agent's flags without dashes in front")),
     }

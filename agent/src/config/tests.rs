@@ -36,7 +36,8 @@ fn every_key_of_the_file_is_read() {
          pod-cidr: 198.18.0.0/16,fd00::/64\ncgroup-root: mine\ncluster-dns: [10.96.0.10, fd00::a]\ncluster-domain: example.org.\nlog-max-size: 1Mi\nlog-max-files: 2\nlog-budget: 2Mi\n\
          runtime-class:\n  crun: /usr/bin/crun\n  kata.qemu: io.containerd.kata.v2\n\
          seccomp-default: false\nlogkeeper: /k\nregistry-config: /certs.d\nregistry-auth: /auth.json\n\
-         image-pull-rate-limit: 1M\n",
+         image-pull-rate-limit: 1M\nimage-gc-high-threshold: 70\nimage-gc-low-threshold: 60\nimage-minimum-gc-age: 1h30m\n\
+         image-maximum-gc-age: 48h\n",
     )
     .unwrap();
     assert_eq!(config.node_name.as_deref(), Some("n1"));
@@ -53,6 +54,9 @@ fn every_key_of_the_file_is_read() {
     assert_eq!(config.registry_config, PathBuf::from("/certs.d"));
     assert_eq!(config.registry_auth, Some(PathBuf::from("/auth.json")));
     assert_eq!(config.image_pull_rate_limit, Some(1_000_000));
+    let hours = |n: u64| Duration::from_secs(n * 3600);
+    let (minimum_age, maximum_age) = (hours(3) / 2, Some(hours(48)));
+    assert_eq!(config.image_gc, ImageGc { high_threshold: 70, low_threshold: 60, minimum_age, maximum_age });
     assert_eq!(config.runtime_classes["kata.qemu"], RuntimeClass::Shim("io.containerd.kata.v2".into()));
 }
 
@@ -68,6 +72,26 @@ fn a_runtime_class_is_a_program_or_a_shim_and_a_flag_wins_over_its_name() {
     let why = load("runtime-class:\n  a: /x\n  a: /y\n").unwrap_err();
     assert!(why.starts_with("config.yaml:3: runtime-class: runtime class \"a\" is given twice"), "{why}");
     assert!(load("runtime-class: /usr/bin/crun\n").unwrap_err().contains("takes a map"));
+}
+
+#[test]
+fn images_are_removed_at_the_kubelets_thresholds_which_must_make_sense() {
+    let minimum_age = Duration::from_secs(120);
+    let usual = ImageGc { high_threshold: 85, low_threshold: 80, minimum_age, maximum_age: None };
+    assert_eq!(load("").unwrap().image_gc, usual);
+    assert_eq!(load("image-maximum-gc-age: 0\n").unwrap().image_gc, usual);
+    for (bad, why) in [
+        ("image-gc-low-threshold: 85\n", "image-gc-low-threshold (85) must be below image-gc-high-threshold (85)"),
+        ("image-gc-high-threshold: 101\n", "config.yaml:1: image-gc-high-threshold: \"101\" is not a whole number"),
+        ("image-maximum-gc-age: 2m\n", "image-maximum-gc-age (120s) must be above image-minimum-gc-age (120s), or 0"),
+        ("image-minimum-gc-age: 5\n", "config.yaml:1: image-minimum-gc-age: \"5\" is no duration"),
+    ] {
+        let said = load(bad).unwrap_err();
+        assert!(said.starts_with(why), "{said}");
+    }
+    for bad in ["", "m", "1d", "-1s", "1.5h", "99999999999999999999s", "1000000h"] {
+        assert!(value::duration(bad).is_err(), "{bad}");
+    }
 }
 
 #[test]

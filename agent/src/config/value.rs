@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pod::spec::{Taint, TaintEffect};
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,9 @@ use super::RuntimeClass;
 
 /// The longest name of a node (an RFC 1123 subdomain, as Kubernetes has it).
 const NODE_NAME_MAX: usize = 253;
+
+/// The longest duration that a key takes: a hundred years, which no clock's arithmetic overflows.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
 /// A range of addresses: `10.88.0.0/16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,6 +201,35 @@ pub fn size(text: &str) -> Result<u64, String> {
         Some(bytes) if bytes >= 4096 => Ok(bytes),
         Some(bytes) => Err(format!("{text:?} is too small ({bytes} bytes): at least 4Ki")),
         None => Err(format!("{text:?} is no size: a whole number with Ki, Mi, Gi, k, M or G")),
+    }
+}
+
+pub fn percent(text: &str) -> Result<u8, String> {
+    whole(text, 0, 100)
+}
+
+/// As Go writes durations, in whole numbers: `90s`, `2m`, `1h30m`, `48h`; 0 needs no unit.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration: whole numbers with h, m or s (90s, 1h30m)");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let (mut seconds, mut rest) = (0_u64, text);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let factor = match rest.as_bytes()[digits] {
+            b'h' => 3600,
+            b'm' => 60,
+            b's' => 1,
+            _ => return Err(wrong()),
+        };
+        seconds = number.checked_mul(factor).and_then(|n| seconds.checked_add(n)).ok_or_else(wrong)?;
+        rest = &rest[digits + 1..];
+    }
+    match text.is_empty() || seconds > DURATION_MAX.as_secs() {
+        true => Err(wrong()),
+        false => Ok(Duration::from_secs(seconds)),
     }
 }
 

@@ -1,12 +1,14 @@
 //! The socket's interface for client words, version 1. Internal: the same program speaks both ends.
 //!
 //! `GET /v1/<kind>`: `{"items": […]}`; with ?watch=1 one `{"type": …, "object": …}` a line: all that there is as ADDED,
-//! then each change as it comes. `POST /v1/pods/<uid>/delete`. Errors are `{"error": "…"}`.
+//! then each change as it comes. `POST /v1/pods/<uid>/delete`. `POST /v1/images/words` with a word about images is answered
+//! with its frames (`image_words`). Errors are `{"error": "…"}`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
@@ -14,11 +16,13 @@ use tokio::sync::mpsc;
 
 use super::reply::{self, Reply};
 use super::rows::{Kind, rows};
-use crate::board::Board;
+use crate::board::{Board, ImageRequest, ImageWord};
 use crate::status::node::Machine;
 
-/// No request has a body at present; some clients send a few bytes all the same.
-const BODY_BYTES_MAX: u64 = 4 << 10;
+/// The largest body: a word about images with some hundred names.
+const BODY_BYTES_MAX: u64 = 64 << 10;
+/// Until it is here.
+const BODY_TIME_MAX: Duration = Duration::from_secs(5);
 /// Lines that wait for a slow reader besides what the kernel holds; it then skips to the newest state.
 const LINES_MAX: usize = 1;
 /// A reader that takes nothing for so long is gone.
@@ -36,6 +40,10 @@ pub async fn answer(board: Board, machine: Arc<Machine>, request: Request<Incomi
     match path.as_slice() {
         ["v1", "pods", uid, "delete"] => match *request.method() {
             Method::POST => delete(&board, uid).await,
+            _ => reply::method_not_allowed("POST"),
+        },
+        ["v1", "images", "words"] => match *request.method() {
+            Method::POST => image_word(&board, request).await,
             _ => reply::method_not_allowed("POST"),
         },
         ["v1", kind] => match Kind::parse(kind) {
@@ -75,6 +83,20 @@ async fn delete(board: &Board, uid: &str) -> Response<Reply> {
         Err(_) => {
             error(StatusCode::GATEWAY_TIMEOUT, "the workers have not answered in time; the pod may still be ended")
         }
+    }
+}
+
+async fn image_word(board: &Board, request: Request<Incoming>) -> Response<Reply> {
+    let body = tokio::time::timeout(BODY_TIME_MAX, request.into_body().collect()).await;
+    let Ok(Ok(body)) = body else { return error(StatusCode::BAD_REQUEST, "the request's body did not arrive") };
+    let word: ImageWord = match serde_json::from_slice(&body.to_bytes()) {
+        Ok(word) => word,
+        Err(why) => return error(StatusCode::BAD_REQUEST, &format!("this word about images is not known: {why}")),
+    };
+    let (said, frames) = mpsc::channel(LINES_MAX);
+    match board.image_word(ImageRequest { word, said }) {
+        Ok(()) => reply::lines(frames),
+        Err(why) => error(StatusCode::CONFLICT, &why),
     }
 }
 

@@ -85,6 +85,7 @@ fn pull((at, pull): (usize, &ImagePull)) -> (String, Value) {
         Stage::Waiting { .. } => (ImageState::BackOff, 0),
     };
     let outcome = ImageOutcome {
+        pinned: false,
         file: String::new(),
         names: vec![pull.name.clone()],
         digest: String::new(),

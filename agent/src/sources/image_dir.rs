@@ -313,6 +313,7 @@ fn by_digest(images: &[&PresentImage]) -> Vec<ImageOutcome> {
     let mut rows: BTreeMap<&str, ImageOutcome> = BTreeMap::new();
     for image in images {
         let row = rows.entry(&image.digest).or_insert_with(|| ImageOutcome {
+            pinned: false,
             file: String::new(),
             names: Vec::new(),
             digest: image.digest.clone(),
@@ -321,12 +322,14 @@ fn by_digest(images: &[&PresentImage]) -> Vec<ImageOutcome> {
             message: image.problem.clone().unwrap_or_default(),
         });
         row.names.push(image.name.clone());
+        row.pinned |= image.pinned;
     }
     rows.into_values().collect()
 }
 
 fn row(file: &File, state: ImageState, message: String) -> ImageOutcome {
     ImageOutcome {
+        pinned: false,
         file: file.path.display().to_string(),
         names: Vec::new(),
         digest: String::new(),

@@ -66,6 +66,10 @@ pub fn node(board: &Board, machine: &Machine) -> Value {
         let reason = "ContainerdConfined";
         conditions.push(json!({"type": "MissingCapabilities", "status": "True", "reason": reason, "message": message}));
     }
+    if let Some(message) = &facts.disk_pressure {
+        let reason = "FreeDiskSpaceFailed";
+        conditions.push(json!({"type": "DiskPressure", "status": "True", "reason": reason, "message": message}));
+    }
     let taints: Vec<Value> = live
         .taints
         .iter()

@@ -13,11 +13,27 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one and waits until it answers. None, with a word on why, where containerd is not installed.
     pub fn start() -> Option<Containerd> {
+        Containerd::start_in(|_| {})
+    }
+
+    /// With its root on a file system of this many MiB.
+    pub fn start_small(mib: u32) -> Option<Containerd> {
+        Containerd::start_in(|dir| {
+            let root = dir.join("root");
+            std::fs::create_dir(&root).expect("the test cannot go on without");
+            let size = format!("size={mib}m");
+            let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&root).status();
+            assert!(mounted.expect("the test cannot go on without").success(), "a tmpfs can be mounted");
+        })
+    }
+
+    fn start_in(prepare: impl FnOnce(&Path)) -> Option<Containerd> {
         if Command::new("containerd").arg("--version").output().is_err() {
             eprintln!("skipped: containerd is not installed");
             return None;
         }
         let dir = tempfile::Builder::new().prefix("daemonlet-ctd-").tempdir().expect("the test cannot go on without");
+        prepare(dir.path());
         let process = spawn(dir.path());
         let containerd = Containerd { process, dir };
         containerd.wait();

@@ -9,6 +9,11 @@ pub fn pss(process: Process) -> f64 {
     rollup(process, &["Pss:"])
 }
 
+/// The part of [`pss`] that is no file's.
+pub fn anonymous(process: Process) -> f64 {
+    rollup(process, &["Pss_Anon:"])
+}
+
 /// Memory that is this process's alone: what its end would give back.
 pub fn private(process: Process) -> f64 {
     rollup(process, &["Private_Clean:", "Private_Dirty:"])

@@ -59,7 +59,11 @@ impl Podman {
             ENTER,
             "enter",
         ]);
-        client::run(unshare.arg(root)).ok();
+        let entered = client::run(unshare.arg(root));
+        if entered.code != 0 {
+            println!("podman's mount namespace cannot be made, so its column stays empty: {}", entered.err.trim());
+            return None;
+        }
         let network = format!("/run/netns/{}", node.id());
         Some(Podman { dir, network, cgroup_parent: format!("/{}/beside", node.cgroup_root) })
     }

@@ -119,6 +119,14 @@ impl Client {
         request
     }
 
+    /// `message` as a request in another namespace, to look only.
+    pub fn request_in<T>(&self, namespace: &str, message: T) -> Result<Request<T>, Status> {
+        let mut request = Request::new(message);
+        let namespace = namespace.parse().map_err(|_| Status::invalid_argument(format!("namespace {namespace:?}")))?;
+        request.metadata_mut().insert(NAMESPACE_KEY, namespace);
+        Ok(request)
+    }
+
     pub fn containers(&self) -> ContainersClient<Channel> {
         ContainersClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }

@@ -15,6 +15,7 @@ use containerd_client::types::Descriptor as WireDescriptor;
 use tokio::runtime::Handle;
 
 use super::bundle::{self, Blob, Bundle, BundledImage, Source};
+use super::by_hand::NO_STAMP;
 use super::digest::Digest;
 use super::store::{self, Lease, Write, WriteError, to_i64};
 use super::tarball::{ArchiveError, Entry, Tarball, read_failed, truncated};
@@ -28,7 +29,7 @@ const MAX_ARCHIVES_LABEL: usize = 4000;
 
 impl Images {
     /// Imports every image of the archive that suits this node. `stamp` tells the file's state (one line) and is kept
-    /// with the images. One import is under way at a time; dropping the future gives it up.
+    /// with the images; [`NO_STAMP`] is that of a file outside the image directory. One import is under way at a time; dropping the future gives it up.
     pub async fn import_archive(&self, archive: &Path, stamp: &str) -> Result<Import, ImageError> {
         let _turn = self.shared.importing.lock().await;
         let job = Job { images: self.clone(), path: archive.to_owned(), cancelled: Arc::new(AtomicBool::new(false)) };
@@ -37,8 +38,9 @@ impl Images {
         let outcome = self.import_under(&job, &lease, stamp).await;
         // A lease that stays behind ends by itself.
         let _ = lease.give_back(self.client()).await;
-        if outcome.is_ok() {
-            self.shared.imported.send_modify(|count| *count = count.wrapping_add(1));
+        match &outcome {
+            Ok(_) => self.shared.imported.send_modify(|count| *count = count.wrapping_add(1)),
+            Err(error) => self.note_failure(error),
         }
         outcome
     }
@@ -54,6 +56,17 @@ impl Images {
             let resolved = self.resolve_anew(name, &image.target.digest).await?;
             // Also when it is unpacked: the lease then holds the snapshots until the record does.
             self.unpack_under(name, &resolved, lease).await?;
+        }
+        if stamp == NO_STAMP {
+            for image in &bundle.images {
+                if let Some(name) = self.claimed_otherwise(image).await? {
+                    let reason = format!(
+                        "an archive in the image directory brought another image of the name {name}; put this one there \
+                         too, or remove that one there first"
+                    );
+                    return Err(job.refused(ArchiveError::Refused(reason)));
+                }
+            }
         }
         for image in &bundle.images {
             self.record(image, stamp).await?;
@@ -105,10 +118,14 @@ impl Images {
     async fn record(&self, image: &BundledImage, stamp: &str) -> Result<(), ImageError> {
         for name in &image.names {
             let doing = || format!("recording image {name}");
+            let _turn = self.shared.shelf.lock().await;
             let before = store::image(self.client(), name).await.map_err(ImageError::containerd(doing()))?;
             let mut labels = before.map(|i| i.labels).unwrap_or_default();
-            let stamps = add_stamp(labels.get(ARCHIVES_LABEL).map(String::as_str).unwrap_or_default(), stamp);
-            labels.insert(ARCHIVES_LABEL.into(), stamps);
+            if stamp != NO_STAMP {
+                let stamps = add_stamp(labels.get(ARCHIVES_LABEL).map(String::as_str).unwrap_or_default(), stamp);
+                labels.insert(ARCHIVES_LABEL.into(), stamps);
+            }
+            self.note_arrival(&mut labels);
             let target = WireDescriptor {
                 media_type: media_type(image),
                 digest: image.target.digest.to_string(),

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 
 use super::digest::Digest;
 use super::import::ARCHIVES_LABEL;
+use super::shelf::is_pinned;
 use super::store;
 use super::tarball::ArchiveError;
 use super::{ImageError, Images};
@@ -52,7 +53,9 @@ impl Images {
         let mut images = Vec::new();
         for record in records {
             let stamps = record.labels.get(ARCHIVES_LABEL).map(String::as_str).unwrap_or_default();
+            let pinned = is_pinned(&record);
             let mut image = PresentImage {
+                pinned,
                 stamps: stamps.lines().map(str::to_owned).collect(),
                 digest: record.target.map(|t| t.digest).unwrap_or_default(),
                 name: record.name,

@@ -1,13 +1,16 @@
 //! Images in containerd: found by name, imported from archives, unpacked, described.
 //!
-//! Driven by the runtime (`prepare`, `facts`) and by the image directory (`import`). Reading order: [`mod@reference`],
+//! Driven by the runtime (`prepare`, `facts`), by the image directory (`import`), by the collector ([`shelf`]) and by words
+//! ([`by_hand`], [`export`]). Reading order: [`mod@reference`],
 //! [`tarball`], [`bundle`], [`import`], [`resolve`], [`unpack`], [`pull`], [`prepare`]. Knows nothing of pods but the container's
 //! image and pull policy. Two ways lead in: archives of the image directory, and registries.
 
 pub mod bundle;
+pub mod by_hand;
 pub mod config;
 pub mod digest;
 pub mod documents;
+pub mod export;
 pub mod first_reading;
 pub mod import;
 pub mod ingest;
@@ -18,18 +21,20 @@ pub mod prepare;
 pub mod pull;
 pub mod reference;
 pub mod resolve;
+pub mod shelf;
 pub mod store;
 pub mod tarball;
 pub mod unpack;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use containerd_client::tonic::Status;
 use pod::secret::{DockerConfig, SecretKey};
 use tokio::sync::{Notify, OnceCell, watch};
 
+use crate::metrics::Metrics;
 use crate::registry::RegistryError;
 
 use self::first_reading::FirstReading;
@@ -68,6 +73,13 @@ struct Shared {
     /// Held by the one import that is under way.
     importing: tokio::sync::Mutex<()>,
     swept: OnceCell<()>,
+    /// Held while an image record is changed or removed; who begins to use an image waits for it once.
+    shelf: tokio::sync::Mutex<()>,
+    /// Told when an image has come by any way, for the collector.
+    came: Notify,
+    /// Told when an image found no room.
+    no_room: Notify,
+    metrics: OnceLock<Metrics>,
     first_reading: FirstReading,
 }
 
@@ -121,8 +133,11 @@ impl ImageError {
     pub fn sentence(&self) -> String {
         match self {
             ImageError::Containerd { status, .. } => {
-                let advice =
-                    if self.is_disk_full() { "; make room on the disk of containerd's root directory" } else { "" };
+                let advice = if self.is_disk_full() {
+                    "; make room on the disk of containerd's root directory (daemonlet images prune)"
+                } else {
+                    ""
+                };
                 format!("{self}: {}{advice}", super::client::shorten(status.message()))
             }
             ImageError::Registry { error, .. } => format!("{self}: {error}"),
@@ -179,9 +194,18 @@ impl Images {
             lying: Mutex::default(),
             importing: tokio::sync::Mutex::default(),
             swept: OnceCell::new(),
+            shelf: tokio::sync::Mutex::default(),
+            came: Notify::new(),
+            no_room: Notify::new(),
+            metrics: OnceLock::new(),
             first_reading: FirstReading::default(),
         };
         Images { shared: Arc::new(shared) }
+    }
+
+    /// Where pulls are counted from here on. The first one told counts.
+    pub fn count_in(&self, metrics: Metrics) {
+        let _told_before = self.shared.metrics.set(metrics);
     }
 
     /// The image directory's first reading, which may bring what is missing.

@@ -34,6 +34,8 @@ impl Images {
     pub async fn prepare(&self, wanted: ImageWanted<'_>) -> Result<Prepared, StepError> {
         let container = wanted.container;
         let (reference, begun) = (parse(&container.image)?, Instant::now());
+        // From here on nobody removes it: its pod is among those that are asked for before a removal.
+        drop(self.shared.shelf.lock().await);
         let news = Once::new(wanted);
         let mut imported = self.shared.imported.subscribe();
         loop {
@@ -139,7 +141,7 @@ impl Images {
         })
     }
 
-    async fn make_ready(&self, found: &Found) -> Result<(), ImageError> {
+    pub(super) async fn make_ready(&self, found: &Found) -> Result<(), ImageError> {
         let resolved = self.resolve(&found.name, &found.target).await?;
         if self.is_unpacked(&resolved).await? {
             return Ok(());
@@ -148,7 +150,7 @@ impl Images {
     }
 
     /// The record of this name, or of any name with this digest.
-    async fn find(&self, reference: &Reference) -> Result<Option<Found>, StepError> {
+    pub(super) async fn find(&self, reference: &Reference) -> Result<Option<Found>, StepError> {
         let name = reference.record_name();
         let doing = || format!("looking for image {name}");
         let failed = |status| step(IMAGE_INSPECT_ERROR, &ImageError::Containerd { doing: doing(), status });
@@ -171,7 +173,7 @@ impl Images {
     }
 
     /// Whether one of these archives lies in the image directory; before that was looked at, each may.
-    fn lies(&self, stamps: &str) -> bool {
+    pub(super) fn lies(&self, stamps: &str) -> bool {
         let lying = self.shared.lying.lock().unwrap_or_else(PoisonError::into_inner);
         lying.as_ref().is_none_or(|lying| stamps.lines().any(|stamp| lying.contains(stamp)))
     }
@@ -208,12 +210,12 @@ impl Images {
 
 /// An image record.
 #[derive(Debug, Clone)]
-struct Found {
+pub(super) struct Found {
     /// As it is shown: the reference's own.
     name: String,
-    target: Digest,
+    pub(super) target: Digest,
     /// An archive that brought it lies in the image directory.
-    lies: bool,
+    pub(super) lies: bool,
 }
 
 /// What to do for an image.

@@ -27,7 +27,7 @@ use crate::runtime::containerd::client::{Client, QUICK, SLOW, bounded, found};
 const PIECE: usize = 256 << 10;
 /// containerd may take so long for one piece: then its disk is stuck, and the import fails instead of hanging.
 pub(super) const STALLED: Duration = Duration::from_secs(120);
-/// And so long to commit a blob, which it syncs to disk.
+/// And so long to commit a blob, which it syncs to disk, or to remove what nothing refers to.
 pub(super) const COMMIT: Duration = Duration::from_secs(600);
 /// Our leases' names begin so.
 const LEASE_PREFIX: &str = "daemonlet-images-";
@@ -82,6 +82,19 @@ impl Lease {
             found(bounded(QUICK, client.leases().delete(request)).await)?;
         }
         Ok(())
+    }
+
+    /// Leases of pulls, with the image that each is for.
+    pub async fn of_pulls(client: &Client) -> Result<Vec<(String, String)>, Status> {
+        let list = bounded(QUICK, client.leases().list(client.request(ListRequest { filters: Vec::new() }))).await?;
+        let of_pull = list.leases.into_iter().filter(|lease| lease.id.starts_with(PULL_PREFIX));
+        Ok(of_pull.filter_map(|mut lease| Some((lease.id, lease.labels.remove(PULL_LABEL)?))).collect())
+    }
+
+    /// Gives back the lease of this id.
+    pub async fn give_back_id(client: &Client, id: String) -> Result<(), Status> {
+        let request = client.request(DeleteRequest { id, sync: false });
+        found(bounded(QUICK, client.leases().delete(request)).await).map(drop)
     }
 
     async fn create(client: &Client, prefix: &str, mut labels: HashMap<String, String>) -> Result<Lease, Status> {
@@ -191,10 +204,15 @@ pub async fn document(client: &Client, digest: &Digest) -> Result<Option<Vec<u8>
 pub async fn remove(client: &Client, digest: &Digest) -> Result<(), Status> {
     let request = client.request(DeleteContentRequest { digest: digest.to_string() });
     found(bounded(QUICK, client.content().delete(request)).await)?;
-    // That only forgot it: until the collector ran, writing it anew would find the old file. The end of a lease runs it.
+    // That only forgot it: until the collector ran, writing it anew would find the old file.
+    collect_garbage(client).await
+}
+
+/// Has containerd remove what nothing refers to, and waits until it is gone from the disk: the end of a lease does that.
+pub async fn collect_garbage(client: &Client) -> Result<(), Status> {
     let lease = Lease::take(client).await?;
     let request = client.request(DeleteRequest { id: lease.id, sync: true });
-    found(bounded(SLOW, client.leases().delete(request)).await).map(drop)
+    found(bounded(COMMIT, client.leases().delete(request)).await).map(drop)
 }
 
 /// What is to be written, and under which lease.

@@ -90,9 +90,11 @@ async fn layers(fetch: &Fetch, resolved: &Arc<Resolved>) -> Result<(), ImageErro
 async fn record(images: &Images, reference: &Reference, target: WireDescriptor) -> Result<(), ImageError> {
     let name = reference.record_name();
     let doing = || format!("recording image {name}");
+    let _turn = images.shared.shelf.lock().await;
     let before = store::image(images.client(), &name).await.map_err(ImageError::containerd(doing()))?;
     let mut labels = before.map(|i| i.labels).unwrap_or_default();
     labels.remove(ARCHIVES_LABEL);
+    images.note_arrival(&mut labels);
     let record = Image { name: name.clone(), labels, target: Some(target), ..Image::default() };
     store::put_image(images.client(), record).await.map_err(ImageError::containerd(doing()))
 }

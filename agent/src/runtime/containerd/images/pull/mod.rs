@@ -5,6 +5,7 @@
 //! under a lease of the image's own, also when this process dies, so that the next try goes on where the last one ended.
 
 mod attempt;
+mod by_hand;
 mod conduct;
 pub mod fetch;
 pub mod meter;
@@ -470,13 +471,19 @@ impl Tried {
                         let took_ms = begun.elapsed().as_millis();
                         tracing::info!(image = name, size, fetched = self.meter.brought(), took_ms, "image pulled");
                         self.images.shared.arrived.notify_one();
+                        if let Some(metrics) = self.images.shared.metrics.get() {
+                            metrics.image_pulled(size, begun.elapsed());
+                        }
                         Some((size, begun.elapsed()))
                     }
                 };
                 entries.by_key.remove(&self.key);
                 Ok(Arrived { brought })
             }
-            Some(Err(error)) => Err(entry.fail(&error, &self.meter, &pulls.backoff)),
+            Some(Err(error)) => Err({
+                self.images.note_failure(&error);
+                entry.fail(&error, &self.meter, &pulls.backoff)
+            }),
         };
         drop(entries);
         self.said.send_replace(Try::Done(done));
