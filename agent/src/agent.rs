@@ -35,7 +35,7 @@ use crate::sandbox::watch::Finding;
 use crate::sandbox::{self, NodeSandboxes};
 use crate::seams::{Clock, Machine, SystemClock};
 use crate::sources::{image_dir, static_dir};
-use crate::worker::Shared;
+use crate::worker::{self, Shared};
 use crate::workers::{BEAT, Directory, Workers};
 
 /// How long steps in flight may take once the agent is to stop; systemd's own patience is longer. What is cut short is
@@ -111,9 +111,16 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         .to_owned();
     let following = config::follow(config.clone(), flags, config_file);
     let records = Records::new(&config.state_dir);
-    let loaded = records.load(&Disk).await?;
+    let context = Context { node_name: node_name.clone() };
+    let loaded = records.load(&Disk, |record| worker::unusable(record, &context)).await?;
     for (uid, why) in &loaded.damaged {
         tracing::error!(%uid, why, "no generation of a record can be read: its pod is not adopted");
+        let message = format!(
+            "No generation of the record of pod {uid} is whole: its containers are ended once their workload's source was heard,              and a manifest that stands starts a new pod ({why})"
+        );
+        let about = About { kind: "Node".into(), name: node_name.clone(), ..About::default() };
+        let (severity, reason) = (Severity::Warning, worker::UNREADABLE.to_owned());
+        board.record(Event { severity, reason, about, message, at: SystemClock.now().wall });
     }
 
     let machine = machine(&config, &node_name, boot_id)?;
@@ -128,7 +135,6 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         directory.claim(record);
     }
     board.await_first_look(loaded.records.iter().map(|record| record.workload.clone()));
-    let context = Context { node_name: node_name.clone() };
     let shared = Arc::new(Shared {
         machine,
         records,

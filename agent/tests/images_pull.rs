@@ -15,8 +15,9 @@ use agent::runtime::containerd::images::pull::Settings;
 use agent::runtime::containerd::images::pull::schedule::Backoff;
 use agent::seams::{ImageNews, ImageWanted, Prepared, StepError};
 use pod::secret::{DockerConfig, SecretKey};
-use pod::spec::{Container, PullPolicy, Resources, Security};
+use pod::spec::PullPolicy;
 use serde_json::json;
+use support::container;
 use support::containerd::Containerd;
 use tests::image::{Image, Layout, Tarball};
 use tests::scripted_registry::{Act, ScriptedRegistry};
@@ -97,24 +98,6 @@ async fn wait_for<T>(look: impl AsyncFn() -> Option<T>) -> T {
 async fn prepare(images: &Images, image: &str, policy: PullPolicy) -> Result<Prepared, StepError> {
     let container = container(image, policy);
     tokio::time::timeout(PATIENCE, images.prepare(ImageWanted::quietly(&container))).await.unwrap()
-}
-
-fn container(image: &str, pull_policy: PullPolicy) -> Container {
-    Container {
-        name: "c".into(),
-        image: image.into(),
-        pull_policy,
-        command: Vec::new(),
-        args: Vec::new(),
-        working_dir: None,
-        env: Vec::new(),
-        resources: Resources::default(),
-        mounts: Vec::new(),
-        security: Security::default(),
-        ports: Vec::new(),
-        stdin: false,
-        tty: false,
-    }
 }
 
 /// A layer of this many bytes that do not compress.

@@ -265,6 +265,8 @@ pub struct Status {
     pub used: u64,
     /// Bytes of log files that the budget took, of ended containers too.
     pub removed: u64,
+    /// The log directory; empty when a keeper tells that is too old to do so.
+    pub logs: String,
     /// All containers, by id.
     pub containers: Vec<ContainerStatus>,
 }
@@ -288,11 +290,12 @@ impl Status {
             ));
         }
         text.push_str(&format!(
-            "ok pid={} version={} used={} removed={} containers={}\n",
+            "ok pid={} version={} used={} removed={} logs={} containers={}\n",
             self.pid,
             self.version,
             self.used,
             self.removed,
+            escape(&self.logs),
             self.containers.len()
         ));
         text
@@ -325,6 +328,7 @@ impl Status {
             version: text(&all, "version"),
             used: number(&all, "used"),
             removed: number(&all, "removed"),
+            logs: text(&all, "logs"),
             containers,
         }
     }
@@ -400,6 +404,7 @@ mod tests {
             version: "0.1.0".into(),
             used: 12,
             removed: 3,
+            logs: "/a dir".into(),
             containers: vec![ContainerStatus {
                 id: "a".into(),
                 log: "pods/a_b_c/my 100%20/0.log".into(),

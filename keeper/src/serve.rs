@@ -288,6 +288,7 @@ impl Serve {
             version: env!("CARGO_PKG_VERSION").into(),
             used: self.shared.used,
             removed: self.removed,
+            logs: self.shared.logs.place().display().to_string(),
             containers,
         }
     }
