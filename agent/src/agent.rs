@@ -20,6 +20,7 @@ use crate::config::{self, Config, Following, Settings};
 use crate::desired;
 use crate::disk::Disk;
 use crate::doctor;
+use crate::events::{About, Event, Severity};
 use crate::gate::Gate;
 use crate::http::Doors;
 use crate::image_pull::ImagePull;
@@ -31,10 +32,11 @@ use crate::registry;
 use crate::runtime::containerd::images::Images;
 use crate::runtime::containerd::seccomp::Abi;
 use crate::runtime::containerd::{self, Containerd, OciRuntime};
+use crate::sandbox::watch::Finding;
 use crate::sandbox::{self, NodeSandboxes};
 use crate::seams::{Clock, Machine, SystemClock};
 use crate::sources::{image_dir, static_dir};
-use crate::worker::Shared;
+use crate::worker::{self, Shared};
 use crate::workers::{BEAT, Directory, Workers};
 
 /// How long steps in flight may take once the agent is to stop; systemd's own patience is longer. What is cut short is
@@ -110,9 +112,16 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         .to_owned();
     let following = config::follow(config.clone(), flags, config_file);
     let records = Records::new(&config.state_dir);
-    let loaded = records.load(&Disk).await?;
+    let context = Context { node_name: node_name.clone() };
+    let loaded = records.load(&Disk, |record| worker::unusable(record, &context)).await?;
     for (uid, why) in &loaded.damaged {
         tracing::error!(%uid, why, "no generation of a record can be read: its pod is not adopted");
+        let message = format!(
+            "No generation of the record of pod {uid} is whole: its containers are ended once their workload's source was heard,              and a manifest that stands starts a new pod ({why})"
+        );
+        let about = About { kind: "Node".into(), name: node_name.clone(), ..About::default() };
+        let (severity, reason) = (Severity::Warning, worker::UNREADABLE.to_owned());
+        board.record(Event { severity, reason, about, message, at: SystemClock.now().wall });
     }
 
     let machine = machine(&config, &node_name, boot_id)?;
@@ -127,7 +136,6 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         directory.claim(record);
     }
     board.await_first_look(loaded.records.iter().map(|record| record.workload.clone()));
-    let context = Context { node_name: node_name.clone() };
     let shared = Arc::new(Shared {
         machine,
         records,
@@ -169,6 +177,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     ));
     tokio::spawn(publish_config(board.clone(), following));
     tokio::spawn(follow_node_network(board.clone(), shared.machine.sandboxes.clone()));
+    tokio::spawn(watch_connections(board.clone(), shared.machine.sandboxes.clone()));
     tokio::spawn(watch_network(board.clone(), config.cni_conf_dir.clone(), config.cni_bin_dirs.clone()));
 
     let progress = Arc::new(AtomicU64::new(0));
@@ -401,6 +410,44 @@ async fn watch_network(board: Board, conf_dir: PathBuf, bin_dirs: Vec<PathBuf>) 
         last = Some(now);
     };
     sandbox::cni::follow::follow(directories, look).await;
+}
+
+/// Pods' connections after a start and after somebody flushed packet rules: what is found is an event of the pod.
+async fn watch_connections(board: Board, sandboxes: NodeSandboxes) {
+    let tell = |uid: &pod::name::Uid, finding: &Finding| {
+        let (severity, reason, message) = match finding {
+            Finding::Mended(why) => {
+                (Severity::Normal, "NetworkMended", format!("was missing and is there again: {why}"))
+            }
+            Finding::Fault(why) => (Severity::Warning, "FailedNetworkCheck", why.clone()),
+            Finding::Over => {
+                (Severity::Normal, "NetworkSound", "its plugins are content with its network again".into())
+            }
+            Finding::Gone(why) => (
+                Severity::Warning,
+                "SandboxChanged",
+                format!("Pod sandbox changed, it will be killed and re-created: {why}"),
+            ),
+        };
+        tracing::warn!(pod = %uid, reason, message, "a pod's network");
+        let workloads = board.workloads();
+        let views = workloads.values().flat_map(|published| &published.pods);
+        for view in views.filter(|view| view.record.uid == *uid) {
+            let about = About {
+                kind: "Pod".into(),
+                namespace: view.record.workload.namespace.clone(),
+                name: view.record.name.clone(),
+                uid: uid.0.clone(),
+                container: None,
+            };
+            let at = SystemClock.now().wall;
+            board.record(Event { severity, reason: reason.into(), about, message: message.clone(), at });
+        }
+        if matches!(finding, Finding::Gone(_)) {
+            board.retry();
+        }
+    };
+    sandboxes.watch_connections(tell).await;
 }
 
 /// Called by the workers' loop at every turn: pets systemd's watchdog and shows that the loop moves.

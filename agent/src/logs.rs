@@ -126,7 +126,7 @@ pub async fn supervise(run_dir: PathBuf, log_dir: PathBuf, program: PathBuf, mut
             continue;
         };
         let expected = log_dir.clone();
-        let told = pipes.ask(Keeper::status).await.map(|status| PathBuf::from(status.log_dir));
+        let told = pipes.ask(Keeper::status).await.map(|status| PathBuf::from(status.logs));
         if let Ok(told) = told
             && !told.as_os_str().is_empty()
             && expected.canonicalize().is_ok_and(|expected| expected != told)

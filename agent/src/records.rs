@@ -4,7 +4,7 @@
 //! `<state>/records/<uid>` holds the newest generation, `<uid>.old` the one before. A record is written beside,
 //! synced, the newest moved to `.old`, the new one renamed into place, the directory synced: at every instant one
 //! whole generation stands. A line at the top carries format and checksum; a generation that does not match its
-//! checksum is set aside for the older one, and where neither is whole it is said so.
+//! checksum, or that nobody can read any more, is set aside for the older one, and where neither is whole it is said so.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,13 +63,14 @@ struct DiskState {
 #[derive(Debug, Default)]
 pub struct Loaded {
     pub records: Vec<Record>,
-    /// Records of which no generation can be read, with why. A newest one that is damaged is `<uid>.damaged` now.
+    /// Records of which no generation is whole, with why. What is damaged is `<uid>.damaged` and `<uid>.damaged-old` now: it is
+    /// said once, and lies there for a person.
     pub damaged: Vec<(Uid, String)>,
 }
 
 impl Records {
     pub fn new(state_dir: &Path) -> Records {
-        Records { dir: state_dir.join("records"), disk: Arc::default() }
+        Records { dir: directory(state_dir), disk: Arc::default() }
     }
 
     /// Makes this generation of the record durable.
@@ -115,8 +116,13 @@ impl Records {
         removed.await.map_err(|source| RecordError::Remove { path, source })
     }
 
-    /// All records, from the newest whole generation of each.
-    pub async fn load(&self, files: &impl Files) -> Result<Loaded, RecordError> {
+    /// All records, from the newest whole generation of each that can be used. Where `unusable` says why of every one, the newest
+    /// whole one is returned all the same: what it holds is to be given back.
+    pub async fn load(
+        &self,
+        files: &impl Files,
+        unusable: impl Fn(&Record) -> Option<String>,
+    ) -> Result<Loaded, RecordError> {
         let names =
             files.list(&self.dir).await.map_err(|source| RecordError::List { path: self.dir.clone(), source })?;
         let mut uids: Vec<Uid> = names
@@ -128,7 +134,7 @@ impl Records {
         uids.dedup();
         let mut loaded = Loaded::default();
         for uid in uids {
-            match self.load_one(files, &uid).await {
+            match self.load_one(files, &uid, &unusable).await {
                 Ok(record) => loaded.records.push(record),
                 Err(why) => loaded.damaged.push((uid, why)),
             }
@@ -136,10 +142,16 @@ impl Records {
         Ok(loaded)
     }
 
-    async fn load_one(&self, files: &impl Files, uid: &Uid) -> Result<Record, String> {
+    async fn load_one(
+        &self,
+        files: &impl Files,
+        uid: &Uid,
+        unusable: &impl Fn(&Record) -> Option<String>,
+    ) -> Result<Record, String> {
         let newest = self.path(uid);
         let mut why = Vec::new();
-        for path in [newest.clone(), newest.with_extension("old")] {
+        let mut fallback = None;
+        for (path, aside) in [(newest.clone(), "damaged"), (newest.with_extension("old"), "damaged-old")] {
             let decoded = match files.read(&path, RECORD_LIMIT).await {
                 Ok(content) => decode(&content),
                 Err(e) => {
@@ -149,22 +161,44 @@ impl Records {
                 }
             };
             match decoded {
-                Ok(record) if record.uid == *uid => return Ok(record),
+                Ok(record) if record.uid == *uid => match unusable(&record) {
+                    None if fallback.is_some() => {
+                        // As below: the newest must not take the place of this one.
+                        let _ = files.rename(&newest, &newest.with_extension("damaged")).await;
+                        return Ok(record);
+                    }
+                    None => return Ok(record),
+                    Some(_) => {
+                        fallback = fallback.or(Some(record));
+                        continue;
+                    }
+                },
                 Ok(record) => why.push(format!("{}: holds the record of {}", path.display(), record.uid)),
                 Err(e) => why.push(format!("{}: {e}", path.display())),
             }
-            if path == newest {
-                // Out of the way, or the next save would put it in the place of the older generation, which is whole. Kept
-                // for a person to look at; a failure here changes nothing that matters.
-                let _ = files.rename(&path, &path.with_extension("damaged")).await;
-            }
+            // Out of the way, or the next save would put it in the place of the older generation, which is whole. Kept for a
+            // person to look at; a failure here changes nothing that matters.
+            let _ = files.rename(&path, &path.with_extension(aside)).await;
         }
-        Err(why.join("; "))
+        fallback.ok_or_else(|| why.join("; "))
     }
 
     fn path(&self, uid: &Uid) -> PathBuf {
         self.dir.join(&uid.0)
     }
+}
+
+/// One generation of a record, for who only looks. Blocking.
+pub fn read(path: &Path) -> Result<Record, String> {
+    use std::io::Read as _;
+    let mut content = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(RECORD_LIMIT).read_to_end(&mut content));
+    read.map_err(|why| why.to_string()).and_then(|_| decode(&content))
+}
+
+/// Where the records of this state directory lie.
+pub fn directory(state_dir: &Path) -> PathBuf {
+    state_dir.join("records")
 }
 
 fn encode(record: &Record) -> Vec<u8> {
@@ -253,7 +287,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("records/0a1b");
         std::fs::create_dir_all(&path).unwrap();
-        let loaded = Records::new(dir.path()).load(&Disk).await.unwrap();
+        let loaded = Records::new(dir.path()).load(&Disk, |_| None).await.unwrap();
         assert_eq!(loaded.damaged.len(), 1);
         assert!(path.exists(), "it was moved");
     }
@@ -262,36 +296,57 @@ mod tests {
     async fn damaged_newest_generation_falls_back_to_the_older() {
         let dir = tempfile::tempdir().unwrap();
         let records = Records::new(dir.path());
-        records.load(&Disk).await.unwrap();
+        records.load(&Disk, |_| None).await.unwrap();
         records.save(&Disk, &record(1)).await.unwrap();
         records.save(&Disk, &record(2)).await.unwrap();
-        assert_eq!(records.load(&Disk).await.unwrap().records, [record(2)]);
+        assert_eq!(records.load(&Disk, |_| None).await.unwrap().records, [record(2)]);
 
         let path = dir.path().join("records/0a1b");
         let mut content = std::fs::read(&path).unwrap();
         let last = content.len() - 3;
         content[last] ^= 1;
         std::fs::write(&path, &content).unwrap();
-        assert_eq!(records.load(&Disk).await.unwrap().records, [record(1)]);
+        assert_eq!(records.load(&Disk, |_| None).await.unwrap().records, [record(1)]);
 
         assert!(dir.path().join("records/0a1b.damaged").exists());
         // A power cut in the middle of the next save: the whole generation is still the one that is found.
         std::fs::remove_file(dir.path().join("records/0a1b.damaged")).unwrap();
         records.save(&Cut, &record(3)).await.unwrap_err();
-        assert_eq!(records.load(&Disk).await.unwrap().records, [record(1)]);
+        assert_eq!(records.load(&Disk, |_| None).await.unwrap().records, [record(1)]);
 
         std::fs::write(&path, &content).unwrap();
         std::fs::write(dir.path().join("records/0a1b.old"), &content[..20]).unwrap();
-        let loaded = records.load(&Disk).await.unwrap();
+        let loaded = records.load(&Disk, |_| None).await.unwrap();
         assert!(loaded.records.is_empty());
         assert!(loaded.damaged[0].1.contains("checksum"), "{:?}", loaded.damaged);
+        // Said once; both lie there for a person.
+        assert_eq!(records.load(&Disk, |_| None).await.unwrap().damaged.len(), 0);
+        assert!(
+            dir.path().join("records/0a1b.damaged-old").exists() && dir.path().join("records/0a1b.damaged").exists()
+        );
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_generation_that_nobody_can_use_falls_back_to_the_older() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::new(dir.path());
+        records.load(&Disk, |_| None).await.unwrap();
+        records.save(&Disk, &record(1)).await.unwrap();
+        records.save(&Disk, &record(2)).await.unwrap();
+        let newer = |r: &Record| (r.generation > 1).then(|| "of a newer version".to_owned());
+        // None can be used: the newest one, whose pod is to be ended.
+        assert_eq!(records.load(&Disk, |_| Some(String::new())).await.unwrap().records, [record(2)]);
+        assert_eq!(records.load(&Disk, newer).await.unwrap().records, [record(1)]);
+        assert!(dir.path().join("records/0a1b.damaged").exists());
+        records.save(&Cut, &record(3)).await.unwrap_err();
+        assert_eq!(records.load(&Disk, newer).await.unwrap().records, [record(1)]);
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn removed_record_leaves_no_generation() {
         let dir = tempfile::tempdir().unwrap();
         let records = Records::new(dir.path());
-        records.load(&Disk).await.unwrap();
+        records.load(&Disk, |_| None).await.unwrap();
         records.save(&Disk, &record(1)).await.unwrap();
         records.save(&Disk, &record(2)).await.unwrap();
         records.remove(&Disk, &Uid("0a1b".into())).await.unwrap();

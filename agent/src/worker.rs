@@ -10,6 +10,7 @@ mod owed;
 mod removal;
 mod silence;
 mod tell;
+mod unreadable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub use nudge::Nudge;
 use nudge::{IMAGES, LOOK, RETRY};
 use owed::{Debt, Saving};
 use removal::delete_key;
+pub use unreadable::{UNREADABLE, unusable};
 
 /// How soon an unreachable runtime is asked again; its coming back wakes everybody earlier.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
@@ -99,6 +101,8 @@ pub struct Worker<M: Machine> {
     deletions: BTreeMap<StepKey, RunKey>,
     /// Records of admissions that failed, of which something may be on disk all the same.
     leftovers: Vec<Record>,
+    /// Records of which no pod can be made any more, with why. What they hold is to be given back.
+    unreadable: Vec<(Record, String)>,
     failures: BTreeMap<StepKey, Failure>,
     in_flight: BTreeSet<StepKey>,
     /// Preparations of images that are waited for, by their steps: a pull may take hours, and its sender dropped ends the wait.
@@ -141,6 +145,7 @@ impl<M: Machine> Worker<M> {
             silent_seen: None,
             deletions: BTreeMap::new(),
             leftovers: Vec::new(),
+            unreadable: Vec::new(),
             failures: BTreeMap::new(),
             in_flight: BTreeSet::new(),
             image_waits: BTreeMap::new(),
@@ -155,11 +160,8 @@ impl<M: Machine> Worker<M> {
                     worker.resume_deletions(&record);
                     worker.pods.push(new_view(record, desired));
                 }
-                Err(rejections) => {
-                    // Its containers become strays and end; the manifest, if it still stands, starts a new pod.
-                    let why = rejections.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                    tracing::error!(workload = %worker.key, uid = %record.uid, why, "a record cannot be run any more");
-                }
+                // Its containers become strays and end; the manifest, if it still stands, starts a new pod.
+                Err(rejections) => worker.set_aside(record, unreadable::words(&rejections)),
             }
         }
         worker
@@ -182,6 +184,7 @@ impl<M: Machine> Worker<M> {
             let mut planned = self.plan(now);
             self.hold_twins(&mut planned);
             self.plan_strays(&mut planned, now);
+            self.plan_unreadable(&mut planned);
             self.hold_admission(&mut planned);
             if !stopping {
                 self.start(std::mem::take(&mut planned.steps), now);
@@ -335,6 +338,7 @@ impl<M: Machine> Worker<M> {
         self.grant_wishes(now);
         self.pay_debts(now);
         self.remove_leftovers(now);
+        self.give_back_unreadable(now);
         if matches!(self.looked, Some(Ok(()))) {
             self.delete_again(now);
         }
@@ -511,6 +515,7 @@ impl<M: Machine> Worker<M> {
             && self.strays.is_empty()
             && self.deletions.is_empty()
             && self.leftovers.is_empty()
+            && self.unreadable.is_empty()
             && matches!(self.looked, Some(Ok(())))
     }
 

@@ -11,9 +11,10 @@ use agent::runtime::containerd::client::Client;
 use agent::runtime::containerd::images::Images;
 use agent::runtime::containerd::images::pull::Settings;
 use agent::seams::{ImageWanted, Look, Prepared};
-use pod::spec::{Container, PullPolicy, Resources, Security};
+use pod::spec::{Container, PullPolicy};
 use serde_json::json;
 use support::archives::{Layout, Tar, architecture, docker_archive, gzip, oci_archive, zstd};
+use support::container;
 use support::containerd::Containerd;
 
 const NAMESPACE: &str = "daemonlet-images-test";
@@ -61,24 +62,6 @@ fn busybox() -> Vec<u8> {
 
 fn run() -> serde_json::Value {
     json!({"Cmd": ["/bin/sh", "-c", "echo from-the-image"], "Env": ["PATH=/bin"], "User": "7", "StopSignal": "SIGINT"})
-}
-
-fn container(image: &str, pull_policy: PullPolicy) -> Container {
-    Container {
-        name: "c".into(),
-        image: image.into(),
-        pull_policy,
-        command: Vec::new(),
-        args: Vec::new(),
-        working_dir: None,
-        env: Vec::new(),
-        resources: Resources::default(),
-        mounts: Vec::new(),
-        security: Security::default(),
-        ports: Vec::new(),
-        stdin: false,
-        tty: false,
-    }
 }
 
 fn quiet(container: &Container) -> ImageWanted<'_> {

@@ -15,8 +15,9 @@ use agent::runtime::containerd::images::pull::Settings;
 use agent::runtime::containerd::images::pull::schedule::Backoff;
 use agent::seams::{ImageNews, ImageWanted, Prepared, StepError};
 use pod::secret::{DockerConfig, SecretKey};
-use pod::spec::{Container, PullPolicy, Resources, Security};
+use pod::spec::PullPolicy;
 use serde_json::json;
+use support::container;
 use support::containerd::Containerd;
 use tests::image::{Image, Layout, Tarball};
 use tests::scripted_registry::{Act, ScriptedRegistry};
@@ -78,7 +79,7 @@ fn settings() -> Settings {
         document: Duration::from_secs(5),
         ..Default::default()
     };
-    Settings { registry: registry::Settings { patience, ..Default::default() }, rate_limit: None, backoff }
+    Settings { registry: registry::Settings { patience, ..Default::default() }, backoff, ..Default::default() }
 }
 
 /// Looks again and again until there is something to see.
@@ -97,24 +98,6 @@ async fn wait_for<T>(look: impl AsyncFn() -> Option<T>) -> T {
 async fn prepare(images: &Images, image: &str, policy: PullPolicy) -> Result<Prepared, StepError> {
     let container = container(image, policy);
     tokio::time::timeout(PATIENCE, images.prepare(ImageWanted::quietly(&container))).await.unwrap()
-}
-
-fn container(image: &str, pull_policy: PullPolicy) -> Container {
-    Container {
-        name: "c".into(),
-        image: image.into(),
-        pull_policy,
-        command: Vec::new(),
-        args: Vec::new(),
-        working_dir: None,
-        env: Vec::new(),
-        resources: Resources::default(),
-        mounts: Vec::new(),
-        security: Security::default(),
-        ports: Vec::new(),
-        stdin: false,
-        tty: false,
-    }
 }
 
 /// A layer of this many bytes that do not compress.
@@ -385,6 +368,198 @@ async fn always_without_a_registry_uses_what_is_here_but_not_against_its_no() {
             other => panic!("{status}: {other:?}"),
         }
     }
+}
+
+/// Two pods' login Secrets of one name in two namespaces.
+fn two_secrets(images: &Images, host: &str) {
+    let config = |user: &str| {
+        let config = json!({"auths": {host: {"username": user, "password": "any"}}});
+        DockerConfig::new(config.to_string().into_bytes())
+    };
+    let key = |namespace: &str| SecretKey { namespace: namespace.into(), name: "login".into() };
+    images.set_secrets([(key("a"), config("a")), (key("b"), config("b"))].into());
+}
+
+#[tokio::test]
+async fn a_pull_that_ends_leaves_the_lease_of_another_pull_of_the_same_image() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, _) = two_layers(40);
+    let image = node.registry.push("a", "1", &pushed);
+    two_secrets(&node.images, &node.registry.host());
+    node.registry.fault("manifests/1", 1, Act::HoldAt(0));
+    let container = container(&image, PullPolicy::IfNotPresent);
+    let secrets = ["login".to_owned()];
+    let of = |namespace| {
+        let wanted = ImageWanted { namespace, secrets: &secrets, ..ImageWanted::quietly(&container) };
+        tokio::time::timeout(PATIENCE, node.images.prepare(wanted))
+    };
+    let leases = || node.ctr(&["leases", "ls", "-q"]).lines().map(str::to_owned).collect::<Vec<_>>();
+    let first = async {
+        let prepared = of("a").await.unwrap();
+        assert!(matches!(prepared, Ok(Prepared::Pulled { .. })), "{prepared:?}");
+    };
+    let second = async {
+        wait_for(async || (node.registry.asked("manifests/1") == 1).then_some(())).await;
+        let [held] = leases().try_into().expect("the first pull's lease");
+        let prepared = of("b").await.unwrap();
+        assert!(matches!(prepared, Ok(Prepared::Pulled { .. })), "{prepared:?}");
+        assert_eq!(leases(), [held], "the first pull goes on under it");
+        node.registry.go_on();
+    };
+    tokio::join!(first, second);
+    assert!(leases().is_empty(), "{:?}", leases());
+}
+
+#[tokio::test]
+async fn a_pull_whose_lease_was_taken_away_takes_another_at_once() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, _) = two_layers(41);
+    let image = node.registry.push("a", "1", &pushed);
+    node.registry.fault("manifests/1", 1, Act::HoldAt(0));
+    let thief = async {
+        wait_for(async || (node.registry.asked("manifests/1") == 1).then_some(())).await;
+        for lease in node.ctr(&["leases", "ls", "-q"]).lines() {
+            node.ctr(&["leases", "delete", lease]);
+        }
+        node.registry.go_on();
+    };
+    let (prepared, ()) = tokio::join!(node.prepare(&image, PullPolicy::IfNotPresent), thief);
+    assert!(matches!(prepared, Ok(Prepared::Pulled { .. })), "{prepared:?}");
+}
+
+#[tokio::test]
+async fn a_try_that_takes_longer_than_its_lease_lives_loses_nothing() {
+    let mut settings = settings();
+    settings.lease_life = Duration::from_secs(4);
+    settings.registry.patience.stall = PATIENCE;
+    let Some(node) = Node::with(settings) else { return };
+    let (pushed, layers) = two_layers(42);
+    let image = node.registry.push("a", "1", &pushed);
+    let (digest, size) = &layers[1];
+    node.registry.fault(digest, 99, Act::StallAt(size * 9 / 10));
+    let slow = async {
+        // Nine tenths of the 8 MiB have arrived; what was on its way when a lease was renewed was fetched again.
+        wait_for(async || node.ctr(&["content", "active"]).contains("7.55").then_some(())).await;
+        let served = node.registry.served(digest);
+        let first = node.ctr(&["leases", "ls", "-q"]);
+        wait_for(async || {
+            // Whatever ends lets containerd collect what has expired.
+            node.ctr(&["leases", "create", "--id", "other"]);
+            node.ctr(&["leases", "delete", "--sync", "other"]);
+            let now = node.ctr(&["leases", "ls", "-q"]);
+            first.lines().all(|lease| !now.contains(lease)).then_some(())
+        })
+        .await;
+        node.registry.go_on();
+        served
+    };
+    let (prepared, before) = tokio::join!(node.prepare(&image, PullPolicy::IfNotPresent), slow);
+    assert!(matches!(prepared, Ok(Prepared::Pulled { .. })), "{prepared:?}");
+    let after = node.registry.served(digest) - before;
+    assert!(after <= size / 10 + size / 100, "{after} of {size} after nine tenths were there");
+}
+
+#[tokio::test]
+async fn two_slow_registries_do_not_keep_a_third_image_waiting() {
+    let mut settings = settings();
+    settings.registry.patience.stall = PATIENCE;
+    let Some(node) = Node::with(settings) else { return };
+    let slow = [ScriptedRegistry::start(), ScriptedRegistry::start()];
+    for (n, registry) in (0..).zip(&slow) {
+        let layers = (0..4).map(|seed| noise(50 + 10 * n + seed, 1 << 20));
+        let image = registry.push("slow", "1", &Layout::of(&[layers.fold(Image::empty("any:1"), Image::layer)]));
+        registry.fault("/blobs/", 999, Act::StallAt(1000));
+        let images = node.images.clone();
+        tokio::spawn(async move { prepare(&images, &image, PullPolicy::IfNotPresent).await });
+    }
+    let (pushed, _) = two_layers(70);
+    let image = node.registry.push("quick", "1", &pushed);
+    // Their configurations, which are short, and then three layers each: all places are taken.
+    wait_for(async || slow.iter().all(|registry| registry.asked("/blobs/") >= 4).then_some(())).await;
+    let prepared = tokio::time::timeout(PATIENCE / 2, node.prepare(&image, PullPolicy::IfNotPresent)).await;
+    assert!(matches!(prepared, Ok(Ok(Prepared::Pulled { .. }))), "{prepared:?}");
+}
+
+/// Other bytes than were written under the same name, as a power cut leaves them, and no snapshots.
+fn damage(node: &Node, digest: &str, image: &str) {
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    let blob = node.containerd.dir().join("root/io.containerd.content.v1.content/blobs/sha256").join(hex);
+    let size = std::fs::metadata(&blob).unwrap().len();
+    std::fs::set_permissions(&blob, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::write(&blob, vec![0; size as usize / 2]).unwrap();
+    println!("half of {digest} of {image} is zeros");
+    // Children first.
+    for _ in 0..9 {
+        for snapshot in node.ctr(&["snapshots", "ls"]).lines().skip(1).filter_map(|l| l.split_whitespace().next()) {
+            node.containerd.try_ctr(NAMESPACE, &["snapshots", "rm", snapshot]);
+        }
+    }
+    assert_eq!(node.ctr(&["snapshots", "ls"]).lines().count(), 1);
+}
+
+#[tokio::test]
+async fn a_damaged_layer_is_dropped_and_fetched_again() {
+    let Some(node) = Node::start() else { return };
+    let (pushed, layers) = two_layers(80);
+    let image = node.registry.push("a", "1", &pushed);
+    node.prepare(&image, PullPolicy::IfNotPresent).await.unwrap();
+    let (digest, size) = &layers[1];
+    damage(&node, digest, &image);
+    let error = node.prepare(&image, PullPolicy::Never).await.unwrap_err();
+    assert!(error.message.contains("damaged") && error.message.contains(digest), "{error}");
+    let healed = node.prepare(&image, PullPolicy::IfNotPresent).await;
+    assert!(matches!(healed, Ok(Prepared::Pulled { .. })), "{healed:?}");
+    assert_eq!((node.registry.served(digest), node.registry.served(&layers[0].0)), (2 * size, layers[0].1));
+    assert_eq!(node.prepare(&image, PullPolicy::IfNotPresent).await, Ok(Prepared::AsAsked));
+}
+
+#[tokio::test]
+async fn a_damaged_layer_that_another_image_shares_is_fetched_within_its_pull() {
+    let Some(node) = Node::start() else { return };
+    let base = || Image::busybox("any:1").unwrap().layer(noise(81, 4 << 20));
+    let ((first, shared), (second, _)) = (layout(base()), layout(base().layer(noise(82, 1 << 20))));
+    let (a, b) = (node.registry.push("a", "1", &first), node.registry.push("b", "1", &second));
+    node.prepare(&a, PullPolicy::IfNotPresent).await.unwrap();
+    let (digest, size) = &shared[1];
+    damage(&node, digest, &a);
+    let pulled = node.prepare(&b, PullPolicy::IfNotPresent).await;
+    assert!(matches!(pulled, Ok(Prepared::Pulled { .. })), "{pulled:?}");
+    assert_eq!(node.registry.served(digest), 2 * size);
+    assert!(node.prepare(&a, PullPolicy::Never).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_with_what_is_needed_stops_nobody_else_and_heals() {
+    let Some(containerd) = Containerd::start_small(48) else { return };
+    let images = images(&containerd, settings());
+    let node = Node { containerd, registry: ScriptedRegistry::start(), images };
+    let small = |seed: u64| layout(Image::busybox("any:1").unwrap().layer(noise(seed, 1 << 20))).0;
+    let (large, layers) =
+        layout(Image::busybox("any:1").unwrap().layer(noise(90, 20 << 20)).layer(noise(91, 40 << 20)));
+    let large = node.registry.push("large", "1", &large);
+    let (before, after) = (node.registry.push("small", "1", &small(92)), node.registry.push("small", "2", &small(93)));
+    node.prepare(&before, PullPolicy::IfNotPresent).await.unwrap();
+
+    let error = node.prepare(&large, PullPolicy::IfNotPresent).await.unwrap_err();
+    let root = node.containerd.dir().join("root");
+    let bytes: u64 = layers.iter().map(|(_, size)| size).sum();
+    assert_eq!(error.reason, "ErrImagePull");
+    for part in ["no space left on device", "make room", &root.display().to_string(), "bytes are free in"] {
+        assert!(error.message.contains(part), "{part}: {error}");
+    }
+    let wanted = error.message.split("layers have ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    assert!(wanted.parse::<u64>().unwrap() >= bytes, "{error}");
+    // Of what does not fit nothing stays: others need the room.
+    assert_eq!(node.ctr(&["content", "active"]).lines().count(), 1, "{}", node.ctr(&["content", "active"]));
+    assert!(!node.ctr(&["content", "ls", "-q"]).contains(&layers[1].0));
+    assert_eq!(node.ctr(&["leases", "ls", "-q"]).trim(), "");
+    assert_eq!(node.prepare(&before, PullPolicy::IfNotPresent).await, Ok(Prepared::AsAsked));
+    let other = node.prepare(&after, PullPolicy::IfNotPresent).await;
+    assert!(matches!(other, Ok(Prepared::Pulled { .. })), "{other:?}");
+
+    node.containerd.resize(400);
+    let healed = wait_for(async || node.prepare(&large, PullPolicy::IfNotPresent).await.ok()).await;
+    assert!(matches!(healed, Prepared::Pulled { .. }), "{healed:?}");
 }
 
 #[tokio::test]

@@ -397,7 +397,8 @@ async fn what_an_abandoned_pull_has_brought_goes_and_a_wanted_ones_bytes_stay() 
     let client = Client::new(&node.containerd.socket(), NAMESPACE).unwrap();
     // As a killed agent leaves them.
     for image in ["abandoned:1", "wanted:1"] {
-        Lease::for_pull(&client, &full(image)).await.unwrap();
+        let life = std::time::Duration::from_secs(3600);
+        Lease::of_pull().take_for_pull(&client, &full(image), life).await.unwrap();
     }
     assert_eq!(node.images.drop_abandoned(&|| set(&["wanted:1"])).await.unwrap(), 1);
     let left = Lease::of_pulls(&client).await.unwrap();

@@ -9,12 +9,13 @@ use agent::board::{Board, Check};
 use agent::fake::{FakeContainer, FakeMachine, FakeState, World};
 use agent::gate::Gate;
 use agent::records::Records;
-use agent::worker::Shared;
+use agent::worker::{Shared, UNREADABLE};
 use agent::workers::{Directory, Workers};
 use pod::desired::{DesiredPod, DesiredSet, Wanted};
 use pod::manifest::{Context, Document, parse};
 use pod::name::{RunKey, Uid};
 use pod::plan::{SHIM_PATIENCE, SHIM_SILENT, STRAY_GRACE};
+use pod::record::{Lifecycle, Record};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -25,6 +26,7 @@ struct Node {
     world: World,
     board: Board,
     desired: watch::Sender<DesiredSet>,
+    shared: Arc<Shared<FakeMachine>>,
     // Dropped at the end of the test: the workers then stop.
     _stop: watch::Sender<bool>,
 }
@@ -58,6 +60,11 @@ fn set(wanted: &[&str]) -> DesiredSet {
 impl Node {
     /// An agent on `world`, whose sources have not been heard from.
     fn start(world: World) -> Node {
+        Node::with(world, Vec::new())
+    }
+
+    /// One that finds these records.
+    fn with(world: World, records: Vec<Record>) -> Node {
         world.state().images.insert("image".into());
         let (board, commands) = Board::new();
         let (desired, receiver) = watch::channel(DesiredSet::default());
@@ -71,8 +78,9 @@ impl Node {
             directory: Directory::default(),
             stopping,
         });
-        tokio::spawn(Workers::new(shared, receiver, commands).run(Vec::new(), || {}));
-        Node { world, board, desired, _stop: stop }
+        records.iter().for_each(|record| shared.directory.claim(record));
+        tokio::spawn(Workers::new(shared.clone(), receiver, commands).run(records, || {}));
+        Node { world, board, desired, shared, _stop: stop }
     }
 
     fn running(&self) -> Vec<(String, String)> {
@@ -249,5 +257,68 @@ async fn a_runtime_that_stops_answering_fails_its_check_within_seconds_and_heals
         node.world.state().runtime_down = down;
         tokio::time::sleep(Duration::from_secs(15)).await;
         assert_eq!(node.board.checks()[&Check::Containerd].is_err(), down);
+    }
+}
+
+/// A record of the stray's pod, with a document that this version refuses.
+fn unreadable(name: &str) -> Record {
+    let workload = workload(name);
+    Record {
+        uid: Uid("00000000-stray".into()),
+        workload: workload.workload,
+        name: format!("{name}-n1"),
+        revision: "r".into(),
+        origin: workload.origin,
+        document: serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"containers": [{"name": "main", "image": 7,
+                "ports": [{"containerPort": 80, "hostPort": 8080}]}]}})
+        .into(),
+        admitted_at: jiff::Timestamp::UNIX_EPOCH,
+        generation: 1,
+        boot_id: "boot-0".into(),
+        lifecycle: Lifecycle::Running,
+        containers: BTreeMap::new(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_record_is_said_and_gives_back_what_it_holds() {
+    for (seed, wanted) in (1..=10).flat_map(|seed| [(seed, &["alpha"][..]), (seed, &[][..])]) {
+        let world = World::new(seed);
+        let run = stray(&world, "alpha", 3);
+        world.state().sandboxes.insert(run.uid.clone(), true);
+        let record = unreadable("alpha");
+        Records::new(Path::new("/state")).save(&world, &record).await.unwrap();
+        let node = Node::with(world, vec![record]);
+        // Nobody has been heard: what runs goes on running, and it is said.
+        tokio::time::sleep(LONG).await;
+        assert!(node.world.state().containers.contains_key(&run.container_id()), "seed {seed}");
+        assert_eq!(node.shared.directory.recorded().len(), 1);
+        let waits: Vec<_> = node.board.workloads().values().flat_map(|published| published.waiting.clone()).collect();
+        assert!(
+            waits.iter().any(|it| it.reason == UNREADABLE && it.message.contains("spec.containers[0].image")),
+            "{waits:?}"
+        );
+        assert!(node.board.events().iter().any(|event| event.reason == UNREADABLE));
+
+        node.world.state().faults.fail_before = 100;
+        node.desired.send_replace(set(wanted));
+        tokio::time::sleep(LONG).await;
+        node.world.state().faults.fail_before = 0;
+        tokio::time::sleep(LONG).await;
+        node.until_running(wanted).await;
+        let state = node.world.state();
+        assert!(!state.containers.contains_key(&run.container_id()), "seed {seed}: its container is left");
+        assert!(!state.sandboxes.contains_key(&run.uid), "seed {seed}: its sandbox is left");
+        let named = |path: &&std::path::PathBuf| path.to_string_lossy().contains("stray");
+        assert_eq!(state.files.keys().find(named), None, "seed {seed}: its record is left");
+        drop(state);
+        assert!(
+            node.shared.directory.recorded().iter().all(|it| it.ports.is_empty()),
+            "seed {seed}: its ports are left"
+        );
+        assert_eq!(node.shared.directory.recorded().len(), wanted.len());
+        let waits: Vec<_> = node.board.workloads().values().flat_map(|published| published.waiting.clone()).collect();
+        assert!(waits.iter().all(|it| it.reason != UNREADABLE), "{waits:?}");
     }
 }

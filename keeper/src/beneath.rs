@@ -34,6 +34,8 @@ pub type Identity = (u64, u64);
 #[derive(Debug)]
 pub struct Beneath {
     root: OwnedFd,
+    /// As it was named, without links where they could be followed.
+    place: PathBuf,
 }
 
 impl Beneath {
@@ -41,12 +43,13 @@ impl Beneath {
     pub fn new(root: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(DIR_MODE.bits()).create(root)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Ok(Self { root: open(root, flags, Mode::empty())? })
+        let place = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+        Ok(Self { root: open(root, flags, Mode::empty())?, place })
     }
 
-    /// Where the directory is by now, for people; empty where /proc does not say.
-    pub fn root(&self) -> PathBuf {
-        std::fs::read_link(format!("/proc/self/fd/{}", self.root.as_raw_fd())).unwrap_or_default()
+    /// Where it lies, for who asks.
+    pub fn place(&self) -> &Path {
+        &self.place
     }
 
     /// Opens a directory; `path` is relative, `.` is the root itself.
@@ -172,80 +175,15 @@ pub fn names(dir: &OwnedFd) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Removes a tree without walking down: what lies in a subdirectory is moved up into `name` and removed there, so that
-/// neither stack nor descriptors depend on how deep somebody planted. An error keeps nothing else from being removed.
+/// Removes a tree within one request's bound.
 fn remove(parent: &OwnedFd, name: &str) -> io::Result<()> {
-    if removed(parent, &CString::new(name).map_err(io::Error::other)?)? {
-        return Ok(());
-    }
-    let top = resolve(parent, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?;
     let mut left = REMOVED_MAX;
-    loop {
-        let (before, mut first) = (left, Ok(()));
-        for entry in entries(&top)?.iter() {
-            let entry = entry?;
-            if is_own(entry.file_name()) {
-                continue;
-            }
-            first = first.and(flatten(&top, entry.file_name(), &mut left));
-            if left == 0 {
-                return Err(io::Error::other(format!("{REMOVED_MAX} names in {name} are removed, more are there")));
-            }
-        }
-        if left == before {
-            first?;
-            return match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => Ok(()),
-                Err(error) => Err(error.into()),
-            };
-        }
-    }
-}
-
-/// Removes one name in `top`. Of a directory, what cannot be removed at once moves up, for the next pass. Each step done
-/// takes one off `left`.
-fn flatten(top: &OwnedFd, name: &CStr, left: &mut u32) -> io::Result<()> {
-    if !removed(top, name)? {
-        let sub = openat2(top, name, how(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()))?;
-        for child in entries(&sub)?.iter() {
-            let child = child?;
-            if *left == 0 || is_own(child.file_name()) {
-                continue;
-            }
-            // The number is new in this request; a name left by an earlier one, or planted, takes the next.
-            while !removed(&sub, child.file_name())? && *left > 0 {
-                match renameat(&sub, child.file_name(), top, format!(".removed-{left}").as_str()) {
-                    Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => *left -= 1,
-                    done => {
-                        done?;
-                        break;
-                    }
-                }
-            }
-            *left = left.saturating_sub(1);
-        }
-        if *left > 0 {
-            removed(top, name)?;
-        }
-    }
-    *left = left.saturating_sub(1);
-    Ok(())
-}
-
-/// Removes one name that is no directory, or an empty one; false where it is a directory with something in it.
-fn removed(dir: &OwnedFd, name: &CStr) -> io::Result<bool> {
-    let refused = match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => return Ok(true),
-        Err(error @ (Errno::EISDIR | Errno::EPERM)) => error,
-        Err(error) => return Err(error.into()),
-    };
-    match unlinkat(dir, name, UnlinkatFlags::RemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(true),
-        Err(Errno::ENOTEMPTY | Errno::EEXIST) => Ok(false),
-        // A file that may not be removed: the first answer says why.
-        Err(Errno::ENOTDIR) => Err(refused.into()),
-        Err(error) => Err(error.into()),
-    }
+    keeper::tree::remove(parent, &CString::new(name).map_err(io::Error::other)?, || {
+        left = left
+            .checked_sub(1)
+            .ok_or_else(|| io::Error::other(format!("{REMOVED_MAX} names in {name} are removed, more are there")))?;
+        Ok(())
+    })
 }
 
 /// A directory stream keeps its own place, so it gets a descriptor of its own.

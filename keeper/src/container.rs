@@ -1,112 +1,39 @@
 //! One container's output, from its two pipes to its log file.
 //!
 //! Driven by `serve`, one bounded `turn` of one stream at a time. `journal` explains why a kill at any instruction loses
-//! nothing. What this file adds is the rule for a log that cannot be written (disk full, I/O error): for `BLOCK_MAX` the
-//! bytes stay in the pipe and a daemon that fills it waits; then the oldest are dropped, so that a full disk never stops
-//! a daemon, and a marker line tells how many once the log can be written again.
+//! nothing. Reading order: `pipe` is where lines come from, `write` is how they reach the file, `failing` the rule for a file
+//! that cannot be written, `recover` what a successor does.
 //!
 //! Rotated files are not compressed: what ships them (fluent-bit and others) reads plain ones, and the keeper stays small.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+mod failing;
+mod pipe;
+mod recover;
+mod shared;
+mod write;
+
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use keeper::protocol::{ContainerStatus, Limits, TARGET, Target};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use keeper::protocol::{ContainerStatus, TARGET, Target};
 
-use crate::beneath::{self, Beneath};
-use crate::cri::{self, FRAGMENT_MAX, Stream, Tail};
-use crate::journal::{Cause, Found, Intent, Journal, Record};
-use crate::log_file::{LogFile, Opened};
+use crate::cri::{FRAGMENT_MAX, Stream, Tail};
+use crate::journal::{Journal, Record};
+use crate::log_file::LogFile;
 use crate::spool::{Spool, Take};
+
+use self::failing::{Failing, SHED_KEEP};
+use self::pipe::{PIPE_MAX, Source, open_pipe, read_target};
+pub use self::shared::{Now, Shared};
 
 /// Bytes of one stream in one turn: a default pipe's worth, so that no stream waits long for the others.
 const IN_MAX: usize = 64 * 1024;
 /// Bytes of log lines in one turn. Short lines grow threefold and more, so it is larger than the input.
 const OUT_MAX: usize = 128 * 1024;
-/// A daemon waits at most this long for a log that cannot be written: less than common liveness probes allow.
-pub const BLOCK_MAX: Duration = Duration::from_secs(5);
-/// A log that fails again this soon after it was written, as a disk does that has room for a line and not for ten,
-/// is not waited for a second time.
-const CALM: Duration = Duration::from_secs(60);
-/// An unwritable log is tried again this often.
-const RETRY: Duration = Duration::from_secs(1);
-/// The newest bytes that are kept for an unwritable log, so that its last words are there when it heals: as many as
-/// leave room for more to be taken.
-const SHED_KEEP: u64 = FRAGMENT_MAX as u64;
 /// Bytes read from each pipe at `close`: the largest pipe. A writer that lives on is not followed for ever.
 pub const CLOSE_MAX: u64 = PIPE_MAX as u64 + IN_MAX as u64;
-/// The most that one pipe gets; the kernel's own default bound for those without privilege.
-const PIPE_MAX: usize = 1024 * 1024;
-/// Linux gives every pipe this much.
-const PIPE_MIN: usize = 64 * 1024;
-/// What all pipes get together beyond the least: half of what the kernel lets one user have (pipe-user-pages-soft, 64 MiB)
-/// before it shrinks new pipes of that user, and root in containers is the same user.
-pub const PIPES_ROOM: usize = 32 * 1024 * 1024;
-
-/// What all containers share.
-#[derive(Debug)]
-pub struct Shared {
-    pub logs: Beneath,
-    pub limits: Limits,
-    /// Bytes beneath `pods/`, as last counted plus what was written since.
-    pub used: u64,
-    /// What the pipes may still grow by.
-    pub pipes_room: usize,
-    /// Used for one turn at a time, so that idle streams need none.
-    input: Vec<u8>,
-    output: Vec<u8>,
-}
-
-impl Shared {
-    pub fn new(logs: Beneath, limits: Limits) -> Self {
-        Self { logs, limits, used: 0, pipes_room: PIPES_ROOM, input: Vec::new(), output: Vec::new() }
-    }
-
-    /// Gives the buffers back, when nothing is being written.
-    pub fn rest(&mut self) {
-        self.input = Vec::new();
-        self.output = Vec::new();
-    }
-}
-
-/// The time, taken once a turn.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// Since 1970.
-    pub wall: Duration,
-    pub mono: Instant,
-}
-
-impl Now {
-    pub fn read() -> Self {
-        let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Self { wall, mono: Instant::now() }
-    }
-}
-
-/// One of the two pipes.
-#[derive(Debug)]
-struct Source {
-    pipe: File,
-    spool: Spool,
-    /// What the pipe got out of the shared room.
-    grown: usize,
-    /// There may be something in the pipe or a whole line in the spool.
-    ready: bool,
-    /// Nobody had the pipe open for writing when it was last read.
-    ended: bool,
-}
-
-/// A log that cannot be written.
-#[derive(Debug)]
-struct Failing {
-    sheds_at: Instant,
-    next_try: Instant,
-    why: String,
-}
 
 /// A container whose pipes are open.
 #[derive(Debug)]
@@ -309,338 +236,10 @@ impl Container {
         }
     }
 
-    /// Writes the spool's next lines, `OUT_MAX` bytes of them at most. True when there are more.
-    fn write(&mut self, stream: Stream, tail: Tail, shared: &mut Shared, now: Now) -> io::Result<bool> {
-        let done = self.record.progress(stream).done;
-        let mut input = std::mem::take(&mut shared.input);
-        input.resize(IN_MAX, 0);
-        let mut output = std::mem::take(&mut shared.output);
-        let outcome = match self.source(stream).spool.peek(done, &mut input) {
-            Ok(bytes) => {
-                output.clear();
-                let stamp = cri::rfc3339(now.wall);
-                markers(&self.record, stream, &stamp, &mut output);
-                let room = OUT_MAX.min(usize::try_from(shared.limits.max_file_size).unwrap_or(usize::MAX));
-                let framed = cri::frame(bytes, tail, &stamp, stream, &mut output, room);
-                self.append(stream, framed, &output, shared, now).map(|()| framed.more)
-            }
-            Err(_) => {
-                // The spool's own file system fails: what it holds is gone, and saying so is all that is left to do.
-                self.shed(stream, shared, 0);
-                Ok(false)
-            }
-        };
-        (shared.input, shared.output) = (input, output);
-        outcome
-    }
-
-    /// Puts one batch into the log file, with its intent before and its progress after.
-    fn append(
-        &mut self,
-        stream: Stream,
-        framed: cri::Framed,
-        output: &[u8],
-        shared: &mut Shared,
-        now: Now,
-    ) -> io::Result<()> {
-        if output.is_empty() {
-            return Ok(());
-        }
-        let size = self.room_for(output.len() as u64, shared, now)?;
-        let done = self.record.progress(stream).done;
-        let end = done.saturating_add(framed.taken as u64);
-        self.record.intent = Some(Intent::Batch { stream, end, size, stamp: now.wall });
-        self.remember();
-        let written = match &mut self.log {
-            Some(log) => log.append(output),
-            None => Err(io::ErrorKind::NotFound.into()),
-        };
-        self.record.intent = None;
-        match written {
-            Ok(()) => {
-                self.written(stream, framed);
-                self.source(stream).spool.release(done, end);
-                shared.used = shared.used.saturating_add(output.len() as u64);
-                self.healthy(now);
-                Ok(())
-            }
-            Err(error) => {
-                self.remember();
-                Err(error)
-            }
-        }
-    }
-
-    /// Records a batch as written, its markers too.
-    fn written(&mut self, stream: Stream, framed: cri::Framed) {
-        let progress = self.record.progress(stream);
-        progress.done = progress.done.saturating_add(framed.taken as u64);
-        progress.unsaid = 0;
-        self.record.removed_unsaid = 0;
-        self.record.bytes = self.record.bytes.saturating_add(framed.taken as u64);
-        self.record.lines = self.record.lines.saturating_add(framed.lines);
-        self.record.intent = None;
-        self.remember();
-    }
-
-    /// The log file's size, after rotating it if `more` bytes would be too many.
-    fn room_for(&mut self, more: u64, shared: &mut Shared, now: Now) -> io::Result<u64> {
-        let size = self.log(shared)?;
-        if size == 0 || size.saturating_add(more) <= shared.limits.max_file_size {
-            return Ok(size);
-        }
-        self.rotate(shared, now)?;
-        self.log(shared)
-    }
-
-    /// Makes sure that there is a log file with a name, and returns its size.
-    fn log(&mut self, shared: &mut Shared) -> io::Result<u64> {
-        if let Some(log) = &self.log
-            && let Some(size) = log.size()?
-        {
-            return Ok(size);
-        }
-        let known = Some(self.record.log).filter(|known| *known != (0, 0));
-        let opened = LogFile::open(&shared.logs, &self.target.log, known)?;
-        self.opened(opened);
-        self.link_failing = self.link(shared).err().map(|error| format!("{}: {error}", self.target.link));
-        match &self.log {
-            Some(log) => Ok(log.size()?.unwrap_or(0)),
-            None => Ok(0),
-        }
-    }
-
-    fn opened(&mut self, opened: Opened) {
-        self.record.log = opened.file.identity();
-        if opened.refused > 0 {
-            crate::say(&format!("container {}: something foreign at {} was moved aside", self.id, self.target.log));
-        }
-        self.record.refused = self.record.refused.saturating_add(opened.refused);
-        self.log = Some(opened.file);
-    }
-
-    /// The link has a relative text, so that it leads to the log wherever the log directory is mounted.
-    fn link(&self, shared: &Shared) -> io::Result<()> {
-        let (dir, name) = self.target.link.rsplit_once('/').expect("a checked link has a directory");
-        beneath::link(&shared.logs.make_dirs(dir)?, name, &format!("../{}", self.target.log))
-    }
-
-    fn fail(&mut self, error: &io::Error, now: Now) {
-        let sheds_at = match (&self.failing, self.healed) {
-            (Some(failing), _) => failing.sheds_at,
-            (None, Some(healed)) if now.mono < healed + CALM => now.mono,
-            (None, _) => now.mono + BLOCK_MAX,
-        };
-        if self.failing.is_none() {
-            crate::say(&format!("container {}: {} cannot be written: {error}", self.id, self.target.log));
-        }
-        self.failing = Some(Failing { sheds_at, next_try: now.mono + RETRY, why: error.to_string() });
-    }
-
-    fn healthy(&mut self, now: Now) {
-        if self.failing.take().is_some() {
-            crate::say(&format!("container {}: {} can be written again", self.id, self.target.log));
-            self.healed = Some(now.mono);
-        }
-    }
-
-    /// A turn that had nothing to write tells nothing about a log that failed, unless the log did not even exist.
-    fn heal(&mut self, shared: &mut Shared, now: Now) {
-        if self.failing.is_none() {
-            return;
-        }
-        let there = if self.log.is_some() { Ok(0) } else { self.log(shared) };
-        match there {
-            Ok(_) if self.backlog(Stream::Stdout) == 0 && self.backlog(Stream::Stderr) == 0 => self.healthy(now),
-            Ok(_) => {
-                if let Some(failing) = &mut self.failing {
-                    failing.next_try = now.mono + RETRY;
-                }
-            }
-            Err(error) => self.fail(&error, now),
-        }
-    }
-
-    /// Drops the oldest bytes of the spool, to the end of a line, until `keep` are left.
-    fn shed(&mut self, stream: Stream, shared: &mut Shared, keep: u64) {
-        let (done, end) = (self.record.progress(stream).done, self.source(stream).spool.end());
-        if end.saturating_sub(done) <= keep {
-            return;
-        }
-        let cut = end - keep;
-        shared.input.resize(IN_MAX, 0);
-        let rest = self.source(stream).spool.peek(cut.saturating_sub(1), &mut shared.input).unwrap_or(&[]);
-        let new = match rest.iter().position(|byte| *byte == b'\n') {
-            Some(newline) if keep > 0 => cut.saturating_add(newline as u64),
-            _ => end,
-        };
-        self.record.lose(stream, new - done, Cause::Unwritable);
-        self.record.progress(stream).done = new;
-        self.remember();
-        self.source(stream).spool.release(done, new);
-    }
-
-    /// The run directory is full: what is in the pipe goes to the log through memory, as it is.
-    fn read_directly(&mut self, stream: Stream, shared: &mut Shared, now: Now) {
-        if self.write(stream, Tail::Flush, shared, now).is_err() {
-            self.shed(stream, shared, 0);
-        }
-        let mut input = std::mem::take(&mut shared.input);
-        input.resize(IN_MAX, 0);
-        self.record.intent = Some(Intent::Direct { stream, bytes: IN_MAX as u64 });
-        self.remember();
-        let source = self.source(stream);
-        let read = match (&source.pipe).read(&mut input) {
-            Ok(0) => {
-                (source.ready, source.ended) = (false, true);
-                0
-            }
-            Ok(read) => {
-                source.ended = false;
-                read
-            }
-            Err(_) => {
-                (source.ready, source.ended) = (false, false);
-                0
-            }
-        };
-        if read > 0 {
-            let mut output = Vec::new();
-            let stamp = cri::rfc3339(now.wall);
-            markers(&self.record, stream, &stamp, &mut output);
-            let framed = cri::frame(&input[..read], Tail::Flush, &stamp, stream, &mut output, usize::MAX);
-            let done = self.record.progress(stream).done;
-            let written = self.room_for(output.len() as u64, shared, now).and_then(|_| match &mut self.log {
-                Some(log) => log.append(&output),
-                None => Err(io::ErrorKind::NotFound.into()),
-            });
-            match written {
-                Ok(()) => {
-                    self.written(stream, framed);
-                    // These bytes never were in the spool, whose offsets go on where they were.
-                    self.record.progress(stream).done = done;
-                    shared.used = shared.used.saturating_add(output.len() as u64);
-                }
-                Err(_) => self.record.lose(stream, read as u64, Cause::Unwritable),
-            }
-        }
-        self.record.intent = None;
-        self.remember();
-        shared.input = input;
-    }
-
-    /// Goes on where a former keeper ended.
-    fn take_up(&mut self, found: Found, shared: &mut Shared, now: Now) {
-        let ends = Stream::BOTH.map(|stream| (stream, self.source(stream).spool.end()));
-        match found {
-            Found::Record(record) => self.record = record,
-            Found::Nothing if ends.iter().all(|(_, end)| *end == 0) => {}
-            Found::Nothing | Found::Unreadable => {
-                for (stream, end) in ends {
-                    if end > 0 {
-                        // At most a batch is in a spool; the rest of its length was written and punched out.
-                        self.record.lose(stream, end.min(IN_MAX as u64), Cause::Killed);
-                        self.record.progress(stream).done = end;
-                    }
-                }
-            }
-        }
-        match self.record.intent.take() {
-            None => {}
-            Some(Intent::Direct { stream, bytes }) => self.record.lose(stream, bytes, Cause::Killed),
-            Some(Intent::Batch { stream, end, size, stamp }) => {
-                if let Err(error) = self.finish(stream, end, size, stamp, shared) {
-                    self.fail(&error, now);
-                }
-            }
-        }
-    }
-
-    /// Makes a killed keeper's batch again and appends what of it has not reached the file.
-    fn finish(
-        &mut self,
-        stream: Stream,
-        end: u64,
-        before: u64,
-        stamp: Duration,
-        shared: &mut Shared,
-    ) -> io::Result<()> {
-        let done = self.record.progress(stream).done;
-        let mut input = vec![0; usize::try_from(end.saturating_sub(done)).unwrap_or(0).min(IN_MAX)];
-        let bytes = self.source(stream).spool.peek(done, &mut input)?;
-        let stamp = cri::rfc3339(stamp);
-        let mut output = Vec::new();
-        markers(&self.record, stream, &stamp, &mut output);
-        let framed = cri::frame(bytes, Tail::Flush, &stamp, stream, &mut output, usize::MAX);
-        let known = self.record.log;
-        let size = self.log(shared)?;
-        let arrived = match known == self.record.log {
-            true => usize::try_from(size.saturating_sub(before)).unwrap_or(usize::MAX).min(output.len()),
-            false => 0,
-        };
-        if let Some(log) = &mut self.log {
-            // Without room for the rest the whole batch waits in the spool, and none of it stays in the file.
-            log.append(&output[arrived..]).inspect_err(|_| log.cut(size.saturating_sub(arrived as u64)))?;
-        }
-        self.written(stream, framed);
-        self.source(stream).spool.release(done, end);
-        Ok(())
-    }
-
     /// Writes the record. A run directory that fails leaves the old record; reading goes on, a daemon must not stop.
     fn remember(&self) {
         let _ = self.journal.write(&self.record);
     }
-}
-
-impl Failing {
-    fn sheds(&self, now: Now) -> bool {
-        now.mono >= self.sheds_at
-    }
-}
-
-/// The lines that tell what is missing before the next line of `stream`.
-fn markers(record: &Record, stream: Stream, stamp: &str, output: &mut Vec<u8>) {
-    let mut copy = *record;
-    let unsaid = copy.progress(stream).unsaid;
-    if unsaid > 0 {
-        let text = match record.cause {
-            Cause::Unwritable => format!("{unsaid} bytes lost here: the log file could not be written"),
-            Cause::Killed => format!("up to {unsaid} bytes lost here: the log keeper was killed"),
-        };
-        cri::marker(&text, stamp, stream, output);
-    }
-    if record.removed_unsaid > 0 {
-        let text = format!("{} bytes of older log removed: the node's log budget was used up", record.removed_unsaid);
-        cri::marker(&text, stamp, stream, output);
-    }
-}
-
-fn read_target(path: &Path) -> io::Result<Target> {
-    let file = OpenOptions::new().read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path)?;
-    let mut text = String::new();
-    file.take(keeper::protocol::TARGET_MAX as u64).read_to_string(&mut text)?;
-    Target::parse(&text).map_err(io::Error::other)
-}
-
-/// Opens a pipe for reading without waiting for a writer, and gives it a share of `room`.
-fn open_pipe(path: &Path, room: usize) -> io::Result<(File, usize)> {
-    let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
-    let pipe = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
-    if !pipe.metadata()?.file_type().is_fifo() {
-        return Err(io::Error::other("is not a pipe"));
-    }
-    // The first pipes get the most, later ones less and less, so that there is always a share left.
-    let share = (room / 8).min(PIPE_MAX);
-    let mut wanted = if share < 2 * PIPE_MIN { 0 } else { 1 << share.ilog2() };
-    let mut size = usize::try_from(fcntl(&pipe, FcntlArg::F_GETPIPE_SZ)?).unwrap_or(PIPE_MIN);
-    while wanted > size {
-        match fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(i32::try_from(wanted).unwrap_or(i32::MAX))) {
-            Ok(got) => size = usize::try_from(got).unwrap_or(size),
-            Err(_) => wanted /= 2,
-        }
-    }
-    Ok((pipe, size.saturating_sub(PIPE_MIN)))
 }
 
 #[cfg(test)]

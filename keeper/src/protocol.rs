@@ -261,12 +261,12 @@ pub struct Status {
     pub pid: u64,
     /// The keeper's version.
     pub version: String,
-    /// Where it writes; empty where an older keeper does not tell.
-    pub log_dir: String,
     /// Bytes beneath `pods/`, as last counted plus what was written since.
     pub used: u64,
     /// Bytes of log files that the budget took, of ended containers too.
     pub removed: u64,
+    /// The log directory; empty when a keeper tells that is too old to do so.
+    pub logs: String,
     /// All containers, by id.
     pub containers: Vec<ContainerStatus>,
 }
@@ -290,12 +290,12 @@ impl Status {
             ));
         }
         text.push_str(&format!(
-            "ok pid={} version={} log-dir={} used={} removed={} containers={}\n",
+            "ok pid={} version={} used={} removed={} logs={} containers={}\n",
             self.pid,
             self.version,
-            escape(&self.log_dir),
             self.used,
             self.removed,
+            escape(&self.logs),
             self.containers.len()
         ));
         text
@@ -326,9 +326,9 @@ impl Status {
         Self {
             pid: number(&all, "pid"),
             version: text(&all, "version"),
-            log_dir: text(&all, "log-dir"),
             used: number(&all, "used"),
             removed: number(&all, "removed"),
+            logs: text(&all, "logs"),
             containers,
         }
     }
@@ -402,9 +402,9 @@ mod tests {
         let status = Status {
             pid: 7,
             version: "0.1.0".into(),
-            log_dir: "/srv/my logs".into(),
             used: 12,
             removed: 3,
+            logs: "/a dir".into(),
             containers: vec![ContainerStatus {
                 id: "a".into(),
                 log: "pods/a_b_c/my 100%20/0.log".into(),

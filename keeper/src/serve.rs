@@ -286,9 +286,9 @@ impl Serve {
         Status {
             pid: u64::from(std::process::id()),
             version: env!("CARGO_PKG_VERSION").into(),
-            log_dir: self.shared.logs.root().display().to_string(),
             used: self.shared.used,
             removed: self.removed,
+            logs: self.shared.logs.place().display().to_string(),
             containers,
         }
     }

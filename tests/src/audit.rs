@@ -125,11 +125,17 @@ fn cgroup_hierarchies() -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
-/// All cgroup directories whose path begins with `root` in any hierarchy, children before parents.
+/// All cgroup directories whose path begins with `root` in any hierarchy, or there beneath the cgroup in which the tests run: a
+/// runtime puts a path that does not begin with a slash there. Children before parents.
 pub fn cgroups_under(root: &str) -> Vec<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own: BTreeSet<&str> =
+        own.lines().filter_map(|line| Some(line.splitn(3, ':').nth(2)?.trim_matches('/'))).collect();
     let mut found = Vec::new();
     for hierarchy in cgroup_hierarchies() {
-        descend(&hierarchy.join(root), &mut found);
+        for place in own.iter().copied().chain([""]).collect::<BTreeSet<_>>() {
+            descend(&hierarchy.join(place).join(root), &mut found);
+        }
     }
     found
 }

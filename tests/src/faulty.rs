@@ -12,7 +12,7 @@
 //! ```
 //!
 //! It can also speak TLS, ask for client certificates, be its own token service ([`Builder::bearer`]) and serve as the HTTP proxy that
-//! HTTP_PROXY names. Threads and blocking sockets: it is for tests, with a handful of connections.
+//! HTTP_PROXY names. For whole pulls there is [`crate::scripted_registry`], which says why there are two. Threads and blocking sockets: it is for tests, with a handful of connections.
 
 mod serve;
 mod tokens;

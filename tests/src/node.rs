@@ -266,6 +266,8 @@ impl TestNode {
             // Whatever network the machine has of its own is not the test's.
             ("--cni-conf-dir", dir(self.dir().join("net.d"))),
             ("--listen", LISTEN.to_owned()),
+            // How full the machine's disk is, is not the test's affair either.
+            ("--image-gc-high-threshold", "100".to_owned()),
         ] {
             if !self.flags.iter().any(|given| given == flag) {
                 words.extend([flag.to_owned(), value]);

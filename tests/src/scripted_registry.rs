@@ -1,5 +1,9 @@
 //! A registry in memory that fails as it is told: cuts, stalls, wrong bytes, statuses, no ranges, redirects, slow links; it counts what
 //! it served. Driven by tests; it speaks as much of the distribution protocol as a pull needs, over plain HTTP on loopback.
+//!
+//! Why there is [`crate::faulty`] beside it: that one stands before Debian's docker-registry, so it proves that we understand a registry
+//! that others wrote, with TLS, tokens and proxies, one request at a time. This one is for whole pulls: it needs no other program, serves
+//! inside a node's network namespace, counts bytes by digest, holds an answer until the test lets it go on, and starts in no time.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -61,6 +65,8 @@ pub enum Act {
     CutAt(u64),
     /// Nothing more is sent from this offset on until [`ScriptedRegistry::go_on`].
     StallAt(u64),
+    /// As StallAt, and then the rest comes.
+    HoldAt(u64),
     /// The byte at this offset is another one.
     WrongAt(u64),
     /// A Range header is not seen.
@@ -169,6 +175,15 @@ impl Drop for ScriptedRegistry {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until [`ScriptedRegistry::go_on`].
+    fn stall(&self) {
+        let mut state = self.state();
+        state.stalled = true;
+        while state.stalled {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 
@@ -311,14 +326,11 @@ impl Found {
                 Some(Act::CutAt(cut)) if at >= *cut => return Err(io::Error::other("cut as told")),
                 Some(Act::CutAt(cut)) => end = end.min(*cut),
                 Some(Act::StallAt(stall)) if at >= *stall => {
-                    let mut state = shared.state();
-                    state.stalled = true;
-                    while state.stalled {
-                        state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                    }
+                    shared.stall();
                     return Err(io::Error::other("stalled as told"));
                 }
-                Some(Act::StallAt(stall)) => end = end.min(*stall),
+                Some(Act::HoldAt(hold)) if at == *hold => shared.stall(),
+                Some(Act::StallAt(stall) | Act::HoldAt(stall)) if at < *stall => end = end.min(*stall),
                 _ => {}
             }
             let mut chunk = self.bytes[at as usize..end as usize].to_vec();

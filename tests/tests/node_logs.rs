@@ -1,11 +1,12 @@
 //! Logs: the CRI format under Kubernetes' names, written by a keeper that needs no agent, rotated, and never lost in between.
 
 use std::fs;
+use std::process::Stdio;
 
 use serde_json::json;
 use tests::client::Pod;
 use tests::manifest::pod;
-use tests::node::TestNode;
+use tests::node::{TestNode, program};
 use tests::wait::{PATIENCE, wait_for, wait_within};
 
 /// Prints numbers for ever, about a thousand a second.
@@ -96,6 +97,39 @@ fn the_command_line_shows_and_follows() {
     assert_eq!(node.cli(&["logs", &pod.name()]).ok().out, "one\ntwo\nstarted\n");
     assert_eq!(node.cli(&["logs", &pod.name(), "-c", "main", "--tail", "1"]).ok().out, "started\n");
     node.cli(&["logs", "nobody"]).exits(4);
+}
+
+#[test]
+fn without_an_agent_logs_are_shown_and_followed_across_rotations() {
+    let mut node = TestNode::builder().flag("--log-max-size", "64Ki").flag("--log-max-files", "100").start();
+    node.put("a.yaml", &counter("a").text());
+    let pod = node.wait_running("a");
+    wait_beyond(&node, &pod, 100);
+    assert_eq!(node.stop_agent(), 0);
+    let shown = node.cli(&["logs", &pod.name()]).ok();
+    assert!(shown.out.starts_with("n0\nn1\n"), "{}", &shown.out[..40]);
+    assert!(shown.err.contains("the agent is not running"), "{}", shown.err);
+    node.cli(&["logs", "nobody"]).exits(4);
+
+    let output = node.dir().join("followed");
+    let file = fs::File::create(&output).unwrap();
+    let mut command = node.command(program("daemonlet"));
+    command.arg("--run-dir").arg(node.run_dir()).args(["logs", "-f", &pod.name()]);
+    let mut following = command.stdout(file).stderr(Stdio::null()).spawn().unwrap();
+    let dir = node.log_file(&pod, "main", 0).parent().expect("a file lies in a directory").to_owned();
+    let files = || fs::read_dir(&dir).map_or(0, |entries| entries.count());
+    let before = files();
+    wait_for("two rotations", || if files() > before + 1 { Ok(()) } else { Err(format!("{} files", files())) });
+    let written = numbers(&node, &pod).len();
+    let followed = || fs::read_to_string(&output).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
+    let caught_up = wait_within(PATIENCE, "the follower has what was written", || match followed() {
+        lines if lines.len() > written => Ok(lines),
+        lines => Err(format!("{} of {written} lines", lines.len())),
+    });
+    following.kill().unwrap();
+    following.wait().unwrap();
+    assert_eq!(caught_up[0], "n0");
+    assert_unbroken(&caught_up[..written]);
 }
 
 #[test]

@@ -325,3 +325,62 @@ fn a_port_that_a_process_of_the_node_has_is_said_before_anything_stops_and_taken
     drop(foreign);
     node.wait_pod("a", "the new one runs", |pod| pod.uid() != before.uid() && pod.running());
 }
+
+#[test]
+fn a_pod_whose_network_was_damaged_while_the_agent_was_away_is_made_anew_and_a_sound_one_is_not_touched() {
+    let mut node = TestNode::start();
+    node.put("a.yaml", &pod("a").own_network().text());
+    node.put("b.yaml", &pod("b").own_network().text());
+    let (a, b) = (node.wait_running("a"), node.wait_running("b"));
+    let (hurt, sound) = (node.process(&a), node.process(&b));
+    node.stop_agent();
+    let entered = ["-t", &hurt.pid.to_string(), "-n", "ip", "link", "del", "eth0"];
+    assert!(std::process::Command::new("nsenter").args(entered).status().expect("nsenter is there").success());
+    node.start_agent();
+    node.wait_agent();
+    let again = node.wait_pod("a", "runs again", |pod| pod.running() && pod.restarts() == 1 && !pod.ip().is_empty());
+    assert_eq!(again.uid(), a.uid());
+    let events = node.cli(&["get", "events"]).out;
+    assert!(events.contains("SandboxChanged") && events.contains("its interface eth0 is gone"), "{events}");
+    let links = node.exec(node.process(&again), &["ip", "-o", "-4", "addr"]).ok().out;
+    assert!(links.contains(&again.ip()), "{links}");
+    let untouched = node.wait_running("b");
+    assert_eq!((untouched.restarts(), untouched.ip(), node.process(&untouched)), (0, b.ip(), sound));
+    assert_eq!(Traces::of(&node).addresses.len(), 2);
+}
+
+#[test]
+fn a_flush_of_packet_rules_heals_without_a_new_pod() {
+    let node = TestNode::start();
+    let server = daemon_set("a")
+        .own_network()
+        .field("ports", json!([{"containerPort": 80, "hostPort": 8088}]))
+        .script("echo here > /tmp/index.html; exec httpd -f -p 80 -h /tmp");
+    node.put("a.yaml", &server.text());
+    let before = node.wait_running("a");
+    let answers = |address: &str| index(&node, address).is_ok_and(|answer| answer.contains("here"));
+    let wait_answer = || {
+        wait_for("the port leads to the pod", || {
+            if answers(&format!("{NODE_ADDRESS}:8088")) && answers("127.0.0.1:8088") {
+                Ok(())
+            } else {
+                Err("it does not".to_owned())
+            }
+        });
+    };
+    wait_answer();
+    for table in ["nat", "filter"] {
+        assert!(
+            node.command("iptables").args(["-w", "-t", table, "-F"]).status().expect("iptables is there").success()
+        );
+        wait_answer();
+    }
+    wait_for("the rules stand again", || {
+        let listed = node.command("iptables").args(["-w", "-S", "INPUT"]).output().expect("iptables is there");
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        if listed.contains("127.0.0.0/8") { Ok(()) } else { Err(listed) }
+    });
+    let after = node.wait_running("a");
+    assert_eq!((after.uid(), node.process(&after)), (before.uid(), node.process(&before)));
+    assert_eq!(after.restarts(), 0);
+}

@@ -1,12 +1,15 @@
 //! Keeping them running: killed containers come back, a killed agent is not noticed, and what was wanted while it was away happens.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+use serde_json::json;
 use tests::audit::Traces;
 use tests::client::{self, Pod};
 use tests::manifest::{daemon_set, pod};
 use tests::node::{TestNode, summary};
-use tests::wait::{PATIENCE, holds_for, wait_for};
+use tests::process::Process;
+use tests::wait::{PATIENCE, holds_for, wait_for, wait_within};
 
 #[test]
 fn a_killed_container_comes_back_and_is_counted() {
@@ -169,6 +172,37 @@ fn after_a_power_cut_daemons_run_again_from_the_disk_alone() {
     assert_eq!(before.each_ref().map(|pod| pod.uid()), after.each_ref().map(|pod| pod.uid()));
     // The address of the dead namespace was given back: one pod, one address.
     assert_eq!(Traces::of(&node).addresses.len(), 1);
+}
+
+#[test]
+fn a_stopped_shim_is_told_and_ended_after_its_patience_once_its_pod_is_to_go() {
+    let node = TestNode::start();
+    let brief = |name: &str| pod(name).pod_field("terminationGracePeriodSeconds", json!(1)).text();
+    node.put("a.yaml", &brief("a"));
+    node.put("b.yaml", &brief("b"));
+    let (a, b) = (node.wait_running("a"), node.wait_running("b"));
+    let (process, other) = (node.process(&a), node.process(&b));
+    let parent = process.status("PPid").and_then(|pid| pid.trim().parse().ok()).and_then(Process::find);
+    let shim = parent.expect("a container's process is its shim's child");
+    assert!(shim.command_line().contains("containerd-shim"), "{}", shim.command_line());
+    shim.signal(Signal::SIGSTOP);
+    let began = Instant::now();
+    node.remove("a.yaml");
+    let told = node.wait_pod("a", "tells of its shim", |pod| pod.condition("ShimNotAnswering").is_some());
+    assert_eq!(told.condition("ShimNotAnswering").unwrap()["status"], "True");
+    assert!(node.cli(&["why"]).out.contains("ShimNotAnswering"));
+    assert!(process.alive() && shim.alive(), "it was ended before its patience was over");
+    // A new pod beside it is not kept waiting.
+    node.put("c.yaml", &brief("c"));
+    node.wait_running("c");
+    wait_within(Duration::from_secs(110), "the pod goes with its shim", || match node.pods_of("a").is_empty() {
+        true => Ok(()),
+        false => Err(summary(&node.pods())),
+    });
+    assert!(began.elapsed() >= Duration::from_secs(60), "the shim was ended after {:?}", began.elapsed());
+    assert!(!process.alive() && !shim.alive());
+    assert!(node.cli(&["get", "events"]).ok().out.contains("ShimKilled"));
+    assert!(other.alive() && node.wait_running("b").uid() == b.uid());
 }
 
 #[test]

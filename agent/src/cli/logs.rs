@@ -1,7 +1,7 @@
-//! `logs`: a container's output from its log files; the agent only says where they lie.
+//! `logs`: a container's output from its log files; the agent only says where they lie, and where none answers their names do.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,8 @@ use serde_json::Value;
 use super::client::Client;
 use super::find::{self, field};
 use super::log_file::{LogDir, LogFile};
-use super::{Failure, pod_row};
+use super::{Failure, log_place, pod_row};
+use crate::config::{Config, Settings};
 use crate::http::rows::Kind;
 
 /// While following: how often the agent is asked whether the container still runs, and the safety net for inotify.
@@ -37,22 +38,25 @@ pub struct LogsArgs {
     /// Only the last N lines
     #[arg(long, value_name = "N")]
     pub tail: Option<usize>,
+    /// The agent's configuration file: where the logs lie when neither agent nor log keeper answers
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Which run of which container of which pod.
-struct Run {
-    uid: String,
-    container: String,
-    attempt: u64,
+#[derive(Debug)]
+pub struct Run {
+    pub uid: String,
+    pub container: String,
+    pub attempt: u64,
 }
 
 pub fn run(client: &Client, args: &LogsArgs, out: &mut impl Write) -> Result<(), Failure> {
-    let pods = find::pods(client.list(Kind::Pods)?, &args.name, args.namespace.as_deref())?;
-    // Of an old pod and its successor the one that stays.
-    let leaving = |pod: &&Value| pod.pointer("/metadata/deletionTimestamp").is_some();
-    let Some(pod) = pods.iter().rev().find(|pod| !leaving(pod)).or_else(|| pods.last()) else { return Ok(()) };
-    let run = which(pod, args)?;
-    let dir = open_dir(client, pod, &run)?;
+    let (dir, run) = match client.list(Kind::Pods) {
+        Ok(pods) => told(client, pods, args)?,
+        Err(Failure::Unreachable(why)) => found(client, args, why)?,
+        Err(other) => return Err(other),
+    };
     let missing = |why: io::Error| cannot(&run, &why);
     let mut files = dir.files(run.attempt).map_err(missing)?;
     if let Some(most) = args.tail {
@@ -67,6 +71,45 @@ pub fn run(client: &Client, args: &LogsArgs, out: &mut impl Write) -> Result<(),
         (true, Some(current)) => follow(client, &dir, &run, current, out),
         _ => Ok(()),
     }
+}
+
+/// What the agent says.
+fn told(client: &Client, pods: Vec<Value>, args: &LogsArgs) -> Result<(LogDir, Run), Failure> {
+    let pods = find::pods(pods, &args.name, args.namespace.as_deref())?;
+    // Of an old pod and its successor the one that stays.
+    let leaving = |pod: &&Value| pod.pointer("/metadata/deletionTimestamp").is_some();
+    let pod = pods.iter().rev().find(|pod| !leaving(pod)).or_else(|| pods.last());
+    let pod = pod.ok_or_else(|| Failure::NotFound(format!("no pod {}", args.name)))?;
+    let run = which(pod, args)?;
+    Ok((open_dir(client, pod, &run)?, run))
+}
+
+/// What lies in the log directory: the keeper writes it whether the agent lives or not.
+fn found(client: &Client, args: &LogsArgs, why: String) -> Result<(LogDir, Run), Failure> {
+    let run_dir = client.socket().parent().unwrap_or(Path::new("/"));
+    let flags = Settings { run_dir: Some(run_dir.to_owned()), ..Settings::default() };
+    let config = Config::load(&flags, args.config.as_deref()).map_err(|fault| Failure::Usage(fault.to_string()))?;
+    let log_dir = log_place::log_dir(run_dir, &config.log_dir);
+    let place = match log_place::find(&log_dir, &config.state_dir, args) {
+        Ok(place) => place,
+        Err(None) => return Err(Failure::Unreachable(why)),
+        Err(Some(failure)) => {
+            note(&log_dir);
+            return Err(failure);
+        }
+    };
+    let dir = LogDir::open(&log_dir, &place.pod_dir, &place.run.container).map_err(|why| cannot(&place.run, &why))?;
+    note(&log_dir);
+    Ok((dir, place.run))
+}
+
+/// On stderr, so that what is piped on is the log alone.
+fn note(log_dir: &Path) {
+    let _nobody_reads = writeln!(
+        io::stderr(),
+        "daemonlet: the agent is not running; this is what the log files in {} hold",
+        log_dir.display()
+    );
 }
 
 fn which(pod: &Value, args: &LogsArgs) -> Result<Run, Failure> {

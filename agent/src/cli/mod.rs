@@ -13,6 +13,7 @@ mod find;
 mod get;
 mod images;
 mod log_file;
+mod log_place;
 mod logs;
 mod pod_row;
 mod table;

@@ -67,6 +67,12 @@ fn exit_codes_are_those_of_the_contract() {
     let (code, _, said) = say(&served, &["get", "pods", "wbe-n1"]);
     assert_eq!(code, 4);
     assert!(said.contains("web-n1"), "{said}");
+    for words in [&["images"][..], &["images", "export", "a:1"], &["images", "pin"], &["images", "rm", "a:1"]] {
+        assert_eq!(say(&served, words).0, 2, "{words:?}");
+    }
+    // Nobody carries out words about images behind this board.
+    let (code, _, said) = say(&served, &["images", "prune"]);
+    assert!(code == 1 && said.contains("just starting"), "{code} {said}");
     let unreachable = Client::new("/nonexistent/daemonlet.sock".into());
     let word = Cli::parse_from(["daemonlet", "get", "pods"]).word;
     assert_eq!(speak(&unreachable, word, &mut Vec::new()).unwrap_err().code(), 3);

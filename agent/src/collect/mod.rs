@@ -178,7 +178,10 @@ impl<S: ImageShelf> Collector<S> {
             decide::kept_words(&shelf)
         );
         tracing::warn!(message, "images do not free enough of the disk");
-        self.tell("FreeDiskSpaceFailed", message.clone(), now);
+        // Its numbers move at every look: said once, and again when something was done about it.
+        if removed > 0 || self.board.node().disk_pressure.is_none() {
+            self.tell("FreeDiskSpaceFailed", message.clone(), now);
+        }
         self.board.set_node_disk(decide::is_short(&disks, &self.settings).then_some(message));
         Ok(())
     }

@@ -8,10 +8,12 @@ mod cgroups;
 mod clock;
 mod containers;
 mod directories;
+mod limits;
 mod machine;
 mod neighbours;
 mod networks;
 mod node;
+mod records;
 mod registries;
 mod runtimes;
 mod shared;
@@ -166,6 +168,7 @@ pub fn examine(places: &Places) -> Vec<Line> {
     let networks = networks::probe(&places.cni_conf_dir, &places.cni_bin_dirs);
     let mut lines = vec![
         machine::judge_privileges(&machine::probe_privileges(pid)),
+        limits::judge(&limits::probe(pid, &places.state_dir)),
         machine::judge_kernel(&machine::probe_kernel()),
         clock::judge(&clock::probe()),
         machine::judge_apparmor(&machine::probe_apparmor()),
@@ -176,6 +179,7 @@ pub fn examine(places: &Places) -> Vec<Line> {
         networks::judge_plugins(&networks),
         networks::judge_configuration(&networks, &places.pod_cidrs),
         networks::judge_rules(&networks),
+        networks::judge_forwarding(&networks, &places.pod_cidrs),
         node::judge_keeper(&node::probe_keeper(&places.run_dir), units::is_installed()),
         node::judge_agent(&places.agent, &how_to_start(&places.run_dir)),
     ];
@@ -183,6 +187,7 @@ pub fn examine(places: &Places) -> Vec<Line> {
         lines.push(runtimes::judge(name, class, &runtimes::probe(class, pid)));
     }
     lines.extend(directories::lines(places));
+    lines.push(records::judge(&records::probe(&places.state_dir)));
     lines.push(directories::judge_containerd(containerd.as_ref().ok().and_then(|look| look.root.as_deref())));
     lines.extend(registries::lines(&registries::probe(places)));
     lines.push(units::judge(&units::probe()));

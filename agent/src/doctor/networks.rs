@@ -29,6 +29,19 @@ pub struct Networks {
     /// Addresses of the node, by interface; without our bridge.
     addresses: Vec<(String, IpAddr)>,
     iptables: bool,
+    forwarding: Forwarding,
+}
+
+/// What the kernel does with packets that are for others.
+#[derive(Debug, Clone, Default)]
+struct Forwarding {
+    /// None: it cannot be read, as where there is no IPv6.
+    ipv4: Option<bool>,
+    ipv6: Option<bool>,
+    /// Our bridge is there: a pod is or was connected to it.
+    bridge: bool,
+    /// Interfaces whose address came by router advertisements that the kernel stops taking when it forwards.
+    advertised: Vec<String>,
 }
 
 /// Only reads.
@@ -52,7 +65,40 @@ pub fn probe(conf_dir: &Path, bin_dirs: &[PathBuf]) -> Networks {
         missing_for_some,
         addresses: addresses(),
         iptables: in_path("iptables"),
+        forwarding: Forwarding::read(),
     }
+}
+
+impl Forwarding {
+    fn read() -> Forwarding {
+        let read = |name: &str| std::fs::read_to_string(Path::new("/proc/sys/net").join(name)).ok();
+        let is_on = |name: &str| read(name).map(|text| text.trim() != "0");
+        let table = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();
+        let taken_unless_forwarding =
+            |name: &String| read(&format!("ipv6/conf/{name}/accept_ra")).is_some_and(|text| text.trim() == "1");
+        Forwarding {
+            ipv4: is_on("ipv4/ip_forward"),
+            ipv6: is_on("ipv6/conf/all/forwarding"),
+            bridge: nix::net::if_::if_nametoindex(BRIDGE).is_ok(),
+            advertised: with_passing_address(&table).into_iter().filter(taken_unless_forwarding).collect(),
+        }
+    }
+}
+
+/// Interfaces with a global address that runs out (/proc/net/if_inet6: address, index, prefix, scope, flags, name).
+fn with_passing_address(table: &str) -> Vec<String> {
+    const GLOBAL: &str = "00";
+    /// IFA_F_PERMANENT.
+    const PERMANENT: u32 = 0x80;
+    let of_line = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let flags = u32::from_str_radix(fields.get(4)?, 16).ok()?;
+        (*fields.get(3)? == GLOBAL && flags & PERMANENT == 0).then(|| fields.get(5).map(|name| (*name).to_owned()))?
+    };
+    let mut names: Vec<String> = table.lines().take(INTERFACES_MAX).filter_map(of_line).collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 fn addresses() -> Vec<(String, IpAddr)> {
@@ -151,6 +197,39 @@ pub fn judge_rules(found: &Networks) -> Line {
     }
 }
 
+/// Whether packets go on from pods to the world, and the node's own IPv6 survives that.
+pub fn judge_forwarding(found: &Networks, own: &[Cidr]) -> Line {
+    const NAME: &str = "forwarding";
+    let Forwarding { ipv4, ipv6, bridge, advertised } = &found.forwarding;
+    let is_own = matches!(found.configuration, Ok(None));
+    let has = |wants_v4: bool| is_own && own.iter().any(|range| range.address.is_ipv4() == wants_v4);
+    for (range, state, key) in
+        [(has(true), ipv4, "net.ipv4.ip_forward"), (has(false), ipv6, "net.ipv6.conf.all.forwarding")]
+    {
+        if range && *bridge && *state == Some(false) {
+            return Line::fail(
+                NAME,
+                format!("{key} is 0: pods reach the node and nothing beyond it"),
+                format!(
+                    "sysctl -w {key}=1, and look in /etc/sysctl.d for what switches it off (it is switched on with each pod)"
+                ),
+            );
+        }
+    }
+    let forwards = *ipv6 == Some(true) || has(false);
+    match advertised.first() {
+        Some(interface) if forwards => Line::warn(
+            NAME,
+            format!(
+                "{interface} has its IPv6 address and route by router advertisements, and takes none while the node forwards (accept_ra is 1)"
+            ),
+            format!("sysctl -w net.ipv6.conf.{interface}.accept_ra=2, and keep it in /etc/sysctl.d"),
+        ),
+        _ if is_own && !*bridge => Line::ok(NAME, "switched on with the first pod that has a network of its own"),
+        _ => Line::ok(NAME, if is_own { "on for pods' ranges" } else { "left to the node's own network" }),
+    }
+}
+
 fn contains(range: &Cidr, address: IpAddr) -> bool {
     let prefix = u32::from(range.prefix);
     match (range.address, address) {
@@ -232,5 +311,39 @@ mod tests {
         assert_eq!(judge_rules(&without(None)).verdict, Verdict::Warn);
         assert_eq!(judge_rules(&without(Some(THEIRS))).verdict, Verdict::Ok);
         assert_eq!(judge_rules(&Networks { iptables: true, ..found(None, &ALL) }).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn forwarding_that_is_off_fails_and_advertisements_that_end_warn() {
+        let (v4, v6) = (Cidr::v4([10, 88, 0, 0], 16), Cidr { address: "fd00:88::".parse().unwrap(), prefix: 64 });
+        let judge = |config: Option<&str>, own: &[Cidr], forwarding: Forwarding| {
+            judge_forwarding(&Networks { forwarding, ..found(config, &ALL) }, own)
+        };
+        let sound = Forwarding { ipv4: Some(true), ipv6: Some(true), bridge: true, advertised: Vec::new() };
+        assert_eq!(judge(None, &[v4, v6], sound.clone()).verdict, Verdict::Ok);
+        let line = judge(None, &[v4], Forwarding { ipv4: Some(false), ..sound.clone() });
+        assert_eq!(line.verdict, Verdict::Fail);
+        assert!(line.fix.starts_with("sysctl -w net.ipv4.ip_forward=1"), "{}", line.fix);
+        let off6 = Forwarding { ipv6: Some(false), ..sound.clone() };
+        assert_eq!(judge(None, &[v4], off6.clone()).verdict, Verdict::Ok);
+        assert_eq!(judge(None, &[v4, v6], off6.clone()).verdict, Verdict::Fail);
+        assert_eq!(judge(None, &[v4, v6], Forwarding { bridge: false, ..off6.clone() }).verdict, Verdict::Ok);
+        assert_eq!(judge(Some(THEIRS), &[v4, v6], off6.clone()).verdict, Verdict::Ok);
+        let advertised = vec!["ens3".to_owned()];
+        let line = judge(None, &[v4], Forwarding { advertised: advertised.clone(), ..sound });
+        assert_eq!(line.verdict, Verdict::Warn);
+        assert!(line.fix.contains("net.ipv6.conf.ens3.accept_ra=2"), "{}", line.fix);
+        let quiet = Forwarding { advertised, bridge: false, ..off6 };
+        assert_eq!(judge(None, &[v4], quiet.clone()).verdict, Verdict::Ok);
+        assert_eq!(judge(None, &[v4, v6], quiet).verdict, Verdict::Warn, "the first pod switches it on");
+    }
+
+    #[test]
+    fn only_addresses_that_run_out_came_by_advertisements() {
+        let table = "fe80000000000000000000000000000a 02 40 20 80     ens3\n\
+            20010db8000000000000000000000001 02 40 00 00     ens3\n\
+            20010db8000000000000000000000002 02 40 00 00     ens3\n\
+            20010db8000000000000000000000003 03 40 00 80     ens4\n";
+        assert_eq!(with_passing_address(table), ["ens3"]);
     }
 }

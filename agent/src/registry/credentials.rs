@@ -2,6 +2,7 @@
 //! repository. Driven by [`super::Registry`] for every call anew. It sends nothing; helper programs are run by [`helper`].
 
 pub mod helper;
+mod json;
 #[cfg(test)]
 mod tests;
 
@@ -13,10 +14,14 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use serde_json::{Map, Value};
+
+use json::{Json, Object};
 
 /// A config has a few lines a registry; Kubernetes keeps Secrets below 1 MiB too.
 const FILE_MAX: u64 = 1 << 20;
+
+/// Of a key in a message; names of hosts end at 253.
+const KEY_SHOWN_MAX: usize = 255;
 
 /// More registries than anybody logs in to.
 const ENTRIES_MAX: usize = 1_000;
@@ -103,7 +108,7 @@ impl Credential {
     pub fn from_docker_config(text: &[u8]) -> Result<Vec<Credential>, CredentialError> {
         let object = object(text)?;
         let auths = match object.get("auths") {
-            Some(Value::Object(auths)) => auths,
+            Some(Json::Object(auths)) => auths,
             Some(_) => return Err(CredentialError("auths: expected an object".to_owned())),
             // The old format has no `auths`, and every value of it is an entry.
             None => &object,
@@ -218,20 +223,20 @@ impl AuthFile {
         let object = object(text)?;
         let mut file = AuthFile::default();
         match object.get("auths") {
-            Some(Value::Object(auths)) => (file.entries, file.problems) = entries(auths),
+            Some(Json::Object(auths)) => (file.entries, file.problems) = entries(auths),
             Some(_) => file.problems.push("auths: expected an object".to_owned()),
             None => {}
         }
         match object.get("credHelpers") {
-            Some(Value::Object(helpers)) => {
+            Some(Json::Object(helpers)) => {
                 for (host, name) in helpers.iter().take(ENTRIES_MAX) {
-                    match name.as_str().filter(|name| helper::is_name(name)) {
+                    match match_text(name).filter(|name| helper::is_name(name)) {
                         Some(name) => {
                             let key = Key::of(host);
                             let port = if key.port.is_empty() { String::new() } else { format!(":{}", key.port) };
                             file.helpers.insert(format!("{}{port}", key.host), name.to_owned());
                         }
-                        None => file.problems.push(format!("credHelpers.{host}: expected a helper's name")),
+                        None => file.problems.push(format!("credHelpers.{}: expected a helper's name", short(host))),
                     }
                 }
             }
@@ -239,8 +244,8 @@ impl AuthFile {
             None => {}
         }
         match object.get("credsStore") {
-            Some(Value::String(name)) if name.is_empty() => {}
-            Some(Value::String(name)) if helper::is_name(name) => file.store = Some(name.clone()),
+            Some(Json::Text(name)) if name.is_empty() => {}
+            Some(Json::Text(name)) if helper::is_name(name) => file.store = Some(name.clone()),
             Some(_) => file.problems.push("credsStore: expected a helper's name".to_owned()),
             None => {}
         }
@@ -248,41 +253,41 @@ impl AuthFile {
     }
 }
 
-fn object(text: &[u8]) -> Result<Map<String, Value>, CredentialError> {
+fn object(text: &[u8]) -> Result<Object, CredentialError> {
     if text.len() as u64 > FILE_MAX {
         return Err(CredentialError(format!("is larger than {FILE_MAX} bytes")));
     }
     // The parser's own message for wrong syntax has a place and no content; for wrong types it would have content, so types are
     // looked at by hand.
-    match serde_json::from_slice(text) {
-        Ok(Value::Object(object)) => Ok(object),
+    match json::read(text) {
+        Ok(Json::Object(object)) => Ok(object),
         Ok(_) => Err(CredentialError("expected a JSON object".to_owned())),
         Err(error) => Err(CredentialError(format!("is no JSON: line {}, column {}", error.line(), error.column()))),
     }
 }
 
 /// What can be used, and what cannot and why. Entries without a login are placeholders that docker leaves for its credential store.
-fn entries(auths: &Map<String, Value>) -> (Vec<Credential>, Vec<String>) {
+fn entries(auths: &Object) -> (Vec<Credential>, Vec<String>) {
     let (mut entries, mut problems) = (Vec::new(), Vec::new());
     if auths.len() > ENTRIES_MAX {
-        problems.push(format!("auths: {} entries, only {ENTRIES_MAX} are read", auths.len()));
+        problems.push(format!("auths: more than {ENTRIES_MAX} entries, the others are not read"));
     }
     for (key, value) in auths.iter().take(ENTRIES_MAX) {
         match login(value) {
             Ok(Some(login)) => entries.push(Credential { key: key.clone(), login }),
             Ok(None) => {}
-            Err(reason) => problems.push(format!("auths.{key}: {reason}")),
+            Err(reason) => problems.push(format!("auths.{}: {reason}", short(key))),
         }
     }
     (entries, problems)
 }
 
-fn login(value: &Value) -> Result<Option<Login>, &'static str> {
-    let Value::Object(entry) = value else { return Err("expected an object") };
+fn login(value: &Json) -> Result<Option<Login>, &'static str> {
+    let Json::Object(entry) = value else { return Err("expected an object") };
     let text = |name: &str| match entry.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if text.is_empty() => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Text(text)) if text.is_empty() => Ok(None),
+        Some(Json::Text(text)) => Ok(Some(text.as_str())),
         Some(_) => Err("expected strings"),
     };
     if let Some(token) = text("identitytoken")? {
@@ -303,6 +308,18 @@ fn login(value: &Value) -> Result<Option<Login>, &'static str> {
         (None, Some(_)) => Err("a password without a username"),
         (None, None) => Ok(None),
     }
+}
+
+fn match_text(value: &Json) -> Option<&str> {
+    match value {
+        Json::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// A key in a message: it is whoever's who wrote the config.
+fn short(key: &str) -> String {
+    key.chars().filter(|c| !c.is_control()).take(KEY_SHOWN_MAX).collect()
 }
 
 fn decode(auth: &str) -> Option<(String, Secret)> {

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use url::Url;
 
-/// A hosts.toml has a few lines a mirror; more is not one.
-const FILE_MAX: u64 = 256 << 10;
+pub use file::parse;
+
+/// A hosts.toml has a few lines a mirror; more is not one. While it is read, what is wrong in it may hold two hundred times that.
+const FILE_MAX: u64 = 64 << 10;
 
 /// What Docker's names mean: the registry behind `docker.io`.
 const DOCKER_HUB: &str = "docker.io";

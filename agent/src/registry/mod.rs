@@ -8,13 +8,13 @@
 mod blame;
 mod blob;
 mod certificate;
-mod challenge;
+pub mod challenge;
 pub mod credentials;
 mod error;
 mod helped;
-mod hosts;
+pub mod hosts;
 mod http;
-mod manifest;
+pub mod manifest;
 mod names;
 mod proxy;
 mod reach;

@@ -3,6 +3,8 @@
 //! Driven by `sandbox`, inline. Every part is looked at, because any of them may be missing after a power cut, an
 //! interrupted set-up or a stranger's unmount.
 
+use std::sync::PoisonError;
+
 use pod::name::Uid;
 use pod::observed::SandboxState;
 use pod::qos;
@@ -41,6 +43,9 @@ impl Shared {
         }
         if !self.cgroups.stands(uid, qos::class(spec)) {
             return broken("its cgroup is gone".into());
+        }
+        if let Some(reason) = self.lost.lock().unwrap_or_else(PoisonError::into_inner).get(uid) {
+            return broken(format!("its network is damaged: {reason}"));
         }
         if spec.host_network {
             return SandboxState::Connected { ips: self.node_addresses.get(&self.config.bridge) };

@@ -2,7 +2,7 @@
 //!
 //! Driven by the workers through [`Sandboxes`]. [`NodeSandboxes`] here is the order of things; each folder or file below
 //! knows one of them: `namespaces` (with `netlink`), `cni` (with `record`), `cgroups`, `volumes`, `files` (with `mounts`),
-//! `addresses`. None of it knows containers, plans or containerd.
+//! `addresses`, `listeners`; `watch` looks at what stands. None of it knows containers, plans or containerd.
 //!
 //! Where things are, for a pod `U`:
 //!
@@ -36,6 +36,7 @@ mod namespaces;
 mod netlink;
 mod record;
 pub mod volumes;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -89,6 +90,8 @@ struct Shared {
     node_addresses: addresses::NodeAddresses,
     /// How many threads look at a pod's volumes just now.
     looking: Mutex<BTreeMap<Uid, usize>>,
+    /// Pods that have lost their network, and how, until their surroundings are taken away.
+    lost: Mutex<BTreeMap<Uid, String>>,
 }
 
 impl NodeSandboxes {
@@ -115,6 +118,7 @@ impl NodeSandboxes {
             network,
             node_addresses: addresses::NodeAddresses::default(),
             looking: Mutex::default(),
+            lost: Mutex::default(),
         };
         Ok(NodeSandboxes { shared: Arc::new(shared) })
     }
@@ -240,6 +244,9 @@ impl Sandboxes for NodeSandboxes {
         // Each part is tried whatever became of the one before it; the first error is told.
         let netns = shared.netns(uid);
         let disconnected = shared.network.disconnect(uid, Some(&netns)).await.map_err(|e| step(KILL, &e));
+        if disconnected.is_ok() {
+            shared.lost.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        }
         let removed = {
             let (shared, uid) = (shared.clone(), uid.clone());
             blocking(move || shared.remove(&uid).map_err(|error| step(KILL, &*error))).await

@@ -109,6 +109,7 @@ impl<M: Machine> Worker<M> {
                 if let Some(view) = self.view_mut(&uid) {
                     view.sandbox = SandboxState::Absent;
                 }
+                self.given_back(&uid);
             }
             Outcome::Forgotten { uid } => {
                 self.pods.retain(|v| v.record.uid != uid);

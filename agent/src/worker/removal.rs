@@ -27,8 +27,7 @@ impl<M: Machine> Worker<M> {
     /// Ends containers that no record speaks of; but where it is not known what is wanted, and no pod can take their
     /// place, the record may only be unreadable: what runs stays until the workload's source has been heard.
     pub(super) fn plan_strays(&mut self, planned: &mut Plan, now: Now) {
-        let unknown = self.pods.is_empty() && matches!(*self.wanted.borrow(), Wanted::Hold { .. });
-        if unknown || !matches!(self.looked, Some(Ok(()))) {
+        if self.is_unknown() || !matches!(self.looked, Some(Ok(()))) {
             // Nobody has asked them to end so far: their time to do so has not begun.
             for stray in &mut self.strays {
                 stray.deadline = stray.deadline.max(now.boot.after(STRAY_GRACE));
@@ -43,6 +42,11 @@ impl<M: Machine> Worker<M> {
         planned.steps.extend(steps);
         planned.waiting_for.extend(waiting_for);
         planned.wake_at = [planned.wake_at, wake_at].into_iter().flatten().min();
+    }
+
+    /// Nobody has said what is wanted, and no pod stands for what runs.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.pods.is_empty() && matches!(*self.wanted.borrow(), Wanted::Hold { .. })
     }
 
     /// A container without a record, as it is from now on.
@@ -120,7 +124,8 @@ impl<M: Machine> Worker<M> {
     /// itself.
     pub(super) fn removals_again(&self, now: Now) -> Option<Moment> {
         let leftovers = self.leftovers.iter().map(|record| StepKey::Forget(record.uid.clone()));
-        let keys = leftovers.chain(self.deletions.keys().cloned());
+        let unreadable = self.unreadable.iter().map(|(record, _)| StepKey::TearDown(record.uid.clone()));
+        let keys = leftovers.chain(self.deletions.keys().cloned()).chain(unreadable);
         keys.filter_map(|key| self.failures.get(&key).map(|f| f.not_before)).filter(|moment| *moment > now.boot).min()
     }
 }

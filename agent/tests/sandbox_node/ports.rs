@@ -9,6 +9,7 @@ use std::time::Duration;
 use agent::sandbox::NodeSandboxes;
 use agent::seams::Sandboxes as _;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType};
 use pod::record::Record;
 use pod::spec::{ContainerPort, PodTemplate};
 
@@ -16,7 +17,7 @@ use crate::fixture::*;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
-fn with_ports(ports: &[(u16, u16, &str, Option<&str>)]) -> PodTemplate {
+pub fn with_ports(ports: &[(u16, u16, &str, Option<&str>)]) -> PodTemplate {
     let mut template = template();
     let port = |(host, own, protocol, ip): &(u16, u16, &str, Option<&str>)| ContainerPort {
         name: None,
@@ -39,7 +40,7 @@ fn within<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// A server in the pod that answers every connection with the word.
-fn serve(netns: &Path, port: u16, word: &'static str) {
+pub fn serve(netns: &Path, port: u16, word: &'static str) {
     let listener = within(netns, || TcpListener::bind(("0.0.0.0", port)).unwrap());
     std::thread::spawn(move || {
         for connection in listener.incoming() {
@@ -49,7 +50,7 @@ fn serve(netns: &Path, port: u16, word: &'static str) {
 }
 
 /// What answers there; the error's kind where nothing does.
-fn ask(address: &str) -> Result<String, String> {
+pub fn ask(address: &str) -> Result<String, String> {
     let address: SocketAddr = address.parse().unwrap();
     let mut said = String::new();
     let answer = TcpStream::connect_timeout(&address, PATIENCE).and_then(|mut connection| {
@@ -59,7 +60,7 @@ fn ask(address: &str) -> Result<String, String> {
     answer.map(|_| said).map_err(|error| error.kind().to_string())
 }
 
-fn run(words: &str) -> String {
+pub fn run(words: &str) -> String {
     let mut words = words.split(' ');
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -67,7 +68,7 @@ fn run(words: &str) -> String {
 }
 
 /// The node's loopback is up, and it has an address beside the bridge's.
-fn with_addresses() {
+pub fn with_addresses() {
     run("ip link set lo up");
     run("ip link add outside type veth peer name far");
     run("ip addr add 198.19.0.1/24 dev outside");
@@ -81,10 +82,10 @@ async fn raise(sandboxes: &NodeSandboxes, record: &Record, template: &PodTemplat
     sandboxes.describe(record, template).await.unwrap().namespaces["network"].clone()
 }
 
-fn no_rules_are_left() {
+pub fn no_rules_are_left() {
     run("ip link del outside");
     let rules = run("iptables -w -t nat -S");
-    assert!(!rules.contains("-p tcp") && !rules.contains("-p udp"), "{rules}");
+    assert!(!rules.contains("-p tcp") && !rules.contains("-p udp") && !rules.contains("-p sctp"), "{rules}");
 }
 
 #[test]
@@ -92,8 +93,11 @@ fn a_host_port_answers_on_every_address_of_the_node_and_on_loopback() {
     on_a_node(|node| async move {
         with_addresses();
         let (sandboxes, record) = (node.open(), pod("server"));
-        let template =
+        let mut template =
             with_ports(&[(8080, 80, "TCP", None), (8081, 81, "TCP", Some("127.0.0.1")), (5353, 53, "UDP", None)]);
+        template.spec.containers[0]
+            .ports
+            .extend(with_ports(&[(9000, 90, "SCTP", None)]).spec.containers[0].ports.clone());
         let netns = raise(&sandboxes, &record, &template).await;
         serve(&netns, 80, "eighty");
         serve(&netns, 81, "local");
@@ -108,6 +112,13 @@ fn a_host_port_answers_on_every_address_of_the_node_and_on_loopback() {
         client.send_to(b"datagram", "198.19.0.1:5353").unwrap();
         let mut bytes = [0; 64];
         assert_eq!(inside.recv(&mut bytes).unwrap(), 8);
+        match nix::sys::socket::socket(AddressFamily::Inet, SockType::SeqPacket, SockFlag::empty(), SockProtocol::Sctp)
+        {
+            Ok(_) => println!("this kernel has SCTP: its rules are looked at all the same, not its packets"),
+            Err(_) => println!("this kernel has no SCTP: only its rules are looked at"),
+        }
+        let rules = run("iptables -w -t nat -S");
+        assert!(rules.lines().any(|rule| rule.contains("-p sctp") && rule.contains(":90")), "{rules}");
         // From the pod itself, by the node's address: it comes back to the pod.
         assert_eq!(within(&netns, || ask("198.19.0.1:8080")), Ok("eighty".into()));
         sandboxes.tear_down(&record.uid).await.unwrap();

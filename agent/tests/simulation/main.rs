@@ -138,7 +138,7 @@ impl Simulation {
         let machine = FakeMachine::new(self.world.clone(), self.start);
         let records = Records::new(Path::new("/state"));
         let (board, commands) = Board::new();
-        let loaded = records.load(machine.files()).await.expect("reading never fails in the simulation");
+        let loaded = records.load(machine.files(), |_| None).await.expect("reading never fails in the simulation");
         assert!(loaded.damaged.is_empty(), "a record was lost: {:?}", loaded.damaged);
         let (desired, receiver) = watch::channel(DesiredSet::default());
         let (stop, stopping) = watch::channel(false);
@@ -332,7 +332,8 @@ impl Simulation {
 
     /// Every record that the workers act on is on disk, and would be after a power cut.
     async fn check_durable(&self) {
-        let loaded = Records::new(Path::new("/state")).load(&self.world).await.expect("reading never fails here");
+        let loaded =
+            Records::new(Path::new("/state")).load(&self.world, |_| None).await.expect("reading never fails here");
         for view in self.board.workloads().values().flat_map(|published| &published.pods) {
             assert_eq!(view.owed, None, "{} is still owed", view.record.name);
             assert!(loaded.records.contains(&view.record), "{} is not what is on disk", view.record.name);

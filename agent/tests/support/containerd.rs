@@ -21,10 +21,13 @@ impl Containerd {
         Containerd::start_in(|dir| {
             let root = dir.join("root");
             std::fs::create_dir(&root).expect("the test cannot go on without");
-            let size = format!("size={mib}m");
-            let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&root).status();
-            assert!(mounted.expect("the test cannot go on without").success(), "a tmpfs can be mounted");
+            mount_tmpfs(&root, &format!("size={mib}m"));
         })
+    }
+
+    /// Another size for the file system of [`Containerd::start_small`].
+    pub fn resize(&self, mib: u32) {
+        mount_tmpfs(&self.dir().join("root"), &format!("remount,size={mib}m"));
     }
 
     fn start_in(prepare: impl FnOnce(&Path)) -> Option<Containerd> {
@@ -108,6 +111,11 @@ impl Drop for Containerd {
             let _ = Command::new("umount").args(["-l", mount]).status();
         }
     }
+}
+
+fn mount_tmpfs(root: &Path, options: &str) {
+    let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(root).status();
+    assert!(status.is_ok_and(|status| status.success()), "mount -o {options} {}", root.display());
 }
 
 fn spawn(dir: &Path) -> Child {

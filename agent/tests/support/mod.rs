@@ -4,3 +4,17 @@
 pub mod archives;
 pub mod containerd;
 pub mod pods;
+
+use pod::manifest::{Context, Document, parse};
+use pod::spec::{Container, PullPolicy};
+
+/// A container as a manifest makes it, but for its image, whose name may be none.
+pub fn container(image: &str, pull_policy: PullPolicy) -> Container {
+    let text = "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: c, image: any}]}}";
+    match parse("test.yaml", text.as_bytes(), &Context::default()).documents.pop().map(|it| it.result) {
+        Some(Ok(Document::Workload(pod))) => {
+            Container { image: image.into(), pull_policy, ..pod.template.spec.containers[0].clone() }
+        }
+        other => panic!("the tests' own manifest is refused: {other:?}"),
+    }
+}

@@ -1,8 +1,14 @@
 //! What a successor does with every state that a killed keeper can leave behind, one by one.
 
-use super::*;
-use crate::journal::Progress;
+use std::fs::OpenOptions;
 use std::io::Write;
+use std::time::Duration;
+
+use keeper::protocol::Limits;
+
+use super::*;
+use crate::beneath::Beneath;
+use crate::journal::{Intent, Progress};
 
 const LOG: &str = "pods/p/c/0.log";
 const STAMP: Duration = Duration::from_secs(1_795_315_579);

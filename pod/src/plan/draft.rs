@@ -11,11 +11,13 @@ pub struct Draft<'a> {
     view: &'a View<'a>,
     plan: Plan,
     keys: Vec<StepKey>,
+    /// Moments to plan anew at that are no wait's end.
+    looks: Vec<Moment>,
 }
 
 impl<'a> Draft<'a> {
     pub fn new(view: &'a View<'a>) -> Draft<'a> {
-        Draft { view, plan: Plan::default(), keys: Vec::new() }
+        Draft { view, plan: Plan::default(), keys: Vec::new(), looks: Vec::new() }
     }
 
     /// Takes a step that is due. What cannot be done now becomes a reason to wait.
@@ -29,8 +31,9 @@ impl<'a> Draft<'a> {
         if let Some(failure) = self.failure(&key)
             && failure.not_before > self.view.now.boot
         {
-            let (reason, message) = failure_words(&step, failure);
-            self.wait(Waiting { until: Some(failure.not_before), ..about(&step, &reason, message) });
+            self.looks.push(failure.not_before);
+            let until = (!is_of_just_now(&step, failure)).then_some(failure.not_before);
+            self.wait(Waiting { until, ..about(&step, &failure.reason, failure.message.clone()) });
             return;
         }
         // What collides with a step of this very plan comes with the next one.
@@ -70,7 +73,7 @@ impl<'a> Draft<'a> {
             Step::Start { .. } => 2,
             _ => 3,
         });
-        self.plan.wake_at = self.plan.waiting_for.iter().filter_map(|w| w.until).min();
+        self.plan.wake_at = self.plan.waiting_for.iter().filter_map(|w| w.until).chain(self.looks).min();
         self.plan
     }
 }
@@ -118,14 +121,10 @@ fn waiting_reason(step: &Step) -> &'static str {
     }
 }
 
-/// A failed pull that waits is called ImagePullBackOff, as in Kubernetes; all other reasons stay.
-fn failure_words(step: &Step, failure: &Failure) -> (String, String) {
-    match step {
-        Step::PrepareImage { .. } if matches!(failure.reason.as_str(), "ErrImagePull" | "ImagePullBackOff") => {
-            ("ImagePullBackOff".into(), format!("Back-off pulling image: ErrImagePull: {}", failure.message))
-        }
-        _ => (failure.reason.clone(), failure.message.clone()),
-    }
+/// As in Kubernetes a pull that failed is first shown as what went wrong (ErrImagePull) and then, at the next look, as waiting for its
+/// next try (ImagePullBackOff, which the runtime says by itself). Only that tells when the try comes: a look is none.
+fn is_of_just_now(step: &Step, failure: &Failure) -> bool {
+    matches!(step, Step::PrepareImage { .. }) && failure.reason == "ErrImagePull"
 }
 
 fn doing(step: &Step) -> String {

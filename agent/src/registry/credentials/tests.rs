@@ -106,6 +106,24 @@ fn a_missing_or_huge_file_is_a_problem_with_its_name() {
     assert!(AuthFile::read(&path).problems[0].contains("larger"));
 }
 
+/// Found by mutation: brackets as general JSON values held sixty times their size, and keys of any length stood in the message.
+#[test]
+fn what_is_not_asked_for_is_not_held_nor_repeated() {
+    let brackets = format!(
+        "{{\"auths\": {{\"r\": {{\"auth\": [{}1]}}}}, \"x\": [{}]}}",
+        "[],".repeat(1_000),
+        "[1],".repeat(9) + "2"
+    );
+    let error = Credential::from_docker_config(brackets.as_bytes()).unwrap_err().to_string();
+    assert_eq!(error, "auths.r: expected strings");
+    let key = format!("{{\"auths\": {{\"{}\": 5}}}}", "k\\n".repeat(10_000));
+    let error = Credential::from_docker_config(key.as_bytes()).unwrap_err().to_string();
+    assert!(error.len() < 400 && !error.contains('\n'), "{error}");
+    let many: Vec<String> = (0..3_000).map(|n| format!("\"r{n}\": {{\"registrytoken\": \"t\"}}")).collect();
+    let file = AuthFile::parse(format!("{{\"auths\": {{{}}}}}", many.join(",")).as_bytes()).unwrap();
+    assert_eq!((file.entries.len(), file.problems.len()), (ENTRIES_MAX, 1));
+}
+
 #[test]
 fn no_debug_output_shows_a_secret() {
     let file = AuthFile::parse(br#"{"auths": {"a": {"username": "u", "password": "hunter2"}}}"#).unwrap();

@@ -13,6 +13,9 @@ use super::{Capabilities, Endpoint, HostsError, Tls, origin};
 /// Each of them may be asked for each blob; nobody keeps more mirrors.
 const HOSTS_MAX: usize = 32;
 
+/// Of a reason, in characters: it goes into a pod's status.
+const REASON_MAX: usize = 500;
+
 /// containerd waits 30 s by itself; an hour is a mistake in writing.
 const DIAL_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 
@@ -95,7 +98,9 @@ fn in_order<'a>(table: &'a DeTable<'a>) -> Vec<Entry<'a>> {
 impl Source<'_> {
     fn error(&self, at: usize, reason: impl Into<String>) -> HostsError {
         let line = self.text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
-        HostsError { file: self.path.to_owned(), line: Some(line), reason: reason.into() }
+        // It repeats what stands in the file.
+        let reason = reason.into().chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_MAX).collect();
+        HostsError { file: self.path.to_owned(), line: Some(line), reason }
     }
 
     fn expected<T>(&self, value: &Spanned<DeValue<'_>>, key: &str, what: &str) -> Result<T, HostsError> {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use containerd_client::services::v1::container::Runtime as RecordRuntime;
 use containerd_client::services::v1::{
@@ -27,6 +27,7 @@ use super::apparmor::IsNeeded;
 use super::client::{Client, QUICK, bounded, found};
 use super::events::Heard;
 use super::host::{self, HostDevice};
+use super::hung::Looks;
 use super::image_facts::ImageFacts;
 use super::oci::{self, Inputs};
 use super::tasks::NewTask;
@@ -39,9 +40,6 @@ const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 /// So many tasks are asked for at once: containerd waits two seconds for a shim that does not answer, and the shims of one
 /// workload's pods may all be such.
 const ASK_AT_ONCE_MAX: usize = 16;
-/// Looking at devices takes less than a millisecond; one on a network's file system that is gone takes for ever.
-const DEVICES_TIME_MAX: Duration = Duration::from_secs(5);
-
 impl Containerd {
     pub(super) async fn create_run(&self, run: &CreateRun<'_>, image: &ImageFacts) -> Result<CreatedRun, StepError> {
         let id = run.run.container_id();
@@ -139,7 +137,7 @@ impl Containerd {
             self.client.step_error("CreateContainerError", &format!("the accounts in image {}", image.name), &status)
         })?;
         let host = self.host();
-        let (host_devices, volume_devices) = devices(run).await?;
+        let (host_devices, volume_devices) = devices(&self.device_looks, run).await?;
         let inputs = Inputs {
             run,
             image,
@@ -209,6 +207,7 @@ impl Containerd {
         let snapshotter = snapshotter.as_ref().unwrap_or(&self.config.snapshotter);
         snapshots::remove(&self.client, snapshotter, id).await?;
         self.heard.forget(id);
+        self.late.forget(id);
         Ok(())
     }
 
@@ -230,7 +229,7 @@ impl Containerd {
         let ours = bounded(QUICK, all).await?;
         // One by one, so that only the pod's own shim can make its answer late.
         let ids: Vec<String> = ours.iter().map(|(id, ..)| id.clone()).collect();
-        let mut asked = ask(&self.client, &ids).await?;
+        let mut asked = self.late.ask(&self.client, &self.heard, ids).await?;
         let mut observed = Vec::with_capacity(ours.len());
         for (id, workload, run, labels) in ours {
             let asked = asked.remove(&id).unwrap_or(Asked::NoTask);
@@ -250,7 +249,10 @@ impl Containerd {
 }
 
 /// The node's devices where the container is privileged, and those of the volumes that it mounts.
-async fn devices(run: &CreateRun<'_>) -> Result<(Vec<HostDevice>, BTreeMap<String, HostDevice>), StepError> {
+async fn devices(
+    looks: &Looks,
+    run: &CreateRun<'_>,
+) -> Result<(Vec<HostDevice>, BTreeMap<String, HostDevice>), StepError> {
     let privileged = run.container.security.privileged;
     let kind_of = |name: &String| {
         let volume = run.template.spec.volumes.iter().find(|volume| volume.name == *name);
@@ -263,24 +265,18 @@ async fn devices(run: &CreateRun<'_>) -> Result<(Vec<HostDevice>, BTreeMap<Strin
     if !privileged && volumes.is_empty() {
         return Ok(Default::default());
     }
-    let looking = tokio::task::spawn_blocking(move || {
+    let paths = volumes.values().map(|(path, _)| path.clone()).collect();
+    let looked = looks.look(paths, move || {
         let of_volumes = volumes.into_iter().filter_map(|(name, (path, kind))| {
             let device = host::device_of_volume(&path, kind)?;
             Some((name, device))
         });
         (of_volumes.collect(), if privileged { host::devices() } else { Vec::new() })
     });
-    let failed = |why: String| {
-        StepError::new("CreateContainerError", format!("looking at the devices for container {}: {why}", run.run))
-    };
-    match tokio::time::timeout(DEVICES_TIME_MAX, looking).await {
-        Ok(Ok((of_volumes, all))) => Ok((all, of_volumes)),
-        Ok(Err(ended)) => Err(failed(ended.to_string())),
-        Err(_) => {
-            let seconds = DEVICES_TIME_MAX.as_secs();
-            Err(failed(format!("a hostPath did not answer within {seconds} s; is its file system gone?")))
-        }
-    }
+    looked.await.map(|(of_volumes, all)| (all, of_volumes)).map_err(|why| {
+        let message = format!("looking at the devices for container {}: {why}", run.run);
+        StepError::new("CreateContainerError", message)
+    })
 }
 
 /// What is learnt of a task.

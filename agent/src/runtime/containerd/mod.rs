@@ -21,8 +21,10 @@ use self::apparmor::Profiles;
 use self::client::{Client, NamespaceInvalid, PROBE, QUICK, bounded};
 use self::events::Heard;
 use self::host::Host;
+use self::hung::Looks;
 use self::image_facts::ImageFacts;
 use self::images::Images;
+use self::late::Late;
 use self::user::Accounts;
 
 pub use self::classes::OciRuntime;
@@ -36,10 +38,12 @@ mod containers;
 mod environment;
 pub mod events;
 pub mod host;
+mod hung;
 pub mod image_facts;
 mod image_volumes;
 pub mod images;
 pub mod labels;
+mod late;
 pub mod look;
 pub mod oci;
 mod resources;
@@ -101,6 +105,10 @@ pub struct Containerd {
     accounts: Mutex<BTreeMap<String, Arc<Accounts>>>,
     images: Images,
     apparmor: Profiles,
+    /// Looks at hostPaths, which may hang.
+    device_looks: Looks,
+    /// Containers whose shim did not answer.
+    late: Late,
     /// One look at an image's files at a time: its view has one name.
     looking: tokio::sync::Mutex<()>,
     follower: JoinHandle<()>,
@@ -123,6 +131,8 @@ impl Containerd {
             accounts: Mutex::default(),
             images,
             apparmor: Profiles::default(),
+            device_looks: Looks::default(),
+            late: Late::default(),
             looking: tokio::sync::Mutex::default(),
             follower,
         })

@@ -31,7 +31,7 @@ const OCI_VERSION: &str = "1.0.2";
 const SHIM_GROUP: &str = "io.containerd.runc.v2.group";
 /// Open files per process, where the hard limit allows: what daemons are used to; more only makes those slow that
 /// close every possible descriptor.
-const NOFILE: u64 = 1_048_576;
+pub const NOFILE: u64 = 1_048_576;
 
 /// /proc and /sys places that tell about, or reach into, the machine.
 const MASKED_PATHS: [&str; 12] = [
@@ -194,7 +194,7 @@ fn process(inputs: &Inputs<'_>, capabilities: CapSet, adapted: &mut Vec<Adapted>
         .set_env(Some(environment.env))
         .set_cwd(working_dir(inputs)?)
         .set_capabilities(Some(capability_sets(capabilities)))
-        .set_rlimits(Some(vec![open_files(host)]))
+        .set_rlimits(Some(vec![open_files(host, adapted)]))
         .set_no_new_privileges(Some(security.allow_privilege_escalation == Some(false)))
         .set_apparmor_profile(apparmor_profile(inputs, adapted)?)
         .set_oom_score_adj(Some(resources::oom_score_adj(inputs, adapted)));
@@ -226,8 +226,14 @@ fn capability_sets(set: CapSet) -> LinuxCapabilities {
     sets
 }
 
-fn open_files(host: &Host) -> PosixRlimit {
+fn open_files(host: &Host, adapted: &mut Vec<Adapted>) -> PosixRlimit {
     let limit = NOFILE.min(host.nofile_hard);
+    if limit < NOFILE {
+        adapted.push(Adapted {
+            what: format!("{limit} open files instead of {NOFILE}"),
+            why: "containerd has no more itself".into(),
+        });
+    }
     PosixRlimitBuilder::default()
         .typ(PosixRlimitType::RlimitNofile)
         .hard(limit)

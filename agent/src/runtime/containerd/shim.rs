@@ -43,6 +43,7 @@ impl Containerd {
             of_pod(self.client(), pod).await.map_err(|status| refused("listing the containers", &status))?;
         let ids: Vec<String> = containers.iter().map(|(id, _)| id.clone()).collect();
         let asked = ask(self.client(), &ids).await.map_err(|status| refused("asking for the tasks", &status))?;
+        self.late.note(&asked);
         if !asked.values().any(|it| *it == Asked::Unanswered) {
             return Ok(ShimEnd::Answers);
         }

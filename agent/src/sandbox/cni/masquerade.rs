@@ -7,7 +7,7 @@
 //! guard of the loopback goes first, so that nobody's permission comes before it. It is there because the plugin that maps
 //! ports makes the bridge take packets to 127.0.0.0/8 (route_localnet; CVE-2020-8558).
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use tokio::process::Command;
@@ -83,15 +83,33 @@ fn rules(bridge: &str, cidrs: &[Cidr]) -> Vec<Rule> {
     rules
 }
 
+/// All rules of the table `nat`, one a line.
+pub async fn list_nat(program: &'static str) -> Result<String, RuleError> {
+    let output = call(program, &["-w", LOCK_WAIT_SECONDS, "-t", "nat", "-S"]).await?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(RuleError::Failed { program, what: "list", rule: "nat".into(), said: said(&output) }),
+    }
+}
+
 async fn run(program: &'static str, verb: &str, rule: &[String]) -> Result<(bool, String), RuleError> {
     let [table, rest @ ..] = rule else { return Ok((true, String::new())) };
+    let mut words = vec!["-w", LOCK_WAIT_SECONDS, "-t", table, verb];
+    words.extend(rest.iter().map(String::as_str));
+    let output = call(program, &words).await?;
+    Ok((output.status.success(), said(&output)))
+}
+
+async fn call(program: &'static str, words: &[&str]) -> Result<Output, RuleError> {
     let mut command = Command::new(program);
-    command.args(["-w", LOCK_WAIT_SECONDS, "-t", table, verb]).args(rest);
-    command.stdin(Stdio::null()).kill_on_drop(true);
+    command.args(words).stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(TIMEOUT, command.output()).await.map_err(|_| RuleError::Slow { program })?;
-    match output {
-        Ok(output) => Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).trim().replace('\n', " "))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(RuleError::NoProgram { program }),
-        Err(source) => Err(RuleError::Run { program, source }),
-    }
+    output.map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => RuleError::NoProgram { program },
+        _ => RuleError::Run { program, source },
+    })
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ")
 }

@@ -2,26 +2,31 @@
 //! recorded before they are asked for and given back whatever happens.
 //!
 //! Driven by `sandbox`. `configuration` says which plugins, `wishes` what they are told, `plugin` runs one, `masquerade`
-//! keeps the node's rules, `conntrack` forgets the kernel's paths to a pod that is gone, `reservations` reads what was given
-//! out, `survivors` ends plugins of a dead agent, `record` (one level up) remembers.
+//! keeps the node's rules, `flushes` hears when rules went, `check` looks at what stands, `conntrack` forgets the kernel's
+//! paths to a pod that is gone, `reservations` reads what was given out, `survivors` ends plugins of a dead agent, `record`
+//! (one level up) remembers.
 //! The container id that plugins see is the pod's uid. Waits are asynchronous; the little files are read and written
 //! inline, in microseconds.
 
+pub mod check;
 pub mod cidr;
 pub mod configuration;
 mod conntrack;
+pub mod flushes;
 pub mod follow;
+mod mapped;
 mod masquerade;
 pub mod plugin;
 mod reservations;
 mod survivors;
 pub mod wishes;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use pod::name::Uid;
@@ -29,7 +34,7 @@ use serde::Deserialize;
 use serde_json::Value;
 #[cfg(test)]
 use serde_json::json;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
 use super::namespaces;
 use super::record::{Found, NetworkRecord, Notes};
@@ -108,12 +113,22 @@ pub struct Network {
     at_once: Semaphore,
     /// When the node's rules are to be looked at next, and what became of them; None: with the next ADD.
     rules_due: Mutex<Option<(Instant, Result<(), String>)>>,
+    /// One at a time makes, mends or gives back a pod's connection.
+    held: std::sync::Mutex<BTreeMap<Uid, Arc<Mutex<()>>>>,
+    /// Pods for which a plugin could not make its part again.
+    hopeless: std::sync::Mutex<BTreeSet<Uid>>,
 }
 
 impl Network {
     pub fn new(config: NetworkConfig) -> Network {
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Network { config, at_once: Semaphore::new(cpus.saturating_mul(PLUGINS_PER_CPU)), rules_due: Mutex::default() }
+        Network {
+            config,
+            at_once: Semaphore::new(cpus.saturating_mul(PLUGINS_PER_CPU)),
+            rules_due: Mutex::default(),
+            held: std::sync::Mutex::default(),
+            hopeless: std::sync::Mutex::default(),
+        }
     }
 
     /// The pod's addresses, when it is connected and the namespace is the one that was connected.
@@ -141,11 +156,12 @@ impl Network {
         netns: &Path,
         wishes: &Wishes,
     ) -> Result<Vec<IpAddr>, NetworkError> {
+        let _held = self.hold(uid).await;
         if let Some(addresses) = self.addresses(uid, netns)? {
             return Ok(addresses);
         }
         if !matches!(self.record(uid)?, Found::Nothing) {
-            self.disconnect(uid, Some(netns)).await?;
+            self.give_back(uid, Some(netns)).await?;
         }
         let number = namespaces::number(netns).ok_or_else(|| NetworkError::NoNamespace { path: netns.to_owned() })?;
         let configuration = self.configuration(wishes)?;
@@ -177,7 +193,7 @@ impl Network {
             }
             Err(error) => {
                 // What the plugin got before it failed is given back now, or when the pod is tried or removed next.
-                if let Err(error) = self.disconnect(uid, Some(netns)).await {
+                if let Err(error) = self.give_back(uid, Some(netns)).await {
                     tracing::warn!(pod = %uid, error = %super::chain(&error), "an address is not given back yet");
                 }
                 Err(error)
@@ -187,6 +203,17 @@ impl Network {
 
     /// DEL, from what is on disk. `netns`: where the namespace may still be. Ok when nothing is there.
     pub async fn disconnect(&self, uid: &Uid, netns: Option<&Path>) -> Result<(), NetworkError> {
+        let _held = self.hold(uid).await;
+        let given_back = self.give_back(uid, netns).await;
+        if given_back.is_ok() {
+            self.hopeless.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+            // Who waits for it finds nothing to do.
+            self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        }
+        given_back
+    }
+
+    async fn give_back(&self, uid: &Uid, netns: Option<&Path>) -> Result<(), NetworkError> {
         let (plugins, result, args, interface, addresses) = match self.record(uid)? {
             Found::Record(r) => (r.plugins, r.result, r.args, r.interface, r.addresses),
             Found::Nothing if !self.holds_address(uid).await => return Ok(()),
@@ -286,6 +313,11 @@ impl Network {
             .map_err(|error| format!("cannot delete the bridge {}: {error}", self.config.bridge))
     }
 
+    async fn hold(&self, uid: &Uid) -> OwnedMutexGuard<()> {
+        let lock = self.held.lock().unwrap_or_else(PoisonError::into_inner).entry(uid.clone()).or_default().clone();
+        lock.lock_owned().await
+    }
+
     /// Whether the address plugin of our own network knows this pod, though we have no record of it.
     async fn holds_address(&self, uid: &Uid) -> bool {
         let (directory, uid) = (self.reserved(), uid.clone());
@@ -347,6 +379,12 @@ impl Network {
             result = Some(answer.map_err(|source| NetworkError::Add { network: network(), source })?);
         }
         Ok(result.unwrap_or(Value::Null))
+    }
+
+    /// Looks at the node's rules whatever was found last.
+    pub async fn renew_rules(&self) -> Result<(), String> {
+        *self.rules_due.lock().await = None;
+        self.ensure_rules().await
     }
 
     /// Err says in words what is missing; what cannot be had is not tried again with every pod.

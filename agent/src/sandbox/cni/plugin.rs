@@ -28,6 +28,7 @@ pub const RUN_DIR: &str = "DAEMONLET_RUN_DIR";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     Add,
+    Check,
     Del,
 }
 
@@ -35,6 +36,7 @@ impl Verb {
     fn name(self) -> &'static str {
         match self {
             Verb::Add => "ADD",
+            Verb::Check => "CHECK",
             Verb::Del => "DEL",
         }
     }
@@ -71,7 +73,13 @@ pub enum PluginError {
     #[error("the CNI plugin {path} wrote more than {OUTPUT_MAX_BYTES} bytes and was killed")]
     Flood { path: PathBuf },
     #[error("the CNI plugin {path} refused its {verb}: {said}")]
-    Refused { path: PathBuf, verb: &'static str, said: String },
+    Refused {
+        path: PathBuf,
+        verb: &'static str,
+        said: String,
+        /// Of the specification's error object, where it was one.
+        code: Option<u32>,
+    },
     #[error("the CNI plugin {path} answered its {verb} with something that is no JSON ({said})")]
     Garbage { path: PathBuf, verb: &'static str, said: String },
 }
@@ -85,7 +93,7 @@ struct Complaint {
     details: String,
 }
 
-/// Runs the plugin that `config.type` names. The answer is JSON for an ADD and Null for a DEL.
+/// Runs the plugin that `config.type` names. The answer is JSON for an ADD and else Null.
 pub async fn run(call: &Call<'_>, config: &serde_json::Value) -> Result<serde_json::Value, PluginError> {
     let path = find(config["type"].as_str().unwrap_or_default(), call.bin_dirs)?;
     let failed = |source| PluginError::Run { path: path.clone(), source };
@@ -114,10 +122,11 @@ pub async fn run(call: &Call<'_>, config: &serde_json::Value) -> Result<serde_js
         return Err(PluginError::Flood { path });
     };
     if !status.success() {
-        return Err(PluginError::Refused { path, verb, said: complaint(status, &ended) });
+        let (said, code) = complaint(status, &ended);
+        return Err(PluginError::Refused { path, verb, said, code });
     }
     match call.verb {
-        Verb::Del => Ok(serde_json::Value::Null),
+        Verb::Check | Verb::Del => Ok(serde_json::Value::Null),
         Verb::Add => serde_json::from_slice(&ended.output).map_err(|_| PluginError::Garbage {
             path,
             verb,
@@ -244,13 +253,13 @@ async fn reap(mut child: Child) {
     let _ = tokio::time::timeout(KILLED_WITHIN, child.wait()).await;
 }
 
-fn complaint(status: ExitStatus, ended: &Ended) -> String {
+fn complaint(status: ExitStatus, ended: &Ended) -> (String, Option<u32>) {
     match serde_json::from_slice::<Complaint>(&ended.output) {
-        Ok(Complaint { code, msg, details }) if details.is_empty() => format!("{msg} (code {code})"),
-        Ok(Complaint { code, msg, details }) => format!("{msg}; {details} (code {code})"),
+        Ok(Complaint { code, msg, details }) if details.is_empty() => (format!("{msg} (code {code})"), Some(code)),
+        Ok(Complaint { code, msg, details }) => (format!("{msg}; {details} (code {code})"), Some(code)),
         Err(_) => {
             let words = if ended.output.is_empty() { &ended.said } else { &ended.output };
-            format!("{status}, {}", beginning(words))
+            (format!("{status}, {}", beginning(words)), None)
         }
     }
 }

@@ -23,11 +23,12 @@ pub struct Config {
 /// Reads and checks; the reason in words otherwise.
 pub fn read(bytes: &[u8]) -> Result<Config, String> {
     let document: Document = serde_json::from_slice(bytes).map_err(|e| format!("it is no image configuration: {e}"))?;
-    check(&document.config)?;
-    let RunConfig { user, env, entrypoint, cmd, working_dir, stop_signal, volumes } = document.config;
+    let Document { os, architecture, variant, config, rootfs } = document;
+    check(&config)?;
+    let RunConfig { user, env, entrypoint, cmd, working_dir, stop_signal, volumes } = config;
     Ok(Config {
-        platform: document.platform,
-        diff_ids: document.rootfs.diff_ids,
+        platform: Platform { os, architecture, variant },
+        diff_ids: rootfs.diff_ids,
         run: ImageConfig {
             env,
             entrypoint,

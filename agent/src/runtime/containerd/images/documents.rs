@@ -88,11 +88,15 @@ pub struct DockerImages {
     pub images: Vec<DockerImage>,
 }
 
-/// OCI image configuration.
+/// OCI image configuration. Its platform is written out: serde would hold the whole document, sixty times its size, to flatten one.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct ImageConfig {
-    #[serde(flatten)]
-    pub platform: Platform,
+    #[serde(default)]
+    pub os: String,
+    #[serde(default)]
+    pub architecture: String,
+    #[serde(default)]
+    pub variant: String,
     #[serde(default, deserialize_with = "null_is_default")]
     pub config: RunConfig,
     #[serde(default, deserialize_with = "null_is_default")]
@@ -253,7 +257,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.config.cmd, ["a"]);
-        assert_eq!(config.platform.architecture, "amd64");
+        assert_eq!(config.architecture, "amd64");
         let config: ImageConfig = serde_json::from_str(r#"{"config":null}"#).unwrap();
         assert!(config.config.env.is_empty());
     }

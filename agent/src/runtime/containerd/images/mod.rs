@@ -25,6 +25,7 @@ pub mod shelf;
 pub mod store;
 pub mod tarball;
 pub mod unpack;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -83,6 +84,9 @@ struct Shared {
     first_reading: FirstReading,
 }
 
+/// Of an error, in characters: it goes into statuses and events.
+const SENTENCE_MAX: usize = 1_500;
+
 /// Why an image cannot be had, imported or described.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -129,8 +133,18 @@ impl ImageError {
         matches!(self, ImageError::Containerd { status, .. } if is_unavailable(status))
     }
 
-    /// The whole chain in one line.
+    /// The whole chain in one line of bounded length: images, archives and registries are quoted in it.
     pub fn sentence(&self) -> String {
+        let whole = self.whole_sentence();
+        let mut words: String =
+            whole.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SENTENCE_MAX).collect();
+        if words.len() < whole.len() {
+            words.push('…');
+        }
+        words
+    }
+
+    fn whole_sentence(&self) -> String {
         match self {
             ImageError::Containerd { status, .. } => {
                 let advice = if self.is_disk_full() {

@@ -4,6 +4,7 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use containerd_client::services::v1::Image;
 use pod::spec::PullPolicy;
@@ -19,6 +20,9 @@ use super::{ImageError, Images};
 use crate::runtime::containerd::image_facts::ImageFacts;
 use crate::seams::{ImageNews, ImageWanted, Prepared, StepError};
 
+/// How long a pull that failed is shown as ErrImagePull before it is one that waits (ImagePullBackOff): the kubelet's pods are looked at
+/// again after 10 s, which is the shortest pause between two tries; half of it shows both.
+const FAILURE_SHOWN: Duration = Duration::from_secs(5);
 /// Names offered in place of one that is not there.
 const MAX_OFFERED: usize = 5;
 
@@ -88,7 +92,7 @@ impl Images {
             match pulled {
                 // An archive has brought something: perhaps this.
                 None => {}
-                Some(Err(refusal)) => return Err(self.refused(&reference, refusal).await),
+                Some(Err(refusal)) => return Err(self.refused(&reference, &container.image, refusal).await),
                 Some(Ok(arrived)) => {
                     let Some(found) = self.find(&reference).await? else { continue };
                     self.make_ready(&found).await.map_err(|e| step(ERR_IMAGE_PULL, &e))?;
@@ -184,17 +188,21 @@ impl Images {
         StepError::new(ERR_IMAGE_NEVER_PULL, message)
     }
 
-    async fn refused(&self, reference: &Reference, refusal: Refusal) -> StepError {
+    async fn refused(&self, reference: &Reference, written: &str, refusal: Refusal) -> StepError {
         let (reason, failure, wait) = match refusal {
-            Refusal::Failed { failure, wait } => (ERR_IMAGE_PULL, failure, wait),
+            Refusal::Failed { failure, wait } => (ERR_IMAGE_PULL, failure, wait.map(|wait| wait.min(FAILURE_SHOWN))),
             Refusal::Pausing { failure, wait } => (IMAGE_PULL_BACK_OFF, failure, Some(wait)),
         };
         if failure.unavailable {
             return StepError::unavailable(reason, failure.message);
         }
         let offered = self.offered(reference).await;
+        let what = match reason {
+            IMAGE_PULL_BACK_OFF => format!("Back-off pulling image \"{written}\": {ERR_IMAGE_PULL}: "),
+            _ => String::new(),
+        };
         let message = format!(
-            "{}; an OCI or docker archive with this name in the image directory would do too; {offered}",
+            "{what}{}; an OCI or docker archive with this name in the image directory would do too; {offered}",
             failure.message
         );
         StepError { wait, ..StepError::new(reason, message) }

@@ -3,7 +3,7 @@
 //! Driven by `import` and `unpack`. Knows nothing of archives or pods. Blobs go over in pieces and one at a time is on
 //! its way, so that an image of any size costs a few pieces of memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Read};
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ const PULL_PREFIX: &str = "daemonlet-pull-";
 /// The image that a pull's lease is for.
 const PULL_LABEL: &str = "daemonlet.dev/pull";
 /// After this a lease that nobody gave back (we were killed) lets go. Longer than any import.
-const LEASE_HOURS: i64 = 24;
+pub(super) const LEASE_LIFE: Duration = Duration::from_secs(24 * 3600);
 const LEASE_KEY: &str = "containerd-lease";
 
 /// A lease in containerd: what is written under it stays until it is given back.
@@ -64,24 +64,43 @@ pub enum WriteError {
 impl Lease {
     /// A lease of our own that ends by itself after a day.
     pub async fn take(client: &Client) -> Result<Lease, Status> {
-        Lease::create(client, LEASE_PREFIX, HashMap::new()).await
+        let lease = Lease::named(LEASE_PREFIX);
+        lease.create(client, HashMap::new(), LEASE_LIFE).await?;
+        Ok(lease)
     }
 
-    /// A lease for the pull of this image. It stays when this process dies, and ends by itself after a day.
-    pub async fn for_pull(client: &Client, image: &str) -> Result<Lease, Status> {
-        let label = HashMap::from([(PULL_LABEL.to_owned(), image.to_owned())]);
-        Lease::create(client, PULL_PREFIX, label).await
+    /// A lease for a pull, which containerd does not know yet.
+    pub fn of_pull() -> Lease {
+        Lease::named(PULL_PREFIX)
     }
 
-    /// Gives back every lease that was taken for pulls of this image, by whichever process.
-    pub async fn give_back_of(client: &Client, image: &str) -> Result<(), Status> {
+    /// Takes it for the pull of this image. It stays when this process dies, and ends by itself after `life`.
+    pub async fn take_for_pull(&self, client: &Client, image: &str, life: Duration) -> Result<(), Status> {
+        self.create(client, HashMap::from([(PULL_LABEL.to_owned(), image.to_owned())]), life).await
+    }
+
+    /// Gives back every lease that was taken for pulls of this image, by whichever process, but for those whose ids `others`
+    /// names when it is asked: after the leases were listed, so that one taken meanwhile is not met. `sync`: what they held
+    /// alone is gone from the disk afterwards.
+    pub async fn give_back_of(
+        client: &Client,
+        image: &str,
+        others: impl FnOnce() -> BTreeSet<String>,
+        sync: bool,
+    ) -> Result<(), Status> {
         let list = bounded(QUICK, client.leases().list(client.request(ListRequest { filters: Vec::new() }))).await?;
         let of_image = |labels: &HashMap<String, String>| labels.get(PULL_LABEL).is_some_and(|label| label == image);
-        for left in list.leases.into_iter().filter(|l| l.id.starts_with(PULL_PREFIX) && of_image(&l.labels)) {
-            let request = client.request(DeleteRequest { id: left.id, sync: false });
-            found(bounded(QUICK, client.leases().delete(request)).await)?;
+        let others = others();
+        let ours = |id: &str| id.starts_with(PULL_PREFIX) && !others.contains(id);
+        for left in list.leases.into_iter().filter(|l| ours(&l.id) && of_image(&l.labels)) {
+            let request = client.request(DeleteRequest { id: left.id, sync });
+            found(bounded(SLOW, client.leases().delete(request)).await)?;
         }
         Ok(())
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Leases of pulls, with the image that each is for.
@@ -97,15 +116,17 @@ impl Lease {
         found(bounded(QUICK, client.leases().delete(request)).await).map(drop)
     }
 
-    async fn create(client: &Client, prefix: &str, mut labels: HashMap<String, String>) -> Result<Lease, Status> {
+    fn named(prefix: &str) -> Lease {
         let id = format!("{prefix}{}", uuid::Uuid::new_v4());
-        let hours = jiff::SignedDuration::from_hours(LEASE_HOURS);
-        let expires = jiff::Timestamp::now().saturating_add(hours).unwrap_or(jiff::Timestamp::MAX);
-        labels.insert("containerd.io/gc.expire".to_owned(), format!("{expires:.0}"));
-        let request = client.request(CreateRequest { id: id.clone(), labels });
-        bounded(QUICK, client.leases().create(request)).await?;
         let header = id.parse().expect("a UUID behind our prefix is ASCII");
-        Ok(Lease { id, header })
+        Lease { id, header }
+    }
+
+    async fn create(&self, client: &Client, mut labels: HashMap<String, String>, life: Duration) -> Result<(), Status> {
+        let expires = jiff::Timestamp::now().saturating_add(life).unwrap_or(jiff::Timestamp::MAX);
+        labels.insert("containerd.io/gc.expire".to_owned(), format!("{expires:.0}"));
+        let request = client.request(CreateRequest { id: self.id.clone(), labels });
+        bounded(QUICK, client.leases().create(request)).await.map(drop)
     }
 
     /// Gives it back; what an image record refers to stays, the rest is collected.
@@ -132,7 +153,8 @@ impl Lease {
     }
 }
 
-/// Holds what is in the store already under the lease; its size and labels, or None when it is not there.
+/// Holds what is in the store already under the lease; its size and labels, or None when it is not there. Err(NotFound): the lease
+/// is gone, and nothing is held.
 pub async fn hold(client: &Client, lease: &Lease, digest: &Digest) -> Result<Option<Info>, Status> {
     // First held, then looked at: the other way round it could be collected in between.
     add_to_lease(client, lease, "content".into(), digest).await?;
@@ -147,7 +169,7 @@ pub async fn hold_snapshot(client: &Client, lease: &Lease, snapshotter: &str, ch
 async fn add_to_lease(client: &Client, lease: &Lease, kind: String, id: &Digest) -> Result<(), Status> {
     let resource = Resource { id: id.to_string(), r#type: kind };
     let request = client.request(AddResourceRequest { id: lease.id.clone(), resource: Some(resource) });
-    found(bounded(QUICK, client.leases().add_resource(request)).await).map(drop)
+    bounded(QUICK, client.leases().add_resource(request)).await.map(drop)
 }
 
 /// Size and labels of content; None when it is not in the store.

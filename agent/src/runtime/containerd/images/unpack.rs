@@ -18,7 +18,7 @@ use super::digest::Digest;
 use super::documents::Descriptor;
 use super::resolve::Resolved;
 use super::store::{self, Lease, to_i64};
-use super::{ImageError, Images};
+use super::{ImageError, Images, whole};
 use crate::runtime::containerd::client::{QUICK, SLOW, bounded, found};
 
 /// Applying one layer: 10 GB at 10 MB/s, and then something is wrong with the disk.
@@ -100,8 +100,24 @@ impl Images {
         }
         match made {
             Err(ImageError::Containerd { status, .. }) if status.code() == Code::AlreadyExists => Ok(()),
+            Err(error) if may_be_damage(&error) => Err(self.drop_damaged(image, layer.layer, error).await),
             other => other,
         }
+    }
+
+    /// A layer that did not unpack: where its bytes are not what its name says they are dropped, so that whoever brings the image
+    /// again brings them too. What is to be said of it.
+    async fn drop_damaged(&self, image: &str, layer: &Descriptor, error: ImageError) -> ImageError {
+        let Ok(Some(reason)) = whole::damage(self.client(), layer).await else { return error };
+        tracing::warn!(image, layer = %layer.digest, reason, "damaged layer is dropped");
+        if let Err(status) = store::remove(self.client(), &layer.digest).await {
+            return ImageError::Containerd {
+                doing: format!("removing damaged layer {} of {image}", layer.digest),
+                status,
+            };
+        }
+        let reason = format!("layer {} in containerd's content store: {reason}", layer.digest);
+        ImageError::Damaged { image: image.to_owned(), reason }
     }
 
     async fn apply_and_commit(
@@ -161,6 +177,17 @@ impl Images {
     async fn snapshot_exists(&self, chain: &Digest) -> Result<bool, Status> {
         let request = StatSnapshotRequest { snapshotter: self.shared.snapshotter.clone(), key: chain.to_string() };
         Ok(found(bounded(QUICK, self.client().snapshots().stat(self.client().request(request))).await)?.is_some())
+    }
+}
+
+/// Whether the bytes of the layer may be why it did not unpack.
+fn may_be_damage(error: &ImageError) -> bool {
+    match error {
+        ImageError::Containerd { status, .. } => {
+            !error.is_unavailable() && !error.is_disk_full() && status.code() != Code::DeadlineExceeded
+        }
+        ImageError::Refused { .. } => true,
+        _ => false,
     }
 }
 

@@ -255,6 +255,7 @@ fn what_the_machine_cannot_give_is_left_out_and_said() {
         it.adapted(),
         [
             "capabilities SYS_RESOURCE not given",
+            "20000 open files instead of 1048576",
             "oom_score_adj 0 instead of -997",
             "the memory limit does not count swap"
         ]

@@ -80,7 +80,15 @@ async fn layers(fetch: &Fetch, resolved: &Arc<Resolved>) -> Result<(), ImageErro
             let ended = downloads.join_next().await.expect("every layer has a download");
             here[ended.expect("a download that panicked is our own bug")?] = true;
         }
-        fetch.images.unpack_layer_of(&fetch.image, resolved, index, &fetch.lease).await?;
+        let unpacked = fetch.images.unpack_layer_of(&fetch.image, resolved, index, &fetch.lease).await;
+        match unpacked {
+            // It was here before, and its bytes were lost: they are gone now, and are fetched like those of any other.
+            Err(ImageError::Damaged { .. }) => {
+                fetch.layer(&resolved.layers[index]).await?;
+                fetch.images.unpack_layer_of(&fetch.image, resolved, index, &fetch.lease).await?;
+            }
+            unpacked => unpacked?,
+        }
         fetch.meter.unpacked();
     }
     Ok(())

@@ -110,7 +110,7 @@ impl Fetch {
             self.meter.present(*size);
             return self.label(digest, &info, &labels).await;
         }
-        let _place = pulls.downloads.acquire().await.expect("the semaphore is never closed");
+        let _place = pulls.places.take(&self.repository.host).await;
         let mut conduct = Conduct::default();
         let mut lied_size = false;
         loop {
@@ -229,7 +229,18 @@ impl Fetch {
         let mut piece: Vec<u8> = Vec::with_capacity(PIECE);
         let mut begun = Instant::now();
         loop {
-            let next = blob.next().await;
+            // What waits for more bytes is written after a while, so that neither a stall nor the end of this try loses it.
+            let next = match piece.is_empty() {
+                true => blob.next().await,
+                false => match tokio::time::timeout_at(begun + PIECE_AGE, blob.next()).await {
+                    Ok(next) => next,
+                    Err(_) => {
+                        self.append(ingest, &mut piece).await?;
+                        begun = Instant::now();
+                        continue;
+                    }
+                },
+            };
             let ended = match next {
                 Ok(Some(mut bytes)) => {
                     self.images.shared.pulls.throttle.take(bytes.len()).await;

@@ -1,7 +1,7 @@
 //! Pulls: one for each image, however many pods wait for it; begun when the first of them asks, tried again when somebody
 //! still wants it and its pause is over, given up when nobody does.
 //!
-//! Driven by `prepare`. Reading order: this, [`attempt`], [`fetch`], [`conduct`], [`schedule`], [`rate`], [`meter`]. Bytes that arrived stay
+//! Driven by `prepare`. Reading order: this, [`attempt`], [`fetch`], [`conduct`], [`places`], [`schedule`], [`rate`], [`meter`], [`room`]. Bytes that arrived stay
 //! under a lease of the image's own, also when this process dies, so that the next try goes on where the last one ended.
 
 mod attempt;
@@ -9,61 +9,72 @@ mod by_hand;
 mod conduct;
 pub mod fetch;
 pub mod meter;
+mod places;
 mod rate;
+mod room;
 pub mod schedule;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use containerd_client::tonic::Code;
 use pod::secret::{DockerConfig, SecretKey};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::attempt::Brought;
 use self::fetch::Fetch;
 use self::meter::{Meter, Rate};
+use self::places::Places;
 use self::rate::Throttle;
 use self::schedule::{Backoff, Hint};
 use super::digest::Digest;
 use super::locks::Locks;
 use super::reference::Reference;
-use super::store::Lease;
+use super::store::{LEASE_LIFE, Lease};
 use super::{ImageError, Images};
 use crate::image_pull::{ImagePull, Progress, Stage};
 use crate::registry::{self, Credential, Registry, Repository};
 
-/// Blobs of all images that are fetched at once: two images' worth. Each costs a few pieces of memory.
-const DOWNLOADS_AT_ONCE: usize = 6;
 /// For how long a pull goes on that nobody wants: an edit that changes something else comes back within moments.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long a failed pull is remembered beyond the end of its pause: who still wants it asks then.
 const REMEMBERED: Duration = Duration::from_secs(10);
-/// After so long a lease is replaced by a new one at the next try. Half of its life: no try loses its bytes in the middle.
-const LEASE_RENEWED: Duration = Duration::from_secs(12 * 3600);
+/// After this part of its life a lease is replaced by a new one, also in the middle of a try: it begins anew with what has arrived.
+const LEASE_RENEWED: u32 = 2;
 /// A pause with no more than this to go is over: clocks that wake a waiter count in whole milliseconds.
 const PAUSE_SLACK: Duration = Duration::from_millis(50);
 /// How often the display of running pulls moves.
 const TICK: Duration = Duration::from_millis(500);
 
 /// What the composition root decides.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     pub registry: registry::Settings,
     /// Bytes a second over all downloads; None: no limit.
     pub rate_limit: Option<u64>,
     pub backoff: Backoff,
+    /// How long what has arrived is kept for a pull that nobody goes on with.
+    pub lease_life: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        let (registry, backoff) = (registry::Settings::default(), Backoff::default());
+        Settings { registry, rate_limit: None, backoff, lease_life: LEASE_LIFE }
+    }
 }
 
 /// All pulls of one containerd namespace.
 pub struct Pulls {
     pub(super) registry: Registry,
     pub(super) throttle: Throttle,
-    pub(super) downloads: Semaphore,
+    pub(super) places: Places,
     /// One download for each blob, however many images share it.
     pub(super) blobs: Locks,
     backoff: Backoff,
+    lease_life: Duration,
     entries: Mutex<Entries>,
     /// Told when a pull begins: the display may be asleep until a pause ends.
     begun: Notify,
@@ -117,8 +128,12 @@ struct Entry {
     rate: Rate,
     failures: u32,
     failed: Option<(PullFailure, Instant, jiff::Timestamp)>,
-    lease: Arc<tokio::sync::Mutex<Option<(Lease, Instant)>>>,
+    lease: Held,
 }
+
+/// A pull's lease and when it was taken; it is known here before containerd knows it, so that no other pull of the image gives it
+/// back.
+type Held = Arc<Mutex<Option<(Lease, Instant)>>>;
 
 /// A running try, for those who wait for it.
 #[derive(Debug, Clone)]
@@ -159,9 +174,10 @@ impl Pulls {
         Pulls {
             registry: Registry::new(settings.registry),
             throttle: Throttle::new(settings.rate_limit),
-            downloads: Semaphore::new(DOWNLOADS_AT_ONCE),
+            places: Places::default(),
             blobs: Locks::default(),
             backoff: settings.backoff,
+            lease_life: settings.lease_life,
             entries: Mutex::default(),
             begun: Notify::new(),
             shown: watch::Sender::default(),
@@ -389,7 +405,7 @@ struct Tried {
     here: Option<Digest>,
     credentials: Arc<[Credential]>,
     meter: Arc<Meter>,
-    lease: Arc<tokio::sync::Mutex<Option<(Lease, Instant)>>>,
+    lease: Held,
     said: watch::Sender<Try>,
 }
 
@@ -404,19 +420,54 @@ impl Tried {
                 outcome = self.attempt() => Some(outcome),
                 () = nobody(&mut interest) => None,
             };
-            if self.finish(outcome, begun) {
+            let room = match &outcome {
+                Some(Err(error)) if error.is_disk_full() => Some(self.room().await),
+                _ => None,
+            };
+            if self.finish(outcome, room, begun) {
                 break;
             }
         }
         self.images.shared.pulls.show();
     }
 
+    /// Until there is an outcome, under as many leases as that takes.
     async fn attempt(&self) -> Result<Brought, ImageError> {
         let name = self.reference.record_name();
-        let lease = self.leased(&name).await?;
+        let mut lost = false;
+        let brought = loop {
+            let (lease, renewed) = self.leased(&name).await?;
+            match tokio::time::timeout_at(renewed, self.bring(&name, lease)).await {
+                // The lease, it may be: somebody has taken it away, or containerd's root was made anew.
+                Ok(Err(ImageError::Containerd { status, .. })) if status.code() == Code::NotFound && !lost => {
+                    lost = true
+                }
+                Ok(outcome) => break outcome,
+                Err(_) => tracing::info!(image = name, "the pull's lease is renewed"),
+            }
+            *self.held() = None;
+        };
+        // Also those of an agent that was killed: the image's record holds everything now. And where the disk is full what has
+        // arrived is in everybody's way: of an image that does not fit nothing may stay.
+        let full = brought.as_ref().is_err_and(ImageError::is_disk_full);
+        if brought.is_ok() || full {
+            let given_back = Lease::give_back_of(self.images.client(), &name, || self.others(), full).await;
+            match given_back {
+                Err(status) if !full => {
+                    return Err(ImageError::Containerd { doing: format!("giving back the leases of {name}"), status });
+                }
+                Err(status) => tracing::warn!(image = name, reason = status.message(), "what was fetched of it stays"),
+                Ok(()) => {}
+            }
+            *self.held() = None;
+        }
+        brought
+    }
+
+    async fn bring(&self, name: &str, lease: Lease) -> Result<Brought, ImageError> {
         let fetch = Fetch {
             images: self.images.clone(),
-            image: name.as_str().into(),
+            image: name.into(),
             repository: Arc::new(Repository {
                 host: self.reference.registry().to_owned(),
                 path: self.reference.repository().to_owned(),
@@ -426,33 +477,41 @@ impl Tried {
             meter: Arc::clone(&self.meter),
         };
         let began = || drop(self.said.send_replace(Try::Fetching));
-        let brought = attempt::bring(&fetch, &self.reference, self.here.as_ref(), began).await;
-        if matches!(&brought, Err(ImageError::Containerd { status, .. }) if status.code() == Code::NotFound) {
-            // Perhaps of the lease itself, where containerd's root was made anew: the next try takes another.
-            *self.lease.lock().await = None;
-        }
-        let brought = brought?;
-        // Also those of an agent that was killed: the image's record holds everything now.
-        let given_back = Lease::give_back_of(self.images.client(), &name).await;
-        given_back.map_err(ImageError::containerd(format!("giving back the leases of {name}")))?;
-        Ok(brought)
+        attempt::bring(&fetch, &self.reference, self.here.as_ref(), began).await
     }
 
-    async fn leased(&self, name: &str) -> Result<Lease, ImageError> {
-        let mut held = self.lease.lock().await;
-        if let Some((lease, since)) = &*held
-            && since.elapsed() < LEASE_RENEWED
-        {
-            return Ok(lease.clone());
+    /// The pull's lease, a new one where it has none or an old one, and when it is to be replaced.
+    async fn leased(&self, name: &str) -> Result<(Lease, Instant), ImageError> {
+        let life = self.images.shared.pulls.lease_life;
+        if let Some((lease, since)) = &*self.held() {
+            let renewed = *since + life / LEASE_RENEWED;
+            if renewed > Instant::now() {
+                return Ok((lease.clone(), renewed));
+            }
         }
-        let lease = Lease::for_pull(self.images.client(), name).await;
-        let lease = lease.map_err(ImageError::containerd(format!("taking a lease for {name}")))?;
-        *held = Some((lease.clone(), Instant::now()));
-        Ok(lease)
+        let (lease, since) = (Lease::of_pull(), Instant::now());
+        *self.held() = Some((lease.clone(), since));
+        if let Err(status) = lease.take_for_pull(self.images.client(), name, life).await {
+            *self.held() = None;
+            return Err(ImageError::Containerd { doing: format!("taking a lease for {name}"), status });
+        }
+        Ok((lease, since + life / LEASE_RENEWED))
+    }
+
+    /// Leases of other pulls of this image, with other credentials.
+    fn others(&self) -> BTreeSet<String> {
+        let entries = self.images.shared.pulls.entries();
+        let others = entries.by_key.iter().filter(|(key, _)| key.name == self.key.name && **key != self.key);
+        let held = others.filter_map(|(_, entry)| held(&entry.lease).as_ref().map(|(lease, _)| lease.id().to_owned()));
+        held.collect()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<(Lease, Instant)>> {
+        held(&self.lease)
     }
 
     /// Writes the outcome down and says it; false when somebody wants it again that nobody wanted a moment ago.
-    fn finish(&self, outcome: Option<Result<Brought, ImageError>>, begun: Instant) -> bool {
+    fn finish(&self, outcome: Option<Result<Brought, ImageError>>, room: Option<String>, begun: Instant) -> bool {
         let pulls = &self.images.shared.pulls;
         let name = self.reference.record_name();
         let mut entries = pulls.entries();
@@ -480,15 +539,24 @@ impl Tried {
                 entries.by_key.remove(&self.key);
                 Ok(Arrived { brought })
             }
-            Some(Err(error)) => Err({
+            Some(Err(error)) => {
                 self.images.note_failure(&error);
-                entry.fail(&error, &self.meter, &pulls.backoff)
-            }),
+                let mut failure = entry.fail(&error, &self.meter, &pulls.backoff);
+                if let Some(room) = room {
+                    failure.message.push_str(&room);
+                    entry.failed.iter_mut().for_each(|(known, ..)| *known = failure.clone());
+                }
+                Err(failure)
+            }
         };
         drop(entries);
         self.said.send_replace(Try::Done(done));
         true
     }
+}
+
+fn held(lease: &Held) -> MutexGuard<'_, Option<(Lease, Instant)>> {
+    lease.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Entry {
