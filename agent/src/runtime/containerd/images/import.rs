@@ -120,8 +120,15 @@ impl Images {
             let doing = || format!("recording image {name}");
             let _turn = self.shared.shelf.lock().await;
             let before = store::image(self.client(), name).await.map_err(ImageError::containerd(doing()))?;
+            let another = |digest: &str| digest != image.target.digest.as_str();
+            let moved = before.as_ref().and_then(|i| i.target.as_ref()).is_some_and(|was| another(&was.digest));
             let mut labels = before.map(|i| i.labels).unwrap_or_default();
-            if stamp != NO_STAMP {
+            if stamp == NO_STAMP {
+                if moved {
+                    // An archive that brought the name before did not bring this.
+                    labels.remove(ARCHIVES_LABEL);
+                }
+            } else {
                 let stamps = add_stamp(labels.get(ARCHIVES_LABEL).map(String::as_str).unwrap_or_default(), stamp);
                 labels.insert(ARCHIVES_LABEL.into(), stamps);
             }
