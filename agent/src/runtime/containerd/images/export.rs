@@ -117,10 +117,9 @@ impl Images {
         let target = record.target.unwrap_or_default();
         let digest: Digest = target.digest.parse().map_err(|e: super::digest::InvalidDigest| refused(e.to_string()))?;
         let size = u64::try_from(target.size).unwrap_or(0);
-        let mut part = Part { images: self, image: &name, lease, documents: 0, missing: None };
+        let mut part = Part { images: self, image: &name, lease, documents: 0, faults: BTreeMap::new(), first: None };
         let Some(found) = part.whole(&digest, 0).await? else {
-            let missing = part.missing.map_or_else(|| "content".to_owned(), |digest| digest.to_string());
-            let reason = format!("{missing} is missing in containerd's content store");
+            let reason = part.first.unwrap_or_else(|| "it has nothing in containerd's content store".to_owned());
             return Err(ImageError::Damaged { image: name, reason }.into());
         };
         // What runs here must be in it; of other platforms there may be less.
@@ -131,8 +130,11 @@ impl Images {
         };
         if let Some(own) = &own {
             let lacking = own.layers.iter().map(|layer| &layer.digest).chain([&own.manifest]);
-            if let Some(lacking) = lacking.into_iter().find(|digest| !found.contains_key(digest)) {
-                let reason = format!("{lacking} is missing in containerd's content store");
+            let lacking: Vec<&Digest> = lacking.filter(|digest| !found.contains_key(digest)).collect();
+            if let Some(first) = lacking.first() {
+                // One that is at fault leaves its whole manifest out.
+                let fault = lacking.iter().find_map(|digest| part.faults.get(digest).cloned());
+                let reason = fault.unwrap_or_else(|| format!("{first} is missing in containerd's content store"));
                 return Err(ImageError::Damaged { image: name, reason }.into());
             }
             plan.docker.push(json!({
@@ -184,7 +186,9 @@ struct Part<'a> {
     image: &'a str,
     lease: &'a Lease,
     documents: usize,
-    missing: Option<Digest>,
+    /// What is wrong with which blob: an index may be whole without it.
+    faults: BTreeMap<Digest, String>,
+    first: Option<String>,
 }
 
 impl Part<'_> {
@@ -201,8 +205,7 @@ impl Part<'_> {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(self.lacks(digest)),
             Err(status) if status.code() == containerd_client::tonic::Code::DataLoss => {
-                let reason = status.message().to_owned();
-                return Err(ImageError::Damaged { image: self.image.to_owned(), reason });
+                return Ok(self.fault(digest, status.message().to_owned()));
             }
             Err(status) => return Err(ImageError::Containerd { doing, status }),
         };
@@ -226,7 +229,7 @@ impl Part<'_> {
                         None => return Ok(None),
                         Some(size) if size != blob.size => {
                             let reason = format!("{} has {size} bytes, its manifest says {}", blob.digest, blob.size);
-                            return Err(ImageError::Damaged { image: self.image.to_owned(), reason });
+                            return Ok(self.fault(&blob.digest, reason));
                         }
                         Some(size) => drop(found.insert(blob.digest.clone(), size)),
                     }
@@ -249,7 +252,13 @@ impl Part<'_> {
     }
 
     fn lacks<T>(&mut self, digest: &Digest) -> Option<T> {
-        self.missing.get_or_insert_with(|| digest.clone());
+        self.fault(digest, format!("{digest} is missing in containerd's content store"))
+    }
+
+    /// Leaves out what has this blob; of what runs here nothing may be left out, which is looked at afterwards.
+    fn fault<T>(&mut self, digest: &Digest, reason: String) -> Option<T> {
+        self.first.get_or_insert_with(|| reason.clone());
+        self.faults.insert(digest.clone(), reason);
         None
     }
 
