@@ -255,8 +255,12 @@ pub trait ImageStore: Send + Sync + 'static {
 pub trait ImageShelf: Send + Sync + 'static {
     /// All images with what speaks for keeping each. `wanted`: images as manifests write them.
     fn shelf(&self, wanted: &BTreeSet<String>) -> impl Future<Output = Result<Vec<ShelvedImage>, ShelfError>> + Send;
-    /// Writes down with these images that they were used now.
-    fn mark_used(&self, images: &[ShelvedImage]) -> impl Future<Output = Result<(), ShelfError>> + Send;
+    /// Writes down with these images that they were used at `now`; with all that it can, Err is the first failure.
+    fn mark_used(
+        &self,
+        images: &[ShelvedImage],
+        now: jiff::Timestamp,
+    ) -> impl Future<Output = Result<(), ShelfError>> + Send;
     /// Removes all names of the image, unless it is other than it was or something speaks for keeping it by now: `wanted` is
     /// asked when no pod can begin to use it any more. What only it had is gone from the disk when this returns.
     fn remove(

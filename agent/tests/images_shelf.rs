@@ -14,6 +14,7 @@ use agent::collect::Collector;
 use agent::config::ImageGc;
 use agent::registry;
 use agent::runtime::containerd::client::Client;
+use agent::runtime::containerd::images::documents::OCI_INDEX;
 use agent::runtime::containerd::images::export::ExportError;
 use agent::runtime::containerd::images::pull::Settings;
 use agent::runtime::containerd::images::reference::Reference;
@@ -21,6 +22,7 @@ use agent::runtime::containerd::images::store::Lease;
 use agent::runtime::containerd::images::{ImageError, Images};
 use agent::seams::{ImageShelf, ImageStore, Keep, Removed, ShelvedImage};
 use pod::desired::DesiredSet;
+use serde_json::{Value, json};
 use support::containerd::Containerd;
 use tests::image::{Image, Layout, Tarball, oci_archive};
 use tests::scripted_registry::ScriptedRegistry;
@@ -216,11 +218,13 @@ async fn last_use_and_pins_outlive_the_agent() {
     let Some(node) = Node::start() else { return };
     node.import(&[image("a:1", 1, 1), image("b:1", 2, 1)]).await;
     let came = node.one("a:1").await;
-    tokio::time::sleep(Duration::from_millis(5)).await;
-    node.images.mark_used(std::slice::from_ref(&came)).await.unwrap();
+    let later = came.last_used + Duration::from_secs(7);
+    // What cannot be written down of one (containerd takes no message of this size) keeps nothing from the others.
+    let odd = ShelvedImage { names: vec!["a".repeat(20 << 20)], ..came.clone() };
+    node.images.mark_used(&[odd, came.clone()], later).await.unwrap_err();
     node.images.pin(&reference("b:1"), true).await.unwrap();
     let used = node.one("a:1").await.last_used;
-    assert!(used > came.last_used, "{used} {}", came.last_used);
+    assert_eq!(used, later);
 
     let another = images(&node.containerd);
     another.lying(BTreeSet::new());
@@ -341,6 +345,62 @@ async fn a_damaged_archive_leaves_nothing_and_one_may_not_take_a_name_of_the_ima
     // The same again is no contradiction.
     node.images.import_by_hand(&lies).await.unwrap();
     assert_eq!(node.one("a:1").await.keep, Some(Keep::Lies));
+}
+
+#[tokio::test]
+async fn what_an_archive_brought_once_is_forgotten_with_an_import_by_hand_of_another() {
+    let Some(node) = Node::start() else { return };
+    let lies = node.file("lies.tar", &oci_archive(&[image("a:1", 2, 1)]));
+    node.images.import_archive(&lies, "stamp").await.unwrap();
+    let first = node.one("a:1").await.digest;
+    // Its archive is moved away, another image takes the name, and the archive comes back.
+    let other = node.file("other.tar", &oci_archive(&[image("a:1", 1, 1)]));
+    node.images.import_by_hand(&other).await.unwrap();
+    assert_ne!(node.one("a:1").await.digest, first);
+    node.images.lying(set(&["stamp"]));
+    assert_eq!(node.one("a:1").await.keep, None, "no archive that lies there brought this one");
+    node.images.import_archive(&lies, "stamp").await.unwrap();
+    let again = node.one("a:1").await;
+    assert_eq!((again.digest, again.keep), (first, Some(Keep::Lies)));
+}
+
+#[tokio::test]
+async fn an_image_is_exported_without_what_is_wrong_with_another_platforms() {
+    let Some(node) = Node::start() else { return };
+    let name = full("multi:1");
+    let layer = noise(9, 1024);
+    let digest = tests::image::digest(&layer);
+    let mut layout = Layout::of(&[Image::empty(&name).platform("linux", "s390x").layer(layer)]);
+    let mut other = layout.manifests.remove(0);
+    let mut manifest: Value =
+        serde_json::from_slice(&layout.blobs.remove(other["digest"].as_str().unwrap()).unwrap()).unwrap();
+    manifest["layers"][0]["size"] = json!(7);
+    let mut add = |mut descriptor: Value, bytes: Vec<u8>| {
+        let digest = tests::image::digest(&bytes);
+        (descriptor["digest"], descriptor["size"]) = (json!(digest), json!(bytes.len()));
+        layout.blobs.insert(digest, bytes);
+        descriptor
+    };
+    other = add(other, manifest.to_string().into_bytes());
+    other["platform"] = json!({"os": "linux", "architecture": "s390x"});
+    let own = Layout::of(&[Image::busybox(&name).unwrap().gzip()]);
+    let mut here = own.manifests[0].clone();
+    here["platform"] = json!({"os": "linux", "architecture": tests::image::host_architecture()});
+    let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [other, here]});
+    let mut target = add(json!({"mediaType": OCI_INDEX}), index.to_string().into_bytes());
+    target["annotations"] = json!({"io.containerd.image.name": name});
+    layout.blobs.extend(own.blobs);
+    layout.manifests.push(target);
+    let file = node.file("multi.tar", &layout.bytes());
+    node.ctr(&["images", "import", "--no-unpack", "--all-platforms", file.to_str().unwrap()]);
+    assert!(
+        node.ctr(&["content", "ls", "-q"]).contains(&digest),
+        "containerd has all of it, and does not compare sizes"
+    );
+    let archive = exported(&node.images, &["multi:1"]).await.unwrap();
+    let hex = digest.trim_start_matches("sha256:");
+    assert!(!archive.windows(hex.len()).any(|bytes| bytes == hex.as_bytes()), "it is left out");
+    node.images.import_by_hand(&node.file("again.tar", &archive)).await.unwrap();
 }
 
 #[tokio::test]

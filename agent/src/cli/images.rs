@@ -1,6 +1,6 @@
 //! `images`: pull, import, export, list, prune and pin, carried out by the agent.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
@@ -152,35 +152,65 @@ fn export(client: &Client, mut words: Vec<String>, out: &mut impl Write) -> Resu
         })?;
         return Ok(());
     }
-    let (path, beside) = (Path::new(&file), PathBuf::from(format!("{file}.partial")));
+    let path = Path::new(&file);
     if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
         return Err(Failure::Usage(format!("{file} is no regular file; write to stdout with -")));
     }
     let failed = |what: &Path, why: io::Error| Failure::Refused(format!("cannot write {}: {why}", what.display()));
-    let written: Result<Value, Failure> = (|| {
-        let mut archive = File::create(&beside).map_err(|why| failed(&beside, why))?;
-        let done = client.image_word(&word, |frame| match frame {
-            Frame::Bytes(piece) => archive.write_all(&piece).map_err(|why| failed(&beside, why)),
-            Frame::Line(_) => Ok(()),
-        })?;
-        archive.sync_all().map_err(|why| failed(&beside, why))?;
-        fs::rename(&beside, path).map_err(|why| failed(path, why))?;
-        Ok(done)
-    })();
-    let done = written.inspect_err(|_| {
-        // Half an archive is of no use; it may not be there at all.
-        let _gone = fs::remove_file(&beside);
+    let mut partial = Partial::create(&file).map_err(|why| failed(path, why))?;
+    let done = client.image_word(&word, |frame| match frame {
+        Frame::Bytes(piece) => partial.archive.write_all(&piece).map_err(|why| failed(&partial.path, why)),
+        Frame::Line(_) => Ok(()),
     })?;
+    partial.finish(path).map_err(|why| failed(path, why))?;
     for image in list(&done["images"]) {
         writeln!(out, "{} {} written to {file}", field(image, "/name"), field(image, "/digest"))?;
     }
     Ok(())
 }
 
+/// An archive that is being written, beside the place where it is to lie; dropped before it is finished, it is removed. Root
+/// may write it into a directory of everybody's: its name cannot be guessed, and nothing that lies there is written to or removed.
+struct Partial {
+    path: PathBuf,
+    archive: File,
+    finished: bool,
+}
+
+impl Partial {
+    fn create(file: &str) -> io::Result<Partial> {
+        let path = PathBuf::from(format!("{file}.{}.partial", uuid::Uuid::new_v4().simple()));
+        // Never through a link: what is there already is an error.
+        let archive = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        Ok(Partial { path, archive, finished: false })
+    }
+
+    fn finish(mut self, place: &Path) -> io::Result<()> {
+        self.archive.sync_all()?;
+        fs::rename(&self.path, place)?;
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Half an archive is of no use; what stays behind says so by its name.
+            let _gone = fs::remove_file(&self.path);
+        }
+    }
+}
+
 fn prune(client: &Client, args: &PruneArgs, out: &mut impl Write) -> Result<(), Failure> {
     let done = client.image_word(&ImageWord::Prune { dry_run: args.dry_run }, |_| Ok(()))?;
+    let ended = match done["endedEarly"].as_str() {
+        Some(why) => Err(Failure::Refused(format!("not all that may go was removed: {why}"))),
+        None => Ok(()),
+    };
     if args.output.is_some() {
-        return Ok(writeln!(out, "{done:#}")?);
+        writeln!(out, "{done:#}")?;
+        return ended;
     }
     let verb = if args.dry_run { "would be removed" } else { "removed" };
     for image in list(&done["images"]) {
@@ -197,7 +227,7 @@ fn prune(client: &Client, args: &PruneArgs, out: &mut impl Write) -> Result<(), 
         (false, true) => writeln!(out, "nothing was removed (--dry-run); kept would be: {kept}")?,
         (false, false) => writeln!(out, "{total} freed (kept: {kept})")?,
     }
-    Ok(())
+    ended
 }
 
 fn pin(client: &Client, args: PinArgs, out: &mut impl Write) -> Result<(), Failure> {
@@ -218,4 +248,34 @@ fn pin(client: &Client, args: PinArgs, out: &mut impl Write) -> Result<(), Failu
 
 fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_writes_through_no_link_and_removes_only_what_it_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let (victim, file) = (dir.path().join("victim"), dir.path().join("out.tar"));
+        fs::write(&victim, "theirs").unwrap();
+        let planted = dir.path().join("out.tar.partial");
+        std::os::unix::fs::symlink(&victim, &planted).unwrap();
+        let name = file.to_str().unwrap();
+        let entries = || fs::read_dir(dir.path()).unwrap().count();
+
+        let mut partial = Partial::create(name).unwrap();
+        partial.archive.write_all(b"half").unwrap();
+        assert_eq!(entries(), 3);
+        drop(partial);
+        assert!(entries() == 2 && planted.is_symlink(), "only its own file goes");
+
+        // The place itself may be a link too: it is replaced.
+        std::os::unix::fs::symlink(&victim, &file).unwrap();
+        let mut partial = Partial::create(name).unwrap();
+        partial.archive.write_all(b"whole").unwrap();
+        partial.finish(&file).unwrap();
+        assert!(!file.is_symlink() && fs::read(&file).unwrap() == b"whole");
+        assert_eq!((fs::read_to_string(&victim).unwrap().as_str(), entries()), ("theirs", 3));
+    }
 }

@@ -54,6 +54,8 @@ pub struct Pruned {
     pub images: Vec<(ShelvedImage, u64)>,
     /// What is kept and why, in words.
     pub kept: String,
+    /// Why it ended before all that may go was removed.
+    pub ended: Option<CollectError>,
 }
 
 /// Why nothing is removed.
@@ -104,6 +106,11 @@ impl<S: ImageShelf> Collector<S> {
 
     /// Removes every image that may go, whatever the disk and its age, or says which it would be.
     pub async fn prune(&self, dry_run: bool) -> Result<Pruned, CollectError> {
+        self.prune_while(dry_run, || true).await
+    }
+
+    /// As [`Collector::prune`], for as long as it is asked for: looked at before each removal. Err: nothing was removed.
+    pub async fn prune_while(&self, dry_run: bool, asked: impl Fn() -> bool) -> Result<Pruned, CollectError> {
         let _turn = self.turn.lock().await;
         self.board.settled().await;
         self.heard()?;
@@ -111,15 +118,28 @@ impl<S: ImageShelf> Collector<S> {
             self.shelf.drop_abandoned(&|| self.wanted()).await?;
         }
         let shelf = self.shelf.shelf(&self.wanted()).await?;
-        let mut pruned = Pruned { images: Vec::new(), kept: decide::kept_words(&shelf) };
+        let mut pruned = Pruned { images: Vec::new(), kept: decide::kept_words(&shelf), ended: None };
         for image in decide::may_go(&shelf) {
+            if !asked() {
+                break;
+            }
             if dry_run {
                 let stored =
                     self.board.images().iter().find(|row| row.digest == image.digest).map_or(0, |row| row.size);
                 pruned.images.push((image.clone(), stored));
-            } else if let Removed::Gone { freed } = self.shelf.remove(image, &|| self.wanted()).await? {
-                tracing::info!(image = image.names.join(","), freed, "image pruned");
-                pruned.images.push((image.clone(), freed));
+                continue;
+            }
+            match self.shelf.remove(image, &|| self.wanted()).await {
+                Ok(Removed::Gone { freed }) => {
+                    tracing::info!(image = image.names.join(","), freed, "image pruned");
+                    pruned.images.push((image.clone(), freed));
+                }
+                Ok(Removed::Kept) => {}
+                Err(error) if pruned.images.is_empty() => return Err(error.into()),
+                Err(error) => {
+                    pruned.ended = Some(error.into());
+                    break;
+                }
             }
         }
         if !dry_run && !pruned.images.is_empty() {
@@ -202,7 +222,7 @@ impl<S: ImageShelf> Collector<S> {
         let before = self.used.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let to_note = decide::to_note(shelf, &before, now);
         if !to_note.is_empty()
-            && let Err(error) = self.shelf.mark_used(&to_note).await
+            && let Err(error) = self.shelf.mark_used(&to_note, now).await
         {
             tracing::debug!(%error, "the last use of images is not written down");
             return;

@@ -15,6 +15,9 @@ struct Fake {
     retried: Arc<Mutex<u32>>,
     /// Becomes needed while it is removed.
     taken: Option<&'static str>,
+    /// containerd fails at its removal.
+    stuck: Option<&'static str>,
+    marked_at: Arc<Mutex<Option<jiff::Timestamp>>>,
 }
 
 impl ImageShelf for Fake {
@@ -24,7 +27,8 @@ impl ImageShelf for Fake {
         Ok(images)
     }
 
-    async fn mark_used(&self, images: &[ShelvedImage]) -> Result<(), ShelfError> {
+    async fn mark_used(&self, images: &[ShelvedImage], now: jiff::Timestamp) -> Result<(), ShelfError> {
+        self.marked_at.lock().unwrap().replace(now);
         self.marked.lock().unwrap().extend(images.iter().map(|image| image.digest.clone()));
         Ok(())
     }
@@ -36,6 +40,9 @@ impl ImageShelf for Fake {
     ) -> Result<Removed, ShelfError> {
         if wanted().contains(&image.names[0]) || self.taken == Some(image.names[0].as_str()) {
             return Ok(Removed::Kept);
+        }
+        if self.stuck == Some(image.names[0].as_str()) {
+            return Err(ShelfError { message: "it is stuck".into(), unavailable: false });
         }
         self.images.lock().unwrap().retain(|i| i.digest != image.digest);
         Ok(Removed::Gone { freed: 10 })
@@ -184,4 +191,24 @@ async fn a_dry_run_of_prune_removes_nothing_and_prune_everything_that_may_go() {
         [("a", 10), ("c", 10)]
     );
     assert_eq!(bench.left(), ["b"]);
+}
+
+#[tokio::test]
+async fn a_prune_that_fails_midway_says_what_it_has_removed() {
+    let fake = Fake { stuck: Some("b"), ..shelf(&[("a", None), ("b", None), ("c", None)]) };
+    let bench = bench(fake, ImageGc::default());
+    let pruned = bench.collector.prune(false).await.unwrap();
+    let removed: Vec<&str> = pruned.images.iter().map(|(image, _)| image.digest.as_str()).collect();
+    assert_eq!((removed, bench.left()), (vec!["a"], vec!["b".to_owned(), "c".to_owned()]));
+    assert!(pruned.ended.unwrap().to_string().contains("stuck"));
+    assert_eq!(*bench.fake.retried.lock().unwrap(), 1, "the room that was made is used");
+    assert!(bench.collector.prune(false).await.is_err(), "nothing was removed");
+}
+
+#[tokio::test]
+async fn a_prune_that_nobody_waits_for_removes_no_more() {
+    let bench = bench(shelf(&[("a", None), ("b", None)]), ImageGc::default());
+    let left = || bench.fake.images.lock().unwrap().len();
+    bench.collector.prune_while(false, || left() == 2).await.unwrap();
+    assert_eq!(left(), 1);
 }

@@ -39,7 +39,7 @@ impl Images {
         };
         let here = found.as_ref().filter(|_| whole).map(|found| &found.target);
         // Who asks by hand does not wait for the end of a pause.
-        self.shared.pulls.try_again_now(Some(&reference.record_name()));
+        self.shared.pulls.try_again_now(&reference.record_name());
         let logins = Logins::default();
         let ask = Ask { reference, written, here, secrets: &logins };
         let arrived = self.pull(ask, || ()).await.map_err(|refusal| match refusal {

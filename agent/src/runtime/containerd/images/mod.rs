@@ -9,6 +9,7 @@ pub mod bundle;
 pub mod by_hand;
 pub mod config;
 pub mod digest;
+mod disk;
 pub mod documents;
 pub mod export;
 pub mod first_reading;
@@ -38,6 +39,7 @@ use tokio::sync::{Notify, OnceCell, watch};
 use crate::metrics::Metrics;
 use crate::registry::RegistryError;
 
+use self::disk::DiskLook;
 use self::first_reading::FirstReading;
 use self::locks::Locks;
 use self::platform::Platform;
@@ -80,6 +82,7 @@ struct Shared {
     came: Notify,
     /// Told when an image found no room.
     no_room: Notify,
+    disk: DiskLook,
     metrics: OnceLock<Metrics>,
     first_reading: FirstReading,
 }
@@ -211,6 +214,7 @@ impl Images {
             shelf: tokio::sync::Mutex::default(),
             came: Notify::new(),
             no_room: Notify::new(),
+            disk: DiskLook::default(),
             metrics: OnceLock::new(),
             first_reading: FirstReading::default(),
         };

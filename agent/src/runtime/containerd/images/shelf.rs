@@ -5,19 +5,18 @@
 //! them. Only our own containerd namespace is changed; others are only asked which content they share.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use containerd_client::services::v1::snapshots::UsageRequest;
 use containerd_client::services::v1::{
-    DeleteImageRequest, Image, ListContainersRequest, ListContentRequest, ListNamespacesRequest, PluginsRequest,
-    UpdateImageRequest,
+    DeleteImageRequest, Image, ListContainersRequest, ListContentRequest, ListNamespacesRequest, UpdateImageRequest,
 };
 use containerd_client::tonic::{Request, Status};
 use prost_types::FieldMask;
 
 use super::config::chain_id;
 use super::digest::Digest;
+use super::disk::CONTENT;
 use super::import::ARCHIVES_LABEL;
 use super::reference::Reference;
 use super::store::{self, Lease};
@@ -29,22 +28,22 @@ use crate::seams::{DiskUse, ImageShelf, Keep, Moved, Removed, ShelfError, Shelve
 pub const LAST_USED_LABEL: &str = "daemonlet.dev/last-used";
 /// Ours, and the one by which a kubelet's collector leaves the image alone too; each pins.
 pub const PINNED_LABELS: [(&str, &str); 2] = [("daemonlet.dev/pinned", "true"), ("io.cri-containerd.pinned", "pinned")];
-/// A file system that does not answer for so long is not asked now.
-const DISK_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl ImageShelf for Images {
     async fn shelf(&self, wanted: &BTreeSet<String>) -> Result<Vec<ShelvedImage>, ShelfError> {
         self.look_at_shelf(wanted).await.map_err(shelf_error)
     }
 
-    async fn mark_used(&self, images: &[ShelvedImage]) -> Result<(), ShelfError> {
-        let now = last_used_now();
+    async fn mark_used(&self, images: &[ShelvedImage], now: jiff::Timestamp) -> Result<(), ShelfError> {
+        let (now, mut outcome) = (written(now), Ok(()));
         for image in images {
             // One of its names is enough: the latest of all counts.
             let Some(name) = image.names.first() else { continue };
-            self.set_labels(name, [(LAST_USED_LABEL, now.as_str())]).await.map_err(shelf_error)?;
+            // Those behind one that cannot be labelled are not forgotten for it.
+            let labelled = self.set_labels(name, [(LAST_USED_LABEL, now.as_str())]).await.map_err(shelf_error);
+            outcome = outcome.and(labelled);
         }
-        Ok(())
+        outcome
     }
 
     async fn remove(
@@ -62,12 +61,9 @@ impl ImageShelf for Images {
     }
 
     async fn disks(&self) -> Result<Vec<DiskUse>, ShelfError> {
-        let roots = self.roots().await.map_err(shelf_error)?;
-        let look = move || roots.iter().map(|root| disk_use(root)).collect::<Result<Vec<_>, _>>();
-        match tokio::time::timeout(DISK_TIME_MAX, tokio::task::spawn_blocking(look)).await {
-            Ok(Ok(disks)) => disks,
-            _ => Err(shelf_failed(format!("containerd's disk does not answer within {} s", DISK_TIME_MAX.as_secs()))),
-        }
+        let snapshotter = format!("type==io.containerd.snapshotter.v1,id=={}", self.shared.snapshotter);
+        let roots = self.roots(vec![snapshotter, CONTENT.to_owned()]).await.map_err(shelf_error)?;
+        self.disks_at(roots).await
     }
 
     async fn disk_moved(&self) -> Moved {
@@ -80,7 +76,7 @@ impl ImageShelf for Images {
     }
 
     fn room_made(&self) {
-        self.shared.pulls.try_again_now(None);
+        self.shared.pulls.room_made();
     }
 }
 
@@ -98,7 +94,7 @@ impl Images {
 
     /// The labels of a record that comes now.
     pub(super) fn note_arrival(&self, labels: &mut std::collections::HashMap<String, String>) {
-        labels.insert(LAST_USED_LABEL.to_owned(), last_used_now());
+        labels.insert(LAST_USED_LABEL.to_owned(), written(jiff::Timestamp::now()));
         self.shared.came.notify_one();
     }
 
@@ -304,53 +300,6 @@ impl Images {
         let own = self.client().namespace();
         Ok(namespaces.into_iter().map(|namespace| namespace.name).filter(|name| name != own).collect())
     }
-
-    /// Where containerd keeps content and snapshots, as seen from here.
-    async fn roots(&self) -> Result<Vec<PathBuf>, ImageError> {
-        let snapshotter = format!("type==io.containerd.snapshotter.v1,id=={}", self.shared.snapshotter);
-        let filters = vec![snapshotter, "type==io.containerd.content.v1".to_owned()];
-        let mut introspection = self.client().introspection();
-        let asked = bounded(QUICK, introspection.plugins(self.client().request(PluginsRequest { filters })));
-        let plugins = asked.await.map_err(ImageError::containerd("asking where images are kept"))?.plugins;
-        let process = self.client().peer_pid().map(|pid| PathBuf::from(format!("/proc/{pid}/root")));
-        let roots: BTreeSet<PathBuf> = plugins
-            .into_iter()
-            .filter_map(|mut plugin| plugin.exports.remove("root"))
-            .map(|root| match &process {
-                // containerd may have mounts of its own.
-                Some(process) if is_elsewhere(process, &root) => process.join(root.trim_start_matches('/')),
-                _ => PathBuf::from(root),
-            })
-            .collect();
-        match roots.is_empty() {
-            true => Err(ImageError::Containerd {
-                doing: "asking where images are kept".into(),
-                status: Status::not_found("it names no directory of its content store or snapshotter"),
-            }),
-            false => Ok(roots.into_iter().collect()),
-        }
-    }
-}
-
-/// Whether containerd's process sees another directory there than this one does.
-fn is_elsewhere(process: &Path, root: &str) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    let id = |path: &Path| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
-    let theirs = id(&process.join(root.trim_start_matches('/')));
-    theirs.is_some() && theirs != id(Path::new(root))
-}
-
-fn disk_use(path: &Path) -> Result<DiskUse, ShelfError> {
-    let use_ = nix::sys::statvfs::statvfs(path)
-        .map_err(|why| shelf_failed(format!("containerd's disk at {} cannot be looked at: {why}", path.display())))?;
-    let bytes = |blocks: u64| blocks.saturating_mul(use_.fragment_size());
-    Ok(DiskUse {
-        path: path.to_owned(),
-        capacity: bytes(use_.blocks()),
-        available: bytes(use_.blocks_available()),
-        inodes: use_.files(),
-        inodes_free: use_.files_available(),
-    })
 }
 
 pub fn is_pinned(record: &Image) -> bool {
@@ -364,15 +313,15 @@ fn last_used(record: &Image) -> jiff::Timestamp {
     written.or_else(made).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
 }
 
-fn last_used_now() -> String {
-    format!("{:.3}", jiff::Timestamp::now())
+fn written(last_used: jiff::Timestamp) -> String {
+    format!("{last_used:.3}")
 }
 
 fn shelf_error(error: ImageError) -> ShelfError {
     ShelfError { message: error.sentence(), unavailable: error.is_unavailable() }
 }
 
-fn shelf_failed(message: String) -> ShelfError {
+pub(super) fn shelf_failed(message: String) -> ShelfError {
     ShelfError { message, unavailable: false }
 }
 

@@ -128,6 +128,8 @@ struct Entry {
     rate: Rate,
     failures: u32,
     failed: Option<(PullFailure, Instant, jiff::Timestamp)>,
+    /// Its last failure was for want of room.
+    found_no_room: bool,
     lease: Held,
 }
 
@@ -232,6 +234,7 @@ impl Entry {
             rate: Rate::default(),
             failures: 0,
             failed: None,
+            found_no_room: false,
             lease: Arc::default(),
         }
     }
@@ -576,6 +579,7 @@ impl Entry {
         let hint = Hint { retry_after: error.retry_after(), late: error.is_disk_full() };
         let pause = backoff.pause(self.failures, hint, uuid::Uuid::new_v4().as_bytes()[0]);
         let until = jiff::Timestamp::now().saturating_add(pause).unwrap_or(jiff::Timestamp::MAX);
+        self.found_no_room = hint.late;
         self.failed = Some((failure.clone(), Instant::now() + pause, until));
         failure
     }

@@ -1,11 +1,10 @@
 //! How much room a pull wants on containerd's disk, and how much there is, for the words about a disk that is full.
 
-use std::path::{Path, PathBuf};
-
-use containerd_client::services::v1::PluginsRequest;
+use std::path::Path;
 
 use super::Tried;
-use crate::runtime::containerd::client::{Client, QUICK, bounded};
+use crate::runtime::containerd::images::Images;
+use crate::runtime::containerd::images::disk::CONTENT;
 
 impl Tried {
     /// `; its configuration and layers have 1000 bytes, and 10 are free in /var/lib/containerd`, as far as it is known.
@@ -14,28 +13,21 @@ impl Tried {
             0 => String::new(),
             bytes => format!("; its configuration and layers have {bytes} bytes, and unpacked they need more"),
         };
-        match root(self.images.client()).await {
-            Some(root) => format!("{wanted}; {}", free(&root)),
+        match free(&self.images).await {
+            Some(free) => format!("{wanted}; {free}"),
             None => wanted,
         }
     }
 }
 
-/// Where containerd keeps content; its own directory lies in the root.
-async fn root(client: &Client) -> Option<PathBuf> {
-    let request = client.request(PluginsRequest { filters: vec!["type==io.containerd.content.v1".to_owned()] });
-    let answer = bounded(QUICK, client.introspection().plugins(request)).await.ok()?;
-    let store = answer.plugins.into_iter().find_map(|plugin| plugin.exports.get("root").cloned())?;
-    Path::new(&store).parent().map(Path::to_owned)
-}
-
-fn free(root: &Path) -> String {
-    match nix::sys::statvfs::statvfs(root) {
-        Ok(disk) => {
-            let bytes = disk.blocks_available().saturating_mul(disk.fragment_size());
-            format!("{bytes} bytes are free in {}", root.display())
-        }
-        // containerd may live in another file system than the agent.
-        Err(_) => format!("containerd keeps them in {}", root.display()),
-    }
+/// `10 bytes are free in /var/lib/containerd`; None: containerd does not say where it keeps content.
+async fn free(images: &Images) -> Option<String> {
+    let store = images.roots(vec![CONTENT.to_owned()]).await.ok()?.into_iter().next()?;
+    // Its own directory lies in the root.
+    let root = Path::new(&store).parent()?.to_str()?.to_owned();
+    Some(match images.disks_at(vec![root.clone()]).await.ok().as_deref() {
+        Some([disk, ..]) => format!("{} bytes are free in {root}", disk.available),
+        // It hangs, or containerd lives in another file system than the agent.
+        _ => format!("containerd keeps them in {root}"),
+    })
 }
