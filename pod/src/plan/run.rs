@@ -167,8 +167,8 @@ pub fn exit_message(exit_code: u32) -> &'static str {
     const BY_SIGSYS: u32 = 128 + 31;
     match exit_code {
         BY_SIGSYS => {
-            "ended by SIGSYS: its seccomp profile ends a program that makes such a system call; where it is one built for 32 \
-             bits, `seccomp-32-bit: true` in the agent's configuration lets it run"
+            "ended by SIGSYS, as a seccomp profile ends a program built for 32 bits: if it is one, `seccomp-32-bit: true` in the \
+             agent's configuration lets it run"
         }
         _ => "",
     }
