@@ -117,7 +117,8 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     for (uid, why) in &loaded.damaged {
         tracing::error!(%uid, why, "no generation of a record can be read: its pod is not adopted");
         let message = format!(
-            "No generation of the record of pod {uid} is whole: its containers are ended once their workload's source was heard,              and a manifest that stands starts a new pod ({why})"
+            "No generation of the record of pod {uid} is whole: its containers are ended once their workload's source was heard, \
+             and a manifest that stands starts a new pod ({why})"
         );
         let about = About { kind: "Node".into(), name: node_name.clone(), ..About::default() };
         let (severity, reason) = (Severity::Warning, worker::UNREADABLE.to_owned());
@@ -126,7 +127,10 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
 
     let machine = machine(&config, &node_name, boot_id)?;
     if let Err(error) = machine.sandboxes.free_nobodys_addresses() {
-        tracing::warn!(reason = error.message, "addresses that a power cut left taken stay taken");
+        tracing::warn!(
+            reason = error.message,
+            "what a killed agent or a power cut left of pods' networks stays for now"
+        );
     }
     describe_node(&board, &config, &node_name, &machine);
     let images = machine.runtime.images().clone();
@@ -390,7 +394,7 @@ async fn follow_node_network(board: Board, sandboxes: NodeSandboxes) {
             board.retry();
         }
     };
-    sandbox::follow::follow(sandboxes, pods, found).await;
+    sandbox::follow::follow(sandboxes, board.settled(), pods, found).await;
 }
 
 /// Configurations and plugins come and go with packages: /readyz follows them, and pods that wait for them try again.

@@ -197,7 +197,9 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
         }
         Job::SetUp { pod } => {
             machine.runtime().knows_class(pod.template.spec.runtime_class.as_deref())?;
-            machine.sandboxes().set_up(&pod.record, &pod.template).await?;
+            let made = machine.sandboxes().set_up(&pod.record, &pod.template).await;
+            metrics.sandbox_made(made.is_ok());
+            made?;
             Ok(Outcome::SetUp { uid: pod.record.uid })
         }
         Job::Connect { pod } => {
@@ -209,7 +211,9 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             create(ground, workload, &pod, (container, attempt), not_refreshed).await
         }
         Job::Start { run } => {
-            let pid = counted(metrics, "start_container", machine.runtime().start(&run.container_id())).await?;
+            let started = counted(metrics, "start_container", machine.runtime().start(&run.container_id())).await;
+            metrics.container_started(started.as_ref().map(|_| ()).map_err(|error| error.reason));
+            let pid = started?;
             Ok(Outcome::Started { run, pid })
         }
         Job::Signal { run, signal } => {
@@ -246,7 +250,7 @@ async fn save<M: Machine>(machine: &M, records: &Records, record: &Record) -> Re
     records.save(machine.files(), record).await.map_err(|e| StepError::new("FailedRecord", chain(&e)))
 }
 
-/// A call of the runtime, counted and timed under the kubelet's name for it.
+/// A call of the runtime, counted and timed, under the kubelet's name for it where it has one.
 pub async fn counted<T>(
     metrics: &Metrics,
     operation: &str,
@@ -282,7 +286,11 @@ async fn create<M: Machine>(
         stderr,
         not_refreshed: &not_refreshed,
     };
-    let created = counted(metrics, "create_container", machine.runtime().create(&create)).await?;
+    let created = counted(metrics, "create_container", machine.runtime().create(&create)).await;
+    if let Err(error) = &created {
+        metrics.container_started(Err(error.reason));
+    }
+    let created = created?;
     Ok(Outcome::Created { run, created, not_refreshed })
 }
 

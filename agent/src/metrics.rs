@@ -53,6 +53,10 @@ pub struct Metrics {
     worker_durations: Family<Labels, Histogram>,
     start_durations: Histogram,
     restarts: Family<Labels, Counter>,
+    started_pods: Counter,
+    start_errors_of_pods: Counter,
+    started_containers: Family<Labels, Counter>,
+    start_errors: Family<Labels, Counter>,
     images_collected: Family<Labels, Counter>,
     pull_durations: Family<Labels, Histogram>,
 }
@@ -66,6 +70,10 @@ impl Default for Metrics {
             worker_durations: Family::new_with_constructor(histogram),
             start_durations: histogram(),
             restarts: Family::default(),
+            started_pods: Counter::default(),
+            start_errors_of_pods: Counter::default(),
+            started_containers: Family::default(),
+            start_errors: Family::default(),
             images_collected: Family::default(),
             pull_durations: Family::new_with_constructor(|| Histogram::new(PULL_BUCKETS)),
         }
@@ -95,6 +103,24 @@ impl Metrics {
     /// From a pod's admission to all of its containers having been started.
     pub fn pod_started(&self, took: Duration) {
         self.start_durations.observe(took.as_secs_f64());
+    }
+
+    /// The surroundings of a pod were made, or could not be.
+    pub fn sandbox_made(&self, ok: bool) {
+        self.started_pods.inc();
+        if !ok {
+            self.start_errors_of_pods.inc();
+        }
+    }
+
+    /// A container was started; else the reason why it could not be created or started.
+    pub fn container_started(&self, outcome: Result<(), &str>) {
+        self.started_containers.get_or_create(&label("container_type", "container")).inc();
+        if let Err(reason) = outcome {
+            let labels = [("code", reason), ("container_type", "container")];
+            let labels: Labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            self.start_errors.get_or_create(&labels).inc();
+        }
     }
 
     /// An image was removed (`reason`: space, age).
@@ -143,6 +169,13 @@ pub fn encode(board: &Board) -> String {
         "Containers started again after an end",
         metrics.restarts.clone(),
     );
+    let (started, failed) = (metrics.started_pods.clone(), metrics.start_errors_of_pods.clone());
+    registry.register("kubelet_started_pods", "Pods whose surroundings were made, or tried to", started);
+    registry.register("kubelet_started_pods_errors", "Pods whose surroundings could not be made", failed);
+    let started = metrics.started_containers.clone();
+    registry.register("kubelet_started_containers", "Containers started, or tried to", started);
+    let failed = metrics.start_errors.clone();
+    registry.register("kubelet_started_containers_errors", "Containers that could not be created or started", failed);
     let collected = metrics.images_collected.clone();
     registry.register("kubelet_image_garbage_collected", "Images removed, by reason", collected);
     let durations = metrics.pull_durations.clone();
@@ -270,12 +303,20 @@ mod tests {
         let (board, _commands) = Board::new();
         board.set_node(|node| node.name = "n1".into());
         board.metrics().runtime_operation("start_container", Duration::from_millis(8), false);
+        board.metrics().sandbox_made(true);
+        board.metrics().sandbox_made(false);
+        board.metrics().container_started(Ok(()));
+        board.metrics().container_started(Err("CreateContainerError"));
         board.metrics().image_collected("space");
         board.metrics().image_pulled(11 << 20, Duration::from_secs(2));
         let text = encode(&board);
         for line in [
             "kubelet_image_garbage_collected_total{reason=\"space\"} 1",
             "kubelet_image_pull_duration_seconds_count{image_size_in_bytes=\"10MB-100MB\"} 1",
+            "kubelet_started_pods_total 2",
+            "kubelet_started_pods_errors_total 1",
+            "kubelet_started_containers_total{container_type=\"container\"} 2",
+            "kubelet_started_containers_errors_total{code=\"CreateContainerError\",container_type=\"container\"} 1",
             "kubelet_running_pods 0",
             "kubelet_running_containers{container_state=\"running\"} 0",
             "kubelet_node_name{node=\"n1\"} 1",

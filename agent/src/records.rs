@@ -165,9 +165,16 @@ impl Records {
                     None if fallback.is_some() => {
                         // As below: the newest must not take the place of this one.
                         let _ = files.rename(&newest, &newest.with_extension("damaged")).await;
+                        tracing::error!(%uid, "no pod can be made of a record's newest generation: the one before is used");
                         return Ok(record);
                     }
-                    None => return Ok(record),
+                    None => {
+                        if !why.is_empty() {
+                            let why = why.join("; ");
+                            tracing::error!(%uid, why, "a record's newest generation cannot be read: the one before is used");
+                        }
+                        return Ok(record);
+                    }
                     Some(_) => {
                         fallback = fallback.or(Some(record));
                         continue;

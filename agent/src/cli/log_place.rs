@@ -100,6 +100,8 @@ fn pod<'a>(dirs: &'a [PodDir], args: &LogsArgs) -> Result<&'a PodDir, Failure> {
 /// The one that is named; else the record's first, which is what the agent would show; else the only one.
 fn container(path: &Path, state_dir: &Path, pod: &PodDir, args: &LogsArgs) -> Result<String, Failure> {
     let mut names = names(path).unwrap_or_default();
+    // The keeper's mark is no container.
+    names.retain(|name| !name.starts_with('.'));
     names.sort();
     let has = |name: &String| names.contains(name);
     if let Some(name) = &args.container {

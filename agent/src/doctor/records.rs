@@ -79,7 +79,7 @@ pub fn judge(found: &Found) -> Line {
                 "set aside as damaged: {}",
                 some(&damaged.iter().map(|path| path.display().to_string()).collect::<Vec<_>>())
             ),
-            "look at the disk (dmesg, smartctl); its pods were started anew: remove the files when they have told enough",
+            "look at the disk (dmesg, smartctl); its pods go on by the record before, or were started anew: remove the files when they have told enough",
         ),
     }
 }

@@ -24,6 +24,8 @@ const ROUTES_MAX_BYTES: u64 = 256 * 1024;
 struct Found {
     interface: String,
     address: IpAddr,
+    /// It has a carrier: a bridge without members, as an idle Docker's, has none.
+    running: bool,
 }
 
 /// The node's addresses, remembered.
@@ -67,12 +69,13 @@ fn interfaces(own_bridge: &str) -> Vec<Found> {
                 (_, Some(v6)) => IpAddr::V6(v6.ip()),
                 _ => return None,
             };
-            Some(Found { interface: found.interface_name, address })
+            let running = found.flags.contains(InterfaceFlags::IFF_RUNNING);
+            Some(Found { interface: found.interface_name, address, running })
         })
         .collect()
 }
 
-/// One address per family: the default route's interface before any other; link-local ones never.
+/// One address per family: the default route's interface before any other that is running; link-local ones never.
 fn choose(found: &[Found], default_routes: &[Option<String>; 2]) -> Vec<IpAddr> {
     let global = |address: &IpAddr| match address {
         IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_loopback() && !v4.is_unspecified(),
@@ -82,7 +85,7 @@ fn choose(found: &[Found], default_routes: &[Option<String>; 2]) -> Vec<IpAddr> 
     for (ipv4, route) in [(true, &default_routes[0]), (false, &default_routes[1])] {
         let mut family = found.iter().filter(|f| f.address.is_ipv4() == ipv4 && global(&f.address));
         let preferred = family.clone().find(|f| Some(&f.interface) == route.as_ref());
-        chosen.extend(preferred.or_else(|| family.next()).map(|f| f.address));
+        chosen.extend(preferred.or_else(|| family.find(|f| f.running)).map(|f| f.address));
     }
     chosen
 }
@@ -124,7 +127,7 @@ mod tests {
     use super::*;
 
     fn found(interface: &str, address: &str) -> Found {
-        Found { interface: interface.into(), address: address.parse().unwrap() }
+        Found { interface: interface.into(), address: address.parse().unwrap(), running: interface != "docker0" }
     }
 
     #[test]
@@ -137,7 +140,8 @@ mod tests {
         ];
         let addresses = choose(&all, &[Some("ens3".into()), None]);
         assert_eq!(addresses, ["198.18.7.7".parse::<IpAddr>().unwrap(), "2001:db8::7".parse().unwrap()]);
-        assert_eq!(choose(&all[..2], &[None, None]), ["172.17.0.1".parse::<IpAddr>().unwrap()]);
+        assert!(choose(&all[..2], &[None, None]).is_empty(), "an idle bridge is no way to the node");
+        assert_eq!(choose(&all[..3], &[None, None]), ["198.18.7.7".parse::<IpAddr>().unwrap()]);
         assert!(choose(&[], &[None, None]).is_empty());
     }
 

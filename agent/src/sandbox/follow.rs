@@ -32,13 +32,17 @@ const MESSAGE_BYTES: usize = 8192;
 const MESSAGES_MAX: usize = 1024;
 
 /// Calls `found` with the node's addresses now and whenever they are others, and keeps the resolv.conf of `pods` true, for ever.
+/// Pods of before are known once `adopted` has ended.
 pub async fn follow(
     sandboxes: NodeSandboxes,
+    adopted: impl Future<Output = ()>,
     pods: impl Fn() -> Vec<(Record, Arc<PodTemplate>)>,
     mut found: impl FnMut(&[IpAddr]),
 ) {
     let changes = Changes::listen();
     let (mut addresses, mut names) = (None, None);
+    let mut adopted = std::pin::pin!(adopted);
+    let mut all_known = false;
     // The looks that are still due after the last change.
     let mut due: Vec<Duration> = Vec::new();
     loop {
@@ -60,6 +64,10 @@ pub async fn follow(
                 let soon = due.pop().unwrap_or(LOOK_AGAIN);
                 tokio::time::sleep(soon).await;
                 changes.take();
+            }
+            () = &mut adopted, if !all_known => {
+                // What changed while no agent looked.
+                (all_known, names) = (true, None);
             }
             () = tokio::time::sleep(wait) => {}
         }

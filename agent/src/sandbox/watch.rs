@@ -71,7 +71,9 @@ impl NodeSandboxes {
                 }
                 () = tokio::time::sleep(SLOW_LOOK) => {
                     self.look(Scope::Ports, self.connected(), &mut faults, &mut tell).await;
-                    if let Err(error) = self.shared.network.settle() {
+                    // The state disk may hang.
+                    let shared = self.shared.clone();
+                    if let Err(error) = super::blocking(move || shared.network.settle()).await {
                         tracing::warn!(error = chain(&error), "notes of addresses still wait for the state disk");
                     }
                 }
@@ -118,8 +120,8 @@ impl NodeSandboxes {
             Ok(Checked::Fault { reason }) => Some(Finding::Fault(reason)),
             Ok(Checked::Gone { reason }) => {
                 let mut lost = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
-                lost.insert(uid.clone(), reason.clone());
-                Some(Finding::Gone(reason))
+                // It is told once; until the workers have made it anew it is found again and again.
+                lost.insert(uid.clone(), reason.clone()).is_none().then_some(Finding::Gone(reason))
             }
             // The next thing that needs the record says so.
             Err(_) => None,

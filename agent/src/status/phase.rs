@@ -69,7 +69,13 @@ pub fn conditions(published: &Published, view: &PodView, statuses: &[ContainerSt
         SandboxState::Made => view.template.spec.host_network,
         SandboxState::Absent | SandboxState::Broken { .. } => false,
     };
-    let stands = if network { Ok(()) } else { Err(("", String::new())) };
+    // What keeps the whole pod waiting keeps its containers from starting: a plugin that is missing, a mount that fails.
+    let of_pod = |wait: &&Waiting| wait.uid.as_ref() == Some(&view.record.uid) && wait.container.is_none();
+    let stands = match (network, published.waiting.iter().find(of_pod)) {
+        (true, _) => Ok(()),
+        (false, Some(wait)) => Err((wait.reason.as_str(), wait.message.clone())),
+        (false, None) => Err(("", String::new())),
+    };
     let initialized = if phase == "Succeeded" { Err(("PodCompleted", String::new())) } else { Ok(()) };
     // A finished pod was initialized: only its reason is told.
     let mut initialized = condition("Initialized", &initialized, admitted);

@@ -61,6 +61,24 @@ fn a_container_in_back_off_waits_and_remembers_its_end() {
     assert_eq!(condition(&pod, "Ready")["message"], "containers with unready status: [c]");
 }
 
+#[test]
+fn what_keeps_a_pod_from_its_network_is_said_in_the_condition() {
+    let mut view = view();
+    view.sandbox = SandboxState::Absent;
+    let of_container = waits(&view.record.uid);
+    let message = "the bridge plugin is in none of /opt/cni/bin";
+    let of_pod = Waiting {
+        container: None,
+        reason: "CreatePodSandboxError".into(),
+        message: message.into(),
+        ..of_container.clone()
+    };
+    let shown = shown(view, vec![of_container, of_pod]);
+    let condition = condition(&shown, "PodReadyToStartContainers");
+    assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("CreatePodSandboxError")));
+    assert_eq!(condition["message"], message);
+}
+
 /// One restart done, its end remembered, and the next run already created: what Kubernetes shows between the second
 /// end and the third start.
 fn crashed_twice() -> (PodView, Vec<Waiting>) {

@@ -66,14 +66,12 @@ fn a_sound_connection_is_left_alone() {
 }
 
 #[test]
-fn a_pod_that_lost_its_interface_or_address_gets_new_surroundings() {
+fn a_pod_that_has_lost_its_network_gets_new_surroundings() {
     on_a_node(|node| async move {
         let (sandboxes, template) = (node.open(), crate::fixture::template());
-        for (damage, said) in [
-            ("ip link del eth0", "its interface eth0 is gone"),
-            ("ip addr flush dev eth0", "its interface eth0 has lost the address 198.18."),
-            ("", "the node's bridge daemonlet0 is gone"),
-        ] {
+        for (damage, said) in
+            [("ip link del eth0", "its interface eth0 is gone"), ("", "the node's bridge daemonlet0 is gone")]
+        {
             let (record, netns) = raised(&sandboxes, "hurt", &template).await;
             match damage {
                 "" => drop(run("ip link del daemonlet0")),
@@ -91,6 +89,26 @@ fn a_pod_that_lost_its_interface_or_address_gets_new_surroundings() {
             assert_eq!(node.reserved().len(), 1);
             sandboxes.tear_down(&record.uid).await.unwrap();
         }
+    });
+}
+
+/// A daemon with the right to may bridge, bond or rename what it was given: that is no reason to end it.
+#[test]
+fn a_pod_that_has_moved_its_address_or_interface_runs_on() {
+    on_a_node(|node| async move {
+        let (sandboxes, template) = (node.open(), crate::fixture::template());
+        let (record, netns) = raised(&sandboxes, "mover", &template).await;
+        let before = sandboxes.inspect(&record.uid, &template).await;
+        inside_net(&netns, "ip link set eth0 down");
+        inside_net(&netns, "ip link set eth0 name uplink0");
+        let told = |found: &Option<Finding>| !matches!(found, Some(Finding::Gone(_) | Finding::Mended(_)));
+        assert!(told(&sandboxes.check(&record.uid, Scope::Everything).await));
+        inside_net(&netns, "ip addr flush dev uplink0");
+        let found = sandboxes.check(&record.uid, Scope::Everything).await;
+        assert!(matches!(&found, Some(Finding::Fault(why)) if why.contains("has the address 198.18.")), "{found:?}");
+        assert_eq!(sandboxes.check(&record.uid, Scope::Ports).await, None);
+        assert_eq!(sandboxes.inspect(&record.uid, &template).await, before);
+        sandboxes.tear_down(&record.uid).await.unwrap();
     });
 }
 

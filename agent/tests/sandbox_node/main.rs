@@ -78,7 +78,8 @@ fn a_pod_on_the_hosts_network_shares_its_name_addresses_and_hosts_file() {
         let (sandboxes, record, mut template) = (node.open(), pod("agent-node"), template());
         template.spec.host_network = true;
         sandboxes.set_up(&record, &template).await.unwrap();
-        let ips = vec![IpAddr::from([127, 0, 0, 1])];
+        // This node has no address: none is made up.
+        let ips: Vec<IpAddr> = Vec::new();
         assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Connected { ips: ips.clone() });
         assert_eq!(sandboxes.connect(&record, &template).await.unwrap(), ips);
         let sandbox = sandboxes.describe(&record, &template).await.unwrap();

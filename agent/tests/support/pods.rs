@@ -96,10 +96,22 @@ impl TestContainerd {
         }
     }
 
-    /// To containerd itself.
+    /// To containerd itself. After a SIGSTOP all of its threads stand still.
     pub fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("it is up");
         kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), signal).expect("it is ours");
+        if signal == Signal::SIGSTOP {
+            tests::wait::wait_for("every thread is stopped", || {
+                let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).expect("it lives").flatten();
+                let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+                let moving =
+                    stats.filter(|stat| !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')));
+                match moving.count() {
+                    0 => Ok(()),
+                    some => Err(format!("{some} are not")),
+                }
+            });
+        }
     }
 
     /// Where runc keeps what it knows of a container.

@@ -167,8 +167,8 @@ pub fn exit_message(exit_code: u32) -> &'static str {
     const BY_SIGSYS: u32 = 128 + 31;
     match exit_code {
         BY_SIGSYS => {
-            "ended by SIGSYS: its seccomp profile ends a program that makes such a system call; where it is one built for 32 \
-             bits, `seccomp-32-bit: true` in the agent's configuration lets it run"
+            "ended by SIGSYS, as a seccomp profile ends a program built for 32 bits: if it is one, `seccomp-32-bit: true` in the \
+             agent's configuration lets it run"
         }
         _ => "",
     }
@@ -198,12 +198,16 @@ impl Runs<'_> {
         let due = self.due();
         let found = self.observed(due).map(|c| standing(self.view, self.pod, c));
         let next = self.next_is_wanted(found.as_ref());
-        // The shim is shared by the pod and ends with its last run: what ended goes when its successor stands.
-        let stands = matches!(found, Some(Standing::Waits | Standing::Runs));
+        // The shim is shared by the pod and ends with its last run: what ended goes when its successor stands. One that is
+        // just being started comes first, since the deletion would take the processor that it starts on.
+        let mut stands = false;
         match found {
             None => self.create(draft, due),
-            Some(Standing::Waits) => self.start(draft, due),
-            Some(Standing::Runs) => self.started(draft, due),
+            Some(Standing::Waits) => stands = !self.start(draft, due),
+            Some(Standing::Runs) => {
+                self.started(draft, due);
+                stands = true;
+            }
             // The whole pod waits then, before it gets here.
             Some(Standing::Silent) => {}
             Some(Standing::Ended(_)) if self.until == Until::Created => draft.step(self.delete(due)),
@@ -281,14 +285,21 @@ impl Runs<'_> {
         }
     }
 
-    fn start(&self, draft: &mut Draft<'_>, attempt: u32) {
+    /// Whether the run's time has come.
+    fn start(&self, draft: &mut Draft<'_>, attempt: u32) -> bool {
         let (uid, name) = (&self.pod.record.uid, &self.container.name);
         if held_back(self.view, self.memory()) {
-            return;
+            return false;
         }
         match self.in_the_way() {
-            Some(message) => draft.wait(container_wait(uid, name, "ContainerCreating", message, None)),
-            None => draft.step(Step::Start { uid: uid.clone(), container: name.clone(), attempt }),
+            Some(message) => {
+                draft.wait(container_wait(uid, name, "ContainerCreating", message, None));
+                false
+            }
+            None => {
+                draft.step(Step::Start { uid: uid.clone(), container: name.clone(), attempt });
+                true
+            }
         }
     }
 

@@ -87,15 +87,11 @@ impl Looks {
             drop(place);
             found
         });
+        // Also where the caller goes away before: the thread hangs on.
+        let _left = Left { under_way: &self.under_way, number };
         match tokio::time::timeout(self.limit, looking).await {
             Ok(found) => found.map_err(|_| Hung::Ended),
-            Err(_) => {
-                // Gone when it has ended in this very moment.
-                if let Some(look) = lock(&self.under_way).looks.get_mut(&number) {
-                    look.late = true;
-                }
-                Err(Hung::Late { limit: self.limit, paths: named })
-            }
+            Err(_) => Err(Hung::Late { limit: self.limit, paths: named }),
         }
     }
 
@@ -108,6 +104,20 @@ impl Looks {
     fn all(&self) -> String {
         let state = lock(&self.under_way);
         join(&state.looks.values().flat_map(|look| look.paths.clone()).collect::<Vec<_>>())
+    }
+}
+
+/// A look that nobody waits for any more and that has not ended: its paths count as hanging until it does.
+struct Left<'a> {
+    under_way: &'a Mutex<UnderWay>,
+    number: u64,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        if let Some(look) = lock(self.under_way).looks.get_mut(&self.number) {
+            look.late = true;
+        }
     }
 }
 
@@ -126,7 +136,7 @@ mod tests {
     use super::*;
 
     fn looks() -> Looks {
-        Looks { limit: Duration::from_millis(200), ..Looks::default() }
+        Looks { limit: Duration::from_secs(2), ..Looks::default() }
     }
 
     fn path(name: &str) -> Vec<PathBuf> {

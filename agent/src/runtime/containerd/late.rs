@@ -39,14 +39,20 @@ impl Late {
         heard: &Arc<Heard>,
         ids: Vec<String>,
     ) -> Result<BTreeMap<String, Asked>, Status> {
+        let mut begun = Vec::new();
         let (beside, now): (Vec<String>, Vec<String>) = {
             let mut state = self.lock();
-            ids.into_iter().partition(|id| state.may_be_beside(id))
+            ids.into_iter().partition(|id| {
+                let beside = state.may_be_beside(id);
+                // Counted at once: the bound is on all of them together.
+                if beside && state.asking.insert(id.clone()) {
+                    begun.push(id.clone());
+                }
+                beside
+            })
         };
-        for id in &beside {
-            if self.lock().asking.insert(id.clone()) {
-                tokio::spawn(self.clone().again(client.clone(), Arc::clone(heard), id.clone()));
-            }
+        for id in begun {
+            tokio::spawn(self.clone().again(client.clone(), Arc::clone(heard), id));
         }
         let mut answers = ask(client, &now).await?;
         self.note(&answers);

@@ -1,8 +1,9 @@
 //! Whether a pod's connection is still what its plugins made (CNI specification, "CHECK"), and what is done where it is not.
 //!
 //! Driven by `sandbox::watch`. What can be seen is looked at here: the bridge, the pod's interface, its addresses, and the
-//! rules of its ports (`mapped`). A pod that has lost its network by that gets new surroundings; what only lies on the node is
-//! made again under it. For the rest its plugins are asked, where their configuration has a CHECK (0.4.0 and later) and
+//! rules of its ports (`mapped`). A pod that has nothing left but its loopback, or whose bridge is gone, gets new surroundings;
+//! what only lies on the node is made again under it. An interface or an address that is elsewhere is told alone: a daemon with
+//! the right to may have moved it. For the rest its plugins are asked, where their configuration has a CHECK (0.4.0 and later) and
 //! does not forbid it, and what they say is told: a restart of daemons takes more than an opinion, and plugins have bad ones
 //! (of version 1.1.1 portmap is never content with two families, and bandwidth crashes without limits) or speak for a service
 //! that is away for a moment.
@@ -10,11 +11,11 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use nix::sched::{CloneFlags, setns};
 use pod::name::Uid;
 use serde_json::Value;
@@ -23,6 +24,8 @@ use super::plugin::{self, Call, PluginError, Verb};
 use super::{Network, NetworkError, current, has_ports, mapped, with_result};
 use crate::sandbox::record::{Found, NetworkRecord};
 
+/// After a plugin could not make its part again.
+const MEND_AGAIN: Duration = Duration::from_secs(300);
 /// A CHECK only looks.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first version of the specification with a CHECK.
@@ -64,15 +67,17 @@ impl Network {
         if scope == Scope::Ports && !record.plugins.iter().any(has_ports) {
             return Ok(Checked::Sound);
         }
-        let lost = {
+        let seen = if scope == Scope::Ports {
+            None
+        } else {
             let (path, interface, addresses) = (netns.to_owned(), record.interface.clone(), record.addresses.clone());
             let bridge = record.file.is_none().then(|| self.config.bridge.clone());
-            crate::sandbox::blocking(move || lost(&path, bridge.as_deref(), &interface, &addresses)).await
+            crate::sandbox::blocking(move || look(&path, bridge.as_deref(), &interface, &addresses)).await
         };
-        if let Some(reason) = lost {
+        if let Some(seen) = seen {
             // Or it is just being given back: then it is no more when that has ended.
             let _held = self.hold(uid).await;
-            return Ok(if self.still(&record, netns)? { Checked::Gone { reason } } else { Checked::Sound });
+            return Ok(if self.still(&record, netns)? { seen } else { Checked::Sound });
         }
         let Some((index, reason)) = self.first_complaint(&record, scope).await else { return Ok(Checked::Sound) };
         // Nothing is given back or made between this look and the mending.
@@ -147,15 +152,15 @@ impl Network {
                 tracing::info!(pod = %record.uid, %error, "a network plugin's CHECK failed in itself");
                 None
             }
-            Err(error) => Some(crate::execute::chain(&error)),
+            Err(error) => Some(super::super::chain(&error)),
         }
     }
 
     /// Makes a plugin's part on the node again; false where that is not possible, or has not helped before.
     async fn mend(&self, record: &NetworkRecord, index: usize) -> bool {
         let config = &record.plugins[index];
-        let hopeless = || self.hopeless.lock().unwrap_or_else(PoisonError::into_inner);
-        if config["type"] != PORTS || hopeless().contains(&record.uid) {
+        let failed = || self.mend_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if config["type"] != PORTS || failed().get(&record.uid).is_some_and(|at| at.elapsed() < MEND_AGAIN) {
             return false;
         }
         let left = {
@@ -167,12 +172,15 @@ impl Network {
             self.config.notes.end(&record.uid);
             match made {
                 Ok(()) => self.complaint(record, index).await,
-                Err(error) => Some(crate::execute::chain(&error)),
+                Err(error) => Some(super::super::chain(&error)),
             }
         };
-        if let Some(reason) = &left {
-            tracing::warn!(pod = %record.uid, reason, "a plugin could not make its part of a network again");
-            hopeless().insert(record.uid.clone());
+        match &left {
+            Some(reason) => {
+                tracing::warn!(pod = %record.uid, reason, "a plugin could not make its part of a network again");
+                failed().insert(record.uid.clone(), Instant::now());
+            }
+            None => drop(failed().remove(&record.uid)),
         }
         left.is_none()
     }
@@ -197,28 +205,28 @@ fn can_check(version: Option<&str>) -> bool {
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= FIRST_VERSION
 }
 
-/// What of the pod's connection is gone; None where that cannot be found out. Looks for the bridge in the calling thread's
-/// namespace.
-fn lost(netns: &Path, bridge: Option<&str>, interface: &str, addresses: &[IpAddr]) -> Option<String> {
+/// What of the pod's connection is gone or elsewhere; None where nothing is, or that cannot be found out. Looks for the bridge in
+/// the calling thread's namespace.
+fn look(netns: &Path, bridge: Option<&str>, interface: &str, addresses: &[IpAddr]) -> Option<Checked> {
     if let Some(bridge) = bridge.filter(|bridge| if_nametoindex(*bridge) == Err(Errno::ENODEV)) {
-        return Some(format!("the node's bridge {bridge} is gone"));
+        return Some(Checked::Gone { reason: format!("the node's bridge {bridge} is gone") });
     }
     let list = || {
         setns(std::fs::File::open(netns).ok()?, CloneFlags::CLONE_NEWNET).ok()?;
         // An interface without an address is listed too, by its hardware address.
-        let of_interface = getifaddrs().ok()?.filter(|found| found.interface_name == interface);
-        Some(of_interface.map(|found| found.address).collect::<Vec<_>>())
+        let all = getifaddrs().ok()?.filter(|found| !found.flags.contains(InterfaceFlags::IFF_LOOPBACK));
+        Some(all.map(|found| (found.interface_name, found.address)).collect::<Vec<_>>())
     };
     let found = std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("interfaces".into()).stack_size(THREAD_STACK_BYTES);
         thread.spawn_scoped(scope, list).ok()?.join().ok()?
     })?;
     if found.is_empty() {
-        return Some(format!("its interface {interface} is gone"));
+        return Some(Checked::Gone { reason: format!("its interface {interface} is gone, and it has no other") });
     }
     let there: Vec<IpAddr> = found
         .iter()
-        .flatten()
+        .filter_map(|(_, address)| address.as_ref())
         .filter_map(|address| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
             (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
             (_, Some(v6)) => Some(IpAddr::V6(v6.ip())),
@@ -226,7 +234,9 @@ fn lost(netns: &Path, bridge: Option<&str>, interface: &str, addresses: &[IpAddr
         })
         .collect();
     let missing = addresses.iter().find(|address| !there.contains(address))?;
-    Some(format!("its interface {interface} has lost the address {missing}"))
+    Some(Checked::Fault {
+        reason: format!("none of its interfaces has the address {missing} that {interface} was given"),
+    })
 }
 
 #[cfg(test)]

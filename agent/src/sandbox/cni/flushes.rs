@@ -23,6 +23,8 @@ const CHAIN_NAME: u16 = 3;
 const CHAIN_OF_RULE: u16 = 2;
 /// struct nlmsghdr and struct nfgenmsg.
 const HEADERS_BYTES: usize = 20;
+/// Messages that are read without a pause.
+const NEWS_AT_ONCE_MAX: usize = 64;
 /// What the kernel puts into one answer at most.
 const NEWS_MAX_BYTES: usize = 16 * 1024;
 /// Chains in which rules of ours and of our plugins stand, beside the plugins' own.
@@ -49,19 +51,28 @@ impl Flushes {
         let mut bytes = vec![0; NEWS_MAX_BYTES];
         loop {
             let Ok(mut ready) = self.news.readable().await else { return std::future::pending().await };
-            let mut concern = false;
-            loop {
+            let (mut concern, mut emptied) = (false, false);
+            for _ in 0..NEWS_AT_ONCE_MAX {
                 match recv(self.news.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
-                    Ok(0) | Err(Errno::EAGAIN) => break,
+                    Ok(0) | Err(Errno::EAGAIN) => emptied = true,
                     Ok(length) => concern |= concerns(&bytes[..length]),
                     // More was told than the socket holds.
-                    Err(_) => concern = true,
+                    Err(Errno::ENOBUFS) => concern = true,
+                    Err(Errno::EINTR) => {}
+                    // The socket tells nothing any more: the slow look alone goes on.
+                    Err(_) => return std::future::pending().await,
+                }
+                if emptied {
+                    ready.clear_ready();
+                    break;
                 }
             }
-            ready.clear_ready();
+            drop(ready);
             if concern {
                 return;
             }
+            // Somebody else's rules come without an end: the rest of the agent has its turn in between.
+            tokio::task::yield_now().await;
         }
     }
 }

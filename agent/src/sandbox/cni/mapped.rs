@@ -24,11 +24,17 @@ pub async fn missing(uid: &Uid, plugin: &Value, addresses: &[IpAddr]) -> Option<
             continue;
         }
         let Ok(rules) = masquerade::list_nat(program).await else { continue };
-        if let Some(what) = judge(&rules, uid, &protocols, plugin["snat"] != false) {
+        if let Some(what) = judge(&rules, uid, &protocols, marks_by_itself(plugin)) {
             return Some(format!("{program} has not {what}"));
         }
     }
     None
+}
+
+/// Whether the plugin has a rule of its own for what is to look as if it came from the node: not without snat, and not where
+/// somebody else's chain does it.
+fn marks_by_itself(plugin: &Value) -> bool {
+    plugin["snat"] != false && plugin["externalSetMarkChain"].as_str().is_none_or(str::is_empty)
 }
 
 /// Protocols of the ports that lead here in this family, sorted.

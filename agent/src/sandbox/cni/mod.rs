@@ -115,8 +115,8 @@ pub struct Network {
     rules_due: Mutex<Option<(Instant, Result<(), String>)>>,
     /// One at a time makes, mends or gives back a pod's connection.
     held: std::sync::Mutex<BTreeMap<Uid, Arc<Mutex<()>>>>,
-    /// Pods for which a plugin could not make its part again.
-    hopeless: std::sync::Mutex<BTreeSet<Uid>>,
+    /// When a plugin could not make its part for a pod again.
+    mend_failed: std::sync::Mutex<BTreeMap<Uid, Instant>>,
 }
 
 impl Network {
@@ -127,7 +127,7 @@ impl Network {
             at_once: Semaphore::new(cpus.saturating_mul(PLUGINS_PER_CPU)),
             rules_due: Mutex::default(),
             held: std::sync::Mutex::default(),
-            hopeless: std::sync::Mutex::default(),
+            mend_failed: std::sync::Mutex::default(),
         }
     }
 
@@ -206,7 +206,7 @@ impl Network {
         let _held = self.hold(uid).await;
         let given_back = self.give_back(uid, netns).await;
         if given_back.is_ok() {
-            self.hopeless.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+            self.mend_failed.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
             // Who waits for it finds nothing to do.
             self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         }
@@ -276,7 +276,7 @@ impl Network {
         let failed = |source| NetworkError::Record { path: self.config.notes.run.clone(), source };
         let begun = self.config.notes.begun().map_err(failed)?;
         if !begun.is_empty() {
-            survivors::end(&self.config.run_dir).map_err(failed)?;
+            survivors::end(&self.config.run_dir, &begun).map_err(failed)?;
             begun.iter().for_each(|uid| self.config.notes.end(uid));
         }
         Ok(())

@@ -152,6 +152,16 @@ fn end_is_written_down_while_the_successor_is_created_and_before_anything_else_h
 }
 
 #[test]
+fn ended_run_is_removed_after_its_successor_was_started_not_beside_it() {
+    let mut model = running(&["a"]);
+    model.exit(0, 1);
+    let plan = until(&mut model, starts);
+    assert!(!plan.steps.iter().any(|step| matches!(step, Step::Delete { .. })), "{plan:?}");
+    model.settle();
+    assert_eq!(states(&model, 0), [(1, &ContainerState::Running { pid: 7 })]);
+}
+
+#[test]
 fn run_that_containerd_forgot_ended_with_unknown_status() {
     let mut model = running(&["a"]);
     model.exit(0, 3);
