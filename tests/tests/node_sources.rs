@@ -176,12 +176,11 @@ fn why_tells_a_refused_edit_once() {
         "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - {name: main, imagee: x}\n",
     );
     // What the start still waits for has a line of its own until it is done.
-    wait_for("why tells it in two lines and the fault once", || match node.cli(&["why", "a"]).ok().out {
-        why => {
-            // What this machine cannot give is said of every container.
-            let lines = why.lines().filter(|line| !line.contains(": Adapted: ")).count();
-            if (lines, why.matches("did you mean `image`?").count()) == (2, 1) { Ok(()) } else { Err(why) }
-        }
+    wait_for("why tells it in two lines and the fault once", || {
+        let why = node.cli(&["why", "a"]).ok().out;
+        // What this machine cannot give is said of every container.
+        let lines = why.lines().filter(|line| !line.contains(": Adapted: ")).count();
+        if (lines, why.matches("did you mean `image`?").count()) == (2, 1) { Ok(()) } else { Err(why) }
     });
 }
 
