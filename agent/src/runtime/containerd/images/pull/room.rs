@@ -29,6 +29,14 @@ async fn root(client: &Client) -> Option<PathBuf> {
     Path::new(&store).parent().map(Path::to_owned)
 }
 
+/// Bytes that are free where containerd keeps content; None where it cannot be told, soon enough.
+pub(super) async fn available(client: &Client) -> Option<u64> {
+    let root = root(client).await?;
+    let look = tokio::task::spawn_blocking(move || nix::sys::statvfs::statvfs(&root));
+    let disk = tokio::time::timeout(QUICK, look).await.ok()?.ok()?.ok()?;
+    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
+}
+
 fn free(root: &Path) -> String {
     match nix::sys::statvfs::statvfs(root) {
         Ok(disk) => {
