@@ -24,8 +24,8 @@ use agent::seams::{ImageShelf, ImageStore, Keep, Removed, ShelvedImage};
 use pod::desired::DesiredSet;
 use serde_json::{Value, json};
 use support::containerd::Containerd;
-use tests::image::{Image, Layout, Tarball, oci_archive};
-use tests::scripted_registry::ScriptedRegistry;
+use tests::image::{Image, Layout, Tarball, digest, oci_archive};
+use tests::scripted_registry::{Act, ScriptedRegistry};
 use tokio::sync::watch;
 
 const NAMESPACE: &str = "daemonlet-shelf-test";
@@ -92,7 +92,8 @@ impl Node {
 fn images(containerd: &Containerd) -> Images {
     let patience = registry::Patience {
         connect: Duration::from_secs(5),
-        stall: Duration::from_secs(5),
+        // Longer than any answer is held back.
+        stall: PATIENCE,
         document: Duration::from_secs(5),
         ..registry::Patience::default()
     };
@@ -432,16 +433,19 @@ async fn an_image_that_is_pulled_stands_a_prune() {
     let Some(node) = Node::start() else { return };
     node.import(&[image("free:1", 7, 1)]).await;
     let registry = ScriptedRegistry::start();
-    let written = registry.push("a/b", "1", &Layout::of(&[image("any:1", 1, 4)]));
+    let pushed = image("any:1", 1, 4);
+    let layer = digest(&pushed.layers[0]);
+    let written = registry.push("a/b", "1", &Layout::of(&[pushed]));
     let name = reference(&written);
-    registry.slow(4 * MIB);
+    registry.fault(&layer, 1, Act::HoldAt(2 * MIB));
     let (collector, ..) = collector(&node.images, ImageGc::default());
     let prune = async {
-        while node.images.pulls().borrow().is_empty() {
+        while registry.served(&layer) < 2 * MIB {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let pruned = collector.prune(false).await.unwrap();
         assert!(node.images.pulls().borrow().iter().any(|pull| pull.name == name.record_name()), "it is still pulled");
+        registry.go_on();
         pruned
     };
     let pull = node.images.pull_by_hand(&written, &name);

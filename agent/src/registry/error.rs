@@ -30,6 +30,8 @@ pub enum Failure {
     Network { reason: String },
     /// Not a byte for this long.
     Stalled { time: Duration },
+    /// Not asked: the login for it had not come from its credential helper after this long.
+    Login { time: Duration },
     /// 401 or 403, of the registry or its token service.
     Denied { status: u16, reason: String },
     /// 404.
@@ -52,7 +54,7 @@ impl Failure {
             | Failure::Limited { .. }
             | Failure::Server { .. }
             | Failure::Unusable { .. } => true,
-            Failure::Denied { .. } | Failure::NotFound { .. } => false,
+            Failure::Login { .. } | Failure::Denied { .. } | Failure::NotFound { .. } => false,
         }
     }
 }
@@ -64,11 +66,17 @@ impl RegistryError {
         RegistryError::Asked { what: what.to_owned(), failures, hint: None }
     }
 
-    /// Network error, timeout, 5xx or 429: an image that is here may be used, and trying again may help.
+    /// Network error, timeout (also of its credential helper), 5xx or 429: an image that is here may be used, and trying again may help.
     pub fn unreachable(&self) -> bool {
         matches!(
             self.decisive(),
-            Some(Failure::Network { .. } | Failure::Stalled { .. } | Failure::Limited { .. } | Failure::Server { .. })
+            Some(
+                Failure::Network { .. }
+                    | Failure::Stalled { .. }
+                    | Failure::Login { .. }
+                    | Failure::Limited { .. }
+                    | Failure::Server { .. }
+            )
         )
     }
 
@@ -129,6 +137,9 @@ impl fmt::Display for Failure {
                 f.write_str(reason)
             }
             Failure::Stalled { time } => write!(f, "sent nothing for {} s", time.as_secs_f32()),
+            Failure::Login { time } => {
+                write!(f, "not asked: its credential helper has not answered for {} s", time.as_secs_f32())
+            }
             Failure::Denied { status, reason } => write!(f, "{status}: {reason}"),
             Failure::Limited { retry_after, reason } => write!(f, "429: {reason}{}", Later(*retry_after)),
             Failure::Server { status, retry_after, reason } => write!(f, "{status}: {reason}{}", Later(*retry_after)),

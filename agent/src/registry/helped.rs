@@ -33,23 +33,29 @@ pub struct Helped {
     turns: BTreeMap<HelperKey, Arc<tokio::sync::Mutex<()>>>,
 }
 
-/// What was said lately, or what `ask` says now; it is not polled in the first case.
+/// What was said lately, or what `ask` says now; it is not polled in the first case. Dropped, `ask` goes on: who asks again finds its
+/// answer, however short everybody's patience is.
 pub async fn said(
-    helped: &Mutex<Helped>,
+    helped: &Arc<Mutex<Helped>>,
     key: HelperKey,
-    ask: impl Future<Output = Result<Option<Login>, HelperError>>,
+    ask: impl Future<Output = Result<Option<Login>, HelperError>> + Send + 'static,
 ) -> Answer {
     if let Some(answer) = lock(helped).get(&key, Instant::now()) {
         return answer;
     }
     let turn = lock(helped).turn(&key);
-    let _turn = turn.lock().await;
+    let turn = turn.lock_owned().await;
     if let Some(answer) = lock(helped).get(&key, Instant::now()) {
         return answer;
     }
-    let answer = ask.await.map_err(|error| error.to_string());
-    lock(helped).put(key, answer.clone(), Instant::now());
-    answer
+    let helped = Arc::clone(helped);
+    let asked = tokio::spawn(async move {
+        let answer = ask.await.map_err(|error| error.to_string());
+        lock(&helped).put(key, answer.clone(), Instant::now());
+        drop(turn);
+        answer
+    });
+    asked.await.unwrap_or_else(|error| Err(format!("asking the credential helper ended early: {error}")))
 }
 
 impl Helped {
@@ -67,7 +73,8 @@ impl Helped {
         }
     }
 
-    fn turn(&mut self, key: &HelperKey) -> Arc<tokio::sync::Mutex<()>> {
+    /// Held by who asks the helper.
+    pub(super) fn turn(&mut self, key: &HelperKey) -> Arc<tokio::sync::Mutex<()>> {
         self.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         self.turns.entry(key.clone()).or_default().clone()
     }
@@ -99,9 +106,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_helper_is_not_run_for_every_request() {
-        let (helped, runs) = (Mutex::new(Helped::default()), AtomicUsize::new(0));
+        let (helped, runs) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
         let ask = async || {
-            let run = async {
+            let runs = Arc::clone(&runs);
+            let run = async move {
                 runs.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
                 Err(broken())
@@ -116,6 +124,19 @@ mod tests {
         lock(&helped).forget_logins();
         ask().await.unwrap_err();
         assert_eq!(runs.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn the_answer_of_a_helper_that_nobody_waits_for_any_more_is_kept() {
+        let helped: Arc<Mutex<Helped>> = Arc::default();
+        let (answer, slow) = tokio::sync::oneshot::channel();
+        let impatient = said(&helped, key(), async { Ok(slow.await.unwrap()) });
+        tokio::time::timeout(Duration::from_millis(20), impatient).await.unwrap_err();
+        let login = Login::Bearer(Secret::new("t"));
+        answer.send(Some(login.clone())).unwrap();
+        let other = said(&helped, key(), async { panic!("it has been asked") });
+        let answer = tokio::time::timeout(Duration::from_secs(60), other).await.unwrap();
+        assert_eq!(answer, Ok(Some(login)));
     }
 
     #[test]

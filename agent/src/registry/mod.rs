@@ -47,6 +47,9 @@ pub const MANIFEST_MAX: u64 = 4 << 20;
 /// How many hosts' time ([`Patience::ask`]) all hosts together have to say what a name means: a mirror, a second one, the registry.
 const ASKED_MAX: u32 = 3;
 
+/// A host that had less than this part of its time, because others have used up what there is for all, is not to blame for its silence.
+const FAIR_PART: u32 = 2;
+
 /// Access to registries. Cheap to clone; clones share connections and tokens. Nothing is read or connected before the first call.
 #[derive(Clone)]
 pub struct Registry {
@@ -59,7 +62,8 @@ struct Shared {
     /// Locked where files are read, off the loop's thread.
     clients: Mutex<http::Clients>,
     grants: Mutex<tokens::Grants>,
-    helped: Mutex<helped::Helped>,
+    /// Shared with helpers that run: their answers are kept, also where nobody waits for them any more.
+    helped: Arc<Mutex<helped::Helped>>,
     blamed: Mutex<Blamed>,
 }
 
@@ -85,7 +89,8 @@ pub struct Patience {
     pub stall: Duration,
     /// For all of a document (manifest, token): small, so that a host that drips them is no host.
     pub document: Duration,
-    /// For one host to say what a name means ([`Registry::digest`]), connection and login included; all together have three times that.
+    /// For one host to say what a name means ([`Registry::digest`]), connection and token included, and before that for its logins to
+    /// come from a helper; all together have three times that.
     pub ask: Duration,
     /// How long a host that failed is asked after the others.
     pub blame: Duration,
@@ -126,7 +131,7 @@ impl Registry {
                 settings,
                 clients: Mutex::default(),
                 grants: Mutex::default(),
-                helped: Mutex::default(),
+                helped: Arc::default(),
                 blamed: Mutex::default(),
             }),
         }
@@ -184,19 +189,26 @@ impl Registry {
                 }
             };
         loop {
-            let time = each.min(all.saturating_sub(begun.elapsed()));
+            let left = || each.min(all.saturating_sub(begun.elapsed()));
+            let time = left();
             if time.is_zero() {
                 return Err(round.error());
             }
-            // With the logins for the host, which a helper may take its time for.
-            let asked = async {
-                let visit = round.next().await?;
-                Some(digest_at(&visit, target).await)
-            };
-            match tokio::time::timeout(time, asked).await {
-                Ok(Some(Ok(digest))) => return Ok(digest),
-                Ok(Some(Err(failure))) => round.failed(failure),
+            // The logins for the host, which a helper may take its time for: that is not the host's.
+            let visit = match tokio::time::timeout(time, round.next()).await {
+                Ok(Some(visit)) => visit,
                 Ok(None) => return Err(round.error()),
+                Err(_) => {
+                    round.failed(Failure::Login { time });
+                    continue;
+                }
+            };
+            let time = left();
+            let asked = tokio::time::timeout(time, digest_at(&visit, target)).await;
+            match asked {
+                Ok(Ok(digest)) => return Ok(digest),
+                Ok(Err(failure)) => round.failed(failure),
+                Err(_) if time < each / FAIR_PART => round.said(Failure::Stalled { time }),
                 Err(_) => round.failed(Failure::Stalled { time }),
             }
         }
@@ -376,5 +388,32 @@ impl Default for Patience {
             // Longer than a retry, shorter than a repair.
             blame: Duration::from_secs(300),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_helper_that_takes_its_time_is_not_the_registrys_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.json");
+        // Nobody listens there.
+        let repository = Repository { host: "127.0.0.1:1".to_owned(), path: "a".to_owned() };
+        std::fs::write(&file, r#"{"credHelpers": {"127.0.0.1:1": "slow"}}"#).unwrap();
+        let patience = Patience { ask: Duration::from_millis(500), ..Patience::default() };
+        let registry = Registry::new(Settings { auth_file: Some(file), patience, ..Settings::default() });
+        let blamed = || lock(&registry.shared.blamed).place("127.0.0.1:1", Instant::now(), patience.blame).is_some();
+        let target = Target::Tag("1".to_owned());
+        // As if it ran.
+        let turn = lock(&registry.shared.helped).turn(&("slow".to_owned(), "127.0.0.1:1".to_owned()));
+        let running = turn.lock().await;
+        let error = registry.digest(&repository, &target, &[]).await.unwrap_err();
+        assert!(error.unreachable() && error.to_string().contains("credential helper"), "{error}");
+        assert!(!blamed(), "{error}");
+        drop(running);
+        let error = registry.digest(&repository, &target, &[]).await.unwrap_err();
+        assert!(error.unreachable() && blamed(), "{error}");
     }
 }

@@ -109,11 +109,18 @@ impl Round<'_> {
 
     /// The host that was asked last gave no usable answer. What it says of the host itself counts for the calls that come after this one.
     pub fn failed(&mut self, failure: Failure) {
-        let Some((endpoint, _)) = self.next.checked_sub(1).and_then(|at| self.hosts.get(at)) else { return };
-        debug!(what = self.what, host = endpoint.name(), %failure, "registry host did not serve");
-        if failure.blames_host() {
+        if failure.blames_host()
+            && let Some((endpoint, _)) = self.next.checked_sub(1).and_then(|at| self.hosts.get(at))
+        {
             self.registry.blame(&endpoint.name());
         }
+        self.said(failure);
+    }
+
+    /// The same where the host is not to blame, whatever the failure is.
+    pub fn said(&mut self, failure: Failure) {
+        let Some((endpoint, _)) = self.next.checked_sub(1).and_then(|at| self.hosts.get(at)) else { return };
+        debug!(what = self.what, host = endpoint.name(), %failure, "registry host did not serve");
         self.failures.push(HostFailure { host: endpoint.name(), origin: endpoint.origin, failure });
     }
 
@@ -179,7 +186,8 @@ impl Round<'_> {
         let hub = names.iter().any(|name| name == DOCKER_HUB_KEY);
         let server = if hub { DOCKER_HUB_SERVER_URL } else { names.first()?.as_str() };
         let key = (name.to_owned(), server.to_owned());
-        let asked = helper::ask(name, server);
+        let (program, host) = key.clone();
+        let asked = async move { helper::ask(&program, &host).await };
         match helped::said(&self.registry.shared.helped, key, asked).await {
             Ok(login) => login,
             Err(problem) => {

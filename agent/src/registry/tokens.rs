@@ -226,6 +226,7 @@ fn at_service(failure: Failure, service: &str) -> Failure {
         // It is the service that is missing, not the image.
         Failure::NotFound { reason } => Failure::Unusable { reason: said(format!("404: {reason}")) },
         Failure::Stalled { time } => Failure::Stalled { time },
+        Failure::Login { time } => Failure::Login { time },
     }
 }
 

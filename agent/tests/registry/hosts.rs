@@ -76,14 +76,18 @@ async fn a_host_that_is_blamed_is_asked_last() {
 }
 
 /// A mirror before a registry, and a client with little patience.
-fn behind(mirror: &str, origin: &str, dir: &Path, blame: Duration) -> Registry {
+fn behind(mirror: &str, origin: &str, dir: &Path) -> Registry {
+    // No test takes so long; that blame ends is proved beside it.
+    let blame = Duration::from_secs(3600);
     let mut settings = hosts_toml(dir, "r.example", &format!("server = \"{origin}\"\n[host.\"{mirror}\"]\n"));
-    settings.patience = Patience { ask: Duration::from_millis(500), blame, ..impatient().patience };
+    // Also a busy machine's docker-registry answers within this time.
+    let time = Duration::from_secs(2);
+    settings.patience = Patience { ask: time, stall: time, blame, ..impatient().patience };
     Registry::new(settings)
 }
 
 #[tokio::test]
-async fn a_mirror_that_fails_costs_one_try_and_is_used_again_later() {
+async fn a_mirror_that_fails_costs_one_try() {
     let (_registry, origin, pushed) = served();
     let (_other, mirror, _) = served();
     let dir = tempfile::tempdir().unwrap();
@@ -93,7 +97,7 @@ async fn a_mirror_that_fails_costs_one_try_and_is_used_again_later() {
     };
     for fault in [Fault::status(503), Fault::status(429), Fault::Silence, Fault::Stall { after: 0 }, Fault::WrongBytes]
     {
-        let client = behind(&mirror.url(), &origin.url(), dir.path(), Duration::from_secs(2));
+        let client = behind(&mirror.url(), &origin.url(), dir.path());
         mirror.add(Rule::on("/v2/").fault(fault.clone()));
         let before = mirror.requests().len();
         ask(&client).await;
@@ -101,16 +105,10 @@ async fn a_mirror_that_fails_costs_one_try_and_is_used_again_later() {
         all(&client, "r.example", &pushed, 0).await.unwrap();
         assert_eq!(mirror.requests().len(), before + 1, "{fault:?}");
         mirror.clear();
-        let bound = Instant::now() + Duration::from_secs(20);
-        while mirror.requests().len() == before + 1 {
-            assert!(Instant::now() < bound, "the mirror is well again and nobody asks it");
-            ask(&client).await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
     }
     // What says nothing about the host: the next image may be there.
     for status in [401, 403, 404] {
-        let client = behind(&mirror.url(), &origin.url(), dir.path(), Duration::from_secs(300));
+        let client = behind(&mirror.url(), &origin.url(), dir.path());
         mirror.clear();
         mirror.add(Rule::on("/manifests/").fault(Fault::status(status)));
         ask(&client).await;
@@ -127,17 +125,17 @@ async fn a_mirror_that_swallows_every_packet_does_not_use_up_the_time_to_ask() {
     // Connected by the kernel, and never answered.
     let (black, blacker) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
     let url = |hole: &TcpListener| format!("http://{}", hole.local_addr().unwrap());
-    let client = behind(&url(&black), &origin.url(), dir.path(), Duration::from_secs(300));
+    let client = behind(&url(&black), &origin.url(), dir.path());
     for _ in 0..2 {
         assert_eq!(client.digest(&at("r.example"), &tag(), &[]).await.unwrap(), pushed.digest);
     }
     let begun = Instant::now();
-    let client = behind(&url(&black), &url(&blacker), dir.path(), Duration::from_secs(300));
+    let client = behind(&url(&black), &url(&blacker), dir.path());
     let error = client.digest(&at("r.example"), &tag(), &[]).await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert!(error.unreachable(), "{error}");
     for hole in [black, blacker] {
-        let named = format!("{}: sent nothing for 0.", hole.local_addr().unwrap());
+        let named = format!("{}: sent nothing for ", hole.local_addr().unwrap());
         assert!(error.to_string().contains(&named), "{error}");
     }
 }

@@ -48,6 +48,25 @@ pub async fn ask(name: &str, server: &str) -> Result<Option<Login>, HelperError>
     run(Path::new(&format!("docker-credential-{name}")), server, TIME_MAX).await
 }
 
+/// A helper's processes; dropped, they are killed.
+struct Group(Option<Pid>);
+
+impl Group {
+    /// The helper has ended by itself: its group's number may be another's soon.
+    fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // Already ended is as good.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+}
+
 async fn run(path: &Path, server: &str, bound: Duration) -> Result<Option<Login>, HelperError> {
     let program = path.display().to_string();
     let failed = |reason: std::io::Error| HelperError::Start { program: program.clone(), reason: reason.to_string() };
@@ -61,7 +80,7 @@ async fn run(path: &Path, server: &str, bound: Duration) -> Result<Option<Login>
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)?;
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
     let talk = async {
         if let Some(mut input) = child.stdin.take() {
             // A helper that needs no input may have closed it; what counts is its answer.
@@ -78,11 +97,10 @@ async fn run(path: &Path, server: &str, bound: Duration) -> Result<Option<Login>
         child.wait().await.map(|status| (Some(status), output))
     };
     let outcome = tokio::time::timeout(bound, talk).await;
-    if !matches!(outcome, Ok(Ok((Some(_), _))))
-        && let Some(group) = group
-    {
-        // Already ended is as good.
-        let _ = killpg(group, Signal::SIGKILL);
+    if matches!(outcome, Ok(Ok((Some(_), _)))) {
+        group.ended();
+    } else {
+        drop(group);
     }
     match outcome {
         Err(_) => Err(HelperError::Time { program }),
@@ -172,7 +190,15 @@ mod tests {
         let text = format!("sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait", file.display());
         let error = script(&text, Duration::from_secs(2)).await.unwrap_err();
         assert!(matches!(error, HelperError::Time { .. }), "{error}");
-        let child = std::fs::read_to_string(&file).unwrap();
+        all_end(&file).await;
+        let error =
+            script("while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done", TIME_MAX).await.unwrap_err();
+        assert!(matches!(error, HelperError::Answer { .. }), "{error}");
+    }
+
+    /// The process whose id stands in this file.
+    async fn all_end(file: &Path) {
+        let child = std::fs::read_to_string(file).unwrap();
         let stat = format!("/proc/{}/stat", child.trim());
         // Ended, or a zombie that its new parent has not collected.
         let ended = || std::fs::read_to_string(&stat).map_or(true, |text| text.contains(") Z "));
@@ -181,9 +207,23 @@ mod tests {
             assert!(std::time::Instant::now() < bound, "the helper's child lives on");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let error =
-            script("while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done", TIME_MAX).await.unwrap_err();
-        assert!(matches!(error, HelperError::Answer { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_helper_whose_asker_is_gone_ends_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("child");
+        let text = format!("sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait", file.display());
+        let begun = async {
+            while !file.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            answer = script(&text, TIME_MAX) => panic!("{answer:?}"),
+            () = begun => {}
+        }
+        all_end(&file).await;
     }
 
     #[tokio::test]

@@ -7,14 +7,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use containerd_client::services::v1::{AbortRequest, WriteAction, WriteContentRequest, WriteContentResponse};
+use containerd_client::services::v1::{
+    AbortRequest, StatusRequest, WriteAction, WriteContentRequest, WriteContentResponse,
+};
 use containerd_client::tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use containerd_client::tonic::{Code, Status, Streaming};
 use tokio::sync::mpsc;
 
 use super::digest::Digest;
 use super::store::{COMMIT, Lease, STALLED, to_i64};
-use crate::runtime::containerd::client::{Client, QUICK, bounded};
+use crate::runtime::containerd::client::{Client, QUICK, bounded, found};
 
 /// containerd frees a name a moment after the stream of its last writer (a killed agent's) has ended.
 const LOCKED_MAX: Duration = Duration::from_secs(10);
@@ -64,9 +66,21 @@ impl Ingest {
         }
     }
 
+    /// Bytes that an earlier try has left of this blob.
+    pub async fn arrived(client: &Client, digest: &Digest) -> Result<u64, Status> {
+        let request = client.request(StatusRequest { r#ref: Ingest::name_of(digest) });
+        let status = found(bounded(QUICK, client.content().status(request)).await)?.and_then(|answer| answer.status);
+        Ok(status.and_then(|status| u64::try_from(status.offset).ok()).unwrap_or(0))
+    }
+
+    /// The ingest's name in containerd.
+    fn name_of(digest: &Digest) -> String {
+        format!("daemonlet-pull-{digest}")
+    }
+
     async fn open_once(client: &Client, lease: &Lease, digest: &Digest, size: u64) -> Result<Ingest, Status> {
         let (pieces, receiver) = mpsc::channel::<WriteContentRequest>(1);
-        let name = format!("daemonlet-pull-{digest}");
+        let name = Ingest::name_of(digest);
         let first = WriteContentRequest {
             action: WriteAction::Stat as i32,
             r#ref: name.clone(),

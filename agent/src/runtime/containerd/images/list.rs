@@ -92,6 +92,7 @@ fn failure(error: ImageError) -> ImportFailure {
         | ImageError::Containerd { .. }
         | ImageError::Damaged { .. }
         | ImageError::Registry { .. }
+        | ImageError::NoRoom { .. }
         | ImageError::WrongBytes { .. } => ImportFailure::Failed(words),
         ImageError::Archive { .. } | ImageError::Platform { .. } | ImageError::Refused { .. } => {
             ImportFailure::Refused(words)

@@ -40,6 +40,7 @@ use crate::metrics::Metrics;
 use crate::registry::RegistryError;
 
 use self::disk::DiskLook;
+use self::documents::Descriptor;
 use self::first_reading::FirstReading;
 use self::locks::Locks;
 use self::platform::Platform;
@@ -90,6 +91,9 @@ struct Shared {
 /// Of an error, in characters: it goes into statuses and events.
 const SENTENCE_MAX: usize = 1_500;
 
+/// What helps where containerd's disk is full.
+const MAKE_ROOM: &str = "; make room on the disk of containerd's root directory (daemonlet images prune)";
+
 /// Why an image cannot be had, imported or described.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -120,6 +124,9 @@ pub enum ImageError {
         #[source]
         error: RegistryError,
     },
+    /// Known before a byte of its layers is fetched.
+    #[error("no space left on device for image {image}: {missing} bytes of it are to be fetched, {available} are free")]
+    NoRoom { image: String, missing: u64, available: u64 },
     /// They were dropped.
     #[error("{host} sent wrong bytes for {digest} of image {image}, which were dropped: {reason}")]
     WrongBytes { image: String, digest: String, host: String, reason: String },
@@ -129,6 +136,12 @@ impl ImageError {
     pub fn containerd(doing: impl Into<String>) -> impl FnOnce(Status) -> ImageError {
         let doing = doing.into();
         move |status| ImageError::Containerd { doing, status }
+    }
+
+    /// A layer that is here, and whole, has this size and its manifest says another.
+    fn other_size(image: &str, layer: &Descriptor, size: u64) -> ImageError {
+        let reason = format!("layer {} has {size} bytes, its manifest says {}", layer.digest, layer.size);
+        ImageError::Refused { image: image.to_owned(), reason }
     }
 
     /// containerd is not there at present: the same may succeed later.
@@ -149,12 +162,9 @@ impl ImageError {
 
     fn whole_sentence(&self) -> String {
         match self {
+            ImageError::NoRoom { .. } => format!("{self}{MAKE_ROOM}"),
             ImageError::Containerd { status, .. } => {
-                let advice = if self.is_disk_full() {
-                    "; make room on the disk of containerd's root directory (daemonlet images prune)"
-                } else {
-                    ""
-                };
+                let advice = if self.is_disk_full() { MAKE_ROOM } else { "" };
                 format!("{self}: {}{advice}", super::client::shorten(status.message()))
             }
             ImageError::Registry { error, .. } => format!("{self}: {error}"),
@@ -182,10 +192,14 @@ impl ImageError {
         }
     }
 
-    /// containerd had no room for it. It hands the kernel's words on and no code of its own.
+    /// There is no room for it on containerd's disk. containerd hands the kernel's words on and no code of its own.
     pub fn is_disk_full(&self) -> bool {
         let full = |text: &str| text.contains("no space left on device") || text.contains("disk quota exceeded");
-        matches!(self, ImageError::Containerd { status, .. } if full(status.message()))
+        match self {
+            ImageError::Containerd { status, .. } => full(status.message()),
+            ImageError::NoRoom { .. } => true,
+            _ => false,
+        }
     }
 }
 

@@ -18,7 +18,8 @@ use super::digest::Digest;
 use super::documents::Descriptor;
 use super::resolve::Resolved;
 use super::store::{self, Lease, to_i64};
-use super::{ImageError, Images, whole};
+use super::whole::{self, Stored};
+use super::{ImageError, Images};
 use crate::runtime::containerd::client::{QUICK, SLOW, bounded, found};
 
 /// Applying one layer: 10 GB at 10 MB/s, and then something is wrong with the disk.
@@ -108,7 +109,11 @@ impl Images {
     /// A layer that did not unpack: where its bytes are not what its name says they are dropped, so that whoever brings the image
     /// again brings them too. What is to be said of it.
     async fn drop_damaged(&self, image: &str, layer: &Descriptor, error: ImageError) -> ImageError {
-        let Ok(Some(reason)) = whole::damage(self.client(), layer).await else { return error };
+        let reason = match whole::look(self.client(), layer).await {
+            Ok(Stored::Damaged(reason)) => reason,
+            Ok(Stored::OtherSize(size)) => return ImageError::other_size(image, layer, size),
+            Ok(Stored::Whole) | Err(_) => return error,
+        };
         tracing::warn!(image, layer = %layer.digest, reason, "damaged layer is dropped");
         if let Err(status) = store::remove(self.client(), &layer.digest).await {
             return ImageError::Containerd {

@@ -9,20 +9,38 @@ use containerd_client::tonic::{Code, Status};
 use super::digest::Digest;
 use super::documents::Descriptor;
 use super::store::STALLED;
-use crate::runtime::containerd::client::{Client, bounded, found, is_unavailable};
+use crate::runtime::containerd::client::{Client, bounded, found};
 
-/// What is wrong with it; None: it is whole. Err: containerd could not be asked.
-pub async fn damage(client: &Client, layer: &Descriptor) -> Result<Option<String>, Status> {
+/// What is stored under the layer's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    Whole,
+    /// Its bytes are what its name says, and another number than its manifest says: other images may have it as it is.
+    OtherSize(u64),
+    /// What is wrong with it.
+    Damaged(String),
+}
+
+/// Reads it all. Err: it could not be read for a reason that says nothing about its bytes.
+pub async fn look(client: &Client, layer: &Descriptor) -> Result<Stored, Status> {
     match digest(client, &layer.digest).await {
-        Ok(None) => Ok(Some("it is missing".to_owned())),
-        Ok(Some((size, digest))) if size != layer.size || digest != layer.digest => {
-            Ok(Some(format!("its bytes are {size} with digest {digest}, {} expected", layer.size)))
+        Ok(None) => Ok(Stored::Damaged("it is missing".to_owned())),
+        Ok(Some((size, digest))) if digest != layer.digest => {
+            Ok(Stored::Damaged(format!("its bytes are {size} with digest {digest}")))
         }
-        Ok(Some(_)) => Ok(None),
-        Err(status) if is_unavailable(&status) || status.code() == Code::DeadlineExceeded => Err(status),
-        // A disk that cannot read it says so in containerd's words.
-        Err(status) => Ok(Some(format!("it cannot be read: {}", status.message()))),
+        Ok(Some((size, _))) if size != layer.size => Ok(Stored::OtherSize(size)),
+        Ok(Some(_)) => Ok(Stored::Whole),
+        Err(status) if is_unreadable(&status) => {
+            Ok(Stored::Damaged(format!("it cannot be read: {}", status.message())))
+        }
+        Err(status) => Err(status),
     }
+}
+
+/// Whether the disk has lost the bytes: the kernel's EIO comes in containerd's words and with no code of its own. Everything else
+/// (a busy machine, too many open files, a permission) passes, and what is stored is good.
+fn is_unreadable(status: &Status) -> bool {
+    status.code() == Code::DataLoss || status.message().contains("input/output error")
 }
 
 /// Size and digest of what is stored; None where nothing is.
@@ -42,5 +60,25 @@ async fn digest(client: &Client, digest: &Digest) -> Result<Option<(u64, Digest)
             Err(status) if status.code() == Code::NotFound => return Ok(None),
             Err(status) => return Err(status),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_disk_has_lost_counts_as_lost() {
+        let lost = [Status::data_loss("x"), Status::unknown("read /var/lib/x: input/output error")];
+        assert!(lost.iter().all(is_unreadable));
+        let passing = [
+            Status::unknown("open /var/lib/x: too many open files"),
+            Status::resource_exhausted("message larger than max"),
+            Status::permission_denied("x"),
+            Status::unavailable("x"),
+            Status::deadline_exceeded("x"),
+            Status::internal("transport error"),
+        ];
+        assert!(!passing.iter().any(is_unreadable));
     }
 }

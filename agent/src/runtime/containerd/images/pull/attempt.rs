@@ -4,6 +4,7 @@
 //! Until the last step only the lease refers to what was brought: a try that fails, or an agent that dies, leaves nothing
 //! that has a name, and the next try continues with what is there.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use containerd_client::services::v1::Image;
@@ -12,9 +13,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::fetch::Fetch;
+use super::room;
 use crate::registry::Target;
 use crate::runtime::containerd::images::digest::Digest;
 use crate::runtime::containerd::images::import::ARCHIVES_LABEL;
+use crate::runtime::containerd::images::ingest::Ingest;
 use crate::runtime::containerd::images::reference::Reference;
 use crate::runtime::containerd::images::resolve::{Resolved, Source};
 use crate::runtime::containerd::images::store::{self, to_i64};
@@ -54,12 +57,37 @@ pub async fn bring(
     let (target, media_type, size) = fetch.target(&wanted).await?;
     let resolved = images.search(&fetch.image, &target, Source::Registry(fetch)).await?;
     fetch.meter.expect(resolved.size, resolved.layers.len());
+    room_for(fetch, &resolved).await?;
     layers(fetch, &resolved).await?;
     images.finish_unpacking(&fetch.image, &resolved).await?;
     let target =
         WireDescriptor { media_type, digest: target.to_string(), size: to_i64(size), ..WireDescriptor::default() };
     record(images, reference, target).await?;
     Ok(Brought::Image { size: resolved.size })
+}
+
+/// Refuses what cannot fit, before it fills a disk that others need. What fits as it is fetched may still be too large unpacked:
+/// that shows when it is unpacked.
+async fn room_for(fetch: &Fetch, resolved: &Resolved) -> Result<(), ImageError> {
+    let client = fetch.images.client();
+    // Where it is not known, containerd's own words are waited for.
+    let Some(available) = room::available(&fetch.images).await else { return Ok(()) };
+    if resolved.size <= available {
+        return Ok(());
+    }
+    let asking = || ImageError::containerd(format!("asking what there is of image {}", fetch.image));
+    let mut missing = 0_u64;
+    // A layer that is listed twice is fetched once.
+    for (digest, size) in resolved.layers.iter().map(|l| (&l.digest, l.size)).collect::<BTreeMap<_, _>>() {
+        if store::info(client, digest).await.map_err(asking())?.is_none() {
+            let arrived = Ingest::arrived(client, digest).await.map_err(asking())?;
+            missing = missing.saturating_add(size.saturating_sub(arrived));
+        }
+    }
+    if missing <= available {
+        return Ok(());
+    }
+    Err(ImageError::NoRoom { image: fetch.image.to_string(), missing, available })
 }
 
 /// Fetches the layers side by side, lowest first, and unpacks each as soon as those below it are.

@@ -52,7 +52,7 @@ mod tests {
         let key = |name: &str| Key { name: name.into(), secrets: Vec::new() };
         let fail = |name: &str, words: &str| {
             let mut entries = pulls.entries();
-            let entry = entries.by_key.entry(key(name)).or_insert_with(Entry::new);
+            let entry = entries.by_key.entry(key(name)).or_insert_with(|| Entry::new(0));
             let meter = std::sync::Arc::clone(&entry.meter);
             entry.fail(&containerd(words), &meter, &pulls.backoff);
         };

@@ -107,6 +107,12 @@ impl Fetch {
         let _turn = pulls.blobs.lock(digest).await;
         let labels = self.source_labels();
         if let Some(info) = self.hold(digest).await? {
+            // containerd knows the size that it committed, whatever the disk has made of it.
+            if let Ok(here) = u64::try_from(info.size)
+                && here != *size
+            {
+                return Err(ImageError::other_size(&self.image, layer, here));
+            }
             self.meter.present(*size);
             return self.label(digest, &info, &labels).await;
         }

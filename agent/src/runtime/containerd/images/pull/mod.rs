@@ -84,6 +84,8 @@ pub struct Pulls {
 #[derive(Default)]
 struct Entries {
     by_key: BTreeMap<Key, Entry>,
+    /// Entries so far.
+    made: u64,
     /// Whether the task that moves the display runs.
     displayed: bool,
 }
@@ -119,6 +121,8 @@ pub struct Logins {
 
 /// One image that is pulled, or whose pull has failed lately.
 struct Entry {
+    /// Another one for each entry: that of a pull that has ended is not that of its successor.
+    id: u64,
     /// How often it is waited for, by the name as manifests write it.
     wanted: BTreeMap<String, usize>,
     interest: watch::Sender<usize>,
@@ -199,7 +203,7 @@ impl Pulls {
     fn show(&self) -> Option<Duration> {
         let now = Instant::now();
         let mut entries = self.entries();
-        let Entries { by_key, displayed } = &mut *entries;
+        let Entries { by_key, displayed, .. } = &mut *entries;
         by_key.retain(|_, entry| match &entry.failed {
             _ if entry.running.is_some() => true,
             Some((_, until, _)) => *until + REMEMBERED > now,
@@ -224,9 +228,21 @@ impl Pulls {
     }
 }
 
+impl Entries {
+    /// The image's entry, a new one where there is none.
+    fn entry(&mut self, key: &Key) -> &mut Entry {
+        let Entries { by_key, made, .. } = self;
+        by_key.entry(key.clone()).or_insert_with(|| {
+            *made += 1;
+            Entry::new(*made)
+        })
+    }
+}
+
 impl Entry {
-    fn new() -> Entry {
+    fn new(id: u64) -> Entry {
         Entry {
+            id,
             wanted: BTreeMap::new(),
             interest: watch::Sender::new(0),
             running: None,
@@ -237,6 +253,11 @@ impl Entry {
             found_no_room: false,
             lease: Arc::default(),
         }
+    }
+
+    fn want(&mut self, written: &str) {
+        *self.wanted.entry(written.to_owned()).or_default() += 1;
+        self.interest.send_modify(|interest| *interest += 1);
     }
 
     fn row(&mut self, name: &str, now: Instant) -> ImagePull {
@@ -259,12 +280,15 @@ struct Wish<'a> {
     pulls: &'a Pulls,
     key: Key,
     written: String,
+    /// The id of the entry that counts it.
+    entry: u64,
 }
 
 impl Drop for Wish<'_> {
     fn drop(&mut self) {
         let mut entries = self.pulls.entries();
-        let Some(entry) = entries.by_key.get_mut(&self.key) else { return };
+        let entry = entries.by_key.get_mut(&self.key).filter(|entry| entry.id == self.entry);
+        let Some(entry) = entry else { return };
         if let Some(count) = entry.wanted.get_mut(&self.written) {
             *count -= 1;
             if *count == 0 {
@@ -361,7 +385,7 @@ impl Images {
         let key = Key { name: ask.reference.record_name(), secrets: ask.secrets.keys.clone() };
         let written = ask.written;
         let mut entries = pulls.entries();
-        let entry = entries.by_key.entry(key.clone()).or_insert_with(Entry::new);
+        let entry = entries.entry(&key);
         let running = match (&entry.running, &entry.failed) {
             (Some(running), _) => running.clone(),
             (None, Some((failure, until, _))) if *until > Instant::now() + PAUSE_SLACK => {
@@ -370,14 +394,14 @@ impl Images {
             }
             (None, _) => self.begin(entry, &key, ask),
         };
-        *entry.wanted.entry(written.to_owned()).or_default() += 1;
-        entry.interest.send_modify(|interest| *interest += 1);
+        entry.want(written);
+        let wish = Wish { pulls, key, written: written.to_owned(), entry: entry.id };
         if !std::mem::replace(&mut entries.displayed, true) {
             tokio::spawn(display(self.clone()));
         }
         drop(entries);
         pulls.begun.notify_one();
-        Ok((running, Wish { pulls, key, written: written.to_owned() }))
+        Ok((running, wish))
     }
 
     fn begin(&self, entry: &mut Entry, key: &Key, ask: Ask<'_>) -> watch::Receiver<Try> {
@@ -606,5 +630,35 @@ async fn display(images: Images) {
             () = tokio::time::sleep(pause) => {}
             () = images.shared.pulls.begun.notified() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_for_a_pull_that_has_ended_leaves_its_successors_alone() {
+        let pulls = Pulls::new(Settings::default());
+        let key = Key { name: "docker.io/library/busybox:1".to_owned(), secrets: Vec::new() };
+        let wish = || {
+            let mut entries = pulls.entries();
+            let entry = entries.entry(&key);
+            entry.want("busybox:1");
+            Wish { pulls: &pulls, key: key.clone(), written: "busybox:1".to_owned(), entry: entry.id }
+        };
+        let wanted = || {
+            let entries = pulls.entries();
+            let entry = &entries.by_key[&key];
+            (entry.wanted.get("busybox:1").copied(), *entry.interest.borrow())
+        };
+        let first = wish();
+        // As a pull that ends well does, before whoever waited has been told.
+        pulls.entries().by_key.remove(&key);
+        let second = wish();
+        drop(first);
+        assert_eq!(wanted(), (Some(1), 1));
+        drop(second);
+        assert_eq!(wanted(), (None, 0));
     }
 }

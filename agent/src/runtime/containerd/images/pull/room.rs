@@ -20,14 +20,24 @@ impl Tried {
     }
 }
 
-/// `10 bytes are free in /var/lib/containerd`; None: containerd does not say where it keeps content.
-async fn free(images: &Images) -> Option<String> {
+/// Bytes that are free where containerd keeps content; None where it cannot be told, soon enough.
+pub(super) async fn available(images: &Images) -> Option<u64> {
+    let disks = images.disks_at(vec![root(images).await?]).await.ok()?;
+    disks.first().map(|disk| disk.available)
+}
+
+/// Where containerd keeps content; its own directory lies in the root. None: it does not say.
+async fn root(images: &Images) -> Option<String> {
     let store = images.roots(vec![CONTENT.to_owned()]).await.ok()?.into_iter().next()?;
-    // Its own directory lies in the root.
-    let root = Path::new(&store).parent()?.to_str()?.to_owned();
-    Some(match images.disks_at(vec![root.clone()]).await.ok().as_deref() {
-        Some([disk, ..]) => format!("{} bytes are free in {root}", disk.available),
+    Some(Path::new(&store).parent()?.to_str()?.to_owned())
+}
+
+/// `10 bytes are free in /var/lib/containerd`.
+async fn free(images: &Images) -> Option<String> {
+    let root = root(images).await?;
+    Some(match available(images).await {
+        Some(bytes) => format!("{bytes} bytes are free in {root}"),
         // It hangs, or containerd lives in another file system than the agent.
-        _ => format!("containerd keeps them in {root}"),
+        None => format!("containerd keeps them in {root}"),
     })
 }
