@@ -440,9 +440,12 @@ async fn an_image_that_is_pulled_stands_a_prune() {
     registry.fault(&layer, 1, Act::HoldAt(2 * MIB));
     let (collector, ..) = collector(&node.images, ImageGc::default());
     let prune = async {
-        while registry.served(&layer) < 2 * MIB {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let arrives = async {
+            while registry.served(&layer) < 2 * MIB {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, arrives).await.expect("half of the layer arrives");
         let pruned = collector.prune(false).await.unwrap();
         assert!(node.images.pulls().borrow().iter().any(|pull| pull.name == name.record_name()), "it is still pulled");
         registry.go_on();
