@@ -10,6 +10,7 @@ mod daemonset;
 mod documents;
 mod env;
 mod findings;
+mod handlers;
 mod json;
 mod names;
 mod naming;

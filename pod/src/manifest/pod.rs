@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::container::Listed;
 use super::findings::{At, Findings};
 use super::{container, names, naming, placement, secret, security};
 use crate::spec::{
     AppArmor, Container, EGRESS_BANDWIDTH_ANNOTATION, HostPathKind, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
-    RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
+    RUN_ONCE_ANNOTATION, RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
 };
 
 /// Bytes of all annotations of one object, as in Kubernetes.
@@ -36,7 +37,9 @@ pub fn labels(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, St
 
 fn annotations(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, String> {
     let annotations = text_map(metadata, "annotations", findings, |key, value| match key {
-        STANDBY_ANNOTATION if !matches!(value, "true" | "false") => Some("must be \"true\" or \"false\"".to_owned()),
+        STANDBY_ANNOTATION | RUN_ONCE_ANNOTATION if !matches!(value, "true" | "false") => {
+            Some("must be \"true\" or \"false\"".to_owned())
+        }
         INGRESS_BANDWIDTH_ANNOTATION | EGRESS_BANDWIDTH_ANNOTATION => bandwidth(value),
         key => names::qualified(&key.to_lowercase()),
     });
@@ -86,6 +89,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         service_account: service_account(spec, findings),
         security: spec.get("securityContext").map(|at| security::pod(&at, findings)).unwrap_or_default(),
         volumes: volumes.iter().map(|v| v.name.as_str()).collect(),
+        grace: grace(spec, findings),
         apparmor,
     };
     let containers = containers(spec, &pod, findings)?;
@@ -99,7 +103,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
     Some(PodSpec {
         containers,
         restart_policy,
-        termination_grace: grace(spec, findings),
+        termination_grace: pod.grace,
         host_network: pod.host_network,
         host_pid: spec.boolean_in("hostPID", findings).unwrap_or(false),
         host_ipc: spec.boolean_in("hostIPC", findings).unwrap_or(false),
@@ -127,11 +131,14 @@ fn containers(spec: &At<'_>, pod: &container::Pod<'_>, findings: &mut Findings) 
         findings.impossible(&list, "must have at least one container");
         return None;
     }
+    let inits = spec.list("initContainers", findings);
+    let listed = inits.iter().map(|item| (Listed::InitContainers, item));
+    let listed = listed.chain(items.iter().map(|item| (Listed::Containers, item)));
     let mut seen = BTreeSet::new();
-    let mut containers = Vec::with_capacity(items.len());
-    for item in &items {
+    let mut containers = Vec::with_capacity(inits.len() + items.len());
+    for (list, item) in listed {
         // Judged to the end, so that one reading names all faults.
-        let Some(container) = container::read(item, pod, findings) else { continue };
+        let Some(container) = container::read(item, list, pod, findings) else { continue };
         if !seen.insert(container.name.clone()) {
             let name = item.get("name");
             let reason = format!("two containers are named {}: give each its own name", names::shown(&container.name));
@@ -139,6 +146,7 @@ fn containers(spec: &At<'_>, pod: &container::Pod<'_>, findings: &mut Findings) 
         }
         containers.push(container);
     }
+    let items: Vec<At<'_>> = inits.into_iter().chain(items).collect();
     container::across(&items, &containers, pod, findings);
     Some(containers)
 }
