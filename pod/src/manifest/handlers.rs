@@ -299,7 +299,7 @@ mod tests {
     /// The hooks, the probes, or the faults of a container that is written like this.
     fn read(text: &str, role: Role) -> Result<(Probes, Hooks), Vec<String>> {
         let mut node = None;
-        yaml::read(text, &mut |read| node.replace(read).is_none()).ok().expect("the case is YAML");
+        assert!(yaml::read(text, &mut |read| node.replace(read).is_none()).is_ok(), "{text}");
         let at = At { node: node.as_ref().expect("a document"), path: String::new() };
         let mut findings = Findings::default();
         let probes = probes(&at, role, &mut findings);

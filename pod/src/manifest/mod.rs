@@ -24,6 +24,7 @@ mod security;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod volumes;
 mod walk;
 mod yaml;
 

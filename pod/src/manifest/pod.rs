@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::container::Listed;
 use super::findings::{At, Findings};
-use super::{container, names, naming, placement, secret, security};
+use super::{container, names, naming, placement, secret, security, volumes};
 use crate::spec::{
-    AppArmor, Container, EGRESS_BANDWIDTH_ANNOTATION, HostPathKind, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
-    RUN_ONCE_ANNOTATION, RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
+    AppArmor, Container, EGRESS_BANDWIDTH_ANNOTATION, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
+    RUN_ONCE_ANNOTATION, RestartPolicy, STANDBY_ANNOTATION,
 };
 
 /// Bytes of all annotations of one object, as in Kubernetes.
@@ -83,7 +83,7 @@ pub fn text_map(
 }
 
 fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut Findings) -> Option<PodSpec> {
-    let volumes = volumes(spec, findings);
+    let volumes = volumes::read(spec, findings);
     let pod = container::Pod {
         host_network: spec.boolean_in("hostNetwork", findings).unwrap_or(false),
         service_account: service_account(spec, findings),
@@ -149,76 +149,6 @@ fn containers(spec: &At<'_>, pod: &container::Pod<'_>, findings: &mut Findings) 
     let items: Vec<At<'_>> = inits.into_iter().chain(items).collect();
     container::across(&items, &containers, pod, findings);
     Some(containers)
-}
-
-fn volumes(spec: &At<'_>, findings: &mut Findings) -> Vec<Volume> {
-    let mut seen = BTreeSet::new();
-    let mut volumes = Vec::new();
-    for item in spec.list("volumes", findings) {
-        let Some(at) = item.need("name", findings) else { continue };
-        let Some(name) = at.text(findings) else { continue };
-        if let Some(reason) = names::dns_label(name) {
-            findings.rule(&at, reason);
-        }
-        if !seen.insert(name) {
-            findings.impossible(&at, format!("two volumes are named {}: give each its own name", names::shown(name)));
-        }
-        match volume_source(&item, findings) {
-            Some(source) => volumes.push(Volume { name: name.to_owned(), source }),
-            // Its mounts are not to be blamed as well.
-            None => volumes.push(Volume { name: name.to_owned(), source: nowhere() }),
-        }
-    }
-    volumes
-}
-
-/// Stands for a source that was refused: a document with one is refused.
-fn nowhere() -> VolumeSource {
-    VolumeSource::HostPath { path: "/nonexistent".into(), kind: HostPathKind::Directory }
-}
-
-fn volume_source(volume: &At<'_>, findings: &mut Findings) -> Option<VolumeSource> {
-    let sources: Vec<_> =
-        volume.entries(findings).into_iter().filter(|(key, _)| *key != "name").map(|(_, at)| at).collect();
-    let Some(at) = volume.get("hostPath") else {
-        match sources.first() {
-            // The field table knows the reason; this only keeps a record with it from being run.
-            Some(other) => findings.impossible(other, "only hostPath volumes can be used"),
-            None => findings.impossible(volume, "names no source: give it a hostPath"),
-        }
-        return None;
-    };
-    if sources.iter().filter(|s| s.node.value != super::tree::Value::Null).count() > 1 {
-        findings.impossible(volume, "names more than one source: leave only hostPath");
-        return None;
-    }
-    let path = at.need("path", findings)?;
-    let text = path.text(findings)?;
-    if !text.starts_with('/') {
-        findings.impossible(&path, format!("{} must be an absolute path", names::shown(text)));
-    }
-    if text.split('/').any(|part| part == "..") {
-        findings.impossible(&path, "must not contain `..`: write the path that is meant");
-    }
-    if text.contains('\0') {
-        findings.impossible(&path, "must not contain a NUL character");
-    }
-    let kind = match at.text_in("type", findings) {
-        None | Some("") => HostPathKind::Unset,
-        Some("DirectoryOrCreate") => HostPathKind::DirectoryOrCreate,
-        Some("Directory") => HostPathKind::Directory,
-        Some("FileOrCreate") => HostPathKind::FileOrCreate,
-        Some("File") => HostPathKind::File,
-        Some("Socket") => HostPathKind::Socket,
-        Some("CharDevice") => HostPathKind::CharDevice,
-        Some("BlockDevice") => HostPathKind::BlockDevice,
-        Some(other) => {
-            let allowed =
-                ["DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"];
-            return one_of(&at, "type", other, &allowed, findings);
-        }
-    };
-    Some(VolumeSource::HostPath { path: text.to_owned(), kind })
 }
 
 /// What `fieldRef: spec.serviceAccountName` shows: Kubernetes' default is `default`.
