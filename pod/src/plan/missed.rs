@@ -5,6 +5,7 @@ use super::run::over;
 use super::{Change, PodView, View};
 use crate::observed::{ContainerState, ObservedContainer};
 use crate::record::{ContainerMemory, Termination};
+use crate::spec::Role;
 
 /// The newest end that the record does not know of, of the first of the pod's containers that has one.
 pub fn end(view: &View<'_>, pod: &PodView) -> Option<Change> {
@@ -44,7 +45,10 @@ fn end_of(view: &View<'_>, pod: &PodView, name: &str) -> Option<Change> {
         started_at: memory.started_at.filter(|_| memory.started_attempt == Some(attempt)),
         finished_at: view.now.wall,
     });
-    Some(Change::Ended { container: name.to_owned(), termination, failures: memory.failures, not_before: None })
+    let init = pod.template.spec.container(name).is_some_and(|container| container.role == Role::Init);
+    let completed = init && termination.exit_code == 0;
+    let (container, failures) = (name.to_owned(), memory.failures);
+    Some(Change::Ended { container, termination, failures, not_before: None, completed })
 }
 
 fn is_running(container: &ObservedContainer) -> bool {

@@ -49,7 +49,7 @@ fn live(draft: &mut Draft<'_>, view: &View<'_>, index: usize, until: run::Until)
     document(draft, view, pod);
     if silence::is_silent(pod) {
         silence::leave(draft, view, pod);
-    } else if run::all_done(pod) {
+    } else if run::all_done(view, pod) {
         remember(draft, pod, Change::Finished);
     } else if sandbox::lost(pod) {
         sandbox::clear(draft, view, pod);
