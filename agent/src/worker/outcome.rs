@@ -5,7 +5,7 @@ use std::time::Duration;
 use pod::backoff;
 use pod::name::{RunKey, Uid};
 use pod::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
-use pod::plan::{Failure, Step, StepKey};
+use pod::plan::{Failure, Hook, HookEnd, Step, StepKey};
 use pod::record::Record;
 use pod::time::Now;
 
@@ -23,7 +23,7 @@ impl<M: Machine> Worker<M> {
     /// Takes a step's end into the view.
     pub(super) fn finish(&mut self, key: StepKey, result: Result<Outcome, StepError>) {
         self.in_flight.remove(&key);
-        self.image_waits.remove(&key);
+        self.waits.remove(&key);
         let now = self.shared.machine.clock().now();
         match result {
             Ok(outcome) => {
@@ -53,7 +53,8 @@ impl<M: Machine> Worker<M> {
                     view.images.insert(container, ImageState::Ready);
                 }
             }
-            Outcome::ImageGivenUp => {}
+            Outcome::GivenUp => {}
+            Outcome::Hooked { run, hook, failed } => self.hooked(&run, hook, failed),
             Outcome::SetUp { uid } => {
                 if let Some(view) = self.view_mut(&uid) {
                     view.sandbox = SandboxState::Made;
@@ -99,6 +100,8 @@ impl<M: Machine> Worker<M> {
                 self.deletions.remove(&delete_key(&run));
                 self.strays.retain(|stray| stray.container.run != run);
                 self.delivered.retain(|key, _| !is_of_run(key, &run));
+                self.hooks.retain(|key, _| !is_of_run(key, &run));
+                self.health.remove(&run);
                 self.failures.retain(|key, _| !is_of_run(key, &run));
                 if let Some(view) = self.view_mut(&run.uid) {
                     view.containers.retain(|c| c.run != run);
@@ -138,6 +141,20 @@ impl<M: Machine> Worker<M> {
                 self.shared.board.metrics().container_restarted(&reason);
             }
         }
+    }
+
+    /// A hook is over; one that failed is told, and what follows from it is the plan's to know.
+    fn hooked(&mut self, run: &RunKey, hook: Hook, failed: Option<String>) {
+        if let Some(why) = &failed {
+            let (reason, name) = match hook {
+                Hook::PostStart => ("FailedPostStartHook", "PostStartHook"),
+                Hook::PreStop => ("FailedPreStopHook", "PreStopHook"),
+            };
+            self.tell(&run.uid, Some(&run.container), Severity::Warning, reason, &format!("{name} failed: {why}"));
+            tracing::warn!(workload = %self.key, container = run.container, attempt = run.attempt, reason, why, "hook failed");
+        }
+        let (uid, container, attempt) = (run.uid.clone(), run.container.clone(), run.attempt);
+        self.hooks.insert(Step::Hook { uid, container, attempt, hook }.key(), HookEnd { failed });
     }
 
     /// Whether the image is fresh is told once a pod and container, however often it is looked for.
