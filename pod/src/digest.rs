@@ -16,10 +16,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::name::WorkloadKind;
 use crate::spec::{
-    AppArmor, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy, EnvValue, EnvVar,
-    HostAlias, HostPathKind, Naming, NodeSelectorTerm, Operator, Placement, PodField, PodSpec, PodTemplate, PullPolicy,
-    Quantity, Requirement, Resources, RestartPolicy, Seccomp, Security, TaintEffect, Toleration, Volume, VolumeMount,
-    VolumeSource,
+    AppArmor, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy, EnvValue, EnvVar, Handler,
+    Hooks, HostAlias, HostPathKind, HttpGet, LastWords, Naming, NodeSelectorTerm, Operator, Placement, PodField,
+    PodSpec, PodTemplate, PortReference, Probe, Probes, PullPolicy, Quantity, Requirement, Resources, RestartPolicy,
+    Role, Scheme, Seccomp, Security, TaintEffect, Toleration, Volume, VolumeMount, VolumeSource,
 };
 
 /// Feeds several values, in this order.
@@ -175,9 +175,103 @@ impl Feed for Container {
             ports,
             stdin,
             tty,
+            role,
+            probes,
+            hooks,
+            last_words,
         } = self;
         feed_all!(*sum, name, image, pull_policy, command, args, working_dir, env, resources, mounts, security);
         feed_all!(*sum, ports, stdin, tty);
+        // Revisions of containers without these are as they were before these were known.
+        if *role != Role::default() {
+            feed_all!(*sum, role);
+        }
+        if *probes != Probes::default() {
+            feed_all!(*sum, probes);
+        }
+        if *hooks != Hooks::default() {
+            feed_all!(*sum, hooks);
+        }
+        if *last_words != LastWords::default() {
+            feed_all!(*sum, last_words);
+        }
+    }
+}
+
+impl Feed for Probes {
+    fn feed(&self, sum: &mut Sum) {
+        let Probes { startup, liveness, readiness } = self;
+        sum.tag("probes");
+        feed_all!(*sum, startup, liveness, readiness);
+    }
+}
+
+impl Feed for Probe {
+    fn feed(&self, sum: &mut Sum) {
+        let Probe { handler, initial_delay, period, timeout, success_threshold, failure_threshold, grace } = self;
+        feed_all!(*sum, handler, initial_delay, period, timeout, success_threshold, failure_threshold, grace);
+    }
+}
+
+impl Feed for Handler {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            Handler::Exec(command) => {
+                sum.tag("exec");
+                command.feed(sum);
+            }
+            Handler::HttpGet(HttpGet { path, port, host, scheme, headers }) => {
+                sum.tag("httpGet");
+                feed_all!(*sum, path, port, host, scheme);
+                for (name, value) in headers {
+                    sum.tag("header");
+                    feed_all!(*sum, name, value);
+                }
+            }
+            Handler::TcpSocket { host, port } => {
+                sum.tag("tcpSocket");
+                feed_all!(*sum, host, port);
+            }
+            Handler::Grpc { port, service } => {
+                sum.tag("grpc");
+                feed_all!(*sum, port, service);
+            }
+            Handler::Sleep(time) => {
+                sum.tag("sleep");
+                time.feed(sum);
+            }
+        }
+    }
+}
+
+impl Feed for PortReference {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            PortReference::Number(number) => {
+                sum.tag("number");
+                number.feed(sum);
+            }
+            PortReference::Name(name) => {
+                sum.tag("name");
+                name.feed(sum);
+            }
+        }
+    }
+}
+
+impl Feed for Hooks {
+    fn feed(&self, sum: &mut Sum) {
+        let Hooks { post_start, pre_stop, stop_signal } = self;
+        sum.tag("hooks");
+        feed_all!(*sum, post_start, pre_stop, stop_signal);
+    }
+}
+
+impl Feed for LastWords {
+    fn feed(&self, sum: &mut Sum) {
+        let LastWords { path, or_log } = self;
+        sum.tag("last words");
+        feed_all!(*sum, path, or_log);
     }
 }
 
@@ -333,6 +427,8 @@ feed_words! {
     Operator { In => "in", NotIn => "not in", Exists => "exists", DoesNotExist => "absent", Gt => "gt", Lt => "lt" }
     TaintEffect { NoSchedule => "no schedule", PreferNoSchedule => "prefer", NoExecute => "no execute" }
     PullPolicy { Always => "always", IfNotPresent => "if not present", Never => "never" }
+    Role { Init => "init", Sidecar => "sidecar", Main => "main" }
+    Scheme { Http => "http", Https => "https" }
     Seccomp { RuntimeDefault => "default", Unconfined => "unconfined" }
     ContainerResource {
         LimitsCpu => "limits.cpu",
