@@ -47,6 +47,15 @@ pub enum FakeState {
     Exited { exit_code: u32 },
 }
 
+/// What becomes of a command in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FakeExec {
+    pub exit_code: u32,
+    pub output: String,
+    /// It ends only when it is killed.
+    pub hangs: bool,
+}
+
 #[derive(Debug, Clone)]
 pub struct FakeContainer {
     pub workload: WorkloadKey,
@@ -80,6 +89,8 @@ pub struct WorldState {
     /// Names of images that can be had.
     pub images: BTreeSet<String>,
     pub containers: BTreeMap<String, FakeContainer>,
+    /// Commands that do not simply exit 0, by their words joined with blanks.
+    pub execs: BTreeMap<String, FakeExec>,
     /// Ids of the runs whose pipes the log keeper has open.
     pub pipes: BTreeMap<String, Uid>,
     /// Sandboxes by uid: true once connected.

@@ -35,8 +35,10 @@ use blame::Blamed;
 pub use blob::Blob;
 pub use credentials::{Credential, Login, Secret};
 pub use error::{Failure, HostFailure, RegistryError};
+pub use names::Names;
 pub use proxy::Proxy;
 pub use reach::{HostReach, Reach, Stage, configured};
+pub use tls::unverified;
 use round::Need;
 use visit::{Question, Visit};
 

@@ -147,7 +147,8 @@ impl TestContainerd {
         let mut config = Config::new(self.socket(), "node-1");
         change(&mut config);
         let state_dir = self.dir.path().join("agent");
-        Containerd::open(Config { namespace: self.namespace.clone(), state_dir, ..config })
+        let exec_dir = self.dir.path().join("exec");
+        Containerd::open(Config { namespace: self.namespace.clone(), state_dir, exec_dir, ..config })
             .expect("the namespace is valid")
     }
 

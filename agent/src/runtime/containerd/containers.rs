@@ -31,7 +31,7 @@ use super::hung::Looks;
 use super::image_facts::ImageFacts;
 use super::oci::{self, Inputs};
 use super::tasks::NewTask;
-use super::{Containerd, cgroup, classes, image_volumes, labels, snapshots, tasks};
+use super::{Containerd, cgroup, classes, exec, image_volumes, labels, snapshots, tasks};
 use crate::execute::chain;
 use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
 
@@ -208,6 +208,7 @@ impl Containerd {
         snapshots::remove(&self.client, snapshotter, id).await?;
         self.heard.forget(id);
         self.late.forget(id);
+        exec::forget(&self.config.exec_dir, id);
         Ok(())
     }
 
@@ -347,7 +348,7 @@ async fn create_record(client: &Client, record: &ContainerRecord) -> Result<(), 
     bounded(QUICK, client.containers().create(client.request(request))).await.map(|_| ())
 }
 
-async fn get_record(client: &Client, id: &str) -> Result<Option<ContainerRecord>, Status> {
+pub(super) async fn get_record(client: &Client, id: &str) -> Result<Option<ContainerRecord>, Status> {
     let request = GetContainerRequest { id: id.to_owned() };
     let answer = found(bounded(QUICK, client.containers().get(client.request(request))).await)?;
     Ok(answer.and_then(|it| it.container))

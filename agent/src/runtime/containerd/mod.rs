@@ -15,6 +15,7 @@ use pod::name::WorkloadKey;
 use pod::observed::ObservedContainer;
 use pod::plan::Signal;
 
+use crate::exec::{Exec, ExecError, ExecStreams};
 use crate::seams::{CreateRun, CreatedRun, ImageWanted, PodRuns, Prepared, Runtime, ShimEnd, StepError, Wake};
 
 use self::apparmor::Profiles;
@@ -37,6 +38,7 @@ pub mod client;
 mod containers;
 mod environment;
 pub mod events;
+mod exec;
 pub mod host;
 mod hung;
 pub mod image_facts;
@@ -67,6 +69,8 @@ pub struct Config {
     pub node_name: String,
     /// The agent's: what lies in its file system is the node's ephemeral storage.
     pub state_dir: PathBuf,
+    /// Pipes of commands in containers, by container and command. The agent's alone.
+    pub exec_dir: PathBuf,
     /// Whether an unset seccomp profile means RuntimeDefault.
     pub seccomp_default: bool,
     pub seccomp_abi: seccomp::Abi,
@@ -84,6 +88,7 @@ impl Config {
             snapshotter: "overlayfs".into(),
             node_name: node_name.into(),
             state_dir: "/var/lib/daemonlet".into(),
+            exec_dir: "/run/daemonlet/exec".into(),
             seccomp_default: true,
             seccomp_abi: seccomp::Abi::default(),
             classes: BTreeMap::new(),
@@ -109,6 +114,7 @@ pub struct Containerd {
     device_looks: Looks,
     /// Containers whose shim did not answer.
     late: Late,
+    execs: exec::Execs,
     /// One look at an image's files at a time: its view has one name.
     looking: tokio::sync::Mutex<()>,
     follower: JoinHandle<()>,
@@ -120,6 +126,7 @@ impl Containerd {
     pub fn open(config: Config) -> Result<Containerd, NamespaceInvalid> {
         let client = Client::new(&config.socket, &config.namespace)?;
         let images = Images::new(client.clone(), &config.snapshotter, config.pulls.clone());
+        exec::sweep(&client, &config.exec_dir);
         let heard = Arc::new(Heard::default());
         let follower = tokio::spawn(events::follow(client.clone(), Arc::clone(&heard)));
         Ok(Containerd {
@@ -133,6 +140,7 @@ impl Containerd {
             apparmor: Profiles::default(),
             device_looks: Looks::default(),
             late: Late::default(),
+            execs: exec::Execs::default(),
             looking: tokio::sync::Mutex::default(),
             follower,
         })
@@ -243,6 +251,10 @@ impl Runtime for Containerd {
         self.remove(id).await.map_err(|status| {
             self.client.step_error("KillContainerError", &format!("deleting container {id}"), &status)
         })
+    }
+
+    async fn exec(&self, exec: Exec<'_>, streams: ExecStreams) -> Result<u32, ExecError> {
+        self.exec_in(exec, streams).await
     }
 
     async fn end_shim(&self, pod: &PodRuns) -> Result<ShimEnd, StepError> {
