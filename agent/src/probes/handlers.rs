@@ -170,7 +170,8 @@ fn port(reference: &PortReference, container: &Container) -> Result<u16, NotDone
         PortReference::Number(number) => Ok(*number),
         PortReference::Name(name) => {
             let named = container.ports.iter().find(|port| port.name.as_ref() == Some(name));
-            let none = || NotDone(format!("the container has no port of the name {name}: add it to ports, or give a number"));
+            let none =
+                || NotDone(format!("the container has no port of the name {name}: add it to ports, or give a number"));
             named.map(|port| port.port).ok_or_else(none)
         }
     }

@@ -39,7 +39,9 @@ pub fn phase(view: &PodView, statuses: &[ContainerStatus]) -> &'static str {
     match restarts && view.record.lifecycle != Lifecycle::Finished {
         true => "Running",
         // Its sidecars are still to end.
-        false if view.record.lifecycle == Lifecycle::Running && statuses.iter().any(ContainerStatus::is_running) => "Running",
+        false if view.record.lifecycle == Lifecycle::Running && statuses.iter().any(ContainerStatus::is_running) => {
+            "Running"
+        }
         false if codes.iter().all(|code| *code == 0) => "Succeeded",
         false => "Failed",
     }
