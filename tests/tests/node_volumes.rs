@@ -84,5 +84,7 @@ fn containers_of_a_pod_share_it_and_a_new_pod_begins_empty() {
     let new = node.wait_pod("a", "is another pod", |pod| pod.uid() != first.uid() && pod.running());
     node.exec(of(&new, "main"), &["test", "!", "-e", "/disk/shared"]).ok();
     let old = node.state_dir().join("pods").join(first.uid());
-    wait_for("the old pod's volumes are gone", || if fs::exists(&old).unwrap_or(true) { Err("there") } else { Ok(()) });
+    wait_for("the old pod's volumes are gone", || {
+        if fs::exists(&old).unwrap_or(true) { Err("there".to_owned()) } else { Ok(()) }
+    });
 }
