@@ -78,8 +78,10 @@ pub enum Job {
         hook: Hook,
         address: Option<IpAddr>,
     },
+    /// `unsaid`: the record of the pod where the run failed without a word: the last lines of its log are to be shown.
     Delete {
         run: RunKey,
+        unsaid: Option<Box<Record>>,
     },
     EndShim {
         pod: PodRuns,
@@ -138,6 +140,7 @@ pub enum Outcome {
     },
     Deleted {
         run: RunKey,
+        last_lines: Option<String>,
     },
     ShimEnd {
         uid: Uid,
@@ -243,12 +246,17 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             let failed = run_hook(machine, container, &run, hook, address).await;
             Ok(Outcome::Hooked { run, hook, failed })
         }
-        Job::Delete { run } => {
+        Job::Delete { run, unsaid } => {
             let id = run.container_id();
             counted(metrics, "remove_container", machine.runtime().delete(&id)).await?;
             // Only now have all writers closed, so that the keeper reads to the end.
             machine.logs().close(&id).await?;
-            Ok(Outcome::Deleted { run })
+            machine.sandboxes().remove_words(&run);
+            let last_lines = match &unsaid {
+                Some(record) => machine.logs().last_lines(record, &run).await,
+                None => None,
+            };
+            Ok(Outcome::Deleted { run, last_lines })
         }
         Job::EndShim { pod } => {
             let end = counted(metrics, "stop_podsandbox", machine.runtime().end_shim(&pod)).await?;
@@ -319,7 +327,8 @@ async fn create<M: Machine>(
     let _permit = gate.enter(pod.template.spec.priority).await;
     let container = &pod.template.spec.containers[container];
     let run = RunKey { uid: pod.record.uid.clone(), container: container.name.clone(), attempt };
-    let sandbox = machine.sandboxes().describe(&pod.record, &pod.template).await?;
+    let mut sandbox = machine.sandboxes().describe(&pod.record, &pod.template).await?;
+    sandbox.files.insert(container.last_words.path.clone(), machine.sandboxes().make_words(&run)?);
     let (stdout, stderr) = machine.logs().open(&pod.record, &run).await?;
     let create = CreateRun {
         run: run.clone(),

@@ -22,7 +22,7 @@ use pod::manifest::{Context, parse_recorded};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::observed::{ContainerState, Health, ImageState, ObservedContainer, SandboxState};
 use pod::plan::{
-    Delivery, Failure, HookEnd, Plan, PodView, RunStep, Signal, Step, StepKey, Stray, View, Waiting, plan,
+    Delivery, Failure, HookEnd, Plan, PodView, RunStep, Signal, Step, StepKey, Stray, View, Waiting, is_unsaid, plan,
 };
 use pod::record::{Lifecycle, Record};
 use pod::time::{Moment, Now};
@@ -95,6 +95,8 @@ pub struct Worker<M: Machine> {
     delivered: BTreeMap<StepKey, Delivery>,
     /// Hooks that are over.
     hooks: BTreeMap<StepKey, HookEnd>,
+    /// Last lines of the logs of runs that failed without a word, until they are on record.
+    last_lines: BTreeMap<RunKey, String>,
     /// What probes say of runs.
     health: BTreeMap<RunKey, Health>,
     /// Containers of this workload that no record speaks of.
@@ -149,6 +151,7 @@ impl<M: Machine> Worker<M> {
             not_refreshed: BTreeMap::new(),
             delivered: BTreeMap::new(),
             hooks: BTreeMap::new(),
+            last_lines: BTreeMap::new(),
             health: BTreeMap::new(),
             strays: Vec::new(),
             silent: BTreeMap::new(),
@@ -330,6 +333,7 @@ impl<M: Machine> Worker<M> {
             in_flight: &self.in_flight,
             delivered: &self.delivered,
             hooks: &self.hooks,
+            last_lines: &self.last_lines,
             health: &self.health,
             silent: &self.silent,
             now,
@@ -362,7 +366,7 @@ impl<M: Machine> Worker<M> {
 
     fn spawn(&mut self, key: StepKey, job: Job) {
         match &job {
-            Job::Delete { run } => {
+            Job::Delete { run, .. } => {
                 self.deletions.insert(key.clone(), run.clone());
             }
             // It takes over whatever a deletion has left of the run.
@@ -475,7 +479,11 @@ impl<M: Machine> Worker<M> {
                 let index = container_index(view, &container)?;
                 Some(Job::Hook { pod: admitted(view), container: index, attempt, hook, address: self.address_of(view) })
             }
-            Step::Delete { uid, container, attempt } => Some(Job::Delete { run: run(uid, container, attempt) }),
+            Step::Delete { uid, container, attempt } => {
+                let run = run(uid, container, attempt);
+                let unsaid = self.unsaid(&run);
+                Some(Job::Delete { run, unsaid })
+            }
             Step::EndShim { uid } => Some(Job::EndShim { pod: self.runs_of(uid) }),
             Step::TearDown { uid } => {
                 let lives = self.view(&uid).is_some_and(|view| view.record.lifecycle == Lifecycle::Running);
@@ -544,6 +552,13 @@ impl<M: Machine> Worker<M> {
             && self.leftovers.is_empty()
             && self.unreadable.is_empty()
             && matches!(self.looked, Some(Ok(())))
+    }
+
+    /// The record of the pod where this run is its container's last and failed without a word.
+    fn unsaid(&self, run: &RunKey) -> Option<Box<Record>> {
+        let record = &self.view(&run.uid)?.record;
+        let last = record.containers.get(&run.container)?.last.as_ref()?;
+        (last.attempt == run.attempt && is_unsaid(last)).then(|| Box::new(record.clone()))
     }
 
     /// Where the pod can be reached from this node: with hostNetwork the node's address.

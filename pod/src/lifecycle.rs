@@ -44,6 +44,12 @@ impl Record {
             Change::Verdict { container, attempt, started, ready } => {
                 self.memory(container).judged(attempt, (started, ready), now);
             }
+            Change::Words { container, attempt, message } => {
+                let last = self.memory(container).last.as_mut().filter(|last| last.attempt == attempt);
+                if let Some(last) = last.filter(|last| last.message.is_empty()) {
+                    last.message = message;
+                }
+            }
             Change::Renewed => {
                 self.containers.values_mut().for_each(|memory| memory.completed = false);
             }
@@ -153,6 +159,7 @@ mod tests {
         let termination = Termination {
             attempt,
             container_id: "id".into(),
+            image_id: String::new(),
             exit_code: 1,
             reason: "Error".into(),
             message: String::new(),

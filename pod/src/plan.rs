@@ -30,6 +30,7 @@ use crate::spec::PodTemplate;
 use crate::time::{Moment, Now};
 
 pub use orphans::{Orphans, orphans};
+pub use pod::is_unsaid;
 pub use run::{FAILED_HOOK, back_off};
 pub use silence::{SHIM_PATIENCE, SHIM_SILENT};
 pub use strays::{STRAY_GRACE, Stray, end_strays};
@@ -66,6 +67,8 @@ pub struct View<'a> {
     pub delivered: &'a BTreeMap<StepKey, Delivery>,
     /// Hooks that are over. In memory only: a hook is run at least once.
     pub hooks: &'a BTreeMap<StepKey, HookEnd>,
+    /// Last lines of the logs of runs that failed without a word.
+    pub last_lines: &'a BTreeMap<RunKey, String>,
     /// What probes say of runs. In memory only; what it means is remembered in the record.
     pub health: &'a BTreeMap<RunKey, Health>,
     /// Pods whose shim does not answer, and since when no look has found otherwise. In memory only.
@@ -210,6 +213,8 @@ pub enum Change {
     PostStarted { container: String, attempt: u32 },
     /// What the probes of a run find has changed.
     Verdict { container: String, attempt: u32, started: bool, ready: bool },
+    /// What can be shown of why a run failed has been found: the end of its log.
+    Words { container: String, attempt: u32, message: String },
     /// The pod's surroundings were lost and are made anew: its init containers run again.
     Renewed,
     /// Termination begins, or its deadline shrinks.

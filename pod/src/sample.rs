@@ -68,7 +68,13 @@ pub fn container(name: &str) -> Container {
 
 /// The whole volume, writable.
 pub fn mount(volume: &str, path: &str) -> VolumeMount {
-    VolumeMount { volume: volume.into(), mount_path: path.into(), read_only: false }
+    VolumeMount {
+        volume: volume.into(),
+        mount_path: path.into(),
+        read_only: false,
+        propagation: Default::default(),
+        recursive_read_only: Default::default(),
+    }
 }
 
 pub fn origin(file: &str) -> Origin {

@@ -12,7 +12,6 @@ mod doctor;
 mod find;
 mod get;
 mod images;
-mod log_file;
 mod log_place;
 mod logs;
 mod pod_row;

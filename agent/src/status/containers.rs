@@ -102,6 +102,7 @@ fn state_of(published: &Published, view: &PodView, container: &Container) -> Con
             let ended = Termination {
                 attempt,
                 container_id: current.map(|run| run.id.clone()).unwrap_or_default(),
+                image_id: String::new(),
                 exit_code: *exit_code,
                 reason: reason(*exit_code, *oom).into(),
                 message: String::new(),
@@ -130,7 +131,10 @@ fn state_of(published: &Published, view: &PodView, container: &Container) -> Con
         ready_since: verdict.map(|verdict| verdict.since),
         name: container.name.clone(),
         image: container.image.clone(),
-        image_id: shown.map(|run| run.image_id.clone()).unwrap_or_default(),
+        image_id: match shown {
+            Some(run) => run.image_id.clone(),
+            None => memory.last.as_ref().map(|last| last.image_id.clone()).unwrap_or_default(),
+        },
         adapted: shown.map(|run| run.adapted.clone()).unwrap_or_default(),
         not_refreshed: shown.map(|run| run.not_refreshed.clone()).unwrap_or_default(),
         container_id,
@@ -193,7 +197,7 @@ fn reason(exit_code: u32, oom: bool) -> &'static str {
 }
 
 fn terminated(termination: &Termination) -> Value {
-    let Termination { attempt: _, container_id, exit_code, reason, message, started_at, finished_at } = termination;
+    let Termination { attempt: _, container_id, image_id: _, exit_code, reason, message, started_at, finished_at } = termination;
     let mut shown = json!({
         "exitCode": exit_code,
         "reason": reason,

@@ -95,7 +95,11 @@ impl<M: Machine> Worker<M> {
                 let before = self.delivered.get(&step.key()).copied().unwrap_or_default();
                 self.delivered.insert(step.key(), before.again(now));
             }
-            Outcome::Deleted { run } => {
+            Outcome::Deleted { run, last_lines } => {
+                self.last_lines.retain(|known, _| (&known.uid, &known.container) != (&run.uid, &run.container));
+                if let Some(lines) = last_lines {
+                    self.last_lines.insert(run.clone(), lines);
+                }
                 self.shared.directory.disown(&run.container_id());
                 self.deletions.remove(&delete_key(&run));
                 self.strays.retain(|stray| stray.container.run != run);
@@ -121,6 +125,7 @@ impl<M: Machine> Worker<M> {
                 self.failures.retain(|key, _| step_uid(key) != Some(&uid));
                 self.not_refreshed.retain(|(of, _), _| *of != uid);
                 self.silent.remove(&uid);
+                self.last_lines.retain(|run, _| run.uid != uid);
                 self.shared.directory.unclaim(&uid);
                 tracing::info!(workload = %self.key, %uid, "pod gone");
             }

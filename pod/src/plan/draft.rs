@@ -98,6 +98,7 @@ fn about(step: &Step, reason: &str, message: String) -> Waiting {
                 | Change::Ended { container, .. }
                 | Change::Stopping { container, .. }
                 | Change::PostStarted { container, .. }
+                | Change::Words { container, .. }
                 | Change::Verdict { container, .. },
         }
         | Step::PrepareImage { uid, container }

@@ -39,6 +39,7 @@ fn end_of(view: &View<'_>, pod: &PodView, name: &str) -> Option<Change> {
     let termination = seen.and_then(as_seen).unwrap_or_else(|| Termination {
         attempt,
         container_id: seen.map(|c| c.id.clone()).unwrap_or_default(),
+        image_id: seen.map(|c| c.image_id.clone()).unwrap_or_default(),
         exit_code: 137,
         reason: "ContainerStatusUnknown".into(),
         message: "how this run ended was not written down".into(),
@@ -60,6 +61,7 @@ fn as_seen(container: &ObservedContainer) -> Option<Termination> {
     Some(Termination {
         attempt: container.run.attempt,
         container_id: container.id.clone(),
+        image_id: container.image_id.clone(),
         exit_code: *exit_code,
         reason: super::run::exit_reason(*exit_code, *oom).into(),
         message: super::run::exit_message(*exit_code).into(),

@@ -94,6 +94,7 @@ fn ended(view: &View<'_>, pod: &PodView, memory: Option<&ContainerMemory>, conta
     let termination = Termination {
         attempt,
         container_id: container.id.clone(),
+        image_id: container.image_id.clone(),
         exit_code,
         reason: reason.into(),
         message: message.into(),

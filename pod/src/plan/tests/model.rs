@@ -26,6 +26,7 @@ pub struct Model {
     pub in_flight: BTreeMap<StepKey, Step>,
     pub delivered: BTreeMap<StepKey, Delivery>,
     pub hooks: BTreeMap<StepKey, HookEnd>,
+    pub last_lines: BTreeMap<RunKey, String>,
     /// Whether hooks succeed.
     pub hooks_work: bool,
     pub health: BTreeMap<RunKey, Health>,
@@ -71,6 +72,7 @@ impl Model {
             in_flight: BTreeMap::new(),
             delivered: BTreeMap::new(),
             hooks: BTreeMap::new(),
+            last_lines: BTreeMap::new(),
             hooks_work: true,
             health: BTreeMap::new(),
             silent: BTreeMap::new(),
@@ -117,6 +119,7 @@ impl Model {
             in_flight: &in_flight,
             delivered: &self.delivered,
             hooks: &self.hooks,
+            last_lines: &self.last_lines,
             health: &self.health,
             silent: &self.silent,
             now: self.now(),
@@ -443,6 +446,8 @@ impl Model {
             Step::Hook { .. } => {}
             Step::Delete { uid, container, attempt } => {
                 assert!(!self.running(&uid, &container, attempt), "deleted while it ran");
+                self.last_lines
+                    .insert(RunKey { uid: uid.clone(), container: container.clone(), attempt }, "it says".into());
                 let pod = self.pod(&uid).unwrap();
                 pod.containers.retain(|c| c.run.container != container || c.run.attempt != attempt);
             }
