@@ -65,7 +65,8 @@ fn run_agent(args: AgentArgs, run_dir: Option<std::path::PathBuf>) -> ExitCode {
 fn log_to_stderr() {
     let asked = std::env::var("DAEMONLET_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
     let filter = asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
-    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_max_level(LevelFilter::TRACE);
+    let builder =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_max_level(LevelFilter::TRACE);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr())
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     if is_journal() {
