@@ -20,7 +20,7 @@ use crate::spec::{
     AppArmor, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy, EmptyDir, EnvValue, EnvVar,
     Handler, Hooks, HostAlias, HostPathKind, HttpGet, LastWords, Medium, Naming, NodeSelectorTerm, Operator, Placement,
     PodField, PodSpec, PodTemplate, PortReference, Probe, Probes, Propagation, PullPolicy, Quantity, RecursiveReadOnly,
-    Requirement, Resources, RestartPolicy, Role, Scheme, Seccomp, Security, TaintEffect, Toleration, Volume,
+    Requirement, Resources, RestartPolicy, Role, Scheme, Seccomp, Security, SubPath, TaintEffect, Toleration, Volume,
     VolumeMount, VolumeSource,
 };
 
@@ -429,7 +429,7 @@ impl Feed for ContainerPort {
 
 impl Feed for VolumeMount {
     fn feed(&self, sum: &mut Sum) {
-        let VolumeMount { volume, mount_path, read_only, propagation, recursive_read_only } = self;
+        let VolumeMount { volume, mount_path, read_only, propagation, recursive_read_only, sub_path } = self;
         feed_all!(*sum, volume, mount_path, read_only);
         // Revisions of mounts without these are as they were before these were known.
         if *propagation != Propagation::default() {
@@ -437,6 +437,9 @@ impl Feed for VolumeMount {
         }
         if *recursive_read_only != RecursiveReadOnly::default() {
             feed_all!(*sum, recursive_read_only);
+        }
+        if sub_path.is_some() {
+            feed_all!(*sum, sub_path);
         }
     }
 }
@@ -455,9 +458,27 @@ impl Feed for VolumeSource {
                 sum.tag("host path");
                 feed_all!(*sum, path, kind);
             }
-            VolumeSource::EmptyDir(EmptyDir { medium, size_limit }) => {
+            VolumeSource::EmptyDir(EmptyDir { medium, size_limit, group }) => {
                 sum.tag("empty dir");
                 feed_all!(*sum, medium, size_limit);
+                if group.is_some() {
+                    feed_all!(*sum, group);
+                }
+            }
+        }
+    }
+}
+
+impl Feed for SubPath {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            SubPath::Literal(path) => {
+                sum.tag("sub path");
+                path.feed(sum);
+            }
+            SubPath::Expression(path) => {
+                sum.tag("sub path expression");
+                path.feed(sum);
             }
         }
     }
