@@ -74,6 +74,7 @@ pub fn mount(volume: &str, path: &str) -> VolumeMount {
         read_only: false,
         propagation: Default::default(),
         recursive_read_only: Default::default(),
+        sub_path: Default::default(),
     }
 }
 
@@ -85,7 +86,7 @@ pub fn origin(file: &str) -> Origin {
 pub fn desired(workload: &WorkloadKey, template: PodTemplate) -> DesiredPod {
     DesiredPod {
         workload: workload.clone(),
-        revision: digest::revision(workload.kind, &template),
+        revision: digest::of_template(workload.kind, &template),
         template: template.into(),
         update: UpdateStrategy::RollingUpdate,
         origin: origin("a.yaml"),

@@ -197,7 +197,8 @@ fn reason(exit_code: u32, oom: bool) -> &'static str {
 }
 
 fn terminated(termination: &Termination) -> Value {
-    let Termination { attempt: _, container_id, image_id: _, exit_code, reason, message, started_at, finished_at } = termination;
+    let Termination { attempt: _, container_id, image_id: _, exit_code, reason, message, started_at, finished_at } =
+        termination;
     let mut shown = json!({
         "exitCode": exit_code,
         "reason": reason,

@@ -54,6 +54,7 @@ mod resources;
 pub mod seccomp;
 mod shim;
 mod snapshots;
+mod sub_paths;
 mod tasks;
 pub mod user;
 
@@ -73,6 +74,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Pipes of commands in containers, by container and command. The agent's alone.
     pub exec_dir: PathBuf,
+    /// The agent's: mounts below its `pods` reach containerd.
+    pub run_dir: PathBuf,
     /// Whether an unset seccomp profile means RuntimeDefault.
     pub seccomp_default: bool,
     pub seccomp_abi: seccomp::Abi,
@@ -91,6 +94,7 @@ impl Config {
             node_name: node_name.into(),
             state_dir: "/var/lib/daemonlet".into(),
             exec_dir: "/run/daemonlet/exec".into(),
+            run_dir: "/run/daemonlet".into(),
             seccomp_default: true,
             seccomp_abi: seccomp::Abi::default(),
             classes: BTreeMap::new(),
