@@ -40,7 +40,8 @@ const ANSWER_BYTES_MAX: usize = 4 << 10;
 pub async fn check(address: IpAddr, port: u16, service: &str) -> Answer {
     let place = SocketAddr::new(address, port);
     let failed = |why: String| Answer::Failure(why);
-    let endpoint = Endpoint::from_shared(format!("http://{place}")).map(|it| it.user_agent(format!("kube-probe/{VERSION}")));
+    let endpoint =
+        Endpoint::from_shared(format!("http://{place}")).map(|it| it.user_agent(format!("kube-probe/{VERSION}")));
     let endpoint = match endpoint {
         Ok(Ok(endpoint)) => endpoint,
         Ok(Err(why)) | Err(why) => return failed(format!("error: {place} is no address: {why}")),
@@ -62,9 +63,9 @@ pub async fn check(address: IpAddr, port: u16, service: &str) -> Answer {
             ServingStatus::Serving => Answer::Success,
             other => failed(format!("service unhealthy (responded with {:?})", word(other))),
         },
-        Err(status) if status.code() == Code::Unimplemented => failed(
-            "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned(),
-        ),
+        Err(status) if status.code() == Code::Unimplemented => {
+            failed("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned())
+        }
         Err(status) if status.code() == Code::NotFound => {
             failed(format!("error: the server knows no service {service:?}: {}", status.message()))
         }

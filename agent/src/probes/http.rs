@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT,
+};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use pod::spec::{HttpGet, Scheme};
@@ -164,10 +166,8 @@ async fn ask(
     headers: &HeaderMap,
 ) -> Result<(Response<Incoming>, Driven), Fault> {
     let said = |why: hyper::Error| Fault::Other(crate::execute::chain(&why));
-    let handshake = hyper::client::conn::http1::Builder::new()
-        .max_buf_size(HEAD_BYTES_MAX)
-        .handshake(TokioIo::new(stream))
-        .await;
+    let handshake =
+        hyper::client::conn::http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(said)?;
     let driven = Driven(tokio::spawn(async move {
         // Its fault is the request's too, which tells it.

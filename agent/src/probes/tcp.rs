@@ -20,10 +20,9 @@ pub async fn connect(host: &Host, port: u16) -> Result<TcpStream, String> {
     let place = format!("{}:{port}", host.for_url());
     let addresses = match host {
         Host::Address(address) => vec![SocketAddr::new(*address, port)],
-        Host::Name(name) => Names::default()
-            .addresses(name, port)
-            .await
-            .map_err(|why| format!("dial tcp: lookup {name}: {why}"))?,
+        Host::Name(name) => {
+            Names::default().addresses(name, port).await.map_err(|why| format!("dial tcp: lookup {name}: {why}"))?
+        }
     };
     TcpStream::connect(addresses.as_slice()).await.map_err(|why| format!("dial tcp {place}: connect: {}", plain(&why)))
 }

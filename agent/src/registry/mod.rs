@@ -38,8 +38,8 @@ pub use error::{Failure, HostFailure, RegistryError};
 pub use names::Names;
 pub use proxy::Proxy;
 pub use reach::{HostReach, Reach, Stage, configured};
-pub use tls::unverified;
 use round::Need;
+pub use tls::unverified;
 use visit::{Question, Visit};
 
 /// The largest index or manifest that is read. The distribution specification asks registries to take at least 4 MiB and lets them refuse

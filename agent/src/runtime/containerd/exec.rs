@@ -138,7 +138,11 @@ fn check_directory(pid: u32, dir: &Path) -> Result<(), String> {
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     openat2(&root, dir, how).map(drop).map_err(|why| {
-        format!("the working directory {} cannot be used: {} (no links through /proc are followed)", dir.display(), why.desc())
+        format!(
+            "the working directory {} cannot be used: {} (no links through /proc are followed)",
+            dir.display(),
+            why.desc()
+        )
     })
 }
 
@@ -241,7 +245,11 @@ impl Command {
         streams: ExecStreams,
         mut caller_gone: oneshot::Receiver<()>,
     ) -> Result<End, ExecError> {
-        let ExecStreams { stdin, output, size } = streams;
+        let ExecStreams { stdin, output, started, size } = streams;
+        if let Some(started) = started {
+            // Whoever does not wait for it need not know.
+            let _ = started.send(());
+        }
         let Pipes { stdout, stderr, stdin: writer, .. } = pipes;
         let flow = Flow::default();
         let outputs = async {
@@ -314,8 +322,7 @@ impl Command {
             }
         }
         drop(writer);
-        let request =
-            CloseIoRequest { container_id: self.container.clone(), exec_id: self.id.clone(), stdin: true };
+        let request = CloseIoRequest { container_id: self.container.clone(), exec_id: self.id.clone(), stdin: true };
         // It fails where the command has ended meanwhile, which is as good.
         let _ = bounded(QUICK, self.client.tasks().close_io(self.client.request(request))).await;
     }
@@ -349,12 +356,7 @@ struct Flow {
     waits: AtomicBool,
 }
 
-async fn pump(
-    mut from: Reader,
-    stream: Stream,
-    to: mpsc::Sender<(Stream, Bytes)>,
-    flow: &Flow,
-) -> io::Result<()> {
+async fn pump(mut from: Reader, stream: Stream, to: mpsc::Sender<(Stream, Bytes)>, flow: &Flow) -> io::Result<()> {
     let mut buffer = vec![0; PIECE_BYTES_MAX];
     loop {
         let read = from.read(&mut buffer).await?;
@@ -403,8 +405,12 @@ impl Left {
                     return;
                 }
                 Err(status) => {
-                    tracing::debug!(container = self.container, exec = self.id, reason = causes(&status),
-                        "a command is not taken away yet");
+                    tracing::debug!(
+                        container = self.container,
+                        exec = self.id,
+                        reason = causes(&status),
+                        "a command is not taken away yet"
+                    );
                 }
             }
             tokio::time::sleep(pause).await;
@@ -462,10 +468,8 @@ pub(super) fn sweep(client: &Client, dir: &Path) {
         let of_container = dir.join(&container);
         names(&of_container).into_iter().map(move |id| (container.clone(), of_container.join(&id), id))
     });
-    let left: Vec<Left> = left
-        .map(|(container, dir, id)| Left { client: client.clone(), container, id, dir })
-        .take(LEFT_MAX)
-        .collect();
+    let left: Vec<Left> =
+        left.map(|(container, dir, id)| Left { client: client.clone(), container, id, dir }).take(LEFT_MAX).collect();
     if left.is_empty() {
         return;
     }

@@ -32,9 +32,8 @@ impl Pipes {
             mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
             Ok(path)
         };
-        let reader = |name: &str| -> io::Result<Reader> {
-            Ok(Reader(pipe::OpenOptions::new().open_receiver(fifo(name)?)?))
-        };
+        let reader =
+            |name: &str| -> io::Result<Reader> { Ok(Reader(pipe::OpenOptions::new().open_receiver(fifo(name)?)?)) };
         // Also for reading, since there is no reader yet; it closes before the shim's own reader does.
         let writer = |name: &str| -> io::Result<Writer> {
             Ok(Writer(pipe::OpenOptions::new().read_write(true).open_sender(fifo(name)?)?))
