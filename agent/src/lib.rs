@@ -21,6 +21,7 @@ pub mod image_pull;
 pub mod image_words;
 pub mod logs;
 pub mod metrics;
+mod mountinfo;
 pub mod probes;
 mod readable;
 pub mod records;

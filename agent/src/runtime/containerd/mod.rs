@@ -48,6 +48,8 @@ pub mod labels;
 mod late;
 pub mod look;
 pub mod oci;
+mod propagation;
+mod recursion;
 mod resources;
 pub mod seccomp;
 mod shim;
@@ -112,6 +114,7 @@ pub struct Containerd {
     apparmor: Profiles,
     /// Looks at hostPaths, which may hang.
     device_looks: Looks,
+    recursion: recursion::Recursion,
     /// Containers whose shim did not answer.
     late: Late,
     execs: exec::Execs,
@@ -139,6 +142,7 @@ impl Containerd {
             images,
             apparmor: Profiles::default(),
             device_looks: Looks::default(),
+            recursion: recursion::Recursion::default(),
             late: Late::default(),
             execs: exec::Execs::default(),
             looking: tokio::sync::Mutex::default(),
