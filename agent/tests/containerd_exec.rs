@@ -12,7 +12,6 @@ use agent::seams::Runtime as _;
 use bytes::Bytes;
 use pod::spec::{Handler, Probe};
 use support::pods::{PATIENCE, TestContainerd, TestPod, TestRun};
-use tests::wait::wait_for;
 use tokio::sync::{mpsc, watch};
 
 const DAEMON: &str = "trap 'exit 0' TERM; while :; do sleep 1; done";
@@ -60,6 +59,15 @@ fn left(node: &TestContainerd, run: &TestRun<'_>) -> Result<(), String> {
     match entries.count() {
         0 => Ok(()),
         some => Err(format!("{some} commands are left")),
+    }
+}
+
+/// Waits until no pipes of commands are left, and no process with this word.
+async fn nothing_left(node: &TestContainerd, run: &TestRun<'_>, word: &str) {
+    let end = Instant::now() + PATIENCE;
+    while processes(&run.id(), word) > 0 || left(node, run).is_err() {
+        assert!(Instant::now() < end, "{} processes, {:?}", processes(&run.id(), word), left(node, run));
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -127,7 +135,7 @@ async fn streams_are_apart_and_the_exit_code_is_the_commands() {
 
     let (code, ..) = run(&runtime, &id, &["/no/such/program"], None).await;
     assert!(matches!(&code, Err(ExecError::NotStarted(why)) if why.contains("/no/such/program")), "{code:?}");
-    wait_for("nothing is left", || left(&node, &run_));
+    nothing_left(&node, &run_, "/no/such/word").await;
     runtime.delete(&id).await.expect("deleted");
     assert!(!node.path().join("exec").join(&id).exists());
     assert_eq!(shell(&runtime, &id, "true").await.0, Err(ExecError::NotRunning));
@@ -154,11 +162,7 @@ async fn a_dropped_command_is_killed_with_what_it_started() {
         ended = running => panic!("{ended:?}"),
         () = watching => {}
     }
-    let end = Instant::now() + PATIENCE;
-    while processes(&id, "1111") > 0 || left(&node, &run_).is_err() {
-        assert!(Instant::now() < end, "{} are left", processes(&id, "1111"));
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    nothing_left(&node, &run_, "1111").await;
     // The daemon beside it lives.
     assert_eq!(shell(&runtime, &id, "true").await.0, Ok(0));
     runtime.delete(&id).await.expect("deleted");
@@ -206,11 +210,7 @@ async fn a_killed_agents_commands_are_taken_away_at_the_next_start() {
     }
     assert_eq!(processes(&id, "2222"), 2, "the dead agent killed nobody");
     let runtime = node.open();
-    let end = Instant::now() + PATIENCE;
-    while processes(&id, "2222") > 0 || left(&node, &run_).is_err() {
-        assert!(Instant::now() < end, "{} are left", processes(&id, "2222"));
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    nothing_left(&node, &run_, "2222").await;
     runtime.delete(&id).await.expect("deleted");
 }
 
@@ -276,11 +276,7 @@ async fn exec_probe_fails_by_its_code_and_by_its_timeout() {
     assert!(matches!(&failed, Ok(Answer::Failure(why)) if why.contains("one") && why.contains("two")), "{failed:?}");
     let late = probe(&runtime, &of(&["sleep", "3333"]), target).await;
     assert_eq!(late, Ok(Answer::Failure("command \"sleep 3333\" timed out after 3s".into())));
-    let end = Instant::now() + PATIENCE;
-    while processes(&id, "3333") > 0 || left(&node, &run_).is_err() {
-        assert!(Instant::now() < end, "it is left");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    nothing_left(&node, &run_, "3333").await;
     assert!(probe(&runtime, &of(&["/no/such/program"]), target).await.is_err(), "it says nothing about the container");
     runtime.delete(&id).await.expect("deleted");
 }

@@ -9,7 +9,7 @@ use tests::manifest::pod;
 use tests::node::{TestNode, program};
 use tests::wait::wait_for;
 
-fn node() -> TestNode {
+fn started() -> TestNode {
     let node = TestNode::start();
     node.put("a.yaml", &pod("a").text());
     node.wait_running("a");
@@ -22,7 +22,7 @@ fn exec(node: &TestNode, words: &[&str]) -> Output {
 
 #[test]
 fn streams_are_apart_and_the_exit_code_is_the_commands() {
-    let node = node();
+    let node = started();
     let output = exec(&node, &["sh", "-c", "echo out; echo err >&2; exit 7"]).exits(7);
     assert_eq!(output.out, "out\n");
     assert_eq!(output.err, "err\ndaemonlet: command terminated with exit code 7\n");
@@ -34,7 +34,7 @@ fn streams_are_apart_and_the_exit_code_is_the_commands() {
 
 #[test]
 fn errors_have_the_contracts_exit_codes() {
-    let node = node();
+    let node = started();
     node.cli(&["exec", "nobody", "--", "true"]).exits(4);
     let none = node.cli(&["exec", "a-node-a", "-c", "nobody", "--", "true"]).exits(4);
     assert!(none.err.contains("it has: "), "{none:?}");
@@ -50,7 +50,7 @@ fn errors_have_the_contracts_exit_codes() {
 
 #[test]
 fn stdin_is_handed_on_and_its_end_too() {
-    let node = node();
+    let node = started();
     let mut command = node.command(program("daemonlet"));
     command.args(["exec", "-i", "a-node-a", "--run-dir"]).arg(node.run_dir()).args(["--", "sh", "-c", "wc -c; exit 3"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -64,7 +64,7 @@ fn stdin_is_handed_on_and_its_end_too() {
 
 #[test]
 fn who_leaves_ends_the_command() {
-    let node = node();
+    let node = started();
     let mut command = node.command(program("daemonlet"));
     command.args(["exec", "a-node-a", "--run-dir"]).arg(node.run_dir());
     let mut child = command.args(["--", "sh", "-c", "sleep 4444 & sleep 4444"]).spawn().unwrap();
@@ -80,7 +80,7 @@ fn who_leaves_ends_the_command() {
 
 #[test]
 fn a_terminal_is_as_large_as_the_persons() {
-    let node = node();
+    let node = started();
     let run_dir = node.run_dir();
     let words = format!(
         "stty rows 33 cols 77; {} exec -it a-node-a --run-dir {} -- sh -c 'test -t 0 && busybox stty size; exit 9'; echo code $?; stty -a",
