@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent::exec::{Caller, Exec, ExecError, ExecStreams, OUTPUT_PIECES_MAX, Stream, TerminalSize};
@@ -53,9 +53,13 @@ async fn collect(mut pieces: mpsc::Receiver<(Stream, Bytes)>) -> (String, String
     (String::from_utf8_lossy(&out).into_owned(), String::from_utf8_lossy(&err).into_owned())
 }
 
+fn exec_dir(node: &TestContainerd) -> PathBuf {
+    node.path().join("agent-run/exec")
+}
+
 /// Names of what is left in the directory of the commands' pipes.
 fn left(node: &TestContainerd, run: &TestRun<'_>) -> Result<(), String> {
-    let entries = std::fs::read_dir(node.path().join("exec").join(run.id())).into_iter().flatten();
+    let entries = std::fs::read_dir(exec_dir(node).join(run.id())).into_iter().flatten();
     match entries.count() {
         0 => Ok(()),
         some => Err(format!("{some} commands are left")),
@@ -137,7 +141,7 @@ async fn streams_are_apart_and_the_exit_code_is_the_commands() {
     assert!(matches!(&code, Err(ExecError::NotStarted(why)) if why.contains("/no/such/program")), "{code:?}");
     nothing_left(&node, &run_, "/no/such/word").await;
     runtime.delete(&id).await.expect("deleted");
-    assert!(!node.path().join("exec").join(&id).exists());
+    assert!(!exec_dir(&node).join(&id).exists());
     assert_eq!(shell(&runtime, &id, "true").await.0, Err(ExecError::NotRunning));
 }
 
@@ -178,7 +182,7 @@ async fn a_killed_agents_commands_are_taken_away_at_the_next_start() {
         // An agent whose tasks all end in the middle.
         let id = id.clone();
         let create = run_.create.clone();
-        let (exec_dir, namespace, socket) = (node.path().join("exec"), node.namespace.clone(), node.socket());
+        let (run_dir, namespace, socket) = (node.path().join("agent-run"), node.namespace.clone(), node.socket());
         std::thread::scope(|threads| {
             threads.spawn(|| {
                 let loop_ = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("made");
@@ -186,7 +190,7 @@ async fn a_killed_agents_commands_are_taken_away_at_the_next_start() {
                     let config = agent::runtime::containerd::Config::new(socket, "node-1");
                     let config = agent::runtime::containerd::Config {
                         namespace,
-                        exec_dir,
+                        run_dir,
                         state_dir: node.path().join("agent"),
                         ..config
                     };

@@ -146,9 +146,8 @@ impl TestContainerd {
     pub fn open_with(&self, change: impl FnOnce(&mut Config)) -> Containerd {
         let mut config = Config::new(self.socket(), "node-1");
         change(&mut config);
-        let state_dir = self.dir.path().join("agent");
-        let exec_dir = self.dir.path().join("exec");
-        Containerd::open(Config { namespace: self.namespace.clone(), state_dir, exec_dir, ..config })
+        let (state_dir, run_dir) = (self.dir.path().join("agent"), self.dir.path().join("agent-run"));
+        Containerd::open(Config { namespace: self.namespace.clone(), state_dir, run_dir, ..config })
             .expect("the namespace is valid")
     }
 

@@ -102,7 +102,7 @@ impl Containerd {
             client: self.client.clone(),
             container: exec.id.to_owned(),
             id: format!("e{}", uuid::Uuid::new_v4().simple()),
-            dir: self.config.exec_dir.join(exec.id),
+            dir: self.config.exec_dir().join(exec.id),
             terminal: exec.terminal,
         };
         let (_caller_lives, caller_gone) = oneshot::channel::<()>();
