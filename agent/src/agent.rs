@@ -21,6 +21,7 @@ use crate::desired;
 use crate::disk::Disk;
 use crate::doctor;
 use crate::events::{About, Event, Severity};
+use crate::exec;
 use crate::gate::Gate;
 use crate::http::Doors;
 use crate::image_pull::ImagePull;
@@ -169,6 +170,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let collector = Collector::new(images.clone(), config.image_gc, board.clone(), desired_set.clone());
     let collector = Arc::new(collector);
     tokio::spawn(image_words::serve(board.take_image_words(), images.clone(), Arc::clone(&collector)));
+    tokio::spawn(exec::serve::follow(board.take_execs(), shared.clone()));
     tokio::spawn(async move { collector.follow(&SystemClock).await });
     let (image_outcomes, image_dir) = image_dir::follow(config.image_dir.clone(), images);
     tokio::spawn(image_dir);
@@ -228,7 +230,6 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
     let mut runtime = containerd::Config::new(&config.containerd, node_name);
     runtime.namespace.clone_from(&config.containerd_namespace);
     runtime.state_dir.clone_from(&config.state_dir);
-    runtime.exec_dir = config.run_dir.join("exec");
     runtime.run_dir.clone_from(&config.run_dir);
     runtime.seccomp_default = config.seccomp_default;
     runtime.seccomp_abi = if config.seccomp_32_bit { Abi::With32Bit } else { Abi::Native };

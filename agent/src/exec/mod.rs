@@ -1,11 +1,15 @@
 //! A command run in a container beside its own process, for probes, hooks and people: the words of [`Runtime::exec`].
 //!
-//! Driven by `probes`; knows nothing of what carries the streams to a person.
+//! Driven by `probes` and by [`serve`]; what carries the streams to a person ([`frames`] over the socket, later another door)
+//! is not known here.
 //!
 //! [`Runtime::exec`]: crate::seams::Runtime::exec
 
+pub mod frames;
+pub mod serve;
+
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Pieces of output that wait for their reader; each is at most [`PIECE_BYTES_MAX`] long.
 pub const OUTPUT_PIECES_MAX: usize = 2;
@@ -53,6 +57,8 @@ pub struct ExecStreams {
     pub stdin: Option<mpsc::Receiver<Bytes>>,
     /// In the order in which it comes; nothing is sent after the command's end has been returned.
     pub output: mpsc::Sender<(Stream, Bytes)>,
+    /// Told once the command runs: what comes before is the runtime's time, not the command's.
+    pub started: Option<oneshot::Sender<()>>,
     /// The newest size of the terminal; without a terminal it is not looked at.
     pub size: Option<watch::Receiver<TerminalSize>>,
 }

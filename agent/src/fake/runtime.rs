@@ -161,6 +161,10 @@ impl Runtime for World {
         if !runs {
             return Err(ExecError::NotRunning);
         }
+        if let Some(started) = streams.started {
+            // Whoever does not wait for it need not know.
+            let _ = started.send(());
+        }
         let code = match scripted {
             Some(FakeExec { hangs: true, .. }) => std::future::pending().await,
             Some(FakeExec { exit_code, output, .. }) => {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pod::name::{RunKey, Uid, WorkloadKey};
+use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use tokio::sync::Notify;
 
 use crate::seams::{CreatedRun, StepError, Wake};
@@ -150,6 +150,20 @@ impl World {
         }
         drop(state);
         self.woken.notify_one();
+    }
+
+    /// A container of this id that runs and is nobody's.
+    pub fn run_container(&self, id: &str) {
+        let uid = Uid("u".into());
+        let container = FakeContainer {
+            workload: WorkloadKey { namespace: "default".into(), kind: WorkloadKind::Pod, name: "a".into() },
+            run: RunKey { uid, container: "c".into(), attempt: 0 },
+            state: FakeState::Running { pid: 7 },
+            created: CreatedRun::default(),
+            not_refreshed: String::new(),
+            foreign: false,
+        };
+        self.state().containers.insert(id.to_owned(), container);
     }
 
     /// A running container's process ends.

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use pod::spec::{Container, Handler, PortReference, Probe};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{grpc, http, tcp};
 use crate::exec::{Caller, Exec, ExecError, ExecStreams, OUTPUT_PIECES_MAX};
@@ -50,10 +50,24 @@ pub enum Purpose {
 
 /// Carries out a probe, within its timeout.
 pub async fn probe<R: Runtime>(runtime: &R, probe: &Probe, target: Target<'_>) -> Result<Answer, NotDone> {
-    let within = tokio::time::timeout(probe.timeout, one(runtime, &probe.handler, target, Purpose::Probe));
-    match within.await {
+    let late = || Ok(Answer::Failure(late(probe, target)));
+    if let Handler::Exec(command) = &probe.handler {
+        let (started, starts) = oneshot::channel();
+        let timer = async {
+            // A node that is too busy to start a command says nothing about the container. An error: it never starts, and
+            // the command's own end comes first.
+            let _ = starts.await;
+            tokio::time::sleep(probe.timeout).await;
+        };
+        // What loses is dropped, and with it the command.
+        return tokio::select! {
+            answer = exec(runtime, target.container_id, command, Some(started)) => answer,
+            () = timer => late(),
+        };
+    }
+    match tokio::time::timeout(probe.timeout, one(runtime, &probe.handler, target, Purpose::Probe)).await {
         Ok(answer) => answer,
-        Err(_) => Ok(Answer::Failure(late(probe, target))),
+        Err(_) => late(),
     }
 }
 
@@ -69,7 +83,7 @@ async fn one<R: Runtime>(
     purpose: Purpose,
 ) -> Result<Answer, NotDone> {
     match handler {
-        Handler::Exec(command) => exec(runtime, target.container_id, command).await,
+        Handler::Exec(command) => exec(runtime, target.container_id, command, None).await,
         Handler::HttpGet(get) => {
             let port = port(&get.port, target.container)?;
             http::get(get, host(get.host.as_ref(), target)?, port, purpose).await
@@ -90,9 +104,14 @@ async fn one<R: Runtime>(
 }
 
 /// Runs a command to its end, both outputs as one text.
-async fn exec<R: Runtime>(runtime: &R, id: &str, command: &[String]) -> Result<Answer, NotDone> {
+async fn exec<R: Runtime>(
+    runtime: &R,
+    id: &str,
+    command: &[String],
+    started: Option<oneshot::Sender<()>>,
+) -> Result<Answer, NotDone> {
     let (output, mut pieces) = mpsc::channel(OUTPUT_PIECES_MAX);
-    let streams = ExecStreams { stdin: None, output, size: None };
+    let streams = ExecStreams { stdin: None, output, started, size: None };
     let running = runtime.exec(Exec { id, command, terminal: None, caller: Caller::Node }, streams);
     let reading = async {
         let mut said = Vec::new();
@@ -176,3 +195,6 @@ fn port(reference: &PortReference, container: &Container) -> Result<u16, NotDone
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

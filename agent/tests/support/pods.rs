@@ -147,8 +147,8 @@ impl TestContainerd {
         let mut config = Config::new(self.socket(), "node-1");
         change(&mut config);
         let (state_dir, run_dir) = (self.dir.path().join("agent"), self.dir.path().join("agent-run"));
-        let (namespace, exec_dir) = (self.namespace.clone(), self.dir.path().join("exec"));
-        Containerd::open(Config { namespace, state_dir, run_dir, exec_dir, ..config }).expect("the namespace is valid")
+        Containerd::open(Config { namespace: self.namespace.clone(), state_dir, run_dir, ..config })
+            .expect("the namespace is valid")
     }
 
     /// Pids of this containerd's shims, those that serve containers.

@@ -243,7 +243,7 @@ impl Containerd {
         snapshots::remove(&self.client, snapshotter, id).await?;
         self.heard.forget(id);
         self.late.forget(id);
-        exec::forget(&self.config.exec_dir, id);
+        exec::forget(&self.config.exec_dir(), id);
         Ok(())
     }
 

@@ -23,7 +23,7 @@ use containerd_client::tonic::{Code, Status};
 use containerd_client::types::v1::Status as TaskStatus;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{BoxBuilder, Process, Spec};
 use pod::name::Uid;
 use prost_types::Any;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -102,7 +102,7 @@ impl Containerd {
             client: self.client.clone(),
             container: exec.id.to_owned(),
             id: format!("e{}", uuid::Uuid::new_v4().simple()),
-            dir: self.config.exec_dir.join(exec.id),
+            dir: self.config.exec_dir().join(exec.id),
             terminal: exec.terminal,
         };
         let (_caller_lives, caller_gone) = oneshot::channel::<()>();
@@ -116,7 +116,10 @@ impl Containerd {
 fn process(mut process: Process, exec: &Exec<'_>) -> Process {
     process.set_args(Some(exec.command.to_vec())).set_terminal(Some(exec.terminal.is_some()));
     process.set_console_size(None);
-    if exec.terminal.is_some() {
+    if let Some(TerminalSize { columns, rows }) = exec.terminal {
+        // From its first instruction on; later sizes follow.
+        let size = BoxBuilder::default().width(columns).height(rows).build();
+        process.set_console_size(Some(size.expect("every field has a value")));
         let mut env = process.env().clone().unwrap_or_default();
         if !env.iter().any(|variable| variable.starts_with("TERM=")) {
             env.push("TERM=xterm".to_owned());
@@ -245,7 +248,11 @@ impl Command {
         streams: ExecStreams,
         mut caller_gone: oneshot::Receiver<()>,
     ) -> Result<End, ExecError> {
-        let ExecStreams { stdin, output, size } = streams;
+        let ExecStreams { stdin, output, started, size } = streams;
+        if let Some(started) = started {
+            // Whoever does not wait for it need not know.
+            let _ = started.send(());
+        }
         let Pipes { stdout, stderr, stdin: writer, .. } = pipes;
         let flow = Flow::default();
         let outputs = async {

@@ -72,8 +72,6 @@ pub struct Config {
     pub node_name: String,
     /// The agent's: what lies in its file system is the node's ephemeral storage.
     pub state_dir: PathBuf,
-    /// Pipes of commands in containers, by container and command. The agent's alone.
-    pub exec_dir: PathBuf,
     /// The agent's: mounts below its `pods` reach containerd.
     pub run_dir: PathBuf,
     /// Whether an unset seccomp profile means RuntimeDefault.
@@ -93,13 +91,19 @@ impl Config {
             snapshotter: "overlayfs".into(),
             node_name: node_name.into(),
             state_dir: "/var/lib/daemonlet".into(),
-            exec_dir: "/run/daemonlet/exec".into(),
             run_dir: "/run/daemonlet".into(),
             seccomp_default: true,
             seccomp_abi: seccomp::Abi::default(),
             classes: BTreeMap::new(),
             pulls: images::pull::Settings::default(),
         }
+    }
+}
+
+impl Config {
+    /// Pipes of commands in containers, by container and command.
+    fn exec_dir(&self) -> PathBuf {
+        self.run_dir.join("exec")
     }
 }
 
@@ -133,7 +137,7 @@ impl Containerd {
     pub fn open(config: Config) -> Result<Containerd, NamespaceInvalid> {
         let client = Client::new(&config.socket, &config.namespace)?;
         let images = Images::new(client.clone(), &config.snapshotter, config.pulls.clone());
-        exec::sweep(&client, &config.exec_dir);
+        exec::sweep(&client, &config.exec_dir());
         let heard = Arc::new(Heard::default());
         let follower = tokio::spawn(events::follow(client.clone(), Arc::clone(&heard)));
         Ok(Containerd {
