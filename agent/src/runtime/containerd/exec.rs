@@ -23,7 +23,7 @@ use containerd_client::tonic::{Code, Status};
 use containerd_client::types::v1::Status as TaskStatus;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
-use oci_spec::runtime::{Box as ConsoleSize, Process, Spec};
+use oci_spec::runtime::{BoxBuilder, Process, Spec};
 use pod::name::Uid;
 use prost_types::Any;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -118,9 +118,8 @@ fn process(mut process: Process, exec: &Exec<'_>) -> Process {
     process.set_console_size(None);
     if let Some(TerminalSize { columns, rows }) = exec.terminal {
         // From its first instruction on; later sizes follow.
-        let mut size = ConsoleSize::default();
-        size.set_width(columns.into()).set_height(rows.into());
-        process.set_console_size(Some(size));
+        let size = BoxBuilder::default().width(columns).height(rows).build();
+        process.set_console_size(Some(size.expect("every field has a value")));
         let mut env = process.env().clone().unwrap_or_default();
         if !env.iter().any(|variable| variable.starts_with("TERM=")) {
             env.push("TERM=xterm".to_owned());
