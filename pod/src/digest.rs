@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::content::ContentKind;
 use crate::name::WorkloadKind;
 use crate::spec::{
-    AppArmor, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy, EnvValue, EnvVar,
+    AppArmor, CONFIG_DIGEST_ANNOTATION, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy, EnvFrom, EnvValue, EnvVar,
     HostAlias, HostPathKind, Naming, NodeSelectorTerm, Operator, Placement, PodField, PodSpec, PodTemplate, PullPolicy,
     Quantity, Requirement, Resources, RestartPolicy, Seccomp, Security, TaintEffect, Toleration, Volume, VolumeMount,
     VolumeSource,
@@ -38,7 +39,12 @@ pub fn revision(kind: WorkloadKind, template: &PodTemplate) -> String {
     let PodTemplate { labels, annotations, spec } = template;
     let mut sum = Sum(Sha256::new());
     match kind {
-        WorkloadKind::Pod => spec.feed(&mut sum),
+        WorkloadKind::Pod => {
+            spec.feed(&mut sum);
+            if template.restarts_on_config_change() {
+                annotations.get(CONFIG_DIGEST_ANNOTATION).feed(&mut sum);
+            }
+        }
         WorkloadKind::DaemonSet => feed_all!(sum, labels, annotations, spec),
     }
     letters(&sum.0.finalize(), LETTERS)
@@ -169,6 +175,7 @@ impl Feed for Container {
             args,
             working_dir,
             env,
+            env_from,
             resources,
             mounts,
             security,
@@ -178,6 +185,9 @@ impl Feed for Container {
         } = self;
         feed_all!(*sum, name, image, pull_policy, command, args, working_dir, env, resources, mounts, security);
         feed_all!(*sum, ports, stdin, tty);
+        if !env_from.is_empty() {
+            feed_all!(*sum, env_from);
+        }
     }
 }
 
@@ -203,7 +213,23 @@ impl Feed for EnvValue {
                 sum.tag("resource");
                 feed_all!(*sum, container, resource, divisor);
             }
+            EnvValue::Content { kind, name, key, optional } => {
+                sum.tag("content");
+                feed_all!(*sum, kind, name, key, optional);
+            }
+            EnvValue::Known(value) => {
+                sum.tag("known");
+                sum.bytes(value.reveal());
+            }
         }
+    }
+}
+
+impl Feed for EnvFrom {
+    fn feed(&self, sum: &mut Sum) {
+        let EnvFrom { kind, name, prefix, optional } = self;
+        sum.tag("env from");
+        feed_all!(*sum, kind, name, prefix, optional);
     }
 }
 
@@ -323,6 +349,7 @@ macro_rules! feed_words {
 }
 
 feed_words! {
+    ContentKind { ConfigMap => "config map", Secret => "secret" }
     RestartPolicy { Always => "always", OnFailure => "on failure", Never => "never" }
     DnsPolicy {
         ClusterFirst => "cluster first",
@@ -381,6 +408,12 @@ impl Feed for String {
 impl Feed for Duration {
     fn feed(&self, sum: &mut Sum) {
         sum.bytes(&self.as_nanos().to_le_bytes());
+    }
+}
+
+impl<T: Feed> Feed for &T {
+    fn feed(&self, sum: &mut Sum) {
+        (*self).feed(sum);
     }
 }
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::findings::{At, Findings};
-use super::{container, names, naming, placement, secret, security};
+use super::{container, content, names, naming, placement, security};
 use crate::spec::{
     AppArmor, Container, EGRESS_BANDWIDTH_ANNOTATION, HostPathKind, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
-    RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
+    RESTART_ON_CONFIG_CHANGE_ANNOTATION, RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
 };
 
 /// Bytes of all annotations of one object, as in Kubernetes.
@@ -36,7 +36,9 @@ pub fn labels(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, St
 
 fn annotations(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, String> {
     let annotations = text_map(metadata, "annotations", findings, |key, value| match key {
-        STANDBY_ANNOTATION if !matches!(value, "true" | "false") => Some("must be \"true\" or \"false\"".to_owned()),
+        STANDBY_ANNOTATION | RESTART_ON_CONFIG_CHANGE_ANNOTATION if !matches!(value, "true" | "false") => {
+            Some("must be \"true\" or \"false\"".to_owned())
+        }
         INGRESS_BANDWIDTH_ANNOTATION | EGRESS_BANDWIDTH_ANNOTATION => bandwidth(value),
         key => names::qualified(&key.to_lowercase()),
     });
@@ -108,7 +110,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         runtime_class: runtime_class(spec, findings),
         placement: placement::read(spec, findings),
         naming: naming::read(spec, findings),
-        image_pull_secrets: secret::names_in(spec, findings),
+        image_pull_secrets: content::pull_secrets(spec, findings),
         volumes,
     })
 }
