@@ -44,6 +44,10 @@ async fn main() {
         ports: vec![],
         stdin: false,
         tty: false,
+        role: Default::default(),
+        probes: Default::default(),
+        hooks: Default::default(),
+        last_words: Default::default(),
     };
     let template = PodTemplate {
         labels: BTreeMap::new(),

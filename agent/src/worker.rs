@@ -19,7 +19,7 @@ use std::time::Duration;
 use pod::desired::{DesiredPod, Wanted};
 use pod::manifest::{Context, parse_recorded};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
-use pod::observed::{ImageState, SandboxState};
+use pod::observed::{Health, ImageState, SandboxState};
 use pod::plan::{Delivery, Failure, Plan, PodView, Signal, Step, StepKey, Stray, View, Waiting, plan};
 use pod::record::{Lifecycle, Record};
 use pod::time::{Moment, Now};
@@ -90,6 +90,8 @@ pub struct Worker<M: Machine> {
     not_refreshed: BTreeMap<(Uid, String), String>,
     /// Signals that were delivered: a daemon gets one SIGTERM, not one a wake.
     delivered: BTreeMap<StepKey, Delivery>,
+    /// What probes say of runs.
+    health: BTreeMap<RunKey, Health>,
     /// Containers of this workload that no record speaks of.
     strays: Vec<Stray>,
     /// Pods, also of strays, whose shim does not answer, and since when no look has found otherwise.
@@ -140,6 +142,7 @@ impl<M: Machine> Worker<M> {
             disk_taken,
             not_refreshed: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            health: BTreeMap::new(),
             strays: Vec::new(),
             silent: BTreeMap::new(),
             silent_seen: None,
@@ -319,6 +322,7 @@ impl<M: Machine> Worker<M> {
             failures: &self.failures,
             in_flight: &self.in_flight,
             delivered: &self.delivered,
+            health: &self.health,
             silent: &self.silent,
             now,
             boot_id: self.shared.machine.boot_id(),

@@ -17,10 +17,10 @@ use sha2::{Digest as _, Sha256};
 use crate::content::ContentKind;
 use crate::name::WorkloadKind;
 use crate::spec::{
-    AppArmor, CONFIG_DIGEST_ANNOTATION, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy, EnvFrom, EnvValue, EnvVar,
-    HostAlias, HostPathKind, Naming, NodeSelectorTerm, Operator, Placement, PodField, PodSpec, PodTemplate, PullPolicy,
-    Quantity, Requirement, Resources, RestartPolicy, Seccomp, Security, TaintEffect, Toleration, Volume, VolumeMount,
-    VolumeSource,
+    AppArmor, CONFIG_DIGEST_ANNOTATION, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy, EnvFrom, EnvValue, EnvVar, Handler,
+    Hooks, HostAlias, HostPathKind, HttpGet, LastWords, Naming, NodeSelectorTerm, Operator, Placement, PodField,
+    PodSpec, PodTemplate, PortReference, Probe, Probes, PullPolicy, Quantity, Requirement, Resources, RestartPolicy,
+    Role, Scheme, Seccomp, Security, TaintEffect, Toleration, Volume, VolumeMount, VolumeSource,
 };
 
 /// Feeds several values, in this order.
@@ -182,12 +182,106 @@ impl Feed for Container {
             ports,
             stdin,
             tty,
+            role,
+            probes,
+            hooks,
+            last_words,
         } = self;
         feed_all!(*sum, name, image, pull_policy, command, args, working_dir, env, resources, mounts, security);
         feed_all!(*sum, ports, stdin, tty);
         if !env_from.is_empty() {
             feed_all!(*sum, env_from);
         }
+        // Revisions of containers without these are as they were before these were known.
+        if *role != Role::default() {
+            feed_all!(*sum, role);
+        }
+        if *probes != Probes::default() {
+            feed_all!(*sum, probes);
+        }
+        if *hooks != Hooks::default() {
+            feed_all!(*sum, hooks);
+        }
+        if *last_words != LastWords::default() {
+            feed_all!(*sum, last_words);
+        }
+    }
+}
+
+impl Feed for Probes {
+    fn feed(&self, sum: &mut Sum) {
+        let Probes { startup, liveness, readiness } = self;
+        sum.tag("probes");
+        feed_all!(*sum, startup, liveness, readiness);
+    }
+}
+
+impl Feed for Probe {
+    fn feed(&self, sum: &mut Sum) {
+        let Probe { handler, initial_delay, period, timeout, success_threshold, failure_threshold, grace } = self;
+        feed_all!(*sum, handler, initial_delay, period, timeout, success_threshold, failure_threshold, grace);
+    }
+}
+
+impl Feed for Handler {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            Handler::Exec(command) => {
+                sum.tag("exec");
+                command.feed(sum);
+            }
+            Handler::HttpGet(HttpGet { path, port, host, scheme, headers }) => {
+                sum.tag("httpGet");
+                feed_all!(*sum, path, port, host, scheme);
+                for (name, value) in headers {
+                    sum.tag("header");
+                    feed_all!(*sum, name, value);
+                }
+            }
+            Handler::TcpSocket { host, port } => {
+                sum.tag("tcpSocket");
+                feed_all!(*sum, host, port);
+            }
+            Handler::Grpc { port, service } => {
+                sum.tag("grpc");
+                feed_all!(*sum, port, service);
+            }
+            Handler::Sleep(time) => {
+                sum.tag("sleep");
+                time.feed(sum);
+            }
+        }
+    }
+}
+
+impl Feed for PortReference {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            PortReference::Number(number) => {
+                sum.tag("number");
+                number.feed(sum);
+            }
+            PortReference::Name(name) => {
+                sum.tag("name");
+                name.feed(sum);
+            }
+        }
+    }
+}
+
+impl Feed for Hooks {
+    fn feed(&self, sum: &mut Sum) {
+        let Hooks { post_start, pre_stop, stop_signal } = self;
+        sum.tag("hooks");
+        feed_all!(*sum, post_start, pre_stop, stop_signal);
+    }
+}
+
+impl Feed for LastWords {
+    fn feed(&self, sum: &mut Sum) {
+        let LastWords { path, or_log } = self;
+        sum.tag("last words");
+        feed_all!(*sum, path, or_log);
     }
 }
 
@@ -337,6 +431,27 @@ impl Feed for VolumeSource {
     }
 }
 
+impl Feed for ContainerResource {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            ContainerResource::LimitsCpu => sum.tag("limits.cpu"),
+            ContainerResource::LimitsMemory => sum.tag("limits.memory"),
+            ContainerResource::LimitsEphemeralStorage => sum.tag("limits.ephemeral-storage"),
+            ContainerResource::RequestsCpu => sum.tag("requests.cpu"),
+            ContainerResource::RequestsMemory => sum.tag("requests.memory"),
+            ContainerResource::RequestsEphemeralStorage => sum.tag("requests.ephemeral-storage"),
+            ContainerResource::LimitsHugePages(name) => {
+                sum.tag("limits");
+                name.feed(sum);
+            }
+            ContainerResource::RequestsHugePages(name) => {
+                sum.tag("requests");
+                name.feed(sum);
+            }
+        }
+    }
+}
+
 /// Enums without data: each variant has a word that never changes.
 macro_rules! feed_words {
     ($($name:ident { $($variant:ident => $word:literal),+ $(,)? })+) => {$(
@@ -360,15 +475,9 @@ feed_words! {
     Operator { In => "in", NotIn => "not in", Exists => "exists", DoesNotExist => "absent", Gt => "gt", Lt => "lt" }
     TaintEffect { NoSchedule => "no schedule", PreferNoSchedule => "prefer", NoExecute => "no execute" }
     PullPolicy { Always => "always", IfNotPresent => "if not present", Never => "never" }
+    Role { Init => "init", Sidecar => "sidecar", Main => "main" }
+    Scheme { Http => "http", Https => "https" }
     Seccomp { RuntimeDefault => "default", Unconfined => "unconfined" }
-    ContainerResource {
-        LimitsCpu => "limits.cpu",
-        LimitsMemory => "limits.memory",
-        LimitsEphemeralStorage => "limits.ephemeral-storage",
-        RequestsCpu => "requests.cpu",
-        RequestsMemory => "requests.memory",
-        RequestsEphemeralStorage => "requests.ephemeral-storage",
-    }
     HostPathKind {
         Unset => "unset",
         DirectoryOrCreate => "directory or create",

@@ -1,5 +1,6 @@
 //! What the runtime and the node say exists: plain data, no policy.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::name::{RunKey, WorkloadKey};
@@ -71,4 +72,41 @@ pub enum ImageState {
     Ready,
     /// It cannot be had at present: reason as in Kubernetes (ErrImagePull, ErrImageNeverPull, InvalidImageName …).
     Missing { reason: String, message: String },
+}
+
+/// What the probes of a run say at present. A run that has no probes has no health.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// The startup probe has succeeded, or there is none.
+    pub started: bool,
+    /// The readiness probe is content (or there is none), and the container has started.
+    pub ready: bool,
+    /// The run is to be ended: a startup or liveness probe has failed often enough.
+    pub failed: Option<ProbeFailure>,
+}
+
+/// A probe that ends its container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeFailure {
+    pub probe: ProbeKind,
+    /// What it found, for people.
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProbeKind {
+    Startup,
+    Liveness,
+    Readiness,
+}
+
+impl fmt::Display for ProbeKind {
+    /// As in the kubelet's events: `Liveness`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ProbeKind::Startup => "Startup",
+            ProbeKind::Liveness => "Liveness",
+            ProbeKind::Readiness => "Readiness",
+        })
+    }
 }

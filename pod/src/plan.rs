@@ -22,8 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::desired::Wanted;
-use crate::name::Uid;
-use crate::observed::{ImageState, ObservedContainer, SandboxState};
+use crate::name::{RunKey, Uid};
+use crate::observed::{Health, ImageState, ObservedContainer, SandboxState};
 use crate::record::{Record, Termination};
 use crate::spec::PodTemplate;
 use crate::time::{Moment, Now};
@@ -63,6 +63,8 @@ pub struct View<'a> {
     pub in_flight: &'a BTreeSet<StepKey>,
     /// Signals that this process has delivered. In memory only: a daemon gets one SIGTERM, not one a wake.
     pub delivered: &'a BTreeMap<StepKey, Delivery>,
+    /// What probes say of runs. In memory only; what it means is remembered in the record.
+    pub health: &'a BTreeMap<RunKey, Health>,
     /// Pods whose shim does not answer, and since when no look has found otherwise. In memory only.
     pub silent: &'a BTreeMap<Uid, Now>,
     pub now: Now,

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use crate::name::WorkloadKind;
-use crate::spec::PodSpec;
+use crate::spec::{PodSpec, Role};
 
 /// Ports of one record that are looked at: far more than any pod has.
 const PORTS_MAX: usize = 1000;
@@ -22,8 +22,25 @@ pub struct HostPort {
     pub protocol: String,
     /// None: every address of the node.
     pub ip: Option<IpAddr>,
-    /// The indices of container and port in the document.
-    pub place: (usize, usize),
+    pub place: Place,
+}
+
+/// Where in `spec` a port stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Place {
+    /// Among `initContainers`; else among `containers`.
+    pub init: bool,
+    /// Indices in the document.
+    pub container: usize,
+    pub port: usize,
+}
+
+impl fmt::Display for Place {
+    /// `containers[0].ports[1]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = if self.init { "initContainers" } else { "containers" };
+        write!(f, "{list}[{}].ports[{}]", self.container, self.port)
+    }
 }
 
 impl HostPort {
@@ -53,11 +70,12 @@ impl fmt::Display for HostPort {
 /// What a pod with this spec takes; with hostNetwork every declared port.
 pub fn of_spec(spec: &PodSpec) -> Vec<HostPort> {
     let mut taken = Vec::new();
-    for (container, ports) in spec.containers.iter().map(|container| &container.ports).enumerate() {
-        for (index, port) in ports.iter().enumerate() {
-            let Some(number) = port.host_port else { continue };
-            let protocol = port.protocol.clone();
-            taken.push(HostPort { port: number, protocol, ip: port.host_ip, place: (container, index) });
+    let inits = spec.containers.iter().filter(|container| container.role != Role::Main).enumerate();
+    for (index, container) in inits.chain(spec.mains().enumerate()) {
+        for (port, asked) in container.ports.iter().enumerate() {
+            let Some(number) = asked.host_port else { continue };
+            let place = Place { init: container.role != Role::Main, container: index, port };
+            taken.push(HostPort { port: number, protocol: asked.protocol.clone(), ip: asked.host_ip, place });
         }
     }
     taken
@@ -72,13 +90,18 @@ pub fn of_document(kind: WorkloadKind, document: &Value) -> Vec<HostPort> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let host_network = spec["hostNetwork"] == true;
     let mut taken = Vec::new();
-    for (container, ports) in list(&spec["containers"]).iter().map(|container| list(&container["ports"])).enumerate() {
-        for (index, port) in ports.iter().enumerate() {
+    let ports_of = |key: &str| -> Vec<Vec<Value>> { list(&spec[key]).iter().map(|one| list(&one["ports"])).collect() };
+    let lists = [(true, ports_of("initContainers")), (false, ports_of("containers"))];
+    for (init, containers) in &lists {
+        let ports =
+            containers.iter().enumerate().flat_map(|(at, ports)| ports.iter().enumerate().map(move |p| (at, p)));
+        for (container, (index, port)) in ports {
             let number = |key: &str| crate::manifest::whole_number(&port[key]).filter(|&port| port > 0);
             let asked = number("hostPort").or_else(|| number("containerPort").filter(|_| host_network));
             let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
             let ip = port["hostIP"].as_str().and_then(|ip| ip.parse().ok());
-            taken.extend(asked.map(|port| HostPort { port, protocol, ip, place: (container, index) }));
+            let place = Place { init: *init, container, port: index };
+            taken.extend(asked.map(|port| HostPort { port, protocol, ip, place }));
         }
     }
     taken.truncate(PORTS_MAX);
@@ -90,7 +113,7 @@ mod tests {
     use super::*;
 
     fn port(port: u16, protocol: &str, ip: Option<&str>) -> HostPort {
-        HostPort { port, protocol: protocol.into(), ip: ip.map(|ip| ip.parse().unwrap()), place: (0, 0) }
+        HostPort { port, protocol: protocol.into(), ip: ip.map(|ip| ip.parse().unwrap()), place: Place::default() }
     }
 
     #[test]
@@ -108,7 +131,7 @@ mod tests {
             {"containerPort": 80}, {"containerPort": 53.0, "protocol": "UDP"}]}]}});
         let taken = of_document(WorkloadKind::Pod, &pod);
         assert_eq!(taken.iter().map(ToString::to_string).collect::<Vec<_>>(), ["80/TCP", "53/UDP"]);
-        assert_eq!(taken[1].place, (1, 1));
+        assert_eq!(taken[1].place.to_string(), "containers[1].ports[1]");
         let set = serde_json::json!({"spec": {"template": {"spec": {"containers": [{"ports": [
             {"containerPort": 80}, {"containerPort": 81, "hostPort": 8081, "hostIP": "127.0.0.1"}]}]}}}});
         let taken = of_document(WorkloadKind::DaemonSet, &set);

@@ -62,6 +62,45 @@ pub struct ContainerMemory {
     pub failures: u32,
     /// No start before this moment (CrashLoopBackOff).
     pub not_before: Option<Moment>,
+    /// An init container that has run to its end in the pod's present surroundings: it is not run again.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub completed: bool,
+    /// The newest attempt whose postStart hook is over.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub post_started: Option<u32>,
+    /// The newest verdict of its probes, of the attempt that runs.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub verdict: Option<Verdict>,
+    /// A run that is to end although its pod lives on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stopping: Option<Stopping>,
+}
+
+/// What the probes of a run have found so far: kept, so that a restart of the agent changes no readiness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub attempt: u32,
+    /// v1 ContainerStatus.started: the startup probe has succeeded, or there is none.
+    pub started: bool,
+    /// The readiness probe is content, or there is none.
+    pub ready: bool,
+    /// Since when `ready` is as it is.
+    pub since: jiff::Timestamp,
+}
+
+/// Why a run is ended while its pod lives on, and until when it may take its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    pub attempt: u32,
+    /// When SIGKILL follows.
+    pub deadline: Moment,
+    /// For people: what its liveness probe found, that its hook failed …
+    pub message: String,
+}
+
+/// What a record of a version that knew nothing of a field has in it.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// How a run ended (v1 ContainerStateTerminated).

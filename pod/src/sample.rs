@@ -7,7 +7,7 @@ use crate::desired::{DesiredPod, Origin, Source, UpdateStrategy};
 use crate::digest;
 use crate::name::{Uid, WorkloadKey, WorkloadKind};
 use crate::record::{Lifecycle, Record};
-use crate::spec::{Container, Placement, PodSpec, PodTemplate, PullPolicy, Resources, RestartPolicy, Security};
+use crate::spec::{Container, Placement, PodSpec, PodTemplate, PullPolicy, Resources, RestartPolicy, Role, Security};
 
 /// A DaemonSet's key in the namespace `default`.
 pub fn daemonset(name: &str) -> WorkloadKey {
@@ -58,6 +58,10 @@ pub fn container(name: &str) -> Container {
         ports: Vec::new(),
         stdin: false,
         tty: false,
+        role: Role::Main,
+        probes: Default::default(),
+        hooks: Default::default(),
+        last_words: Default::default(),
     }
 }
 

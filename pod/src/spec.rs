@@ -18,7 +18,8 @@ pub struct PodTemplate {
 /// `spec` of v1 Pod, as far as it is honoured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PodSpec {
-    /// In the document's order, which is the start order. At least one.
+    /// In the order of starts: init containers and sidecars first, then the main ones, each as the document has them. At
+    /// least one main container.
     pub containers: Vec<Container>,
     pub volumes: Vec<Volume>,
     pub restart_policy: RestartPolicy,
@@ -181,6 +182,132 @@ pub struct Container {
     pub ports: Vec<ContainerPort>,
     pub stdin: bool,
     pub tty: bool,
+    pub role: Role,
+    pub probes: Probes,
+    pub hooks: Hooks,
+    pub last_words: LastWords,
+}
+
+/// What a container is to its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// One of `initContainers`: runs to its end before the next begins.
+    Init,
+    /// One of `initContainers` with `restartPolicy: Always`: starts in its turn, runs as long as the pod, stops after the main
+    /// ones (KEP-753).
+    Sidecar,
+    /// One of `containers`.
+    #[default]
+    Main,
+}
+
+/// v1 Probe by kind.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Probes {
+    /// Until it succeeds the others do not run, and the container has not started.
+    pub startup: Option<Probe>,
+    /// Fails: the container is ended, and its restart policy decides.
+    pub liveness: Option<Probe>,
+    /// Fails: the container is not ready.
+    pub readiness: Option<Probe>,
+}
+
+impl Probes {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        *self == Probes::default()
+    }
+}
+
+/// v1 Probe, with Kubernetes' defaults.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probe {
+    pub handler: Handler,
+    /// `initialDelaySeconds`: from the container's start.
+    pub initial_delay: Duration,
+    /// At least 1 s.
+    pub period: Duration,
+    /// At least 1 s.
+    pub timeout: Duration,
+    /// Successes in a row that count; at least 1.
+    pub success_threshold: u32,
+    /// Failures in a row that count; at least 1.
+    pub failure_threshold: u32,
+    /// The grace period of a container that is ended because of this probe; None: the pod's.
+    pub grace: Option<Duration>,
+}
+
+/// What a probe or a hook does (v1 ProbeHandler, LifecycleHandler).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Handler {
+    /// Command and arguments, run in the container without a shell. Not empty.
+    Exec(Vec<String>),
+    HttpGet(HttpGet),
+    /// Only probes.
+    TcpSocket {
+        host: Option<String>,
+        port: PortReference,
+    },
+    /// grpc.health.v1.Health/Check; only probes.
+    Grpc {
+        port: u16,
+        service: String,
+    },
+    /// Only hooks.
+    Sleep(Duration),
+}
+
+/// v1 HTTPGetAction.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpGet {
+    /// Perhaps with a query; `/` where absent.
+    pub path: String,
+    pub port: PortReference,
+    /// None: the pod's address.
+    pub host: Option<String>,
+    pub scheme: Scheme,
+    /// In the document's order; one name may come twice.
+    pub headers: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scheme {
+    #[default]
+    Http,
+    Https,
+}
+
+/// A port by its number, or by its name among the container's `ports`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortReference {
+    Number(u16),
+    Name(String),
+}
+
+/// v1 Lifecycle.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Hooks {
+    /// Runs beside the entrypoint; the container has not started before it is over.
+    pub post_start: Option<Handler>,
+    /// Runs before the stop signal, within the grace period.
+    pub pre_stop: Option<Handler>,
+    /// `stopSignal`, such as `SIGUSR1`; None: the image's, else SIGTERM.
+    pub stop_signal: Option<String>,
+}
+
+/// Where a container may say why it ended (`terminationMessagePath`, `terminationMessagePolicy`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastWords {
+    /// Absolute, in the container.
+    pub path: String,
+    /// `FallbackToLogsOnError`: of one that failed without a word, the end of its log.
+    pub or_log: bool,
+}
+
+impl Default for LastWords {
+    fn default() -> Self {
+        LastWords { path: "/dev/termination-log".into(), or_log: false }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,7 +362,7 @@ pub enum PodField {
     PodIps,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContainerResource {
     LimitsCpu,
     LimitsMemory,
@@ -243,6 +370,9 @@ pub enum ContainerResource {
     RequestsCpu,
     RequestsMemory,
     RequestsEphemeralStorage,
+    /// Of pages of one size: `hugepages-2Mi`.
+    LimitsHugePages(String),
+    RequestsHugePages(String),
 }
 
 /// A Kubernetes quantity in thousandths of its base unit (`100m` is 100, `200Mi` is 209,715,200,000). Saturating.
@@ -344,6 +474,9 @@ pub enum HostPathKind {
     BlockDevice,
 }
 
+/// The annotation of a template whose containers are done when they have exited 0.
+pub const RUN_ONCE_ANNOTATION: &str = "daemonlet.dev/run-once";
+
 /// The annotation that keeps a created successor waiting beside each running container.
 pub const STANDBY_ANNOTATION: &str = "daemonlet.dev/standby";
 
@@ -366,5 +499,21 @@ impl PodTemplate {
     /// Whether other values in what it uses make a new pod ([`RESTART_ON_CONFIG_CHANGE_ANNOTATION`]).
     pub fn restarts_on_config_change(&self) -> bool {
         self.annotations.get(RESTART_ON_CONFIG_CHANGE_ANNOTATION).is_some_and(|v| v == "true")
+    }
+
+    /// Whether a container that exited 0 is done ([`RUN_ONCE_ANNOTATION`]); one that fails is run again.
+    pub fn run_once(&self) -> bool {
+        self.annotations.get(RUN_ONCE_ANNOTATION).is_some_and(|v| v == "true")
+    }
+}
+
+impl PodSpec {
+    pub fn container(&self, name: &str) -> Option<&Container> {
+        self.containers.iter().find(|container| container.name == name)
+    }
+
+    /// The containers of `spec.containers`.
+    pub fn mains(&self) -> impl Iterator<Item = &Container> {
+        self.containers.iter().filter(|container| container.role == Role::Main)
     }
 }

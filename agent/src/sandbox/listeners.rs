@@ -169,7 +169,12 @@ mod tests {
     use super::*;
 
     fn port(number: u16, protocol: &str, ip: Option<&str>) -> HostPort {
-        HostPort { port: number, protocol: protocol.into(), ip: ip.map(|ip| ip.parse().unwrap()), place: (0, 0) }
+        HostPort {
+            port: number,
+            protocol: protocol.into(),
+            ip: ip.map(|ip| ip.parse().unwrap()),
+            place: Default::default(),
+        }
     }
 
     #[test]

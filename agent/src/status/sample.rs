@@ -33,6 +33,10 @@ pub fn view() -> PodView {
         ports: vec![],
         stdin: false,
         tty: false,
+        role: Default::default(),
+        probes: Default::default(),
+        hooks: Default::default(),
+        last_words: Default::default(),
     };
     let spec = PodSpec {
         containers: vec![container],

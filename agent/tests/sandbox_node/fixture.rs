@@ -173,6 +173,10 @@ pub fn template() -> PodTemplate {
         ports: vec![],
         stdin: false,
         tty: false,
+        role: Default::default(),
+        probes: Default::default(),
+        hooks: Default::default(),
+        last_words: Default::default(),
     };
     PodTemplate {
         labels: BTreeMap::new(),

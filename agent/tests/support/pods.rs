@@ -240,6 +240,10 @@ impl TestPod {
             ports: vec![],
             stdin: false,
             tty: false,
+            role: Default::default(),
+            probes: Default::default(),
+            hooks: Default::default(),
+            last_words: Default::default(),
         };
         let template = PodTemplate {
             labels: BTreeMap::new(),

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::findings::{At, Findings};
-use super::{env, names, pod, resources, security};
-use crate::spec::{AppArmor, Container, ContainerPort, PullPolicy, Security, VolumeMount};
+use super::{env, handlers, names, pod, resources, security};
+use crate::spec::{AppArmor, Container, ContainerPort, LastWords, PullPolicy, Role, Security, VolumeMount};
 
 /// What a container needs to know of its pod.
 pub struct Pod<'a> {
@@ -13,16 +14,21 @@ pub struct Pod<'a> {
     pub service_account: String,
     pub security: Security,
     pub volumes: BTreeSet<&'a str>,
+    /// `terminationGracePeriodSeconds`, within which a hook has its time.
+    pub grace: Duration,
     /// By annotation: container, place, profile.
     pub apparmor: Vec<(&'a str, At<'a>, AppArmor)>,
 }
 
-pub fn read(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Option<Container> {
+/// One of `initContainers` or of `containers`.
+pub fn read(at: &At<'_>, list: Listed, pod: &Pod<'_>, findings: &mut Findings) -> Option<Container> {
+    let role = role(at, list, findings);
     let name = name(at, findings);
     let image = image(at, findings);
     let pull_policy = pull_policy(at, image.as_deref().unwrap_or_default(), findings);
     let working_dir = working_dir(at, findings);
     let env = env::read(at, name.as_deref().unwrap_or_default(), pod, findings);
+    let env_from = env::read_from(at, findings);
     let resources = at.get("resources").map(|at| resources::read(&at, findings)).unwrap_or_default();
     let mounts = mounts(at, pod, findings);
     let mut security = match at.get("securityContext") {
@@ -38,6 +44,9 @@ pub fn read(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Option<Conta
         security.apparmor = security.apparmor.filter(|_| own).or_else(|| Some(profile.clone()));
     }
     let ports = ports(at, pod, findings);
+    let probes = handlers::probes(at, role, findings);
+    let hooks = handlers::hooks(at, role, pod.grace, findings);
+    let last_words = last_words(at, findings);
     Some(Container {
         name: name?,
         image: image?,
@@ -46,13 +55,66 @@ pub fn read(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Option<Conta
         args: at.texts_in("args", findings),
         working_dir,
         env,
+        env_from,
         resources,
         mounts,
         security,
         ports,
         stdin: at.boolean_in("stdin", findings).unwrap_or(false),
         tty: at.boolean_in("tty", findings).unwrap_or(false),
+        role,
+        probes,
+        hooks,
+        last_words,
     })
+}
+
+/// Which list of the pod a container stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listed {
+    InitContainers,
+    Containers,
+}
+
+fn role(at: &At<'_>, list: Listed, findings: &mut Findings) -> Role {
+    let policy = at.text_in("restartPolicy", findings).filter(|policy| !policy.is_empty());
+    match (list, policy) {
+        (Listed::Containers, None) => Role::Main,
+        (Listed::InitContainers, None) => Role::Init,
+        (Listed::InitContainers, Some("Always")) => Role::Sidecar,
+        (list, Some(_)) => {
+            if let Some(at) = at.get("restartPolicy") {
+                let reason = "can only be Always, on an init container, which makes it a sidecar: remove it, the pod's \
+                              restartPolicy counts";
+                findings.impossible(&at, reason);
+            }
+            if list == Listed::Containers { Role::Main } else { Role::Init }
+        }
+    }
+}
+
+/// `terminationMessagePath` and `terminationMessagePolicy`.
+fn last_words(at: &At<'_>, findings: &mut Findings) -> LastWords {
+    let mut words = LastWords::default();
+    if let Some(at) = at.get("terminationMessagePath")
+        && let Some(path) = at.text(findings).filter(|path| !path.is_empty())
+    {
+        if !path.starts_with('/') || path.split('/').any(|part| part == "..") || path.contains(['\0', ':']) {
+            findings.impossible(&at, "must be an absolute path without `..`, `:` or NUL");
+        } else if normal(path).is_empty() {
+            findings.impossible(&at, "cannot be the root of the container's file system");
+        }
+        path.clone_into(&mut words.path);
+    }
+    words.or_log = match at.text_in("terminationMessagePolicy", findings) {
+        None | Some("" | "File") => false,
+        Some("FallbackToLogsOnError") => true,
+        Some(other) => {
+            let allowed = ["File", "FallbackToLogsOnError"];
+            pod::one_of(at, "terminationMessagePolicy", other, &allowed, findings).unwrap_or(false)
+        }
+    };
+    words
 }
 
 /// Rules that look at all containers of the pod.
@@ -63,9 +125,13 @@ pub fn across(items: &[At<'_>], containers: &[Container], pod: &Pod<'_>, finding
             findings.rule(annotation, format!("the pod has no container {}", self::names::shown(name)));
         }
     }
-    let mut open = BTreeSet::new();
+    let mut taken_by_all = BTreeSet::new();
     for item in items {
         env::check_containers(item, &names, findings);
+        // A container that ends before the others start shares no port with them.
+        let alone = item.path.contains("initContainers[") && item.get("restartPolicy").is_none();
+        let mut taken_by_one = BTreeSet::new();
+        let open = if alone { &mut taken_by_one } else { &mut taken_by_all };
         for port in item.list("ports", findings) {
             let number = |key: &str| {
                 let number = super::findings::integral(&port.node.get(key)?.value)?;

@@ -98,7 +98,7 @@ fn values(at: &At<'_>, field: &str, form: Form, into: &mut BTreeMap<String, Entr
 }
 
 /// Kubernetes' IsConfigMapKey.
-fn bad_key(key: &str) -> Option<String> {
+pub fn bad_key(key: &str) -> Option<String> {
     let letters = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let good = (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(letters) && key != "." && !key.starts_with("..");
     (!good).then(|| {

@@ -11,6 +11,7 @@ mod daemonset;
 mod documents;
 mod env;
 mod findings;
+mod handlers;
 mod json;
 mod names;
 mod naming;
@@ -23,6 +24,7 @@ mod security;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod volumes;
 mod walk;
 mod yaml;
 

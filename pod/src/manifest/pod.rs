@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::container::Listed;
 use super::findings::{At, Findings};
-use super::{container, content, names, naming, placement, security};
+use super::{container, content, names, naming, placement, security, volumes};
 use crate::spec::{
-    AppArmor, Container, EGRESS_BANDWIDTH_ANNOTATION, HostPathKind, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
-    RESTART_ON_CONFIG_CHANGE_ANNOTATION, RestartPolicy, STANDBY_ANNOTATION, Volume, VolumeSource,
+    AppArmor, Container, EGRESS_BANDWIDTH_ANNOTATION, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
+    RESTART_ON_CONFIG_CHANGE_ANNOTATION, RUN_ONCE_ANNOTATION, RestartPolicy, STANDBY_ANNOTATION,
 };
 
 /// Bytes of all annotations of one object, as in Kubernetes.
@@ -36,7 +37,9 @@ pub fn labels(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, St
 
 fn annotations(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, String> {
     let annotations = text_map(metadata, "annotations", findings, |key, value| match key {
-        STANDBY_ANNOTATION | RESTART_ON_CONFIG_CHANGE_ANNOTATION if !matches!(value, "true" | "false") => {
+        STANDBY_ANNOTATION | RUN_ONCE_ANNOTATION | RESTART_ON_CONFIG_CHANGE_ANNOTATION
+            if !matches!(value, "true" | "false") =>
+        {
             Some("must be \"true\" or \"false\"".to_owned())
         }
         INGRESS_BANDWIDTH_ANNOTATION | EGRESS_BANDWIDTH_ANNOTATION => bandwidth(value),
@@ -82,12 +85,13 @@ pub fn text_map(
 }
 
 fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut Findings) -> Option<PodSpec> {
-    let volumes = volumes(spec, findings);
+    let volumes = volumes::read(spec, findings);
     let pod = container::Pod {
         host_network: spec.boolean_in("hostNetwork", findings).unwrap_or(false),
         service_account: service_account(spec, findings),
         security: spec.get("securityContext").map(|at| security::pod(&at, findings)).unwrap_or_default(),
         volumes: volumes.iter().map(|v| v.name.as_str()).collect(),
+        grace: grace(spec, findings),
         apparmor,
     };
     let containers = containers(spec, &pod, findings)?;
@@ -101,7 +105,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
     Some(PodSpec {
         containers,
         restart_policy,
-        termination_grace: grace(spec, findings),
+        termination_grace: pod.grace,
         host_network: pod.host_network,
         host_pid: spec.boolean_in("hostPID", findings).unwrap_or(false),
         host_ipc: spec.boolean_in("hostIPC", findings).unwrap_or(false),
@@ -129,11 +133,14 @@ fn containers(spec: &At<'_>, pod: &container::Pod<'_>, findings: &mut Findings) 
         findings.impossible(&list, "must have at least one container");
         return None;
     }
+    let inits = spec.list("initContainers", findings);
+    let listed = inits.iter().map(|item| (Listed::InitContainers, item));
+    let listed = listed.chain(items.iter().map(|item| (Listed::Containers, item)));
     let mut seen = BTreeSet::new();
-    let mut containers = Vec::with_capacity(items.len());
-    for item in &items {
+    let mut containers = Vec::with_capacity(inits.len() + items.len());
+    for (list, item) in listed {
         // Judged to the end, so that one reading names all faults.
-        let Some(container) = container::read(item, pod, findings) else { continue };
+        let Some(container) = container::read(item, list, pod, findings) else { continue };
         if !seen.insert(container.name.clone()) {
             let name = item.get("name");
             let reason = format!("two containers are named {}: give each its own name", names::shown(&container.name));
@@ -141,78 +148,9 @@ fn containers(spec: &At<'_>, pod: &container::Pod<'_>, findings: &mut Findings) 
         }
         containers.push(container);
     }
+    let items: Vec<At<'_>> = inits.into_iter().chain(items).collect();
     container::across(&items, &containers, pod, findings);
     Some(containers)
-}
-
-fn volumes(spec: &At<'_>, findings: &mut Findings) -> Vec<Volume> {
-    let mut seen = BTreeSet::new();
-    let mut volumes = Vec::new();
-    for item in spec.list("volumes", findings) {
-        let Some(at) = item.need("name", findings) else { continue };
-        let Some(name) = at.text(findings) else { continue };
-        if let Some(reason) = names::dns_label(name) {
-            findings.rule(&at, reason);
-        }
-        if !seen.insert(name) {
-            findings.impossible(&at, format!("two volumes are named {}: give each its own name", names::shown(name)));
-        }
-        match volume_source(&item, findings) {
-            Some(source) => volumes.push(Volume { name: name.to_owned(), source }),
-            // Its mounts are not to be blamed as well.
-            None => volumes.push(Volume { name: name.to_owned(), source: nowhere() }),
-        }
-    }
-    volumes
-}
-
-/// Stands for a source that was refused: a document with one is refused.
-fn nowhere() -> VolumeSource {
-    VolumeSource::HostPath { path: "/nonexistent".into(), kind: HostPathKind::Directory }
-}
-
-fn volume_source(volume: &At<'_>, findings: &mut Findings) -> Option<VolumeSource> {
-    let sources: Vec<_> =
-        volume.entries(findings).into_iter().filter(|(key, _)| *key != "name").map(|(_, at)| at).collect();
-    let Some(at) = volume.get("hostPath") else {
-        match sources.first() {
-            // The field table knows the reason; this only keeps a record with it from being run.
-            Some(other) => findings.impossible(other, "only hostPath volumes can be used"),
-            None => findings.impossible(volume, "names no source: give it a hostPath"),
-        }
-        return None;
-    };
-    if sources.iter().filter(|s| s.node.value != super::tree::Value::Null).count() > 1 {
-        findings.impossible(volume, "names more than one source: leave only hostPath");
-        return None;
-    }
-    let path = at.need("path", findings)?;
-    let text = path.text(findings)?;
-    if !text.starts_with('/') {
-        findings.impossible(&path, format!("{} must be an absolute path", names::shown(text)));
-    }
-    if text.split('/').any(|part| part == "..") {
-        findings.impossible(&path, "must not contain `..`: write the path that is meant");
-    }
-    if text.contains('\0') {
-        findings.impossible(&path, "must not contain a NUL character");
-    }
-    let kind = match at.text_in("type", findings) {
-        None | Some("") => HostPathKind::Unset,
-        Some("DirectoryOrCreate") => HostPathKind::DirectoryOrCreate,
-        Some("Directory") => HostPathKind::Directory,
-        Some("FileOrCreate") => HostPathKind::FileOrCreate,
-        Some("File") => HostPathKind::File,
-        Some("Socket") => HostPathKind::Socket,
-        Some("CharDevice") => HostPathKind::CharDevice,
-        Some("BlockDevice") => HostPathKind::BlockDevice,
-        Some(other) => {
-            let allowed =
-                ["DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"];
-            return one_of(&at, "type", other, &allowed, findings);
-        }
-    };
-    Some(VolumeSource::HostPath { path: text.to_owned(), kind })
 }
 
 /// What `fieldRef: spec.serviceAccountName` shows: Kubernetes' default is `default`.

@@ -257,7 +257,7 @@ fn what_is_refused_is_refused_by_path_and_line() {
         ("{app: full}", "{-x: full}", "6: metadata.labels['-x']: \"-x\" is not a valid key"),
         ("\"true\"}", "\"maybe\"}", "7: metadata.annotations['daemonlet.dev/standby']: must be \"true\" or \"false\""),
         ("hostPID: on", "hostPID: \"on\"", "10: spec.hostPID: must be true or false, is a text: remove its quotes"),
-        ("hostPID: on", "initContainers: [{}]", "10: spec.initContainers: not built yet"),
+        ("hostPID: on", "initContainers: [{name: before, image: i}]", "10: spec.initContainers: not built yet"),
         (
             "hostPID: on",
             "restartPolicy: Sometimes",

@@ -50,7 +50,6 @@ fn path(pod: &DesiredPod, port: &HostPort) -> String {
         WorkloadKind::Pod => "spec",
         WorkloadKind::DaemonSet => "spec.template.spec",
     };
-    let (container, index) = port.place;
     let field = if pod.template.spec.host_network { "containerPort" } else { "hostPort" };
-    format!("{spec}.containers[{container}].ports[{index}].{field}")
+    format!("{spec}.{}.{field}", port.place)
 }

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use pod::name::WorkloadKey;
 use pod::observed::{ContainerState, ObservedContainer};
-use pod::spec::{AppArmor, HostPathKind, Volume, VolumeSource};
+use pod::spec::{AppArmor, HostPathKind, VolumeSource};
 
 use super::apparmor::IsNeeded;
 use super::client::{Client, QUICK, bounded, found};
@@ -256,7 +256,9 @@ async fn devices(
     let privileged = run.container.security.privileged;
     let kind_of = |name: &String| {
         let volume = run.template.spec.volumes.iter().find(|volume| volume.name == *name);
-        volume.map_or(HostPathKind::Unset, |Volume { source: VolumeSource::HostPath { kind, .. }, .. }| *kind)
+        volume.map_or(HostPathKind::Unset, |volume| match &volume.source {
+            VolumeSource::HostPath { kind, .. } => *kind,
+        })
     };
     let mounted = run.container.mounts.iter().map(|mount| &mount.volume);
     let volumes: BTreeMap<String, (PathBuf, HostPathKind)> = mounted

@@ -7,7 +7,7 @@ use crate::backoff;
 use crate::desired::{DesiredPod, Wanted};
 use crate::lifecycle;
 use crate::name::{RunKey, Uid, WorkloadKey};
-use crate::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
+use crate::observed::{ContainerState, Health, ImageState, ObservedContainer, SandboxState};
 use crate::plan::conflict::conflict;
 use crate::plan::{
     Change, Delivery, Failure, Owed, Plan, PodView, SHIM_PATIENCE, Signal, Step, StepKey, Stray, View, end_strays, plan,
@@ -23,6 +23,7 @@ pub struct Model {
     pub failures: BTreeMap<StepKey, Failure>,
     pub in_flight: BTreeMap<StepKey, Step>,
     pub delivered: BTreeMap<StepKey, Delivery>,
+    pub health: BTreeMap<RunKey, Health>,
     pub silent: BTreeMap<Uid, Now>,
     pub now: u64,
     pub boot: u32,
@@ -62,6 +63,7 @@ impl Model {
             failures: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            health: BTreeMap::new(),
             silent: BTreeMap::new(),
             now: 1_000_000,
             boot: 0,
@@ -104,6 +106,7 @@ impl Model {
             failures: &self.failures,
             in_flight: &in_flight,
             delivered: &self.delivered,
+            health: &self.health,
             silent: &self.silent,
             now: self.now(),
             boot_id: &boot_id,

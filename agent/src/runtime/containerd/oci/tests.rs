@@ -45,6 +45,10 @@ fn case() -> Case {
         ports: vec![],
         stdin: false,
         tty: false,
+        role: Default::default(),
+        probes: Default::default(),
+        hooks: Default::default(),
+        last_words: Default::default(),
     };
     Case {
         record: Record {

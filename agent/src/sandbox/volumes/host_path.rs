@@ -1,10 +1,8 @@
-//! A pod's volumes on the host: hostPath with Kubernetes' checks (v1 HostPathVolumeSource).
+//! hostPath with Kubernetes' checks (v1 HostPathVolumeSource).
 //!
-//! Driven by `sandbox`. Blocking: a hostPath may lie on a file system that does not answer, so never on the runtime's
-//! thread. Paths are followed through links and judged on the descriptor that they lead to; what comes out is the real
-//! path of that descriptor.
+//! Driven by `volumes`. Blocking: a hostPath may lie on a file system that does not answer. Paths are followed through
+//! links and judged on the descriptor that they lead to; what comes out is the real path of that descriptor.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, FileType, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -12,39 +10,16 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Component, Path, PathBuf};
 
 use nix::libc::O_PATH;
-use pod::spec::{HostPathKind, Volume, VolumeSource};
+use pod::spec::HostPathKind;
+
+use super::VolumeError;
 
 /// Modes of what hostPath types make (Kubernetes).
 const MADE_DIRECTORY_MODE: u32 = 0o755;
 const MADE_FILE_MODE: u32 = 0o644;
 
-/// A volume that cannot be given to the pod; Kubernetes' reason is FailedMount.
-#[derive(Debug, thiserror::Error)]
-pub enum VolumeError {
-    #[error("volume {volume}: hostPath {path:?} has to be absolute and without `..`")]
-    NotPlain { volume: String, path: String },
-    #[error(
-        "volume {volume}: hostPath type check failed: {path} does not exist, and type {kind} does not make it; make it on this node, or choose {instead}"
-    )]
-    Missing { volume: String, path: String, kind: &'static str, instead: &'static str },
-    #[error("volume {volume}: hostPath type check failed: {path} is {found}, and type {kind} asks for {expected}")]
-    WrongType { volume: String, path: String, found: &'static str, kind: &'static str, expected: &'static str },
-    #[error("volume {volume}: cannot make {path} on this node for hostPath type {kind:?}")]
-    Make { volume: String, path: String, kind: &'static str, source: io::Error },
-    #[error("volume {volume}: cannot look at {path} on this node")]
-    Look { volume: String, path: String, source: io::Error },
-}
-
-/// Checks every volume, makes what its type allows to make, and answers where each is on the host.
-pub fn resolve(volumes: &[Volume]) -> Result<BTreeMap<String, PathBuf>, VolumeError> {
-    let place = |volume: &Volume| {
-        let VolumeSource::HostPath { path, kind } = &volume.source;
-        Ok((volume.name.clone(), host_path(&volume.name, path, *kind)?))
-    };
-    volumes.iter().map(place).collect()
-}
-
-fn host_path(volume: &str, path: &str, kind: HostPathKind) -> Result<PathBuf, VolumeError> {
+/// Checks the path, makes what its type allows to make, and answers where it leads to.
+pub(super) fn resolve(volume: &str, path: &str, kind: HostPathKind) -> Result<PathBuf, VolumeError> {
     let plain = Path::new(path);
     if !plain.is_absolute() || plain.components().any(|part| part == Component::ParentDir) || path.contains('\0') {
         return Err(VolumeError::NotPlain { volume: volume.into(), path: path.into() });
@@ -186,7 +161,7 @@ mod tests {
     use super::*;
 
     fn check(path: &Path, kind: HostPathKind) -> Result<PathBuf, String> {
-        host_path("data", path.to_str().unwrap(), kind).map_err(|e| e.to_string())
+        resolve("data", path.to_str().unwrap(), kind).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -255,7 +230,7 @@ mod tests {
     #[test]
     fn climbing_and_relative_paths_are_refused() {
         for path in ["/var/../etc", "relative", "", "/a/.."] {
-            assert!(matches!(host_path("v", path, HostPathKind::Unset), Err(VolumeError::NotPlain { .. })), "{path}");
+            assert!(matches!(resolve("v", path, HostPathKind::Unset), Err(VolumeError::NotPlain { .. })), "{path}");
         }
     }
 }
