@@ -17,10 +17,11 @@ use sha2::{Digest as _, Sha256};
 use crate::content::ContentKind;
 use crate::name::WorkloadKind;
 use crate::spec::{
-    AppArmor, CONFIG_DIGEST_ANNOTATION, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy, EnvFrom, EnvValue, EnvVar, Handler,
-    Hooks, HostAlias, HostPathKind, HttpGet, LastWords, Naming, NodeSelectorTerm, Operator, Placement, PodField,
-    PodSpec, PodTemplate, PortReference, Probe, Probes, PullPolicy, Quantity, Requirement, Resources, RestartPolicy,
-    Role, Scheme, Seccomp, Security, TaintEffect, Toleration, Volume, VolumeMount, VolumeSource,
+    AppArmor, CONFIG_DIGEST_ANNOTATION, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy,
+    EnvFrom, EnvValue, EnvVar, Handler, Hooks, HostAlias, HostPathKind, HttpGet, LastWords, Naming, NodeSelectorTerm,
+    Operator, Placement, PodField, PodSpec, PodTemplate, PortReference, Probe, Probes, PullPolicy, Quantity,
+    Requirement, Resources, RestartPolicy, Role, Scheme, Seccomp, Security, TaintEffect, Toleration, Volume,
+    VolumeMount, VolumeSource,
 };
 
 /// Feeds several values, in this order.

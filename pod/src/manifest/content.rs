@@ -38,7 +38,8 @@ pub fn read(at: &At<'_>, kind: ContentKind, findings: &mut Findings) -> Option<C
         findings.impossible(&version, format!("must be v1 for a {}", kind.word()));
         return None;
     }
-    let mut content = Content { immutable: at.boolean_in("immutable", findings).unwrap_or(false), ..Content::default() };
+    let mut content =
+        Content { immutable: at.boolean_in("immutable", findings).unwrap_or(false), ..Content::default() };
     match kind {
         ContentKind::ConfigMap => {
             values(at, "data", Form::Plain, &mut content.entries, findings);
@@ -175,7 +176,10 @@ mod tests {
     #[test]
     fn values_are_read_encoded_or_plain_and_the_plain_one_wins() {
         let secret = taken("Secret", "data: {a: Zm9v, b: Zm9v}\nstringData: {b: bar, c:}\nimmutable: true");
-        assert_eq!((value(&secret, "a"), value(&secret, "b"), value(&secret, "c")), (&b"foo"[..], &b"bar"[..], &b""[..]));
+        assert_eq!(
+            (value(&secret, "a"), value(&secret, "b"), value(&secret, "c")),
+            (&b"foo"[..], &b"bar"[..], &b""[..])
+        );
         assert!(secret.immutable && secret.secret_type.is_none() && secret.login().is_none());
         let map = taken("ConfigMap", "data:\n  a.conf: |\n    x = 1\n  n: '1'\nbinaryData: {b: /w==}");
         assert_eq!((value(&map, "a.conf"), value(&map, "b")), (&b"x = 1\n"[..], &[0xff][..]));
@@ -213,10 +217,18 @@ mod tests {
     fn what_is_wrong_is_told_by_its_key_and_never_quoted() {
         let large = format!("data: {{a: {}}}", "hush".repeat(1 << 18));
         for (kind, body, reason) in [
-            ("Secret", "type: kubernetes.io/dockerconfigjson\ndata: {.dockercfg: aHVzaA==}", "has no .dockerconfigjson"),
+            (
+                "Secret",
+                "type: kubernetes.io/dockerconfigjson\ndata: {.dockercfg: aHVzaA==}",
+                "has no .dockerconfigjson",
+            ),
             ("Secret", "data: {password: 'hush!'}", "is not base64"),
             ("Secret", "data: {password: 5}", "must be a text, is a number"),
-            ("Secret", "type: kubernetes.io/dockerconfigjson\ndata: {.dockerconfigjson: aHVzaA==}", "is no JSON object"),
+            (
+                "Secret",
+                "type: kubernetes.io/dockerconfigjson\ndata: {.dockerconfigjson: aHVzaA==}",
+                "is no JSON object",
+            ),
             ("Secret", "stringdata: {a: hush}", "did you mean `stringData`?"),
             ("Secret", "type: kubernetes.io/tls\nstringData: {tls.crt: hush}", "has no tls.key"),
             ("Secret", "type: kubernetes.io/basic-auth\nstringData: {user: hush}", "neither username nor password"),

@@ -120,7 +120,10 @@ fn value(item: &At<'_>, own_name: &str, pod: &Pod<'_>, findings: &mut Findings) 
             None
         }
         [] => {
-            findings.impossible(&from, "names no source: give it a fieldRef, resourceFieldRef, configMapKeyRef or secretKeyRef");
+            findings.impossible(
+                &from,
+                "names no source: give it a fieldRef, resourceFieldRef, configMapKeyRef or secretKeyRef",
+            );
             None
         }
         _ => {
@@ -186,11 +189,7 @@ fn keyed(path: &str, prefix: &str) -> Option<String> {
 }
 
 /// A resourceFieldRef: the container that it is about, `own_name` where it names none; which of its resources, in what unit.
-pub fn resource(
-    at: &At<'_>,
-    own_name: &str,
-    findings: &mut Findings,
-) -> Option<(String, ContainerResource, Quantity)> {
+pub fn resource(at: &At<'_>, own_name: &str, findings: &mut Findings) -> Option<(String, ContainerResource, Quantity)> {
     let container = at.text_in("containerName", findings).filter(|n| !n.is_empty()).unwrap_or(own_name).to_owned();
     let named = at.need("resource", findings)?;
     let text = named.text(findings)?;
@@ -205,8 +204,7 @@ pub fn resource(
             (Some(pages), _) if pages.starts_with(HUGE_PAGES) => ContainerResource::LimitsHugePages(pages.to_owned()),
             (_, Some(pages)) if pages.starts_with(HUGE_PAGES) => ContainerResource::RequestsHugePages(pages.to_owned()),
             _ => {
-                let reason =
-                    "cannot be shown: use limits or requests of cpu, memory, ephemeral-storage or hugepages-<size>, such as limits.cpu";
+                let reason = "cannot be shown: use limits or requests of cpu, memory, ephemeral-storage or hugepages-<size>, such as limits.cpu";
                 findings.impossible(&named, format!("{} {reason}", names::shown(text)));
                 return None;
             }

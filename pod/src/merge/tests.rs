@@ -3,9 +3,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::content::{Content, ContentKind, Entry, Hidden};
 use crate::manifest::{Document, DocumentOutcome};
 use crate::sample;
-use crate::content::{Content, ContentKind, Entry, Hidden};
 use crate::spec::{EnvValue, EnvVar, PodTemplate, RESTART_ON_CONFIG_CHANGE_ANNOTATION};
 
 fn identity(key: &WorkloadKey) -> Identity {
@@ -73,7 +73,11 @@ fn fate_in<'m>(merged: &'m Merged, file: &str) -> &'m Fate {
 #[test]
 fn static_beats_control_and_the_loser_learns_who_won() {
     let d = sample::daemonset("d");
-    let control = Snapshot { source: Source::Control, said: Said::Files(vec![file("a", vec![wants(1, &d)])]), kept: BTreeMap::new() };
+    let control = Snapshot {
+        source: Source::Control,
+        said: Said::Files(vec![file("a", vec![wants(1, &d)])]),
+        kept: BTreeMap::new(),
+    };
     let merged = merged(&[control, static_files(vec![file("z", vec![wants(1, &d)])])], &[]);
     assert_eq!(file_of(&merged.set.wanted(&d)), "z");
     let winner = Origin { source: Source::Static, file: "z".into(), line: 1 };
@@ -121,8 +125,16 @@ fn broken_file_holds_all_that_was_admitted_from_it() {
 #[test]
 fn source_that_was_not_heard_holds_everything() {
     let (d, e) = (sample::daemonset("d"), sample::daemonset("e"));
-    let silent = Snapshot { source: Source::Static, said: Said::NotHeard { reason: "not mounted".into() }, kept: BTreeMap::new() };
-    let control = Snapshot { source: Source::Control, said: Said::Files(vec![file("c", vec![wants(1, &d)])]), kept: BTreeMap::new() };
+    let silent = Snapshot {
+        source: Source::Static,
+        said: Said::NotHeard { reason: "not mounted".into() },
+        kept: BTreeMap::new(),
+    };
+    let control = Snapshot {
+        source: Source::Control,
+        said: Said::Files(vec![file("c", vec![wants(1, &d)])]),
+        kept: BTreeMap::new(),
+    };
     let records = [recorded(&d, Source::Static, "a"), recorded(&e, Source::Control, "c")];
     let merged = merged(&[silent, control], &records);
     assert_eq!(merged.set.wanted(&d), Wanted::Hold { reason: "not mounted".into() });
@@ -404,7 +416,10 @@ fn what_cannot_be_read_says_what_it_said_last_and_what_is_gone_is_gone() {
         (vec![files(vec![file("a.yaml", vec![refused("a.yaml", 1, None)])])], Some("good")),
         (vec![files(vec![broken("a.yaml")]), files(vec![file("a.yaml", vec![map(1, "new")])])], Some("new")),
         // Another file takes over only when the first one says nothing of it.
-        (vec![files(vec![file("a.yaml", vec![refused_map("a.yaml")]), file("b.yaml", vec![map(1, "b")])])], Some("good")),
+        (
+            vec![files(vec![file("a.yaml", vec![refused_map("a.yaml")]), file("b.yaml", vec![map(1, "b")])])],
+            Some("good"),
+        ),
         (vec![files(vec![file("a.yaml", vec![]), file("b.yaml", vec![map(1, "b")])])], Some("b")),
         (vec![files(vec![broken("b.yaml")])], None),
         (vec![files(vec![])], None),
@@ -459,7 +474,8 @@ fn stamped(kind: WorkloadKind, annotated: bool, text: Option<&str>, salt: &[u8])
 fn other_values_are_another_revision_only_where_the_template_asks_for_it() {
     for kind in [WorkloadKind::Pod, WorkloadKind::DaemonSet] {
         let revision = |annotated, text| stamped(kind, annotated, text, b"salt").0;
-        let all = [revision(true, None), revision(true, Some("")), revision(true, Some("a")), revision(true, Some("b"))];
+        let all =
+            [revision(true, None), revision(true, Some("")), revision(true, Some("a")), revision(true, Some("b"))];
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 4, "{all:?}");
         assert_eq!(revision(true, Some("a")), all[2]);
         assert_eq!(revision(false, Some("a")), revision(false, Some("b")));
