@@ -287,7 +287,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         written(dir.path(), &[secret("one"), secret("two")]).await;
         let root = dir.path().join("contents/static");
-        let damaged = entries(&root).into_iter().find(|path| path.with_extension("old").exists()).unwrap();
+        let damaged = entries(&root)
+            .into_iter()
+            .find(|path| path.extension().is_none() && path.with_extension("old").exists())
+            .unwrap();
         let mut content = fs::read(&damaged).unwrap();
         let last = content.len() - 3;
         content[last] ^= 1;
