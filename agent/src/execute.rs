@@ -18,8 +18,8 @@ use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::records::Records;
 use crate::seams::{
-    CreateRun, CreatedRun, ImageNews, ImageWanted, LogPipes, Machine, PodRuns, Prepared, Runtime, Sandboxes, ShimEnd,
-    StepError,
+    CreateRun, CreatedRun, ImageNews, ImageWanted, Leave, LogPipes, Machine, PodRuns, Prepared, Runtime, Sandboxes,
+    ShimEnd, StepError,
 };
 
 /// An admitted pod with its template read back.
@@ -82,6 +82,7 @@ pub enum Job {
     },
     TearDown {
         uid: Uid,
+        leave: Leave,
     },
     Forget {
         record: Box<Record>,
@@ -236,11 +237,13 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             let end = counted(metrics, "stop_podsandbox", machine.runtime().end_shim(&pod)).await?;
             Ok(Outcome::ShimEnd { uid: pod.uid, end })
         }
-        Job::TearDown { uid } => {
-            machine.sandboxes().tear_down(&uid).await?;
+        Job::TearDown { uid, leave } => {
+            machine.sandboxes().tear_down(&uid, leave).await?;
             Ok(Outcome::TornDown { uid })
         }
         Job::Forget { record } => {
+            // Volumes may be left of surroundings that were lost while the pod lived.
+            machine.sandboxes().tear_down(&record.uid, Leave::Nothing).await?;
             machine.logs().forget(&record).await?;
             records
                 .remove(machine.files(), &record.uid)

@@ -22,6 +22,7 @@ pub mod image_pull;
 pub mod image_words;
 pub mod logs;
 pub mod metrics;
+mod mountinfo;
 mod readable;
 pub mod records;
 pub mod refusals;

@@ -199,6 +199,15 @@ pub enum Wake {
     All,
 }
 
+/// What stays of a pod's surroundings when they are torn down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// The pod lives on: what its containers have written to its volumes is theirs.
+    Volumes,
+    /// It has ended.
+    Nothing,
+}
+
 /// The container runtime.
 pub trait Runtime: Send + Sync + 'static {
     /// Our containers, of one workload or of all. One whose shim does not answer is [`Unanswered`] and makes no other late.
@@ -417,8 +426,9 @@ pub trait Sandboxes: Send + Sync + 'static {
         record: &Record,
         template: &PodTemplate,
     ) -> impl Future<Output = Result<Sandbox, StepError>> + Send;
-    /// Gives everything back; Ok when nothing is there. Works without the template: the record may be unreadable.
-    fn tear_down(&self, uid: &Uid) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// Gives back all but what is to be left; Ok when nothing is there. Works without the template: the record may be
+    /// unreadable.
+    fn tear_down(&self, uid: &Uid, leave: Leave) -> impl Future<Output = Result<(), StepError>> + Send;
     /// Uids of all sandboxes of which anything is left on this node, for finding orphans.
     fn list(&self) -> impl Future<Output = Result<Vec<Uid>, StepError>> + Send;
 }

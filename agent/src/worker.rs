@@ -33,7 +33,7 @@ use crate::events::Severity;
 use crate::execute::{Admitted, Ground, Job, Outcome, counted, execute};
 use crate::gate::Gate;
 use crate::records::Records;
-use crate::seams::{Clock, Machine, Runtime, Sandboxes, StepError};
+use crate::seams::{Clock, Leave, Machine, Runtime, Sandboxes, StepError};
 
 pub use nudge::Nudge;
 use nudge::{IMAGES, LOOK, RETRY};
@@ -470,7 +470,11 @@ impl<M: Machine> Worker<M> {
             }
             Step::Delete { uid, container, attempt } => Some(Job::Delete { run: run(uid, container, attempt) }),
             Step::EndShim { uid } => Some(Job::EndShim { pod: self.runs_of(uid) }),
-            Step::TearDown { uid } => Some(Job::TearDown { uid }),
+            Step::TearDown { uid } => {
+                let lives = self.view(&uid).is_some_and(|view| view.record.lifecycle == Lifecycle::Running);
+                let leave = if lives { Leave::Volumes } else { Leave::Nothing };
+                Some(Job::TearDown { uid, leave })
+            }
             Step::Forget { uid } => Some(Job::Forget { record: Box::new(self.view(&uid)?.record.clone()) }),
         }
     }

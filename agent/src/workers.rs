@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinSet};
 
 use crate::board::{Check, Command};
-use crate::seams::{Clock, Machine, Runtime, Sandboxes, Wake};
+use crate::seams::{Clock, Leave, Machine, Runtime, Sandboxes, Wake};
 use crate::worker::{Nudge, REQUESTS_MAX, Request, Shared, Worker};
 
 /// How often everybody looks even though nothing woke them: the safety net under the event streams.
@@ -327,7 +327,7 @@ impl<M: Machine> Workers<M> {
         for uid in found.sandboxes.into_iter().filter(|uid| !self.shared.directory.is_claimed(uid)) {
             let shared = self.shared.clone();
             self.sweep.spawn(async move {
-                match shared.machine.sandboxes().tear_down(&uid).await {
+                match shared.machine.sandboxes().tear_down(&uid, Leave::Nothing).await {
                     Ok(()) => tracing::warn!(%uid, "a sandbox without a record was given back"),
                     Err(e) => {
                         tracing::warn!(%uid, reason = e.reason, message = e.message, "a sandbox cannot be given back")

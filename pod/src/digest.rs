@@ -18,10 +18,10 @@ use crate::content::ContentKind;
 use crate::name::WorkloadKind;
 use crate::spec::{
     AppArmor, CONFIG_DIGEST_ANNOTATION, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy,
-    EnvFrom, EnvValue, EnvVar, Handler, Hooks, HostAlias, HostPathKind, HttpGet, LastWords, Naming, NodeSelectorTerm,
-    Operator, Placement, PodField, PodSpec, PodTemplate, PortReference, Probe, Probes, PullPolicy, Quantity,
-    Requirement, Resources, RestartPolicy, Role, Scheme, Seccomp, Security, TaintEffect, Toleration, Volume,
-    VolumeMount, VolumeSource,
+    EmptyDir, EnvFrom, EnvValue, EnvVar, Handler, Hooks, HostAlias, HostPathKind, HttpGet, LastWords, Medium, Naming,
+    NodeSelectorTerm, Operator, Placement, PodField, PodSpec, PodTemplate, PortReference, Probe, Probes, Propagation,
+    PullPolicy, Quantity, RecursiveReadOnly, Requirement, Resources, RestartPolicy, Role, Scheme, Seccomp, Security,
+    TaintEffect, Toleration, Volume, VolumeMount, VolumeSource,
 };
 
 /// Feeds several values, in this order.
@@ -409,8 +409,15 @@ impl Feed for ContainerPort {
 
 impl Feed for VolumeMount {
     fn feed(&self, sum: &mut Sum) {
-        let VolumeMount { volume, mount_path, read_only } = self;
+        let VolumeMount { volume, mount_path, read_only, propagation, recursive_read_only } = self;
         feed_all!(*sum, volume, mount_path, read_only);
+        // Revisions of mounts without these are as they were before these were known.
+        if *propagation != Propagation::default() {
+            feed_all!(*sum, propagation);
+        }
+        if *recursive_read_only != RecursiveReadOnly::default() {
+            feed_all!(*sum, recursive_read_only);
+        }
     }
 }
 
@@ -427,6 +434,23 @@ impl Feed for VolumeSource {
             VolumeSource::HostPath { path, kind } => {
                 sum.tag("host path");
                 feed_all!(*sum, path, kind);
+            }
+            VolumeSource::EmptyDir(EmptyDir { medium, size_limit }) => {
+                sum.tag("empty dir");
+                feed_all!(*sum, medium, size_limit);
+            }
+        }
+    }
+}
+
+impl Feed for Medium {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            Medium::Disk => sum.tag("disk"),
+            Medium::Memory => sum.tag("memory"),
+            Medium::HugePages(size) => {
+                sum.tag("huge pages");
+                size.feed(sum);
             }
         }
     }
@@ -479,6 +503,16 @@ feed_words! {
     Role { Init => "init", Sidecar => "sidecar", Main => "main" }
     Scheme { Http => "http", Https => "https" }
     Seccomp { RuntimeDefault => "default", Unconfined => "unconfined" }
+    Propagation {
+        None => "propagation none",
+        HostToContainer => "host to container",
+        Bidirectional => "bidirectional",
+    }
+    RecursiveReadOnly {
+        Disabled => "recursive read only disabled",
+        IfPossible => "recursive read only if possible",
+        Enabled => "recursive read only",
+    }
     HostPathKind {
         Unset => "unset",
         DirectoryOrCreate => "directory or create",

@@ -441,12 +441,34 @@ pub struct ContainerPort {
     pub host_ip: Option<IpAddr>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct VolumeMount {
     /// A volume's name: always one of the pod's.
     pub volume: String,
     pub mount_path: String,
     pub read_only: bool,
+    pub propagation: Propagation,
+    pub recursive_read_only: RecursiveReadOnly,
+}
+
+/// `mountPropagation`: whether mounts that are made after the container's start cross its border.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Propagation {
+    #[default]
+    None,
+    /// Those of the node appear in the container.
+    HostToContainer,
+    /// And those of the container on the node. Privileged containers only.
+    Bidirectional,
+}
+
+/// `recursiveReadOnly`: whether what is mounted below a read-only mount is read-only too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RecursiveReadOnly {
+    #[default]
+    Disabled,
+    IfPossible,
+    Enabled,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -458,6 +480,25 @@ pub struct Volume {
 #[derive(Debug, Clone, PartialEq)]
 pub enum VolumeSource {
     HostPath { path: String, kind: HostPathKind },
+    EmptyDir(EmptyDir),
+}
+
+/// v1 EmptyDirVolumeSource: begins empty with the pod and goes with it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct EmptyDir {
+    pub medium: Medium,
+    /// Bytes; None (as 0): no limit of its own.
+    pub size_limit: Option<u64>,
+}
+
+/// Where an emptyDir's content lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Medium {
+    #[default]
+    Disk,
+    Memory,
+    /// Pages of this many bytes; None: of the node's usual size.
+    HugePages(Option<u64>),
 }
 
 /// `hostPath.type`.

@@ -1,5 +1,6 @@
 //! Sandboxes and log pipes in memory.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -9,7 +10,7 @@ use pod::record::Record;
 use pod::spec::PodTemplate;
 
 use super::world::World;
-use crate::seams::{LogPipes, Sandbox, Sandboxes, StepError};
+use crate::seams::{Leave, LogPipes, Sandbox, Sandboxes, StepError};
 
 /// The one address that a simulated pod or node has: of the range for benchmarks, so never anybody's.
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
@@ -25,7 +26,10 @@ impl Sandboxes for World {
 
     async fn set_up(&self, record: &Record, template: &PodTemplate) -> Result<(), StepError> {
         let fate = self.fate("set_up").await?;
-        self.state().sandboxes.entry(record.uid.clone()).or_insert(template.spec.host_network);
+        let mut state = self.state();
+        state.sandboxes.entry(record.uid.clone()).or_insert(template.spec.host_network);
+        state.volumes.insert(record.uid.clone());
+        drop(state);
         self.told("set_up", fate)
     }
 
@@ -43,20 +47,24 @@ impl Sandboxes for World {
         Ok(Sandbox::default())
     }
 
-    async fn tear_down(&self, uid: &Uid) -> Result<(), StepError> {
+    async fn tear_down(&self, uid: &Uid, leave: Leave) -> Result<(), StepError> {
         let fate = self.fate("tear_down").await?;
         let mut state = self.state();
         let alive =
             state.containers.values().any(|c| c.run.uid == *uid && matches!(c.state, super::FakeState::Running { .. }));
         assert!(!alive, "the sandbox of {uid} was torn down under a running container");
         state.sandboxes.remove(uid);
+        if leave == Leave::Nothing {
+            state.volumes.remove(uid);
+        }
         drop(state);
         self.told("tear_down", fate)
     }
 
     async fn list(&self) -> Result<Vec<Uid>, StepError> {
         self.fate("list").await?;
-        Ok(self.state().sandboxes.keys().cloned().collect())
+        let state = self.state();
+        Ok(state.sandboxes.keys().chain(&state.volumes).cloned().collect::<BTreeSet<_>>().into_iter().collect())
     }
 }
 

@@ -84,6 +84,8 @@ pub struct WorldState {
     pub pipes: BTreeMap<String, Uid>,
     /// Sandboxes by uid: true once connected.
     pub sandboxes: BTreeMap<Uid, bool>,
+    /// Pods of which there are volumes on the disk.
+    pub volumes: BTreeSet<Uid>,
     pub files: BTreeMap<PathBuf, FakeFile>,
     /// Names as a power cut would find them: changed by `sync_dir` only.
     pub durable_names: BTreeMap<PathBuf, FakeFile>,

@@ -10,18 +10,20 @@ use pod::observed::SandboxState;
 use pod::qos;
 use pod::spec::PodTemplate;
 
-use super::{Shared, chain, files, mounts, namespaces};
+use super::{Shared, chain, files, mounts, namespaces, volumes};
 
 impl Shared {
     pub(super) fn inspect(&self, uid: &Uid, template: &PodTemplate) -> SandboxState {
         let broken = |reason: String| SandboxState::Broken { reason };
         let (pod_dir, spec) = (self.pod_dir(uid), &template.spec);
         let connection = self.network.is_stale(uid, &self.netns(uid));
-        if !pod_dir.exists() {
+        if !pod_dir.exists() || volumes::kept::only(&pod_dir) {
             return match connection {
                 Ok(true) => broken("its network namespace is gone, its address is still recorded".into()),
                 Err(error) => broken(chain(&error)),
-                Ok(false) if self.state_dir(uid).exists() => broken("its directory is left over".into()),
+                Ok(false) if !volumes::kept::nothing_else(&self.state_dir(uid)) => {
+                    broken("its directory is left over".into())
+                }
                 Ok(false) if self.cgroups.exists(uid) => broken("its cgroup is left over".into()),
                 Ok(false) => SandboxState::Absent,
             };

@@ -10,13 +10,15 @@
 //! <run-dir>/pods/U/                   a small file system in memory, and in it:
 //!     ns/{net,ipc,uts}                pinned namespaces       made                      set-up ended
 //!     etc/{hosts,…}                   files for containers    shm                       /dev/shm
+//!     volumes/empty-dir/NAME          emptyDirs in memory
 //! <run-dir>/network/U.json            CNI record              <run-dir>/cni/daemonlet   reservations
 //! <state-dir>/network/U.json          that of a network of the node's
-//! <state-dir>/pods/U                  whatever containers wrote, made by the runtime (VOLUMEs of images)
+//! <state-dir>/pods/U/volumes          what containers wrote: empty-dir/NAME, and VOLUMEs of images, made by the runtime
 //! <cgroup>/<root>/…/podU              cgroup
 //! ```
 //!
-//! One unmount takes a pod's whole directory away with all that is pinned in it.
+//! One unmount takes a pod's whole directory away with all that is pinned in it. Surroundings that are lost while their pod
+//! lives leave their emptyDirs behind, also those in memory.
 //!
 //! What takes long or may hang runs on tokio's blocking threads or in plugins; `inspect` and the small files of `cni` are
 //! done inline, in tens of microseconds.
@@ -50,14 +52,16 @@ use std::time::Duration;
 use pod::name::Uid;
 use pod::observed::SandboxState;
 use pod::record::Record;
-use pod::spec::{PodTemplate, Volume};
+use pod::spec::{PodSpec, PodTemplate};
 
-use crate::seams::{Sandbox, Sandboxes, StepError};
+use crate::seams::{Leave, Sandbox, Sandboxes, StepError};
 use called::Called;
 use cgroups::Cgroups;
 use cgroups::Limits;
 use cni::wishes::Wishes;
 use cni::{Network, NetworkConfig, PodNames};
+
+use volumes::{Places, Wanted};
 
 pub use cgroups::Driver;
 pub use config::{BRIDGE, Config, OpenError};
@@ -183,10 +187,17 @@ impl Sandboxes for NodeSandboxes {
         };
         let limits = Limits::of(&template.spec);
         let cgroup = async { shared.cgroups.make(uid, &limits).await.map_err(|e| step(CREATE, &e)) };
-        let (made, grouped, mounted) = tokio::join!(making, cgroup, shared.volumes(uid, &template.spec.volumes));
-        made?;
-        grouped?;
-        mounted?;
+        if template.spec.volumes.iter().any(volumes::needs_pod_dir) {
+            let (made, grouped) = tokio::join!(making, cgroup);
+            made?;
+            grouped?;
+            shared.volumes(uid, &template.spec).await?;
+        } else {
+            let (made, grouped, mounted) = tokio::join!(making, cgroup, shared.volumes(uid, &template.spec));
+            made?;
+            grouped?;
+            mounted?;
+        }
         fs::write(shared.pod_dir(uid).join("made"), "").map_err(|e| step(CREATE, &e))
     }
 
@@ -231,14 +242,14 @@ impl Sandboxes for NodeSandboxes {
             namespaces: kinds.iter().map(|kind| (kind.oci().to_owned(), ns.join(kind.file()))).collect(),
             cgroup: shared.cgroups.parent(uid, pod::qos::class(spec)),
             files: files::places(&shared.pod_dir(uid), spec.host_ipc),
-            volumes: shared.volumes(uid, &spec.volumes).await?,
+            volumes: shared.volumes(uid, spec).await?,
             hostname: shared.called(record, template)?.kernel,
             host_ips: self.node_ips(),
             pod_ips,
         })
     }
 
-    async fn tear_down(&self, uid: &Uid) -> Result<(), StepError> {
+    async fn tear_down(&self, uid: &Uid, leave: Leave) -> Result<(), StepError> {
         check_uid(uid, KILL)?;
         let shared = self.shared.clone();
         // Each part is tried whatever became of the one before it; the first error is told.
@@ -249,7 +260,7 @@ impl Sandboxes for NodeSandboxes {
         }
         let removed = {
             let (shared, uid) = (shared.clone(), uid.clone());
-            blocking(move || shared.remove(&uid).map_err(|error| step(KILL, &*error))).await
+            blocking(move || shared.remove(&uid, leave).map_err(|error| step(KILL, &*error))).await
         };
         let ungrouped = shared.cgroups.remove(uid).await.map_err(|e| step(KILL, &e));
         disconnected.and(removed).and(ungrouped)
@@ -308,18 +319,23 @@ impl Shared {
     }
 
     /// Namespaces, files, directories: everything but network and cgroup. Blocking.
-    fn remove(&self, uid: &Uid) -> Result<(), Box<dyn std::error::Error>> {
-        let pod_dir = self.pod_dir(uid);
+    fn remove(&self, uid: &Uid, leave: Leave) -> Result<(), Box<dyn std::error::Error>> {
+        let (pod_dir, state_dir) = (self.pod_dir(uid), self.state_dir(uid));
         // A container that has the whole node's tree mounted keeps a copy of this mount: at least it keeps no memory.
         let _ = crate::remove::tree(&pod_dir.join("shm"));
+        if leave == Leave::Volumes {
+            volumes::kept::remove_others(&state_dir)?;
+            if mounts::is_mount_root(&pod_dir) && volumes::kept::some(&pod_dir) {
+                return Ok(volumes::kept::remove_others(&pod_dir)?);
+            }
+        }
         // Everything that is mounted below goes with it; what a former version or a stranger left beside is removed too.
         mounts::unmount(&pod_dir)?;
         if absent_is_fine(fs::remove_dir(&pod_dir)).is_err() {
             mounts::unmount_below(&pod_dir)?;
             crate::remove::tree(&pod_dir)?;
         }
-        let state_dir = self.state_dir(uid);
-        if state_dir.exists() {
+        if leave == Leave::Nothing && state_dir.exists() {
             // Containers write there: nothing mounted below may be emptied by the removal, and links are not followed.
             mounts::unmount_below(&state_dir)?;
             crate::remove::tree(&state_dir)?;
@@ -328,8 +344,8 @@ impl Shared {
     }
 
     /// Resolves the volumes on a blocking thread, and gives up waiting when it takes too long.
-    async fn volumes(self: &Arc<Self>, uid: &Uid, wanted: &[Volume]) -> Result<BTreeMap<String, PathBuf>, StepError> {
-        if wanted.is_empty() {
+    async fn volumes(self: &Arc<Self>, uid: &Uid, spec: &PodSpec) -> Result<BTreeMap<String, PathBuf>, StepError> {
+        if spec.volumes.is_empty() {
             return Ok(BTreeMap::new());
         }
         {
@@ -341,9 +357,10 @@ impl Shared {
             }
             *count += 1;
         }
-        let (this, uid, wanted) = (self.clone(), uid.clone(), wanted.to_owned());
+        let (this, uid, wanted) = (self.clone(), uid.clone(), Wanted::of(spec));
         let resolving = blocking(move || {
-            let resolved = volumes::resolve(&wanted).map_err(|error| step(MOUNT, &error));
+            let places = Places { disk: this.state_dir(&uid), memory: this.pod_dir(&uid) };
+            let resolved = volumes::resolve(&wanted, &places).map_err(|error| step(MOUNT, &error));
             let mut looking = this.looking.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(count) = looking.get_mut(&uid) {
                 *count -= 1;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::mountinfo;
+
 /// How many mounts may lie on top of each other at one place before we give up: an interrupted set-up leaves one or two.
 const STACKED_MAX: usize = 8;
 
@@ -21,7 +23,7 @@ const STACKED_MAX: usize = 8;
 pub fn make_shared_root(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let dir = dir.canonicalize()?;
-    if !mount_points(&fs::read_to_string("/proc/thread-self/mountinfo")?).any(|point| point == dir) {
+    if !mountinfo::read()?.iter().any(|mounted| mounted.point == dir) {
         mount(Some(&dir), &dir, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
     }
     mount(None::<&str>, &dir, None::<&str>, MsFlags::MS_SHARED, None::<&str>)?;
@@ -69,33 +71,16 @@ pub fn unmount_below(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    let table = fs::read_to_string("/proc/thread-self/mountinfo")?;
-    let mut points: Vec<PathBuf> = mount_points(&table).filter(|point| point.starts_with(&dir)).collect();
+    let all = mountinfo::read()?.into_iter().map(|mounted| mounted.point);
+    let mut points: Vec<PathBuf> = all.filter(|point| point.starts_with(&dir)).collect();
     points.sort();
     // The deepest first.
     points.iter().rev().try_for_each(|point| unmount(point))
 }
 
-/// The mount points of a mountinfo table (proc_pid_mountinfo(5), fifth field, octal escapes undone).
-fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> + '_ {
-    table.lines().filter_map(|line| line.split(' ').nth(4)).map(|field| PathBuf::from(unescape(field)))
-}
-
-/// Undoes the kernel's octal escapes of space, tab, newline and backslash.
-pub fn unescape(field: &str) -> String {
-    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mount_points_are_read_with_their_escapes() {
-        let table = "36 35 98:0 /mnt1 /mnt/with\\040space rw,noatime master:1 - ext3 /dev/root rw\n22 27 0:21 / /proc rw - proc proc rw\n";
-        let points: Vec<PathBuf> = mount_points(table).collect();
-        assert_eq!(points, [PathBuf::from("/mnt/with space"), PathBuf::from("/proc")]);
-    }
 
     #[test]
     fn unmounting_where_nothing_is_mounted_is_fine() {

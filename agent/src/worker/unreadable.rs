@@ -11,7 +11,7 @@ use pod::time::Now;
 use super::Worker;
 use crate::events::{About, Event, Severity};
 use crate::execute::Job;
-use crate::seams::{Clock, Machine};
+use crate::seams::{Clock, Leave, Machine};
 
 /// The reason in events and `why`.
 pub const UNREADABLE: &str = "RecordUnreadable";
@@ -74,7 +74,7 @@ impl<M: Machine> Worker<M> {
             let lives = self.strays.iter().any(|stray| stray.container.run.uid == uid)
                 || self.deletions.values().any(|run| run.uid == uid);
             if !lives && !self.in_flight.contains(&key) && !self.is_waiting(&key, now) {
-                self.spawn(key, Job::TearDown { uid });
+                self.spawn(key, Job::TearDown { uid, leave: Leave::Nothing });
             }
         }
     }

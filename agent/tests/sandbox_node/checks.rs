@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use agent::sandbox::NodeSandboxes;
 use agent::sandbox::watch::{Finding, Scope};
-use agent::seams::Sandboxes as _;
+use agent::seams::{Leave, Sandboxes as _};
 use pod::observed::SandboxState;
 use pod::record::Record;
 use pod::spec::PodTemplate;
@@ -59,7 +59,7 @@ fn a_sound_connection_is_left_alone() {
         }
         for (record, template) in [(&record, &template), (&plain, &crate::fixture::template())] {
             assert!(matches!(again.inspect(&record.uid, template).await, SandboxState::Connected { .. }));
-            again.tear_down(&record.uid).await.unwrap();
+            again.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         }
         again.close_down().await.unwrap();
     });
@@ -81,13 +81,13 @@ fn a_pod_that_has_lost_its_network_gets_new_surroundings() {
             assert!(matches!(&found, Some(Finding::Gone(why)) if why.contains(said)), "{damage}: {found:?}");
             let state = sandboxes.inspect(&record.uid, &template).await;
             assert!(matches!(&state, SandboxState::Broken { reason } if reason.contains(said)), "{state:?}");
-            sandboxes.tear_down(&record.uid).await.unwrap();
+            sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
             assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Absent);
             sandboxes.set_up(&record, &template).await.unwrap();
             sandboxes.connect(&record, &template).await.unwrap();
             assert_eq!(sandboxes.check(&record.uid, Scope::Everything).await, None);
             assert_eq!(node.reserved().len(), 1);
-            sandboxes.tear_down(&record.uid).await.unwrap();
+            sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         }
     });
 }
@@ -108,7 +108,7 @@ fn a_pod_that_has_moved_its_address_or_interface_runs_on() {
         assert!(matches!(&found, Some(Finding::Fault(why)) if why.contains("has the address 198.18.")), "{found:?}");
         assert_eq!(sandboxes.check(&record.uid, Scope::Ports).await, None);
         assert_eq!(sandboxes.inspect(&record.uid, &template).await, before);
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
     });
 }
 
@@ -130,7 +130,7 @@ fn what_is_missing_on_the_node_is_made_again_under_the_running_pod() {
             assert_eq!(ask("198.19.0.1:8080"), Ok("eighty".into()), "{damage}");
         }
         assert_eq!(sandboxes.inspect(&record.uid, &template).await, before);
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         crate::ports::no_rules_are_left();
     });
 }
@@ -147,7 +147,7 @@ fn what_nobody_can_mend_is_told_and_the_pod_runs_on() {
             "{found:?}"
         );
         assert!(matches!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Connected { .. }));
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
     });
 }
 
@@ -186,7 +186,7 @@ fn flushed_rules_are_put_back_at_once_and_the_loopback_stays_guarded() {
         assert!(uid == record.uid && matches!(finding, Finding::Mended(_)), "{finding:?}");
         watch.abort();
         let _ = watch.await;
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         crate::ports::no_rules_are_left();
     });
 }
@@ -223,7 +223,7 @@ fn a_complaint_of_the_nodes_own_plugins_is_told_and_touches_nothing() {
             inside_net(&netns, "ip link del eth0");
             let found = sandboxes.check(&record.uid, Scope::Everything).await;
             assert!(matches!(found, Some(Finding::Gone(_))), "{words}: {found:?}");
-            sandboxes.tear_down(&record.uid).await.unwrap();
+            sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         }
         delete_bridge();
     });

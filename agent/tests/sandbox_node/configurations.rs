@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use agent::seams::Sandboxes as _;
+use agent::seams::{Leave, Sandboxes as _};
 use nix::mount::{MntFlags, umount2};
 use pod::observed::SandboxState;
 
@@ -69,7 +69,7 @@ fn a_configuration_of_the_nodes_is_used_and_remembered_after_it_vanished() {
         let own = sandboxes.connect(&next, &template).await.unwrap();
         assert!(own[0].to_string().starts_with("198.18."), "{own:?}");
         for record in [&record, &next] {
-            node.open().tear_down(&record.uid).await.unwrap();
+            node.open().tear_down(&record.uid, Leave::Nothing).await.unwrap();
         }
         assert_eq!(node.foreign_addresses(), 0);
         delete_bridge();
@@ -97,7 +97,7 @@ fn an_address_of_the_nodes_network_is_given_back_after_a_power_cut_and_nobody_el
         sandboxes.free_nobodys_addresses().unwrap();
         assert!(matches!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Broken { .. }));
         assert_eq!(sandboxes.list().await.unwrap(), std::slice::from_ref(&record.uid));
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         assert_eq!(node.foreign_addresses(), 2);
         assert!(somebodys.exists() && nobodys.exists(), "what is not provably ours stays");
         delete_bridge();
@@ -117,7 +117,7 @@ fn a_broken_configuration_is_named_and_heals_when_it_is_mended() {
         assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Made);
         fs::remove_file(broken).unwrap();
         sandboxes.connect(&record, &template).await.unwrap();
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         delete_bridge();
     });
 }
@@ -159,7 +159,7 @@ fn what_the_nodes_configuration_cannot_do_keeps_the_pod_that_needs_it_waiting() 
         node.configure("10-theirs.conflist");
         sandboxes.connect(&record, &with_port).await.unwrap();
         for record in [&record, &other] {
-            sandboxes.tear_down(&record.uid).await.unwrap();
+            sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         }
         delete_bridge();
     });

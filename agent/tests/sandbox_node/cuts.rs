@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use agent::seams::Sandboxes as _;
+use agent::seams::{Leave, Sandboxes as _};
 use nix::mount::{MntFlags, umount2};
 use pod::observed::SandboxState;
 use pod::record::Record;
@@ -72,7 +72,7 @@ async fn start_again(node: &Node, record: &Record) {
     let (sandboxes, template) = (node.open(), template());
     sandboxes.free_nobodys_addresses().unwrap();
     if matches!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Broken { .. }) {
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
     }
     sandboxes.set_up(record, &template).await.unwrap();
     sandboxes.connect(record, &template).await.unwrap();
@@ -90,7 +90,7 @@ fn our_own_network_loses_no_address_wherever_an_add_is_cut() {
                 cut(&node, end);
                 start_again(&node, &record).await;
                 assert_eq!(node.reserved().len(), 1, "{end:?} at {step:?}");
-                node.open().tear_down(&record.uid).await.unwrap();
+                node.open().tear_down(&record.uid, Leave::Nothing).await.unwrap();
                 assert_eq!(node.reserved().len(), 0, "{end:?} at {step:?}");
             }
         }
@@ -109,7 +109,7 @@ fn a_network_of_the_nodes_loses_no_address_wherever_an_add_is_cut() {
                 cut(&node, end);
                 start_again(&node, &record).await;
                 assert_eq!(node.foreign_addresses(), 1, "{end:?} at {step:?}");
-                node.open().tear_down(&record.uid).await.unwrap();
+                node.open().tear_down(&record.uid, Leave::Nothing).await.unwrap();
                 assert_eq!(node.foreign_addresses(), 0, "{end:?} at {step:?}");
             }
         }

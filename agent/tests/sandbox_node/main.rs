@@ -13,6 +13,7 @@ mod fixture;
 mod names;
 mod network;
 mod ports;
+mod volumes;
 
 use std::fs;
 use std::net::IpAddr;
@@ -20,7 +21,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use agent::seams::{CgroupParent, Sandboxes as _};
+use agent::seams::{CgroupParent, Leave, Sandboxes as _};
 use nix::mount::{MntFlags, umount2};
 use pod::observed::SandboxState;
 use pod::spec::*;
@@ -64,8 +65,8 @@ fn a_pod_gets_namespaces_files_and_an_address_and_gives_all_back() {
         assert_eq!(number, now);
         assert_eq!(fs::read_to_string(&sandbox.files["/etc/hosts"]).unwrap(), hosts);
 
-        again.tear_down(&record.uid).await.unwrap();
-        again.tear_down(&record.uid).await.unwrap();
+        again.tear_down(&record.uid, Leave::Nothing).await.unwrap();
+        again.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         assert_eq!(again.inspect(&record.uid, &template).await, SandboxState::Absent);
         assert_eq!(again.list().await.unwrap(), []);
         assert!(!node.pod_dir(&record).exists());
@@ -92,7 +93,7 @@ fn a_pod_on_the_hosts_network_shares_its_name_addresses_and_hosts_file() {
         let sandbox = sandboxes.describe(&record, &template).await.unwrap();
         assert_eq!(sandbox.files["/dev/shm"], Path::new("/dev/shm"));
         assert!(sandbox.namespaces.is_empty());
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
     });
 }
 
@@ -111,7 +112,7 @@ fn what_a_pod_writes_to_its_files_is_limited() {
         // The node's own later writes still go through.
         sandboxes.connect(&record, &template).await.unwrap();
         assert!(fs::read_to_string(&files["/etc/hosts"]).unwrap().contains("\tgreedy\n"));
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
     });
 }
 
@@ -146,11 +147,11 @@ fn pods_lie_under_their_class_with_their_limits() {
             let class = format!("{}/burstable", node.cgroup_root);
             assert_eq!(read("cpu", &class, "cpu.shares"), "1126");
             // A restarted agent still knows the other's share.
-            node.open().tear_down(&big.uid).await.unwrap();
+            node.open().tear_down(&big.uid, Leave::Nothing).await.unwrap();
             assert_eq!(read("cpu", &class, "cpu.shares"), "102");
             assert_eq!(read("cpu", &format!("{}/besteffort", node.cgroup_root), "cpu.shares"), "2");
         }
-        sandboxes.tear_down(&small.uid).await.unwrap();
+        sandboxes.tear_down(&small.uid, Leave::Nothing).await.unwrap();
     });
 }
 
@@ -163,14 +164,14 @@ fn a_process_left_in_a_pods_cgroup_is_named_and_not_killed() {
         let place = Path::new("/sys/fs/cgroup/pids").join(&node.cgroup_root).join("besteffort");
         if !place.exists() {
             println!("cgroup v1 is not mounted here");
-            return sandboxes.tear_down(&record.uid).await.unwrap();
+            return sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         }
         // As a runtime does it: a cgroup of the container's below the pod's.
         let container = place.join(format!("pod{}", record.uid)).join("container");
         fs::create_dir(&container).unwrap();
         let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
         fs::write(container.join("cgroup.procs"), child.id().to_string()).unwrap();
-        let error = sandboxes.tear_down(&record.uid).await.unwrap_err();
+        let error = sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap_err();
         assert!(error.message.contains(&format!("processes in it: {}", child.id())), "{error}");
         assert!(child.try_wait().unwrap().is_none());
         let state = sandboxes.inspect(&record.uid, &template).await;
@@ -178,7 +179,7 @@ fn a_process_left_in_a_pods_cgroup_is_named_and_not_killed() {
         assert_eq!(sandboxes.list().await.unwrap(), std::slice::from_ref(&record.uid));
         child.kill().unwrap();
         child.wait().unwrap();
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Absent);
     });
 }
@@ -209,7 +210,7 @@ fn an_interrupted_set_up_is_broken_and_is_completed_or_removed() {
         assert_eq!(node.reserved(), [""; 0]);
         umount2(&dir, MntFlags::MNT_DETACH).unwrap();
         assert!(matches!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Broken { .. }));
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
     });
 }
 
@@ -240,7 +241,7 @@ fn volumes_are_checked_and_removal_stays_within_the_pods_own() {
         let bind = nix::mount::MsFlags::MS_BIND;
         nix::mount::mount(Some(&host("made")), &image_volume.join("mounted"), None::<&str>, bind, None::<&str>)
             .unwrap();
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         assert!(host("made/here/kept").exists());
         assert!(!image_volume.exists());
     });
@@ -302,7 +303,7 @@ fn runc_runs_a_container_in_the_sandbox() {
             assert!(said.contains(expected), "{expected}: {said}");
         }
         assert_eq!(fs::read_to_string(sandbox.files["/dev/shm"].join("x")).unwrap(), "x\n");
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
     });
 }
 
@@ -313,7 +314,7 @@ fn a_uid_that_climbs_is_refused() {
         for uid in ["../../etc", "", "a/b", "."] {
             let record = record(uid, "evil");
             assert!(sandboxes.set_up(&record, &template).await.is_err());
-            assert!(sandboxes.tear_down(&record.uid).await.is_err());
+            assert!(sandboxes.tear_down(&record.uid, Leave::Nothing).await.is_err());
             assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Absent);
         }
     });

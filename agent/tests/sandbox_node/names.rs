@@ -3,7 +3,7 @@
 use std::fs;
 
 use agent::sandbox::{Cluster, NodeSandboxes};
-use agent::seams::Sandboxes as _;
+use agent::seams::{Leave, Sandboxes as _};
 use pod::observed::SandboxState;
 use pod::spec::{DnsConfig, DnsPolicy, HostAlias, Naming};
 
@@ -34,7 +34,7 @@ fn hostname_subdomain_and_aliases_are_in_the_pods_files_and_its_kernel_name() {
         let hosts = fs::read_to_string(&sandbox.files["/etc/hosts"]).unwrap();
         let own = format!("{ip}\tweb.db.default.svc.cluster.local\tweb\n");
         assert!(hosts.contains(&own) && hosts.ends_with("\n198.18.9.1\tfoo\tbar.x\n"), "{hosts}");
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
 
         template.spec.naming.fqdn_as_hostname = true;
         sandboxes.set_up(&record, &template).await.unwrap();
@@ -43,7 +43,7 @@ fn hostname_subdomain_and_aliases_are_in_the_pods_files_and_its_kernel_name() {
         assert_eq!(inside("uts", &sandbox.namespaces["uts"], &["hostname"]), "web.db.default.svc.cluster.local");
         let hostname = fs::read_to_string(&sandbox.files["/etc/hostname"]).unwrap();
         assert_eq!(hostname, "web.db.default.svc.cluster.local\n");
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
     });
 }
 
@@ -81,7 +81,7 @@ fn dns_policy_and_config_make_the_resolv_conf() {
             sandboxes.set_up(&record, &template).await.unwrap();
             let sandbox = sandboxes.describe(&record, &template).await.unwrap();
             assert_eq!(fs::read_to_string(&sandbox.files["/etc/resolv.conf"]).unwrap(), expected, "{policy:?}");
-            sandboxes.tear_down(&record.uid).await.unwrap();
+            sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         }
     });
 }

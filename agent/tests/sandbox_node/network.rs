@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use agent::sandbox::NodeSandboxes;
-use agent::seams::Sandboxes as _;
+use agent::seams::{Leave, Sandboxes as _};
 use nix::mount::{MntFlags, umount2};
 use pod::observed::SandboxState;
 use pod::record::Record;
@@ -34,7 +34,7 @@ fn a_plugin_killed_after_it_got_an_address_costs_no_address() {
         fs::remove_file(node.bin_dir.join("bridge")).unwrap();
         let ips = sandboxes.connect(&record, &template).await.unwrap();
         assert_eq!(node.reserved(), [ips[0].to_string()]);
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
     });
 }
 
@@ -64,7 +64,7 @@ fn an_agent_killed_during_an_add_finds_the_address_again() {
         assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Made);
         let ips = sandboxes.connect(&record, &template).await.unwrap();
         assert_eq!(node.reserved(), [ips[0].to_string()]);
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
     });
 }
 
@@ -100,10 +100,10 @@ fn addresses_of_a_former_boot_are_given_back() {
         let listed = sandboxes.list().await.unwrap();
         for stray in [&orphan, &lost] {
             assert!(listed.contains(&stray.uid), "{listed:?}");
-            sandboxes.tear_down(&stray.uid).await.unwrap();
+            sandboxes.tear_down(&stray.uid, Leave::Nothing).await.unwrap();
         }
         assert_eq!(node.reserved().len(), 1);
-        sandboxes.tear_down(&kept.uid).await.unwrap();
+        sandboxes.tear_down(&kept.uid, Leave::Nothing).await.unwrap();
         assert_eq!(sandboxes.inspect(&kept.uid, &template).await, SandboxState::Absent);
         assert_eq!(node.reserved(), Vec::<String>::new());
         assert_eq!(sandboxes.list().await.unwrap(), []);
@@ -120,7 +120,7 @@ fn without_plugins_nothing_is_reserved_and_the_error_says_where_they_were_looked
         let error = sandboxes.connect(&record, &template).await.unwrap_err();
         assert!(error.message.contains("bridge is in none of /nowhere"), "{error}");
         // With the plugins back, the half-made record stands in nobody's way.
-        node.open().tear_down(&record.uid).await.unwrap();
+        node.open().tear_down(&record.uid, Leave::Nothing).await.unwrap();
     });
 }
 
@@ -135,7 +135,7 @@ fn with_two_ranges_a_pod_gets_an_address_of_each_family() {
         assert!(ips.len() == 2 && ips[0].is_ipv4() && ips[1].is_ipv6(), "{ips:?}");
         let hosts = fs::read_to_string(node.pod_dir(&record).join("etc/hosts")).unwrap();
         assert!(hosts.ends_with(&format!("{}\tdual\n{}\tdual\n", ips[0], ips[1])), "{hosts}");
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         sandboxes.close_down().await.unwrap();
     });
 }
@@ -162,7 +162,7 @@ fn thirty_pods_at_once_get_thirty_addresses() {
         let rules = String::from_utf8(rules.stdout).unwrap();
         assert_eq!(rules.matches("daemonlet0").count(), 2, "{rules}");
         for record in &pods {
-            sandboxes.tear_down(&record.uid).await.unwrap();
+            sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         }
     });
 }

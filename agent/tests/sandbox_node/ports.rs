@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use agent::sandbox::NodeSandboxes;
-use agent::seams::Sandboxes as _;
+use agent::seams::{Leave, Sandboxes as _};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType};
 use pod::record::Record;
@@ -121,7 +121,7 @@ fn a_host_port_answers_on_every_address_of_the_node_and_on_loopback() {
         assert!(rules.lines().any(|rule| rule.contains("-p sctp") && rule.contains(":90")), "{rules}");
         // From the pod itself, by the node's address: it comes back to the pod.
         assert_eq!(within(&netns, || ask("198.19.0.1:8080")), Ok("eighty".into()));
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         assert!(ask("198.19.0.1:8080").is_err());
         no_rules_are_left();
     });
@@ -139,11 +139,11 @@ fn an_update_hands_the_port_over_when_the_old_pod_is_gone() {
         let netns = raise(&sandboxes, &new, &template).await;
         serve(&netns, 80, "new");
         assert_eq!(ask("198.19.0.1:8080"), Ok("old".into()));
-        sandboxes.tear_down(&old.uid).await.unwrap();
+        sandboxes.tear_down(&old.uid, Leave::Nothing).await.unwrap();
         for address in ["127.0.0.1", "198.19.0.1"] {
             assert_eq!(ask(&format!("{address}:8080")), Ok("new".into()));
         }
-        sandboxes.tear_down(&new.uid).await.unwrap();
+        sandboxes.tear_down(&new.uid, Leave::Nothing).await.unwrap();
         no_rules_are_left();
     });
 }
@@ -178,7 +178,7 @@ fn a_pod_does_not_reach_what_listens_on_the_nodes_loopback_only() {
         // That the guard is what keeps it out: without it, the connection is made.
         run("iptables -w -F INPUT");
         dial("127.0.0.1:7070").unwrap();
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         no_rules_are_left();
     });
 }
@@ -201,7 +201,7 @@ fn a_host_port_answers_on_the_nodes_ipv6_address() {
         for address in ["[fd00:99::1]:8080", "198.19.0.1:8080", "127.0.0.1:8080"] {
             assert_eq!(ask(address), Ok("both".into()), "{address}");
         }
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         assert!(ask("[fd00:99::1]:8080").is_err());
         sandboxes.close_down().await.unwrap();
         no_rules_are_left();
@@ -232,16 +232,16 @@ fn a_udp_client_that_never_pauses_reaches_the_successor() {
         let second = listen(&netns);
         assert!((0..100).any(|_| reaches(&first)), "the old one still has the port");
         drop(first);
-        sandboxes.tear_down(&old.uid).await.unwrap();
+        sandboxes.tear_down(&old.uid, Leave::Nothing).await.unwrap();
         assert!((0..100).any(|_| reaches(&second)), "the kernel still sends the client's packets to the old one");
         // With a pause between two pods: what came meanwhile leads nowhere, and not for ever.
         drop(second);
-        sandboxes.tear_down(&new.uid).await.unwrap();
+        sandboxes.tear_down(&new.uid, Leave::Nothing).await.unwrap();
         let last = pod("last");
         client.send_to(b"datagram", "198.19.0.1:5353").unwrap();
         let third = listen(&raise(&sandboxes, &last, &template).await);
         assert!((0..100).any(|_| reaches(&third)), "the kernel still sends the client's packets to nobody");
-        sandboxes.tear_down(&last.uid).await.unwrap();
+        sandboxes.tear_down(&last.uid, Leave::Nothing).await.unwrap();
         no_rules_are_left();
     });
 }
@@ -264,7 +264,7 @@ fn a_port_that_a_process_of_the_node_has_is_not_taken_from_it() {
         // Whoever comes later takes nothing from the pod that has it.
         let _later = TcpListener::bind("127.0.0.1:8080").unwrap();
         sandboxes.connect(&record, &template).await.unwrap();
-        sandboxes.tear_down(&record.uid).await.unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         no_rules_are_left();
     });
 }

@@ -326,6 +326,7 @@ impl Simulation {
         assert_eq!(state.pipes.keys().collect::<BTreeSet<_>>(), ids, "log pipes are left or missing");
         assert_eq!(uids.len(), self.set.workloads.len(), "one pod for every workload");
         assert_eq!(state.sandboxes.keys().cloned().collect::<BTreeSet<_>>(), uids, "sandboxes are left or missing");
+        assert_eq!(state.volumes, uids, "volumes are left or missing");
         let whole = state.files.keys().filter(|p| p.extension().is_none());
         let records: BTreeSet<Uid> = whole.filter_map(|p| Some(Uid(p.file_name()?.to_str()?.into()))).collect();
         assert_eq!(records, uids, "records are left or missing");

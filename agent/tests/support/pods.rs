@@ -302,7 +302,7 @@ impl TestPod {
     /// Mounts a host path.
     pub fn host_path(&mut self, name: &str, host: &str, place: &str) {
         self.sandbox.volumes.insert(name.into(), host.into());
-        let mount = VolumeMount { volume: name.into(), mount_path: place.into(), read_only: false };
+        let mount = VolumeMount { volume: name.into(), mount_path: place.into(), ..VolumeMount::default() };
         self.main().mounts.push(mount);
     }
 

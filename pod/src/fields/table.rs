@@ -31,7 +31,7 @@ const fn row(path: &'static str, shape: Shape, verdict: super::Verdict) -> Field
 const CLUSTER: &str = "written by the cluster";
 const SCHEDULER: &str = "no scheduler takes part: the pod is already on this node";
 const NO_ACCOUNT: &str = "there is no API server to talk to, so no token is mounted";
-const NO_VOLUME: &str = "not built yet: only hostPath volumes can be used";
+const NO_VOLUME: &str = "not built yet: only hostPath and emptyDir volumes can be used";
 const CLOUD_VOLUME: &str = "not supported: mount it on the host and use hostPath";
 const NO_PROBE: &str = "not built yet: remove the probe";
 const WINDOWS: &str = "for Windows nodes only";
@@ -153,8 +153,8 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("containers[].volumeMounts[].name", Text, Honoured("")),
     row("containers[].volumeMounts[].mountPath", Text, Honoured("absolute")),
     row("containers[].volumeMounts[].readOnly", Boolean, Honoured("")),
-    row("containers[].volumeMounts[].recursiveReadOnly", Text, Only("Disabled", "not built yet: use readOnly")),
-    row("containers[].volumeMounts[].mountPropagation", Text, Only("None", "not built yet: mounts made later do not cross")),
+    row("containers[].volumeMounts[].recursiveReadOnly", Text, Honoured("Disabled, IfPossible, Enabled, with readOnly and without mountPropagation; needs Linux 5.12 and an OCI runtime with `rro` (runc 1.1): without them Enabled keeps the container waiting, and IfPossible shows in the condition Adapted")),
+    row("containers[].volumeMounts[].mountPropagation", Text, Honoured("None, HostToContainer, Bidirectional (privileged containers only); the container waits while the volume does not lie on a shared mount, and says what to do")),
     row("containers[].volumeMounts[].subPath", Text, Only("", "not built yet: mount the whole volume, or a hostPath of the sub-directory")),
     row("containers[].volumeMounts[].subPathExpr", Text, Only("", "not built yet: mount the whole volume, or a hostPath of the sub-directory")),
     row("containers[].volumeDevices", Objects, Refused("not supported: use a hostPath volume of the device")),
@@ -195,7 +195,9 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("volumes[].hostPath", Object, Honoured("")),
     row("volumes[].hostPath.path", Text, Honoured("absolute, without `..`")),
     row("volumes[].hostPath.type", Text, Honoured("all types; a device may be used where it lies in /dev, or the type is CharDevice or BlockDevice")),
-    row("volumes[].emptyDir", Object, Refused(NO_VOLUME)),
+    row("volumes[].emptyDir", Object, Honoured("begins empty (mode 0777) and goes with the pod; on disk it outlives containers, sandboxes and boots, in memory it ends with the boot")),
+    row("volumes[].emptyDir.medium", Text, Honoured("empty: the state directory's disk; Memory: a tmpfs, never swapped where the kernel can (6.3); HugePages, HugePages-2Mi …: of pages that the node has set aside")),
+    row("volumes[].emptyDir.sizeLimit", Quantity, Honoured("the size of a file system in memory, which is never larger than the containers' memory limits together or the node's memory; on disk without effect")),
     row("volumes[].configMap", Object, Refused(NO_VOLUME)),
     row("volumes[].secret", Object, Refused(NO_VOLUME)),
     row("volumes[].downwardAPI", Object, Refused(NO_VOLUME)),

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::findings::{At, Findings};
-use super::{env, handlers, names, pod, resources, security};
-use crate::spec::{AppArmor, Container, ContainerPort, LastWords, PullPolicy, Role, Security, VolumeMount};
+use super::{env, handlers, mounts, names, pod, resources, security};
+use crate::spec::{AppArmor, Container, ContainerPort, LastWords, PullPolicy, Role, Security};
 
 /// What a container needs to know of its pod.
 pub struct Pod<'a> {
@@ -30,7 +30,6 @@ pub fn read(at: &At<'_>, list: Listed, pod: &Pod<'_>, findings: &mut Findings) -
     let env = env::read(at, name.as_deref().unwrap_or_default(), pod, findings);
     let env_from = env::read_from(at, findings);
     let resources = at.get("resources").map(|at| resources::read(&at, findings)).unwrap_or_default();
-    let mounts = mounts(at, pod, findings);
     let mut security = match at.get("securityContext") {
         Some(at) => security::container(&at, &pod.security, findings),
         None => pod.security.clone(),
@@ -43,6 +42,7 @@ pub fn read(at: &At<'_>, list: Listed, pod: &Pod<'_>, findings: &mut Findings) -
         }
         security.apparmor = security.apparmor.filter(|_| own).or_else(|| Some(profile.clone()));
     }
+    let mounts = mounts::read(at, pod, security.privileged, findings);
     let ports = ports(at, pod, findings);
     let probes = handlers::probes(at, role, findings);
     let hooks = handlers::hooks(at, role, pod.grace, findings);
@@ -210,7 +210,7 @@ fn working_dir(at: &At<'_>, findings: &mut Findings) -> Option<String> {
 }
 
 /// The parts of a path, with `.` and `..` worked out.
-fn normal(path: &str) -> Vec<&str> {
+pub fn normal(path: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     for part in path.split('/') {
         match part {
@@ -222,41 +222,6 @@ fn normal(path: &str) -> Vec<&str> {
         }
     }
     parts
-}
-
-fn mounts(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Vec<VolumeMount> {
-    let mut seen = BTreeSet::new();
-    let mut mounts = Vec::new();
-    for item in at.list("volumeMounts", findings) {
-        let read_only = item.boolean_in("readOnly", findings).unwrap_or(false);
-        let name = item.need("name", findings);
-        let path = item.need("mountPath", findings);
-        let (Some(name), Some(path)) = (name, path) else { continue };
-        let (Some(volume), Some(mount_path)) = (name.text(findings), path.text(findings)) else { continue };
-        if !pod.volumes.contains(volume) {
-            let near =
-                if findings.is_full() { None } else { super::walk::nearest(volume, pod.volumes.iter().copied()) };
-            let hint = match near {
-                Some(near) => format!("did you mean {near}?"),
-                None => "add it to spec.volumes".to_owned(),
-            };
-            findings.impossible(&name, format!("the pod has no volume {}: {hint}", names::shown(volume)));
-        }
-        if !mount_path.starts_with('/') {
-            findings.impossible(&path, format!("{} must be an absolute path", names::shown(mount_path)));
-        } else if mount_path.split('/').any(|part| part == "..") || mount_path.contains(['\0', ':']) {
-            findings.impossible(&path, "must not contain `..`, `:` or NUL: write the path that is meant");
-        }
-        let parts = normal(mount_path);
-        if parts.is_empty() {
-            findings.impossible(&path, "cannot be the root of the container's file system");
-        } else if !seen.insert(parts) {
-            findings
-                .rule(&path, format!("{} is mounted twice: give each mount its own path", names::shown(mount_path)));
-        }
-        mounts.push(VolumeMount { volume: volume.to_owned(), mount_path: mount_path.to_owned(), read_only });
-    }
-    mounts
 }
 
 fn ports(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Vec<ContainerPort> {

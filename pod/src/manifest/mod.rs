@@ -13,6 +13,7 @@ mod env;
 mod findings;
 mod handlers;
 mod json;
+mod mounts;
 mod names;
 mod naming;
 mod placement;

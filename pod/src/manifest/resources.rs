@@ -105,7 +105,7 @@ fn milli(quantity: Quantity) -> u64 {
 }
 
 /// Whole bytes, rounded up.
-fn bytes(quantity: Quantity) -> u64 {
+pub fn bytes(quantity: Quantity) -> u64 {
     let whole = quantity.milli / 1000 + i128::from(quantity.milli % 1000 > 0);
     u64::try_from(whole).unwrap_or(u64::MAX)
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::desired::UpdateStrategy;
 use crate::spec::{
-    AppArmor, Container, ContainerResource, EnvFrom, EnvValue, HostPathKind, PodField, PullPolicy, Seccomp,
+    AppArmor, Container, ContainerResource, EnvFrom, EnvValue, HostPathKind, Medium, PodField, PullPolicy, Seccomp,
     VolumeSource,
 };
 
@@ -197,6 +197,23 @@ fn seeds_are_taken_unchanged() {
 }
 
 #[test]
+fn empty_dirs_have_a_medium_and_a_size() {
+    let of = |text: &str| {
+        let text = with("hostPath: {path: /var/log, type: Directory}", &format!("emptyDir: {text}"));
+        match pod(&text).template.spec.volumes[0].source.clone() {
+            VolumeSource::EmptyDir(of) => (of.medium, of.size_limit),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(of("{}"), (Medium::Disk, None));
+    assert_eq!(of("{medium: \"\", sizeLimit: 0}"), (Medium::Disk, None));
+    assert_eq!(of("{sizeLimit: 1.5Gi}"), (Medium::Disk, Some(3 << 29)));
+    assert_eq!(of("{medium: Memory, sizeLimit: 1Mi}"), (Medium::Memory, Some(1 << 20)));
+    assert_eq!(of("{medium: HugePages}"), (Medium::HugePages(None), None));
+    assert_eq!(of("{medium: HugePages-1Gi}"), (Medium::HugePages(Some(1 << 30)), None));
+}
+
+#[test]
 fn every_honoured_field_arrives() {
     let full = pod(FULL);
     let spec = &full.template.spec;
@@ -251,7 +268,7 @@ fn what_is_refused_is_refused_by_path_and_line() {
     let cases: &[(&str, &str, &str)] = &[
         ("  hostPID: on", "  hostPid: on", "10: spec.hostPid: unknown field: did you mean `hostPID`?"),
         ("kind: Pod", "kind: Pods", "2: kind: \"Pods\" is not run here: did you mean Pod?"),
-        ("kind: Pod", "kind: ConfigMap", "2: kind: ConfigMap documents are not built yet"),
+        ("kind: Pod", "kind: ConfigMap", "8: spec: unknown field: Kubernetes has none of this name here"),
         ("kind: Pod", "kind: Deployment", "2: kind: Deployment is not run here"),
         ("apiVersion: v1", "apiVersion: v2", "1: apiVersion: must be v1 for a Pod"),
         ("  name: full", "  name: Full", "4: metadata.name: \"Full\" is not a valid name"),
@@ -474,7 +491,47 @@ fn what_is_refused_is_refused_by_path_and_line() {
         ("path: /var/log", "path: /var/../etc", "50: spec.volumes[0].hostPath.path: must not contain `..`"),
         ("path: /var/log", "path: var", "50: spec.volumes[0].hostPath.path: \"var\" must be an absolute path"),
         ("type: Directory", "type: Dir", "50: spec.volumes[0].hostPath.type: \"Dir\" is not one of"),
-        ("hostPath: {path: /var/log, type: Directory}", "emptyDir: {}", "50: spec.volumes[0].emptyDir: not built yet"),
+        (
+            "hostPath: {path: /var/log, type: Directory}",
+            "configMap: {name: a}",
+            "50: spec.volumes[0].configMap: not built yet",
+        ),
+        ("type: Directory}", "type: Directory}\n    emptyDir: {}", "49: spec.volumes[0]: names more than one source"),
+        (
+            "hostPath: {path: /var/log, type: Directory}",
+            "emptyDir: {medium: memory}",
+            "50: spec.volumes[0].emptyDir.medium: \"memory\" is not one of Memory, HugePages",
+        ),
+        (
+            "hostPath: {path: /var/log, type: Directory}",
+            "emptyDir: {medium: HugePages-3Mi}",
+            "50: spec.volumes[0].emptyDir.medium: \"HugePages-3Mi\" is not one of",
+        ),
+        (
+            "hostPath: {path: /var/log, type: Directory}",
+            "emptyDir: {sizeLimit: -1}",
+            "50: spec.volumes[0].emptyDir.sizeLimit: must not be negative",
+        ),
+        (
+            "readOnly: true",
+            "mountPropagation: Both",
+            "42: spec.containers[0].volumeMounts[0].mountPropagation: \"Both\" is not one of None, HostToContainer",
+        ),
+        (
+            "readOnly: true",
+            "mountPropagation: Bidirectional",
+            "42: spec.containers[0].volumeMounts[0].mountPropagation: Bidirectional is for privileged containers only",
+        ),
+        (
+            "readOnly: true",
+            "recursiveReadOnly: Enabled",
+            "42: spec.containers[0].volumeMounts[0].recursiveReadOnly: may be used only where readOnly is true",
+        ),
+        (
+            "readOnly: true",
+            "readOnly: true, recursiveReadOnly: IfPossible, mountPropagation: HostToContainer",
+            "42: spec.containers[0].volumeMounts[0].recursiveReadOnly: may be used only where mountPropagation is None",
+        ),
         (
             "  - name: log\n",
             "  - name: log\n    name: log\n",

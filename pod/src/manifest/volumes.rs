@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::findings::{At, Findings};
 use super::tree::Value;
-use super::{names, pod};
-use crate::spec::{HostPathKind, Volume, VolumeSource};
+use super::{names, pod, quantity, resources};
+use crate::spec::{EmptyDir, HostPathKind, Medium, Volume, VolumeSource};
 
 /// The pod's volumes. One whose source is refused is there under its name, so that its mounts are not blamed as well.
 pub fn read(spec: &At<'_>, findings: &mut Findings) -> Vec<Volume> {
@@ -36,13 +36,14 @@ fn source(volume: &At<'_>, findings: &mut Findings) -> Option<VolumeSource> {
     named.retain(|(key, at)| *key != "name" && at.node.value != Value::Null);
     match named.as_slice() {
         [] => {
-            findings.impossible(volume, "names no source: give it a hostPath");
+            findings.impossible(volume, "names no source: give it a hostPath or an emptyDir");
             None
         }
         [("hostPath", at)] => host_path(at, findings),
+        [("emptyDir", at)] => empty_dir(at, findings),
         // The field table knows the reason; this only keeps a record with it from being run.
         [(_, other)] => {
-            findings.impossible(other, "only hostPath volumes can be used");
+            findings.impossible(other, "cannot be used here: use hostPath or emptyDir");
             None
         }
         _ => {
@@ -80,4 +81,38 @@ fn host_path(at: &At<'_>, findings: &mut Findings) -> Option<VolumeSource> {
         }
     };
     Some(VolumeSource::HostPath { path: text.to_owned(), kind })
+}
+
+fn empty_dir(at: &At<'_>, findings: &mut Findings) -> Option<VolumeSource> {
+    let medium = medium(at, findings)?;
+    let size_limit = match at.get("sizeLimit") {
+        None => None,
+        Some(limit) => {
+            let (_, quantity) = resources::quantity(&limit, findings)?;
+            if quantity.milli < 0 {
+                findings.impossible(&limit, "must not be negative");
+            }
+            if medium == Medium::Disk {
+                let reason = "not enforced on disk yet: what lies in a volume is not measured; use medium Memory";
+                findings.no_effect(limit.node.line, limit.path.clone(), reason);
+            }
+            // As in Kubernetes 0 is no limit.
+            Some(resources::bytes(quantity)).filter(|bytes| *bytes > 0)
+        }
+    };
+    Some(VolumeSource::EmptyDir(EmptyDir { medium, size_limit }))
+}
+
+fn medium(at: &At<'_>, findings: &mut Findings) -> Option<Medium> {
+    let written = match at.text_in("medium", findings) {
+        None | Some("") => return Some(Medium::Disk),
+        Some("Memory") => return Some(Medium::Memory),
+        Some("HugePages") => return Some(Medium::HugePages(None)),
+        Some(written) => written,
+    };
+    let size = written.strip_prefix("HugePages-").and_then(quantity::parse).map(resources::bytes);
+    match size.filter(|bytes| bytes.is_power_of_two() && *bytes >= 1024) {
+        Some(bytes) => Some(Medium::HugePages(Some(bytes))),
+        None => pod::one_of(at, "medium", written, &["Memory", "HugePages", "HugePages-2Mi and its like"], findings),
+    }
 }

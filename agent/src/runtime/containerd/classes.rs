@@ -53,6 +53,11 @@ impl OciRuntime {
         OciRuntime { name: name.to_owned(), program: None }
     }
 
+    /// The OCI runtime that is called, where that is known.
+    pub fn program(&self) -> Option<&Path> {
+        self.program.as_deref().or_else(|| (self.name == RUNC_SHIM).then(|| Path::new("runc")))
+    }
+
     /// For the container record and the task alike; None where the shim's own defaults are meant.
     pub fn options(&self, systemd_cgroup: bool) -> Option<Any> {
         if !self.name.starts_with(RUNC_FAMILY) {

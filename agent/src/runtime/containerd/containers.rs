@@ -31,7 +31,7 @@ use super::hung::Looks;
 use super::image_facts::ImageFacts;
 use super::oci::{self, Inputs};
 use super::tasks::NewTask;
-use super::{Containerd, cgroup, classes, image_volumes, labels, snapshots, tasks};
+use super::{Containerd, OciRuntime, cgroup, classes, image_volumes, labels, propagation, snapshots, tasks};
 use crate::execute::chain;
 use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
 
@@ -51,7 +51,7 @@ impl Containerd {
         let runtime = classes::of_pod(&self.config.classes, run.template.spec.runtime_class.as_deref())?;
         let version = self.containerd_version().await.map_err(|status| refused("containerd's version", &status))?;
         let shim_group = runtime.shim_group(&run.run.uid, &version);
-        let (spec, adapted) = self.spec_of(run, image, &image_volumes, &shim_group).await?;
+        let (spec, adapted) = self.spec_of(run, image, &image_volumes, (&runtime, &shim_group)).await?;
         let spec = serde_json::to_vec(&spec).expect("a spec has only text keys");
         let options = runtime.options(matches!(run.sandbox.cgroup, CgroupParent::Systemd(_)));
         let labels = labels::of_run(run, image, &adapted);
@@ -126,7 +126,7 @@ impl Containerd {
         run: &CreateRun<'_>,
         image: &ImageFacts,
         image_volumes: &BTreeMap<PathBuf, PathBuf>,
-        shim_group: &str,
+        (runtime, shim_group): (&OciRuntime, &str),
     ) -> Result<(Spec, Vec<oci::Adapted>), StepError> {
         let default_profile = match (&run.container.security.apparmor, run.container.security.privileged) {
             (Some(AppArmor::Unconfined | AppArmor::Localhost(_)), _) | (_, true) => IsNeeded::No,
@@ -138,6 +138,8 @@ impl Containerd {
         })?;
         let host = self.host();
         let (host_devices, volume_devices) = devices(&self.device_looks, run).await?;
+        let recursive_read_only = self.recursion.asked(run, runtime).await;
+        propagation::check(run).map_err(|why| StepError::new("CreateContainerError", why))?;
         let inputs = Inputs {
             run,
             image,
@@ -147,6 +149,7 @@ impl Containerd {
             host_devices: &host_devices,
             volume_devices: &volume_devices,
             image_volumes,
+            recursive_read_only: &recursive_read_only,
             node_name: &self.config.node_name,
             seccomp_default: self.config.seccomp_default,
             seccomp_abi: self.config.seccomp_abi,
@@ -256,13 +259,14 @@ async fn devices(
     let privileged = run.container.security.privileged;
     let kind_of = |name: &String| {
         let volume = run.template.spec.volumes.iter().find(|volume| volume.name == *name);
-        volume.map_or(HostPathKind::Unset, |volume| match &volume.source {
-            VolumeSource::HostPath { kind, .. } => *kind,
+        volume.map_or(Some(HostPathKind::Unset), |volume| match &volume.source {
+            VolumeSource::HostPath { kind, .. } => Some(*kind),
+            VolumeSource::EmptyDir(_) => None,
         })
     };
     let mounted = run.container.mounts.iter().map(|mount| &mount.volume);
     let volumes: BTreeMap<String, (PathBuf, HostPathKind)> = mounted
-        .filter_map(|name| Some((name.clone(), (run.sandbox.volumes.get(name)?.clone(), kind_of(name)))))
+        .filter_map(|name| Some((name.clone(), (run.sandbox.volumes.get(name)?.clone(), kind_of(name)?))))
         .collect();
     if !privileged && volumes.is_empty() {
         return Ok(Default::default());

@@ -46,6 +46,8 @@ pub mod labels;
 mod late;
 pub mod look;
 pub mod oci;
+mod propagation;
+mod recursion;
 mod resources;
 pub mod seccomp;
 mod shim;
@@ -107,6 +109,7 @@ pub struct Containerd {
     apparmor: Profiles,
     /// Looks at hostPaths, which may hang.
     device_looks: Looks,
+    recursion: recursion::Recursion,
     /// Containers whose shim did not answer.
     late: Late,
     /// One look at an image's files at a time: its view has one name.
@@ -132,6 +135,7 @@ impl Containerd {
             images,
             apparmor: Profiles::default(),
             device_looks: Looks::default(),
+            recursion: recursion::Recursion::default(),
             late: Late::default(),
             looking: tokio::sync::Mutex::default(),
             follower,

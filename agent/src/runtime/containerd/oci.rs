@@ -12,7 +12,7 @@ use oci_spec::runtime::{
     PosixRlimitType, Process, Root, Spec, User,
 };
 
-use pod::spec::{self, Seccomp};
+use pod::spec::{self, RecursiveReadOnly, Seccomp, VolumeMount};
 
 use super::apparmor::AppArmor;
 use super::capabilities::{self, CapSet};
@@ -20,6 +20,7 @@ use super::environment::environment;
 use super::host::{Host, HostDevice};
 use super::image_facts::ImageFacts;
 use super::image_volumes;
+use super::propagation;
 use super::resources;
 use super::seccomp;
 use super::user::{self, Accounts, UserError};
@@ -64,6 +65,8 @@ pub struct Inputs<'a> {
     pub volume_devices: &'a BTreeMap<String, HostDevice>,
     /// Host directories of the image's VOLUMEs, by their place in the container.
     pub image_volumes: &'a BTreeMap<PathBuf, PathBuf>,
+    /// Whether the node can make mounts recursively read-only; Err: why not. Asked for only where it matters.
+    pub recursive_read_only: &'a Result<(), String>,
     pub node_name: &'a str,
     /// An unset profile means RuntimeDefault; false: Unconfined, as in Kubernetes.
     pub seccomp_default: bool,
@@ -102,6 +105,8 @@ pub enum SpecError {
     Environment(String),
     #[error("the volume {0:?} is mounted but was not set up")]
     NoVolume(String),
+    #[error("{place} cannot be made recursively read-only: {why}; or set recursiveReadOnly to IfPossible")]
+    NoRecursion { place: String, why: String },
     #[error(
         "the AppArmor profile {profile:?} is not in this node's kernel: {why}; load it (apparmor_parser -r FILE), or choose RuntimeDefault"
     )]
@@ -136,7 +141,7 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
     }
     let capabilities = given_capabilities(inputs, &mut adapted)?;
     let process = process(inputs, capabilities, &mut adapted)?;
-    let mounts = mounts(inputs)?;
+    let mounts = mounts(inputs, &mut adapted)?;
 
     let mut linux = Linux::default();
     linux
@@ -144,7 +149,7 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
         .set_namespaces(Some(namespaces(inputs)))
         .set_resources(Some(resources::of_container(inputs, &mut adapted)))
         .set_devices(security.privileged.then(|| resources::device_nodes(inputs.host_devices)))
-        .set_rootfs_propagation(None)
+        .set_rootfs_propagation(propagation::of_root(&run.container.mounts))
         .set_seccomp(None)
         .set_masked_paths(None)
         .set_readonly_paths(None);
@@ -311,7 +316,7 @@ fn namespace(kind: LinuxNamespaceType, path: Option<PathBuf>) -> LinuxNamespace 
 }
 
 /// The kernel's file systems first, then files and volumes, shallow before deep.
-fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Mount>, SpecError> {
+fn mounts(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Result<Vec<Mount>, SpecError> {
     let run = inputs.run;
     let access = if run.container.security.privileged { "rw" } else { "ro" };
     let mut kernel = vec![
@@ -350,8 +355,8 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Mount>, SpecError> {
     for (volume, place) in run.container.mounts.iter().zip(own) {
         let source =
             run.sandbox.volumes.get(&volume.volume).ok_or_else(|| SpecError::NoVolume(volume.volume.clone()))?;
-        let access = if volume.read_only { "ro" } else { "rw" };
-        binds.push(bind(place, source.clone(), &["rbind", "rprivate", access]));
+        let access = volume_access(volume, inputs.recursive_read_only, adapted)?;
+        binds.push(bind(place, source.clone(), &["rbind", propagation::word(volume.propagation), access]));
     }
     // Writable also where the root is not: that is what they are for.
     let own_copies = inputs.image_volumes.iter();
@@ -360,6 +365,28 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Mount>, SpecError> {
     binds.sort_by_key(|it| it.destination().components().count());
     kernel.extend(binds);
     Ok(kernel)
+}
+
+/// runc's word for what may be done with a volume.
+fn volume_access(
+    mount: &VolumeMount,
+    possible: &Result<(), String>,
+    adapted: &mut Vec<Adapted>,
+) -> Result<&'static str, SpecError> {
+    let asked = if mount.read_only { mount.recursive_read_only } else { RecursiveReadOnly::Disabled };
+    match (asked, possible) {
+        (RecursiveReadOnly::Disabled, _) if mount.read_only => Ok("ro"),
+        (RecursiveReadOnly::Disabled, _) => Ok("rw"),
+        (RecursiveReadOnly::IfPossible | RecursiveReadOnly::Enabled, Ok(())) => Ok("rro"),
+        (RecursiveReadOnly::IfPossible, Err(why)) => {
+            let what = format!("what is mounted below {} is not read-only", mount.mount_path);
+            adapted.push(Adapted { what, why: why.clone() });
+            Ok("ro")
+        }
+        (RecursiveReadOnly::Enabled, Err(why)) => {
+            Err(SpecError::NoRecursion { place: mount.mount_path.clone(), why: why.clone() })
+        }
+    }
 }
 
 /// Without doubled or trailing slashes, so that places compare.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use pod::qos::{CPU_PERIOD_US, weight};
 
 use super::{CgroupError, Limits};
-use crate::sandbox::mounts;
+use crate::mountinfo;
 
 /// A process that was just killed leaves its cgroup within milliseconds.
 const REMOVE_TRIES: u32 = 12;
@@ -52,7 +52,9 @@ pub fn hierarchies(mountinfo: &str) -> Option<Hierarchies> {
     let mut unified = None;
     for line in mountinfo.lines() {
         let Some((left, right)) = line.split_once(" - ") else { continue };
-        let Some(point) = left.split(' ').nth(4).map(|field| PathBuf::from(mounts::unescape(field))) else { continue };
+        let Some(point) = left.split(' ').nth(4).map(|field| PathBuf::from(mountinfo::unescape(field))) else {
+            continue;
+        };
         let mut right = right.split(' ');
         match right.next() {
             Some("cgroup2") => {

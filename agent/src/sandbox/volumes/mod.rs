@@ -2,13 +2,16 @@
 //!
 //! Driven by `sandbox`. Blocking: a volume may lie on a file system that does not answer, so never on the runtime's thread.
 
+mod empty_dir;
 mod host_path;
+pub mod kept;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-use pod::spec::{Volume, VolumeSource};
+use pod::qos;
+use pod::spec::{EmptyDir, Medium, PodSpec, Volume, VolumeSource};
 
 /// A volume that cannot be given to the pod; Kubernetes' reason is FailedMount.
 #[derive(Debug, thiserror::Error)]
@@ -23,17 +26,56 @@ pub enum VolumeError {
     WrongType { volume: String, path: String, found: &'static str, kind: &'static str, expected: &'static str },
     #[error("volume {volume}: cannot make {path} on this node for hostPath type {kind:?}")]
     Make { volume: String, path: String, kind: &'static str, source: io::Error },
+    #[error("volume {volume}: cannot make the emptyDir {path}")]
+    EmptyDir { volume: String, path: PathBuf, source: io::Error },
+    #[error(
+        "volume {volume}: this node has set no huge pages of {size} KiB aside; write their number to {file}, or choose another medium"
+    )]
+    NoHugePages { volume: String, size: u64, file: PathBuf },
     #[error("volume {volume}: cannot look at {path} on this node")]
     Look { volume: String, path: String, source: io::Error },
 }
 
-/// Checks every volume, makes what is to be made, and answers where each is on the host.
-pub fn resolve(volumes: &[Volume]) -> Result<BTreeMap<String, PathBuf>, VolumeError> {
+/// What is wanted of a pod's volumes.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    volumes: Vec<Volume>,
+    /// Bytes that all containers together may use, where every one has a limit.
+    memory_limit: Option<u64>,
+}
+
+impl Wanted {
+    pub fn of(spec: &PodSpec) -> Wanted {
+        Wanted { volumes: spec.volumes.clone(), memory_limit: qos::of_pod(spec).memory_max }
+    }
+}
+
+/// The pod's directories.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// On the state disk.
+    pub disk: PathBuf,
+    /// In memory: its mounts reach the runtime.
+    pub memory: PathBuf,
+}
+
+/// Whether the pod's directory in memory has to be there before this volume.
+pub fn needs_pod_dir(volume: &Volume) -> bool {
+    match &volume.source {
+        VolumeSource::HostPath { .. } => false,
+        VolumeSource::EmptyDir(EmptyDir { medium, .. }) => *medium != Medium::Disk,
+    }
+}
+
+/// Checks every volume, makes what is to be made, and answers where each is on the host. What is there already stays as
+/// it is.
+pub fn resolve(wanted: &Wanted, places: &Places) -> Result<BTreeMap<String, PathBuf>, VolumeError> {
     let place = |volume: &Volume| {
         let place = match &volume.source {
             VolumeSource::HostPath { path, kind } => host_path::resolve(&volume.name, path, *kind)?,
+            VolumeSource::EmptyDir(of) => empty_dir::make(&volume.name, of, wanted.memory_limit, places)?,
         };
         Ok((volume.name.clone(), place))
     };
-    volumes.iter().map(place).collect()
+    wanted.volumes.iter().map(place).collect()
 }

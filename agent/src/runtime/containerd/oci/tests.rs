@@ -7,8 +7,8 @@ use pod::desired::{Origin, Source};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::record::{Lifecycle, Record};
 use pod::spec::{
-    Container, ContainerResource, EnvValue, EnvVar, Placement, PodField, PodSpec, PodTemplate, PullPolicy, Quantity,
-    Resources, RestartPolicy, Security, VolumeMount,
+    Container, ContainerResource, EnvValue, EnvVar, Placement, PodField, PodSpec, PodTemplate, Propagation, PullPolicy,
+    Quantity, RecursiveReadOnly, Resources, RestartPolicy, Security, VolumeMount,
 };
 use serde_json::{Value, json};
 
@@ -27,6 +27,7 @@ struct Case {
     host_devices: Vec<HostDevice>,
     volume_devices: BTreeMap<String, HostDevice>,
     image_volumes: BTreeMap<PathBuf, PathBuf>,
+    recursive_read_only: Result<(), String>,
 }
 
 fn case() -> Case {
@@ -127,6 +128,7 @@ fn case() -> Case {
         host_devices: vec![],
         volume_devices: BTreeMap::new(),
         image_volumes: BTreeMap::new(),
+        recursive_read_only: Ok(()),
     }
 }
 
@@ -137,7 +139,12 @@ impl Case {
 
     fn mount(&mut self, volume: &str, place: &str, read_only: bool) {
         self.sandbox.volumes.insert(volume.into(), format!("/host/{volume}").into());
-        self.main().mounts.push(VolumeMount { volume: volume.into(), mount_path: place.into(), read_only });
+        self.main().mounts.push(VolumeMount {
+            volume: volume.into(),
+            mount_path: place.into(),
+            read_only,
+            ..VolumeMount::default()
+        });
     }
 
     fn try_spec(&self) -> Result<(Spec, Vec<Adapted>), SpecError> {
@@ -161,6 +168,7 @@ impl Case {
             host_devices: &self.host_devices,
             volume_devices: &self.volume_devices,
             image_volumes: &self.image_volumes,
+            recursive_read_only: &self.recursive_read_only,
             node_name: "node-1",
             seccomp_default: true,
             seccomp_abi: seccomp::Abi::Native,
@@ -405,6 +413,37 @@ fn a_device_that_is_mounted_may_be_used_and_no_other() {
             {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}
         ])
     );
+}
+
+#[test]
+fn mounts_cross_as_far_as_is_asked_and_the_root_lets_them() {
+    let mut it = case();
+    it.mount("a", "/a", false);
+    assert_eq!(it.json()["linux"].get("rootfsPropagation"), None);
+    it.main().mounts[0].propagation = Propagation::HostToContainer;
+    assert_eq!(mount_at(&it.json(), "/a")["options"], json!(["rbind", "rslave", "rw"]));
+    assert_eq!(it.json()["linux"]["rootfsPropagation"], "rslave");
+    it.main().mounts[0].propagation = Propagation::Bidirectional;
+    assert_eq!(mount_at(&it.json(), "/a")["options"], json!(["rbind", "rshared", "rw"]));
+    assert_eq!(it.json()["linux"]["rootfsPropagation"], "rshared");
+}
+
+#[test]
+fn a_mount_is_recursively_read_only_or_that_is_said() {
+    use RecursiveReadOnly::{Disabled, Enabled, IfPossible};
+    let mut it = case();
+    it.mount("a", "/a", true);
+    for (asked, option) in [(Disabled, "ro"), (IfPossible, "rro"), (Enabled, "rro")] {
+        it.main().mounts[0].recursive_read_only = asked;
+        assert_eq!(mount_at(&it.json(), "/a")["options"], json!(["rbind", "rprivate", option]), "{asked:?}");
+    }
+    it.recursive_read_only = Err("this kernel is old".into());
+    let error = it.try_spec().expect_err("it must").to_string();
+    assert!(error.contains("/a") && error.contains("this kernel is old"), "{error}");
+    it.main().mounts[0].recursive_read_only = IfPossible;
+    assert_eq!(mount_at(&it.json(), "/a")["options"], json!(["rbind", "rprivate", "ro"]));
+    let (_, adapted) = it.try_spec().expect("a spec");
+    assert!(adapted.iter().any(|it| it.to_string().contains("below /a") && it.why.contains("old")), "{adapted:?}");
 }
 
 #[test]

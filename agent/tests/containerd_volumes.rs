@@ -1,0 +1,118 @@
+//! How volumes reach a container on a real containerd: what crosses a mount, and what does not.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use agent::runtime::containerd::Containerd;
+use agent::seams::Runtime as _;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use pod::spec::{Propagation, RecursiveReadOnly};
+use support::pods::{TestContainerd, TestPod, exit_code};
+
+/// A file system in memory with a propagation of its own, gone at the end with all that is mounted in it.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn at(path: PathBuf, propagation: MsFlags) -> Mounted {
+        fs::create_dir_all(&path).expect("made");
+        mount(Some("test"), &path, Some("tmpfs"), MsFlags::empty(), Some("size=1m")).expect("these tests need root");
+        mount(None::<&str>, &path, None::<&str>, propagation, None::<&str>).expect("set");
+        Mounted(path)
+    }
+
+    fn text(&self) -> &str {
+        self.0.to_str().expect("text")
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Runs the pod, with a look at the node as soon as it stands; what it printed.
+async fn said(node: &TestContainerd, pod: &TestPod, meanwhile: impl FnOnce()) -> String {
+    let runtime: Containerd = node.open();
+    let mut run = pod.run(0, 0);
+    run.go(&runtime).await;
+    meanwhile();
+    exit_code(&runtime, &run.create.run).await;
+    let said = run.output().to_owned();
+    runtime.delete(&run.id()).await.expect("deleted");
+    said
+}
+
+#[tokio::test]
+async fn later_mounts_cross_as_far_as_is_asked() {
+    let node = TestContainerd::start();
+    let wait = "until [ -e /data/go ]; do sleep 0.05; done; [ -e /data/sub/late ] && echo arrived; echo over";
+    for (propagation, arrives) in [(Propagation::None, false), (Propagation::HostToContainer, true)] {
+        let shared = Mounted::at(node.path().join("shared"), MsFlags::MS_SHARED);
+        let mut pod = TestPod::new(&node, "a", wait);
+        pod.host_path("data", shared.text(), "/data");
+        pod.main().mounts[0].propagation = propagation;
+        let mut inner = None;
+        let said = said(&node, &pod, || {
+            inner = Some(Mounted::at(shared.0.join("sub"), MsFlags::MS_SHARED));
+            fs::write(shared.0.join("sub/late"), "").expect("written");
+            fs::write(shared.0.join("go"), "").expect("written");
+        })
+        .await;
+        assert!(said.contains("over"), "{said}");
+        assert_eq!(said.contains("arrived"), arrives, "{propagation:?}: {said}");
+    }
+
+    let shared = Mounted::at(node.path().join("shared"), MsFlags::MS_SHARED);
+    let script = "mkdir /data/inner && mount -t tmpfs inner /data/inner && touch /data/inner/x && touch /data/made; \
+                  until [ -e /data/go ]; do sleep 0.05; done";
+    let mut pod = TestPod::new(&node, "b", script);
+    pod.host_path("data", shared.text(), "/data");
+    pod.main().mounts[0].propagation = Propagation::Bidirectional;
+    pod.main().security.privileged = true;
+    said(&node, &pod, || {
+        tests::wait::wait_for("the container has mounted", || {
+            if shared.0.join("made").exists() { Ok(()) } else { Err("not yet".to_owned()) }
+        });
+        assert!(shared.0.join("inner/x").exists(), "the container's mount is not on the node");
+        fs::write(shared.0.join("go"), "").expect("written");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_private_mount_is_a_reason_with_what_to_do() {
+    let node = TestContainerd::start();
+    let runtime = node.open();
+    let private = Mounted::at(node.path().join("private"), MsFlags::MS_PRIVATE);
+    let mut pod = TestPod::new(&node, "a", "exit 0");
+    pod.host_path("data", private.text(), "/data");
+    pod.main().security.privileged = true;
+    for propagation in [Propagation::HostToContainer, Propagation::Bidirectional] {
+        pod.main().mounts[0].propagation = propagation;
+        let error = runtime.create(&pod.run(0, 0).create).await.expect_err("nothing would cross");
+        assert_eq!(error.reason, "CreateContainerError");
+        let advice = format!("mount --make-rshared {}", private.text());
+        assert!(error.message.contains(&advice) && error.message.contains("volume data"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_mounted_below_a_read_only_mount_is_read_only_when_asked() {
+    let node = TestContainerd::start();
+    let data = node.path().join("data");
+    let _below = Mounted::at(data.join("below"), MsFlags::MS_PRIVATE);
+    let script = "touch /data/x 2>/dev/null && echo top; touch /data/below/x && echo below; echo over";
+    let asked = [RecursiveReadOnly::Disabled, RecursiveReadOnly::IfPossible, RecursiveReadOnly::Enabled];
+    for recursive in asked {
+        let mut pod = TestPod::new(&node, "a", script);
+        pod.host_path("data", Path::new(&data).to_str().expect("text"), "/data");
+        pod.main().mounts[0].read_only = true;
+        pod.main().mounts[0].recursive_read_only = recursive;
+        let said = said(&node, &pod, || {}).await;
+        assert!(said.contains("over") && !said.contains("top"), "{recursive:?}: {said}");
+        assert_eq!(said.contains("below\n"), recursive == RecursiveReadOnly::Disabled, "{recursive:?}: {said}");
+    }
+}
