@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use agent::runtime::containerd::Containerd;
 use agent::seams::Runtime as _;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use pod::spec::{Propagation, RecursiveReadOnly};
+use pod::spec::{EnvValue, EnvVar, Propagation, RecursiveReadOnly, SubPath, VolumeMount};
 use support::pods::{TestContainerd, TestPod, exit_code};
 
 /// A file system in memory with a propagation of its own, gone at the end with all that is mounted in it.
@@ -115,4 +115,68 @@ async fn what_is_mounted_below_a_read_only_mount_is_read_only_when_asked() {
         assert!(said.contains("over") && !said.contains("top"), "{recursive:?}: {said}");
         assert_eq!(said.contains("below\n"), recursive == RecursiveReadOnly::Disabled, "{recursive:?}: {said}");
     }
+}
+
+/// Mounts a part of the volume `data`.
+fn part(pod: &mut TestPod, sub_path: SubPath, place: &str, read_only: bool) {
+    let (volume, mount_path, sub_path) = ("data".to_owned(), place.to_owned(), Some(sub_path));
+    pod.main().mounts.push(VolumeMount { volume, mount_path, read_only, sub_path, ..VolumeMount::default() });
+}
+
+#[tokio::test]
+async fn a_container_gets_the_part_of_a_volume_that_it_asks_for() {
+    let node = TestContainerd::start();
+    let data = node.path().join("data");
+    fs::create_dir_all(data.join("real")).expect("made");
+    fs::write(data.join("real/file"), "content").expect("written");
+    // As configMaps are: every file is a link to where the content lies just now.
+    std::os::unix::fs::symlink("real", data.join("..data")).expect("linked");
+    std::os::unix::fs::symlink("..data/file", data.join("file")).expect("linked");
+    let script = "cat /file; echo; cat /dir/file; echo; touch /ro/x 2>/dev/null || echo kept; touch /new/made; \
+                  ls /new /dir; grep -c subpaths /proc/self/mountinfo";
+    let mut pod = TestPod::new(&node, "a", script);
+    pod.sandbox.volumes.insert("data".into(), data.clone());
+    pod.main().env = vec![EnvVar { name: "WHO".into(), value: EnvValue::Literal("me".into()) }];
+    part(&mut pod, SubPath::Literal("file".into()), "/file", false);
+    part(&mut pod, SubPath::Literal("./real/".into()), "/dir", false);
+    part(&mut pod, SubPath::Literal("real".into()), "/ro", true);
+    part(&mut pod, SubPath::Expression("of-$(WHO)/deep".into()), "/new", false);
+    let runs = node.path().join("agent-run");
+    let said = said(&node, &pod, || {
+        // It has its own copies: nothing is left of ours.
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read");
+        assert!(!mounts.contains(runs.to_str().expect("text")), "{mounts}");
+    })
+    .await;
+    for line in ["content\ncontent\nkept\n", "/new:\nmade", "/dir:\nfile"] {
+        assert!(said.contains(line), "{said}");
+    }
+    assert!(data.join("of-me/deep/made").exists() && !data.join("real/x").exists());
+}
+
+#[tokio::test]
+async fn a_part_that_leads_out_or_names_no_variable_is_a_reason() {
+    let node = TestContainerd::start();
+    let runtime = node.open();
+    let (data, outside) = (node.path().join("data"), node.path().join("outside"));
+    fs::create_dir_all(&data).expect("made");
+    fs::create_dir_all(&outside).expect("made");
+    std::os::unix::fs::symlink(&outside, data.join("out")).expect("linked");
+    let cases = [
+        (SubPath::Literal("out".into()), "leads out of the volume"),
+        (SubPath::Literal("out/made".into()), "leads out of the volume"),
+        (SubPath::Expression("$(NOBODY)/x".into()), "no variable NOBODY"),
+        (SubPath::Expression("$(UP)/outside".into()), "without `..`"),
+    ];
+    for (sub_path, why) in cases {
+        let mut pod = TestPod::new(&node, "a", "exit 0");
+        pod.sandbox.volumes.insert("data".into(), data.clone());
+        pod.main().env = vec![EnvVar { name: "UP".into(), value: EnvValue::Literal("..".into()) }];
+        part(&mut pod, sub_path.clone(), "/x", false);
+        let error = runtime.create(&pod.run(0, 0).create).await.expect_err("it must not be mounted");
+        assert_eq!(error.reason, "CreateContainerConfigError", "{sub_path:?}: {error}");
+        assert!(error.message.contains(why), "{sub_path:?}: {error}");
+    }
+    assert_eq!(fs::read_dir(&outside).expect("there").count(), 0, "something was made outside");
+    assert_eq!(runtime.observe(None).await.expect("observed").len(), 0, "a container is left");
 }

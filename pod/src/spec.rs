@@ -449,6 +449,17 @@ pub struct VolumeMount {
     pub read_only: bool,
     pub propagation: Propagation,
     pub recursive_read_only: RecursiveReadOnly,
+    /// None: the whole volume.
+    pub sub_path: Option<SubPath>,
+}
+
+/// What of a volume is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SubPath {
+    /// `subPath`: relative, without `..`.
+    Literal(String),
+    /// `subPathExpr`: the same with `$(VAR)` not yet expanded.
+    Expression(String),
 }
 
 /// `mountPropagation`: whether mounts that are made after the container's start cross its border.
@@ -489,6 +500,8 @@ pub struct EmptyDir {
     pub medium: Medium,
     /// Bytes; None (as 0): no limit of its own.
     pub size_limit: Option<u64>,
+    /// The pod's `fsGroup`: who it belongs to beside root.
+    pub group: Option<u32>,
 }
 
 /// Where an emptyDir's content lies.

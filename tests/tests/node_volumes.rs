@@ -88,3 +88,71 @@ fn containers_of_a_pod_share_it_and_a_new_pod_begins_empty() {
         if fs::exists(&old).unwrap_or(true) { Err("there".to_owned()) } else { Ok(()) }
     });
 }
+
+#[test]
+fn a_user_of_the_pods_group_writes_to_its_parts_of_a_volume() {
+    let node = TestNode::start();
+    let document = with_empty_dirs(pod("a"))
+        .pod_field("securityContext", json!({"fsGroup": 2000, "runAsUser": 1000, "runAsGroup": 1000}))
+        .field("env", json!([{"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]))
+        .field(
+            "volumeMounts",
+            json!([
+                {"name": "disk", "mountPath": "/whole"},
+                {"name": "disk", "mountPath": "/part", "subPathExpr": "of/$(NAME)"},
+                {"name": "memory", "mountPath": "/memory", "subPath": "deep/part"},
+            ]),
+        )
+        .says("touch /part/x /memory/y; id -G; stat -c '%g %n' /part/x /memory/y; ls /whole/of; echo tried");
+    node.put("a.yaml", &document.text());
+    let pod = node.wait_running("a");
+    node.wait_log(&pod, "main", "tried");
+    let lines = node.log_lines(&pod, "main", 0).join("\n");
+    for wanted in ["1000 2000", "2000 /part/x", "2000 /memory/y", "a-node-a"] {
+        assert!(lines.contains(wanted), "{wanted}: {lines}");
+    }
+    // What was bound for its creation is gone: a restart binds anew.
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read");
+    assert!(!mounts.lines().any(|line| line.contains(&pod.uid()) && line.contains("subpaths")), "{mounts}");
+    node.process(&pod).kill_9();
+    let again = restarted(&node, "a", 1);
+    node.wait_log(&again, "main", "tried");
+}
+
+#[test]
+fn a_device_is_waited_for_and_a_replaced_one_is_the_new_one() {
+    let numbers = |path: &str| nix::sys::stat::stat(path).map(|stat| stat.st_rdev);
+    let (Ok(first), Ok(second)) = (numbers("/dev/fuse"), numbers("/dev/net/tun")) else {
+        return eprintln!("skipped: this machine has no two devices that are denied by default");
+    };
+    let node = TestNode::start();
+    let device = node.dir().join("device");
+    let plug = |number| {
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
+        nix::sys::stat::mknod(&device, nix::sys::stat::SFlag::S_IFCHR, mode, number).expect("tests are root");
+    };
+    let path = device.display().to_string();
+    let script = "( : < /dev/mine ) && echo opened $(stat -c %t:%T /dev/mine); \
+                  mknod /tmp/n c $NEIGHBOUR; ( : < /tmp/n ) && echo leaked; echo tried";
+    let document = pod("a").host_path(&path, "CharDevice", "/dev/mine").env("NEIGHBOUR", "4 0").says(script);
+    node.put("a.yaml", &document.text());
+    wait_for("why says what is missing", || {
+        let why = node.cli(&["why", "a-node-a"]).out;
+        if why.contains("FailedMount") && why.contains(&path) { Ok(()) } else { Err(why) }
+    });
+    plug(first);
+    let show = |number| format!("opened {:x}:{:x}", nix::sys::stat::major(number), nix::sys::stat::minor(number));
+    let pod = node.wait_running("a");
+    node.wait_log(&pod, "main", "tried");
+    let said = node.log_lines(&pod, "main", 0).join("\n");
+    assert!(said.contains(&show(first)) && !said.contains("leaked"), "{said}");
+
+    fs::remove_file(&device).expect("there");
+    plug(second);
+    node.process(&pod).kill_9();
+    let again = restarted(&node, "a", 1);
+    wait_for("the new device is opened", || {
+        let said = node.log_lines(&again, "main", 1).join("\n");
+        if said.contains(&show(second)) { Ok(()) } else { Err(said) }
+    });
+}

@@ -12,7 +12,7 @@ use pod::spec::*;
 use super::fixture::*;
 
 fn empty_dir(name: &str, medium: Medium, size_limit: Option<u64>) -> Volume {
-    Volume { name: name.into(), source: VolumeSource::EmptyDir(EmptyDir { medium, size_limit }) }
+    Volume { name: name.into(), source: VolumeSource::EmptyDir(EmptyDir { medium, size_limit, group: None }) }
 }
 
 fn template_with(volumes: Vec<Volume>) -> PodTemplate {

@@ -146,8 +146,8 @@ impl TestContainerd {
     pub fn open_with(&self, change: impl FnOnce(&mut Config)) -> Containerd {
         let mut config = Config::new(self.socket(), "node-1");
         change(&mut config);
-        let state_dir = self.dir.path().join("agent");
-        Containerd::open(Config { namespace: self.namespace.clone(), state_dir, ..config })
+        let (state_dir, run_dir) = (self.dir.path().join("agent"), self.dir.path().join("agent-run"));
+        Containerd::open(Config { namespace: self.namespace.clone(), state_dir, run_dir, ..config })
             .expect("the namespace is valid")
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::container::{Pod, normal};
 use super::findings::{At, Findings};
 use super::{names, pod, walk};
-use crate::spec::{Propagation, RecursiveReadOnly, VolumeMount};
+use crate::spec::{Propagation, RecursiveReadOnly, SubPath, VolumeMount};
 
 /// Reads the mounts of the container at `at`, which is `privileged` or not.
 pub fn read(at: &At<'_>, of_pod: &Pod<'_>, privileged: bool, findings: &mut Findings) -> Vec<VolumeMount> {
@@ -15,6 +15,7 @@ pub fn read(at: &At<'_>, of_pod: &Pod<'_>, privileged: bool, findings: &mut Find
         let read_only = item.boolean_in("readOnly", findings).unwrap_or(false);
         let propagation = propagation(&item, privileged, findings);
         let recursive_read_only = recursive_read_only(&item, read_only, propagation, findings);
+        let sub_path = sub_path(&item, findings);
         let name = item.need("name", findings);
         let path = item.need("mountPath", findings);
         let (Some(name), Some(path)) = (name, path) else { continue };
@@ -45,9 +46,35 @@ pub fn read(at: &At<'_>, of_pod: &Pod<'_>, privileged: bool, findings: &mut Find
             read_only,
             propagation,
             recursive_read_only,
+            sub_path,
         });
     }
     mounts
+}
+
+fn sub_path(mount: &At<'_>, findings: &mut Findings) -> Option<SubPath> {
+    let literal = descending(mount, "subPath", findings);
+    let expression = descending(mount, "subPathExpr", findings);
+    if literal.is_some()
+        && expression.is_some()
+        && let Some(at) = mount.get("subPathExpr")
+    {
+        findings.impossible(&at, "cannot stand beside subPath: drop one of the two");
+    }
+    literal.map(SubPath::Literal).or(expression.map(SubPath::Expression))
+}
+
+/// A relative path that does not climb; None where it is absent or empty.
+fn descending(mount: &At<'_>, key: &str, findings: &mut Findings) -> Option<String> {
+    let at = mount.get(key)?;
+    let path = at.text(findings).filter(|path| !path.is_empty())?;
+    if path.starts_with('/') {
+        findings.impossible(&at, format!("{} must be relative to the volume", names::shown(path)));
+    }
+    if path.split('/').any(|part| part == "..") || path.contains('\0') {
+        findings.impossible(&at, "must not contain `..` or NUL: write the path that is meant");
+    }
+    Some(path.to_owned())
 }
 
 fn propagation(mount: &At<'_>, privileged: bool, findings: &mut Findings) -> Propagation {

@@ -64,6 +64,13 @@ pub fn pod(at: &At<'_>, findings: &mut Findings) -> Security {
     for item in at.list("supplementalGroups", findings) {
         groups.extend(id(&item, findings));
     }
+    // As in Kubernetes every container is in the group of the pod's volumes.
+    groups.extend(id_in(at, "fsGroup", findings).filter(|group| !groups.contains(group)));
+    if let Some(policy) = at.text_in("fsGroupChangePolicy", findings)
+        && !matches!(policy, "Always" | "OnRootMismatch")
+    {
+        pod::one_of::<()>(at, "fsGroupChangePolicy", policy, &["Always", "OnRootMismatch"], findings);
+    }
     Security {
         run_as_user: id_in(at, "runAsUser", findings),
         run_as_group: id_in(at, "runAsGroup", findings),
@@ -73,6 +80,11 @@ pub fn pod(at: &At<'_>, findings: &mut Findings) -> Security {
         apparmor: apparmor(at, findings),
         ..Security::default()
     }
+}
+
+/// The group of the volumes of the pod whose `spec` this is. What is wrong with it, [`pod`](fn@pod) says.
+pub fn fs_group(spec: &At<'_>) -> Option<u32> {
+    id_in(&spec.get("securityContext")?, "fsGroup", &mut Findings::default())
 }
 
 /// A container's, over the pod's.

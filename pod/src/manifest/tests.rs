@@ -5,7 +5,7 @@ use super::*;
 use crate::desired::UpdateStrategy;
 use crate::spec::{
     AppArmor, Container, ContainerResource, EnvFrom, EnvValue, HostPathKind, Medium, PodField, PullPolicy, Seccomp,
-    VolumeSource,
+    SubPath, VolumeSource,
 };
 
 const SEED_RANDOM: &str = "\
@@ -214,6 +214,23 @@ fn empty_dirs_have_a_medium_and_a_size() {
 }
 
 #[test]
+fn the_group_of_volumes_is_every_containers_and_theirs() {
+    let text = with("hostPath: {path: /var/log, type: Directory}", "emptyDir: {}");
+    let found = &pod(&text.replacen("runAsUser: 1000", "fsGroup: 2000", 1)).template.spec;
+    assert!(found.containers[0].security.supplemental_groups.contains(&2000), "{:?}", found.containers[0].security);
+    let VolumeSource::EmptyDir(of) = &found.volumes[0].source else { panic!("{:?}", found.volumes) };
+    assert_eq!(of.group, Some(2000));
+}
+
+#[test]
+fn a_part_of_a_volume_is_named_or_expanded() {
+    let of = |text: &str| pod(&with("readOnly: true", text)).template.spec.containers[0].mounts[0].sub_path.clone();
+    assert_eq!(of("subPath: \"\""), None);
+    assert_eq!(of("subPath: a/b"), Some(SubPath::Literal("a/b".into())));
+    assert_eq!(of("subPathExpr: $(A)/b"), Some(SubPath::Expression("$(A)/b".into())));
+}
+
+#[test]
 fn every_honoured_field_arrives() {
     let full = pod(FULL);
     let spec = &full.template.spec;
@@ -343,7 +360,12 @@ fn what_is_refused_is_refused_by_path_and_line() {
             "runAsUser: 4294967296",
             "24: spec.securityContext.runAsUser: must be between 0 and 2147483647",
         ),
-        ("runAsUser: 1000", "fsGroup: 1000", "24: spec.securityContext.fsGroup: not built yet"),
+        ("runAsUser: 1000", "fsGroup: -1", "24: spec.securityContext.fsGroup: must be between 0 and 2147483647"),
+        (
+            "runAsUser: 1000",
+            "fsGroupChangePolicy: Never",
+            "24: spec.securityContext.fsGroupChangePolicy: \"Never\" is not one of Always, OnRootMismatch",
+        ),
         (
             "type: RuntimeDefault",
             "type: Localhost, localhostProfile: \"\"",
@@ -471,7 +493,22 @@ fn what_is_refused_is_refused_by_path_and_line() {
             "{name: logs, m",
             "42: spec.containers[0].volumeMounts[0].name: the pod has no volume \"logs\": did you mean log?",
         ),
-        ("readOnly: true", "subPath: a", "42: spec.containers[0].volumeMounts[0].subPath: not built yet"),
+        (
+            "readOnly: true",
+            "subPath: /a",
+            "42: spec.containers[0].volumeMounts[0].subPath: \"/a\" must be relative to the volume",
+        ),
+        ("readOnly: true", "subPath: a/../b", "42: spec.containers[0].volumeMounts[0].subPath: must not contain `..`"),
+        (
+            "readOnly: true",
+            "subPathExpr: $(A)/..",
+            "42: spec.containers[0].volumeMounts[0].subPathExpr: must not contain `..`",
+        ),
+        (
+            "readOnly: true",
+            "subPath: a, subPathExpr: b",
+            "42: spec.containers[0].volumeMounts[0].subPathExpr: cannot stand beside subPath",
+        ),
         (
             "privileged: false",
             "privileged: true",

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use super::findings::{At, Findings};
 use super::tree::Value;
-use super::{names, pod, quantity, resources};
+use super::{names, pod, quantity, resources, security};
 use crate::spec::{EmptyDir, HostPathKind, Medium, Volume, VolumeSource};
 
 /// The pod's volumes. One whose source is refused is there under its name, so that its mounts are not blamed as well.
 pub fn read(spec: &At<'_>, findings: &mut Findings) -> Vec<Volume> {
     let mut seen = BTreeSet::new();
     let mut volumes = Vec::new();
+    let group = security::fs_group(spec);
     for item in spec.list("volumes", findings) {
         let Some(at) = item.need("name", findings) else { continue };
         let Some(name) = at.text(findings) else { continue };
@@ -20,7 +21,7 @@ pub fn read(spec: &At<'_>, findings: &mut Findings) -> Vec<Volume> {
         if !seen.insert(name) {
             findings.impossible(&at, format!("two volumes are named {}: give each its own name", names::shown(name)));
         }
-        let source = source(&item, findings).unwrap_or_else(nowhere);
+        let source = source(&item, group, findings).unwrap_or_else(nowhere);
         volumes.push(Volume { name: name.to_owned(), source });
     }
     volumes
@@ -31,7 +32,8 @@ fn nowhere() -> VolumeSource {
     VolumeSource::HostPath { path: "/nonexistent".into(), kind: HostPathKind::Directory }
 }
 
-fn source(volume: &At<'_>, findings: &mut Findings) -> Option<VolumeSource> {
+/// `group`: the pod's `fsGroup`.
+fn source(volume: &At<'_>, group: Option<u32>, findings: &mut Findings) -> Option<VolumeSource> {
     let mut named = volume.entries(findings);
     named.retain(|(key, at)| *key != "name" && at.node.value != Value::Null);
     match named.as_slice() {
@@ -40,7 +42,7 @@ fn source(volume: &At<'_>, findings: &mut Findings) -> Option<VolumeSource> {
             None
         }
         [("hostPath", at)] => host_path(at, findings),
-        [("emptyDir", at)] => empty_dir(at, findings),
+        [("emptyDir", at)] => empty_dir(at, group, findings),
         // The field table knows the reason; this only keeps a record with it from being run.
         [(_, other)] => {
             findings.impossible(other, "cannot be used here: use hostPath or emptyDir");
@@ -83,7 +85,7 @@ fn host_path(at: &At<'_>, findings: &mut Findings) -> Option<VolumeSource> {
     Some(VolumeSource::HostPath { path: text.to_owned(), kind })
 }
 
-fn empty_dir(at: &At<'_>, findings: &mut Findings) -> Option<VolumeSource> {
+fn empty_dir(at: &At<'_>, group: Option<u32>, findings: &mut Findings) -> Option<VolumeSource> {
     let medium = medium(at, findings)?;
     let size_limit = match at.get("sizeLimit") {
         None => None,
@@ -100,7 +102,7 @@ fn empty_dir(at: &At<'_>, findings: &mut Findings) -> Option<VolumeSource> {
             Some(resources::bytes(quantity)).filter(|bytes| *bytes > 0)
         }
     };
-    Some(VolumeSource::EmptyDir(EmptyDir { medium, size_limit }))
+    Some(VolumeSource::EmptyDir(EmptyDir { medium, size_limit, group }))
 }
 
 fn medium(at: &At<'_>, findings: &mut Findings) -> Option<Medium> {

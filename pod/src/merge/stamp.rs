@@ -38,7 +38,7 @@ fn mark(pod: &mut DesiredPod, contents: &Contents, salt: &[u8]) {
         annotations.insert(CONFIG_DIGEST_ANNOTATION.to_owned(), letters.clone().into());
     }
     Arc::make_mut(&mut pod.template).annotations.insert(CONFIG_DIGEST_ANNOTATION.to_owned(), letters);
-    pod.revision = digest::revision(pod.workload.kind, &pod.template);
+    pod.revision = digest::revision(pod.workload.kind, &pod.template, &pod.document);
 }
 
 fn digest_of(used: &Used, salt: &[u8]) -> String {

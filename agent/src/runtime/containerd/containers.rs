@@ -30,8 +30,12 @@ use super::host::{self, HostDevice};
 use super::hung::Looks;
 use super::image_facts::ImageFacts;
 use super::oci::{self, Inputs};
+use super::sub_paths::SubPath;
 use super::tasks::NewTask;
-use super::{Containerd, OciRuntime, cgroup, classes, image_volumes, labels, propagation, snapshots, tasks};
+use super::{
+    Containerd, OciRuntime, cgroup, classes, environment, image_volumes, labels, propagation, snapshots, sub_paths,
+    tasks,
+};
 use crate::execute::chain;
 use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
 
@@ -51,7 +55,12 @@ impl Containerd {
         let runtime = classes::of_pod(&self.config.classes, run.template.spec.runtime_class.as_deref())?;
         let version = self.containerd_version().await.map_err(|status| refused("containerd's version", &status))?;
         let shim_group = runtime.shim_group(&run.run.uid, &version);
-        let (spec, adapted) = self.spec_of(run, image, &image_volumes, (&runtime, &shim_group)).await?;
+        let sub_paths = sub_paths::places(&self.config.run_dir, run, |text| {
+            environment::expanded(text, run, &self.host(), &self.config.node_name)
+        });
+        let sub_paths = sub_paths.map_err(|why| StepError::new("CreateContainerConfigError", why))?;
+        let bound = (&image_volumes, &sub_paths);
+        let (spec, adapted) = self.spec_of(run, image, bound, (&runtime, &shim_group)).await?;
         let spec = serde_json::to_vec(&spec).expect("a spec has only text keys");
         let options = runtime.options(matches!(run.sandbox.cgroup, CgroupParent::Systemd(_)));
         let labels = labels::of_run(run, image, &adapted);
@@ -101,7 +110,12 @@ impl Containerd {
                 terminal: run.container.tty,
                 options,
             };
-            tasks::create(&self.client, &task).await.map_err(|status| refused("the task", &status))
+            let bound = self.bind(run, &sub_paths).await?;
+            propagation::check(run, &sub_paths).map_err(|why| StepError::new("CreateContainerError", why))?;
+            let created = tasks::create(&self.client, &task).await;
+            // The container has its own copies by now.
+            drop(bound);
+            created.map_err(|status| refused("the task", &status))
         };
         let outcome = made.await;
         let micros = |from: Instant, to: Instant| u64::try_from((to - from).as_micros()).unwrap_or(u64::MAX);
@@ -125,7 +139,7 @@ impl Containerd {
         &self,
         run: &CreateRun<'_>,
         image: &ImageFacts,
-        image_volumes: &BTreeMap<PathBuf, PathBuf>,
+        (image_volumes, sub_paths): (&BTreeMap<PathBuf, PathBuf>, &BTreeMap<usize, SubPath>),
         (runtime, shim_group): (&OciRuntime, &str),
     ) -> Result<(Spec, Vec<oci::Adapted>), StepError> {
         let default_profile = match (&run.container.security.apparmor, run.container.security.privileged) {
@@ -139,7 +153,6 @@ impl Containerd {
         let host = self.host();
         let (host_devices, volume_devices) = devices(&self.device_looks, run).await?;
         let recursive_read_only = self.recursion.asked(run, runtime).await;
-        propagation::check(run).map_err(|why| StepError::new("CreateContainerError", why))?;
         let inputs = Inputs {
             run,
             image,
@@ -149,6 +162,7 @@ impl Containerd {
             host_devices: &host_devices,
             volume_devices: &volume_devices,
             image_volumes,
+            sub_paths,
             recursive_read_only: &recursive_read_only,
             node_name: &self.config.node_name,
             seccomp_default: self.config.seccomp_default,
@@ -156,6 +170,26 @@ impl Containerd {
             shim_group,
         };
         oci::spec(&inputs).map_err(|error| StepError::new(error.reason(), error.to_string()))
+    }
+
+    /// Binds the parts of volumes that this container mounts; they are there until what is returned is dropped.
+    async fn bind(
+        &self,
+        run: &CreateRun<'_>,
+        sub_paths: &BTreeMap<usize, SubPath>,
+    ) -> Result<Option<sub_paths::Bound>, StepError> {
+        if sub_paths.is_empty() {
+            return Ok(None);
+        }
+        let failed = |why: String| {
+            let message = format!("the subPaths of container {}: {why}", run.run);
+            StepError::new("CreateContainerConfigError", message)
+        };
+        let parts: Vec<SubPath> = sub_paths.values().cloned().collect();
+        let volumes = parts.iter().map(|part| part.volume.clone()).collect();
+        let binding = self.device_looks.look(volumes, move || sub_paths::bind(&parts));
+        let bound = binding.await.map_err(|hung| failed(hung.to_string()))?;
+        bound.map(Some).map_err(|error| failed(chain(&error)))
     }
 
     /// Makes the image's VOLUMEs for this run.
@@ -189,9 +223,7 @@ impl Containerd {
     /// Whether what is there is what would be made: the same spec, and a task that has not ended.
     async fn is_complete(&self, id: &str, wanted: &[u8]) -> Result<bool, Status> {
         let Some(record) = get_record(&self.client, id).await? else { return Ok(false) };
-        // Parsed, since the order within its sets is by chance.
-        let parsed = |json: &[u8]| serde_json::from_slice::<Spec>(json).ok();
-        let same = parsed(wanted).is_some_and(|spec| record.spec.and_then(|any| parsed(&any.value)) == Some(spec));
+        let same = record.spec.is_some_and(|spec| oci::is_same(&spec.value, wanted));
         let task = if same { tasks::get(&self.client, id).await? } else { None };
         Ok(task.is_some_and(|it| matches!(it.status(), TaskStatus::Created | TaskStatus::Running)))
     }

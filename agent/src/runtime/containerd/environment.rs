@@ -27,13 +27,12 @@ pub struct Environment {
     pub args: Vec<String>,
 }
 
-/// Environment and command line of `run`. Err says which variable cannot be had and why.
-pub fn environment(
-    run: &CreateRun<'_>,
-    image: &ImageConfig,
+/// The container's own variables, and their names in the order of first mention. Err says which cannot be had and why.
+fn declared<'a>(
+    run: &CreateRun<'a>,
     host: &Host,
     node_name: &str,
-) -> Result<Environment, String> {
+) -> Result<(BTreeMap<String, String>, Vec<&'a str>), String> {
     // References see the container's own variables only, as in Kubernetes: the image's are not known to it.
     let mut declared: BTreeMap<String, String> = BTreeMap::new();
     let mut order: Vec<&str> = Vec::new();
@@ -58,6 +57,26 @@ pub fn environment(
             order.push(&var.name);
         }
     }
+    Ok((declared, order))
+}
+
+/// A text with `$(VAR)`, all of whose variables the container has. Err says which it lacks.
+pub fn expanded(text: &str, run: &CreateRun<'_>, host: &Host, node_name: &str) -> Result<String, String> {
+    let (declared, _) = declared(run, host, node_name)?;
+    match missing(text, &declared) {
+        Some(name) => Err(format!("the container has no variable {name}")),
+        None => Ok(expand(text, &declared)),
+    }
+}
+
+/// Environment and command line of `run`. Err says which variable cannot be had and why.
+pub fn environment(
+    run: &CreateRun<'_>,
+    image: &ImageConfig,
+    host: &Host,
+    node_name: &str,
+) -> Result<Environment, String> {
+    let (declared, order) = declared(run, host, node_name)?;
     let mut env = vec![("PATH", PATH.to_owned()), ("HOSTNAME", run.sandbox.hostname.clone())];
     if run.container.tty {
         env.push(("TERM", "xterm".to_owned()));
@@ -121,6 +140,23 @@ fn expand(text: &str, vars: &BTreeMap<String, String>) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// The first variable that is named in `text` and not known.
+fn missing<'a>(text: &'a str, vars: &BTreeMap<String, String>) -> Option<&'a str> {
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('$') {
+        rest = after;
+        if let Some(tail) = after.strip_prefix('$') {
+            rest = tail;
+        } else if let Some((name, tail)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+            if !vars.contains_key(name) {
+                return Some(name);
+            }
+            rest = tail;
+        }
+    }
+    None
 }
 
 /// None: it is an address, and there is none. It is fixed at the creation, so a wrong one would stay.
@@ -208,6 +244,14 @@ mod tests {
         assert_eq!(resource_value(&of, &pages("hugepages-1Gi"), mib, &host).as_deref(), Some("0"));
         (host.storage, of) = (0, Resources::default());
         assert_eq!(resource_value(&of, &LimitsEphemeralStorage, one, &host), None);
+    }
+
+    #[test]
+    fn a_variable_that_is_missing_is_named() {
+        let vars = [("A".to_owned(), "1".to_owned())].into();
+        for (text, wanted) in [("$(A)/b", None), ("$(A)/$(B)", Some("B")), ("$$(B)", None), ("$ $(", None)] {
+            assert_eq!(missing(text, &vars), wanted, "{text}");
+        }
     }
 
     #[test]

@@ -80,13 +80,17 @@ pub fn is_the_kernels(place: &Path) -> bool {
 
 /// Where the VOLUMEs of a run lie. None for names that we did not give: they could climb.
 pub fn of_run(state_dir: &Path, run: &RunKey) -> Option<PathBuf> {
+    Some(state_dir.join("pods").join(&run.uid.0).join("volumes/image").join(way_of_run(run)?))
+}
+
+/// `<container>/<attempt>`, where neither these nor the uid can climb.
+pub fn way_of_run(run: &RunKey) -> Option<PathBuf> {
     let safe = |name: &str| {
         let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
         plain && !name.is_empty() && !name.starts_with('.')
     };
     let attempt = run.attempt.to_string();
-    (safe(&run.uid.0) && safe(&run.container))
-        .then(|| state_dir.join("pods").join(&run.uid.0).join("volumes/image").join(&run.container).join(attempt))
+    (safe(&run.uid.0) && safe(&run.container)).then(|| Path::new(&run.container).join(attempt))
 }
 
 /// One name on disk whatever the path is, so that an image cannot climb.

@@ -52,6 +52,7 @@ mod resources;
 pub mod seccomp;
 mod shim;
 mod snapshots;
+mod sub_paths;
 mod tasks;
 pub mod user;
 
@@ -69,6 +70,8 @@ pub struct Config {
     pub node_name: String,
     /// The agent's: what lies in its file system is the node's ephemeral storage.
     pub state_dir: PathBuf,
+    /// The agent's: mounts below its `pods` reach containerd.
+    pub run_dir: PathBuf,
     /// Whether an unset seccomp profile means RuntimeDefault.
     pub seccomp_default: bool,
     pub seccomp_abi: seccomp::Abi,
@@ -86,6 +89,7 @@ impl Config {
             snapshotter: "overlayfs".into(),
             node_name: node_name.into(),
             state_dir: "/var/lib/daemonlet".into(),
+            run_dir: "/run/daemonlet".into(),
             seccomp_default: true,
             seccomp_abi: seccomp::Abi::default(),
             classes: BTreeMap::new(),

@@ -23,6 +23,7 @@ use super::image_volumes;
 use super::propagation;
 use super::resources;
 use super::seccomp;
+use super::sub_paths::SubPath;
 use super::user::{self, Accounts, UserError};
 use crate::seams::CreateRun;
 
@@ -65,6 +66,8 @@ pub struct Inputs<'a> {
     pub volume_devices: &'a BTreeMap<String, HostDevice>,
     /// Host directories of the image's VOLUMEs, by their place in the container.
     pub image_volumes: &'a BTreeMap<PathBuf, PathBuf>,
+    /// Parts of volumes that are mounted instead of the whole, by the mount's place among the container's.
+    pub sub_paths: &'a BTreeMap<usize, SubPath>,
     /// Whether the node can make mounts recursively read-only; Err: why not. Asked for only where it matters.
     pub recursive_read_only: &'a Result<(), String>,
     pub node_name: &'a str,
@@ -220,6 +223,20 @@ fn given_capabilities(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Result
     Ok(asked.and(inputs.host.capabilities))
 }
 
+/// Whether two specs, as JSON, ask for the same. The order within the capability sets is by chance; all else has one.
+pub fn is_same(one: &[u8], other: &[u8]) -> bool {
+    // As plain JSON: reading it as a spec would bring code for everything that a runtime may be asked for.
+    let read = |json: &[u8]| {
+        let mut spec: serde_json::Value = serde_json::from_slice(json).ok()?;
+        let sets = spec.pointer_mut("/process/capabilities").and_then(|sets| sets.as_object_mut());
+        for set in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(|set| set.as_array_mut()) {
+            set.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+        }
+        Some(spec)
+    };
+    read(one).is_some_and(|spec| read(other) == Some(spec))
+}
+
 /// Inheritable and ambient stay empty: a program without file capabilities must not gain any by being executed.
 fn capability_sets(set: CapSet) -> LinuxCapabilities {
     let mut sets = LinuxCapabilities::default();
@@ -352,9 +369,10 @@ fn mounts(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Result<Vec<Mount>,
             binds.push(bind(place, source.clone(), &[&["rbind", "rprivate", access], more].concat()));
         }
     }
-    for (volume, place) in run.container.mounts.iter().zip(own) {
-        let source =
-            run.sandbox.volumes.get(&volume.volume).ok_or_else(|| SpecError::NoVolume(volume.volume.clone()))?;
+    for (index, (volume, place)) in run.container.mounts.iter().zip(own).enumerate() {
+        let of_volume = || run.sandbox.volumes.get(&volume.volume);
+        let source = inputs.sub_paths.get(&index).map(|part| &part.bound).or_else(of_volume);
+        let source = source.ok_or_else(|| SpecError::NoVolume(volume.volume.clone()))?;
         let access = volume_access(volume, inputs.recursive_read_only, adapted)?;
         binds.push(bind(place, source.clone(), &["rbind", propagation::word(volume.propagation), access]));
     }

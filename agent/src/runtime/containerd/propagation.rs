@@ -2,8 +2,12 @@
 //!
 //! Used by `oci` and `containers`.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use pod::spec::{Propagation, VolumeMount};
 
+use super::sub_paths::SubPath;
 use crate::mountinfo::{self, Mounted};
 use crate::seams::CreateRun;
 
@@ -24,19 +28,21 @@ pub fn of_root(mounts: &[VolumeMount]) -> Option<String> {
 
 /// Whether each volume lies on a mount that lets through what its mount asks for; without it nothing would ever cross, and
 /// nobody would be told. Reads the table of mounts only for a container that asks.
-pub fn check(run: &CreateRun<'_>) -> Result<(), String> {
-    let asking: Vec<&VolumeMount> =
-        run.container.mounts.iter().filter(|mount| mount.propagation != Propagation::None).collect();
-    if asking.is_empty() {
+pub fn check(run: &CreateRun<'_>, sub_paths: &BTreeMap<usize, SubPath>) -> Result<(), String> {
+    if run.container.mounts.iter().all(|mount| mount.propagation == Propagation::None) {
         return Ok(());
     }
     let all = mountinfo::read().map_err(|error| format!("cannot read this node's mounts: {error}"))?;
-    asking.into_iter().try_for_each(|mount| judge(run, mount, &all))
+    run.container.mounts.iter().enumerate().try_for_each(|(index, mount)| {
+        let Some(source) = run.sandbox.volumes.get(&mount.volume) else { return Ok(()) };
+        // The bind of a part propagates as the mount in which the part lies.
+        let bound = sub_paths.get(&index).map(|part| &part.bound);
+        let Some(mounted) = mountinfo::of(bound.unwrap_or(source), &all) else { return Ok(()) };
+        judge(source, mount, mounted)
+    })
 }
 
-fn judge(run: &CreateRun<'_>, mount: &VolumeMount, all: &[Mounted]) -> Result<(), String> {
-    let Some(source) = run.sandbox.volumes.get(&mount.volume) else { return Ok(()) };
-    let Some(mounted) = mountinfo::of(source, all) else { return Ok(()) };
+fn judge(source: &Path, mount: &VolumeMount, mounted: &Mounted) -> Result<(), String> {
     let lets_through = match mount.propagation {
         Propagation::None => true,
         Propagation::HostToContainer => mounted.shared || mounted.follows,
@@ -45,11 +51,16 @@ fn judge(run: &CreateRun<'_>, mount: &VolumeMount, all: &[Mounted]) -> Result<()
     if lets_through {
         return Ok(());
     }
-    let (volume, source, point) = (&mount.volume, source.display(), mounted.point.display());
-    Err(format!(
-        "volume {volume}: mountPropagation {:?} needs a shared mount, and {source} lies on the mount at {point}, which is not; run `mount --make-rshared {point}` on this node",
-        mount.propagation
-    ))
+    let (volume, source) = (&mount.volume, source.display());
+    let (asked, point) = (mount.propagation, mounted.point.display());
+    Err(match mount.sub_path {
+        None => format!(
+            "volume {volume}: mountPropagation {asked:?} needs a shared mount, and {source} lies on the mount at {point}, which is not; run `mount --make-rshared {point}` on this node"
+        ),
+        Some(_) => format!(
+            "volume {volume}: mountPropagation {asked:?} needs a shared mount, and the subPath in {source} lies on one that is not; run `mount --make-rshared` for it on this node"
+        ),
+    })
 }
 
 #[cfg(test)]

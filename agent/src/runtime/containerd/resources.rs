@@ -98,7 +98,7 @@ fn device_rules(inputs: &Inputs<'_>) -> Vec<LinuxDeviceCgroup> {
     let mut rules = vec![rule(false, "rwm")];
     for mount in &inputs.run.container.mounts {
         if let Some(device) = inputs.volume_devices.get(&mount.volume) {
-            let mut one = rule(true, if mount.read_only { "r" } else { "rw" });
+            let mut one = rule(true, if mount.read_only { "r" } else { "rwm" });
             one.set_typ(Some(kind(device))).set_major(Some(device.major)).set_minor(Some(device.minor));
             rules.push(one);
         }

@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -18,6 +18,7 @@ use crate::sandbox::mounts;
 
 /// Any user of any container may write there (Kubernetes).
 const MODE: u32 = 0o777;
+const SET_GROUP: u32 = 0o2000;
 /// What leads there is the agent's alone: programs with the set-uid bit may lie there.
 const WAY_MODE: u32 = 0o700;
 
@@ -32,20 +33,20 @@ pub(super) fn make(
     let (path, made) = match wanted.medium {
         Medium::Disk => {
             let path = below(&places.disk);
-            let made = directory(&path);
+            let made = directory(&path, wanted.group);
             (path, made)
         }
         Medium::Memory => {
             let path = below(&places.memory);
             let limits = [wanted.size_limit, memory_limit, node_memory()];
             let size = limits.into_iter().flatten().filter(|bytes| *bytes > 0).min();
-            let made = directory(&path).and_then(|()| in_memory(&path, size));
+            let made = directory(&path, None).and_then(|()| in_memory(&path, size, wanted.group));
             (path, made)
         }
         Medium::HugePages(size) => {
             let path = below(&places.memory);
             let size = page_size(volume, size)?;
-            let made = directory(&path).and_then(|()| of_huge_pages(&path, size, wanted.size_limit));
+            let made = directory(&path, None).and_then(|()| of_huge_pages(&path, size, wanted));
             (path, made)
         }
     };
@@ -56,7 +57,7 @@ pub(super) fn make(
 }
 
 /// Whole or not at all, so that a set-up that was interrupted leaves none with another mode.
-fn directory(path: &Path) -> io::Result<()> {
+fn directory(path: &Path, group: Option<u32>) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => return Ok(()),
         Ok(_) => return Err(io::Error::from(Errno::ENOTDIR)),
@@ -68,7 +69,9 @@ fn directory(path: &Path) -> io::Result<()> {
     let beside = parent.join(format!(".{}.new", name.to_string_lossy()));
     match fs::create_dir(&beside) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => fs::set_permissions(&beside, Permissions::from_mode(MODE))?,
+        // The group first: a change of it takes the bit away by which it is inherited.
+        _ => chown(&beside, None, group)
+            .and_then(|()| fs::set_permissions(&beside, Permissions::from_mode(mode(group))))?,
     }
     match renameat2(AT_FDCWD, &beside, AT_FDCWD, path, RenameFlags::RENAME_NOREPLACE) {
         // Another look at the same pod was quicker.
@@ -78,14 +81,28 @@ fn directory(path: &Path) -> io::Result<()> {
     }
 }
 
-fn in_memory(path: &Path, size: Option<u64>) -> io::Result<()> {
-    if mounts::is_mount_root(path) {
-        return Ok(());
+/// With a group of its own, what is made in it belongs to that too.
+fn mode(group: Option<u32>) -> u32 {
+    if group.is_some() { MODE | SET_GROUP } else { MODE }
+}
+
+/// Of a file system in memory.
+fn options(size: Option<u64>, group: Option<u32>) -> String {
+    let mut options = format!("mode={:o}", mode(group));
+    if let Some(group) = group {
+        options.push_str(&format!(",gid={group}"));
     }
-    let mut options = format!("mode={MODE:o}");
     if let Some(size) = size {
         options.push_str(&format!(",size={size}"));
     }
+    options
+}
+
+fn in_memory(path: &Path, size: Option<u64>, group: Option<u32>) -> io::Result<()> {
+    if mounts::is_mount_root(path) {
+        return Ok(());
+    }
+    let options = options(size, group);
     let with = |options: &str| mount(Some("daemonlet"), path, Some("tmpfs"), MsFlags::empty(), Some(options));
     match with(&format!("{options},noswap")) {
         // Kernels before 6.3 do not know the word.
@@ -94,14 +111,11 @@ fn in_memory(path: &Path, size: Option<u64>) -> io::Result<()> {
     }
 }
 
-fn of_huge_pages(path: &Path, page: u64, size: Option<u64>) -> io::Result<()> {
+fn of_huge_pages(path: &Path, page: u64, wanted: &EmptyDir) -> io::Result<()> {
     if mounts::is_mount_root(path) {
         return Ok(());
     }
-    let mut options = format!("mode={MODE:o},pagesize={page}");
-    if let Some(size) = size {
-        options.push_str(&format!(",size={size}"));
-    }
+    let options = format!("{},pagesize={page}", options(wanted.size_limit, wanted.group));
     Ok(mount(Some("daemonlet"), path, Some("hugetlbfs"), MsFlags::empty(), Some(options.as_str()))?)
 }
 
@@ -132,6 +146,8 @@ fn meminfo(name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     #[test]
@@ -148,6 +164,9 @@ mod tests {
         make("data", &EmptyDir::default(), None, &places).unwrap();
         assert!(made.join("kept").exists());
         assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o7777, 0o1750);
+        let wanted = EmptyDir { group: Some(2000), ..EmptyDir::default() };
+        let meta = fs::metadata(make("of-group", &wanted, None, &places).unwrap()).unwrap();
+        assert_eq!((meta.gid(), meta.mode() & 0o7777), (2000, 0o2777));
         fs::remove_dir_all(&made).unwrap();
         std::os::unix::fs::symlink(dir.path(), &made).unwrap();
         assert!(make("data", &EmptyDir::default(), None, &places).is_err());
@@ -157,7 +176,7 @@ mod tests {
     fn huge_pages_that_the_node_lacks_are_said_with_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let places = Places { disk: dir.path().join("disk"), memory: dir.path().join("memory") };
-        let wanted = EmptyDir { medium: Medium::HugePages(Some(1 << 40)), size_limit: None };
+        let wanted = EmptyDir { medium: Medium::HugePages(Some(1 << 40)), ..EmptyDir::default() };
         let error = make("data", &wanted, None, &places).unwrap_err().to_string();
         assert!(error.contains("hugepages-1073741824kB/nr_hugepages"), "{error}");
     }

@@ -27,6 +27,7 @@ struct Case {
     host_devices: Vec<HostDevice>,
     volume_devices: BTreeMap<String, HostDevice>,
     image_volumes: BTreeMap<PathBuf, PathBuf>,
+    sub_paths: BTreeMap<usize, SubPath>,
     recursive_read_only: Result<(), String>,
 }
 
@@ -128,6 +129,7 @@ fn case() -> Case {
         host_devices: vec![],
         volume_devices: BTreeMap::new(),
         image_volumes: BTreeMap::new(),
+        sub_paths: BTreeMap::new(),
         recursive_read_only: Ok(()),
     }
 }
@@ -168,6 +170,7 @@ impl Case {
             host_devices: &self.host_devices,
             volume_devices: &self.volume_devices,
             image_volumes: &self.image_volumes,
+            sub_paths: &self.sub_paths,
             recursive_read_only: &self.recursive_read_only,
             node_name: "node-1",
             seccomp_default: true,
@@ -416,6 +419,18 @@ fn a_device_that_is_mounted_may_be_used_and_no_other() {
 }
 
 #[test]
+fn a_part_of_a_volume_is_mounted_from_where_it_was_bound() {
+    let mut it = case();
+    it.mount("a", "/whole", false);
+    it.mount("a", "/part", true);
+    it.sub_paths.insert(1, SubPath { volume: "/host/a".into(), path: "b".into(), bound: "/run/bound/1".into() });
+    let json = it.json();
+    assert_eq!(mount_at(&json, "/whole")["source"], "/host/a");
+    assert_eq!(mount_at(&json, "/part")["source"], "/run/bound/1");
+    assert_eq!(mount_at(&json, "/part")["options"], json!(["rbind", "rprivate", "ro"]));
+}
+
+#[test]
 fn mounts_cross_as_far_as_is_asked_and_the_root_lets_them() {
     let mut it = case();
     it.mount("a", "/a", false);
@@ -598,4 +613,16 @@ fn cgroups_path_is_in_the_drivers_form() {
     assert_eq!(it.json()["linux"]["cgroupsPath"], format!("d-pod5f0c.slice:daemonlet:{id}"));
     it.sandbox.cgroup = crate::seams::CgroupParent::Cgroupfs("/d/pod5f0c".into());
     assert_eq!(it.json()["linux"]["cgroupsPath"], format!("/d/pod5f0c/{id}"));
+}
+
+#[test]
+fn specs_are_the_same_whatever_the_order_of_their_capabilities() {
+    let of = |capabilities: &[&str], args: &[&str]| {
+        json!({"process": {"args": args, "capabilities": {"bounding": capabilities}}}).to_string().into_bytes()
+    };
+    let spec = of(&["CAP_KILL", "CAP_CHOWN"], &["a", "b"]);
+    assert!(is_same(&spec, &of(&["CAP_CHOWN", "CAP_KILL"], &["a", "b"])));
+    assert!(!is_same(&spec, &of(&["CAP_CHOWN", "CAP_KILL"], &["b", "a"])));
+    assert!(!is_same(&spec, &of(&["CAP_CHOWN"], &["a", "b"])));
+    assert!(!is_same(b"no spec", b"no spec"));
 }

@@ -1,0 +1,223 @@
+//! subPath: a part of a volume, resolved by descriptors and bound through them.
+//!
+//! Driven by `containers`. What lies in a volume is its containers' to change at any time, also while we look: a name that
+//! was checked and is then mounted by name leads out of the volume when somebody swaps it for a link in between
+//! (CVE-2017-1002101, CVE-2021-25741). So each part is opened once, by the kernel's rules of staying beneath the volume
+//! (openat2(2)), and what was opened is bound to a place that only we can write: there the runtime finds it. Links within
+//! the volume are followed, as files of configMaps need. The binds lie at `<run-dir>/pods/<uid>/subpaths/<container>/
+//! <attempt>/<index>` and go as soon as the container has its own copies of them; what a killed agent leaves there goes
+//! with the pod's surroundings, or before the next try.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
+use pod::spec::SubPath as Asked;
+
+use super::image_volumes;
+use crate::seams::CreateRun;
+
+/// The kernel gives up on a path whose directories are moved while it looks, and asks to be asked again.
+const TRIES_MAX: u32 = 128;
+/// A swapped name may be gone for a moment when it is to be made, or there again.
+const RACES_MAX: u32 = 16;
+
+/// A part of a volume that a container mounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubPath {
+    /// The volume on the host.
+    pub volume: PathBuf,
+    /// Relative, and does not climb.
+    pub path: PathBuf,
+    /// Where it is bound for the container's creation.
+    pub bound: PathBuf,
+}
+
+/// Why a part cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubPathError {
+    #[error("{path} leads out of the volume at {volume}; a link in it must not", path = .part.path.display(), volume = .part.volume.display())]
+    LeadsOut { part: SubPath },
+    #[error("cannot open {path} in the volume at {volume}", path = .part.path.display(), volume = .part.volume.display())]
+    Open { part: SubPath, source: io::Error },
+    #[error("cannot make the directory {path} in the volume at {volume}", path = .part.path.display(), volume = .part.volume.display())]
+    Make { part: SubPath, source: io::Error },
+    #[error("cannot bind a part of a volume at {place}")]
+    Bind { place: PathBuf, source: io::Error },
+}
+
+/// The parts that the container mounts, by the mount's place among its mounts. `expand` works out `$(VAR)`. Pure.
+pub fn places(
+    run_dir: &Path,
+    run: &CreateRun<'_>,
+    expand: impl Fn(&str) -> Result<String, String>,
+) -> Result<BTreeMap<usize, SubPath>, String> {
+    let mut places = BTreeMap::new();
+    for (index, mount) in run.container.mounts.iter().enumerate() {
+        let (path, written) = match &mount.sub_path {
+            None => continue,
+            Some(Asked::Literal(path)) => (path.clone(), path),
+            Some(Asked::Expression(text)) => {
+                (expand(text).map_err(|why| format!("subPathExpr {text:?}: {why}"))?, text)
+            }
+        };
+        let parts = Path::new(&path).components().filter(|part| *part != Component::CurDir);
+        let path: PathBuf = parts.collect();
+        if path.as_os_str().is_empty() {
+            continue;
+        }
+        if !path.components().all(|part| matches!(part, Component::Normal(_))) || written.contains('\0') {
+            return Err(format!("subPathExpr {written:?} is {path:?}, which must be relative and without `..`"));
+        }
+        // Told by the spec, as of every volume that was not set up.
+        let Some(volume) = run.sandbox.volumes.get(&mount.volume).cloned() else { continue };
+        let Some(of_run) = image_volumes::way_of_run(&run.run) else {
+            return Err(format!("the run {} cannot name a directory", run.run));
+        };
+        let bound = run_dir.join("pods").join(&run.run.uid.0).join("subpaths").join(of_run).join(index.to_string());
+        places.insert(index, SubPath { volume, path, bound });
+    }
+    Ok(places)
+}
+
+/// Binds that are undone when this is dropped.
+#[derive(Debug)]
+pub struct Bound {
+    places: Vec<PathBuf>,
+}
+
+impl Drop for Bound {
+    /// Some ten microseconds each. What cannot be undone goes with the pod's surroundings.
+    fn drop(&mut self) {
+        for place in &self.places {
+            if let Err(error) = unbind(place) {
+                tracing::warn!(place = %place.display(), %error, "a bound part of a volume stays until its pod is torn down");
+            }
+        }
+        // The run's, the container's and the pod's directory, where they are empty.
+        let first = self.places.first().map(PathBuf::as_path);
+        for directory in first.into_iter().flat_map(|place| place.ancestors().skip(1).take(3)) {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+}
+
+/// Opens every part, makes a directory where nothing is, and binds what was opened to its place. Blocking: a volume may
+/// lie in a file system that does not answer.
+pub fn bind(parts: &[SubPath]) -> Result<Bound, SubPathError> {
+    let mut bound = Bound { places: Vec::new() };
+    for part in parts {
+        let found = open(part)?;
+        let failed = |source| SubPathError::Bind { place: part.bound.clone(), source };
+        // What a killed agent left.
+        unbind(&part.bound).map_err(failed)?;
+        place(&found, &part.bound).map_err(failed)?;
+        bound.places.push(part.bound.clone());
+        let by_descriptor = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(by_descriptor.as_str()), &part.bound, None::<&str>, flags, None::<&str>)
+            .map_err(|errno| failed(errno.into()))?;
+    }
+    Ok(bound)
+}
+
+/// A directory for a directory, a file for everything else.
+fn place(found: &OwnedFd, at: &Path) -> io::Result<()> {
+    if let Some(parent) = at.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    match File::from(found.try_clone()?).metadata()?.is_dir() {
+        true => fs::create_dir(at),
+        false => File::create_new(at).map(drop),
+    }
+}
+
+/// Ok when nothing is there.
+fn unbind(at: &Path) -> io::Result<()> {
+    loop {
+        match umount2(at, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            Err(Errno::ENOENT) => return Ok(()),
+            Err(Errno::EINVAL) => break,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    match fs::symlink_metadata(at)?.is_dir() {
+        true => fs::remove_dir(at),
+        false => fs::remove_file(at),
+    }
+}
+
+/// What the part is at this moment, and nothing that is not in the volume.
+fn open(part: &SubPath) -> Result<OwnedFd, SubPathError> {
+    let opened = |source: Errno| match source {
+        Errno::EXDEV => SubPathError::LeadsOut { part: part.clone() },
+        errno => SubPathError::Open { part: part.clone(), source: errno.into() },
+    };
+    let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = openat(AT_FDCWD, &part.volume, directory, Mode::empty()).map_err(opened)?;
+    for _ in 0..RACES_MAX {
+        match beneath(&root, &part.path, OFlag::empty()) {
+            Ok(found) => return Ok(found),
+            Err(Errno::ENOENT) => match make(&root, &part.path) {
+                Ok(()) | Err(Errno::ENOENT | Errno::EEXIST) => {}
+                Err(Errno::EXDEV) => return Err(opened(Errno::EXDEV)),
+                Err(errno) => return Err(SubPathError::Make { part: part.clone(), source: errno.into() }),
+            },
+            Err(errno) => return Err(opened(errno)),
+        }
+    }
+    Err(opened(Errno::ENOENT))
+}
+
+/// Opens without using: a FIFO does not block, a device does not wake. Nothing on the way leaves the volume.
+fn beneath(root: &OwnedFd, path: &Path, more: OFlag) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | more)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let mut tries = 0;
+    loop {
+        match openat2(root, path, how) {
+            Err(Errno::EAGAIN) if tries < TRIES_MAX => tries += 1,
+            other => return other,
+        }
+    }
+}
+
+/// Makes the directories of the path that are missing, with the volume's own mode (as the kubelet does): who may write to
+/// the volume may write there. Each is made in one that was opened beneath the volume.
+fn make(root: &OwnedFd, path: &Path) -> nix::Result<()> {
+    let meta = File::from(root.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?);
+    let mode = meta.metadata().map_err(|_| Errno::EIO)?.mode() & 0o777;
+    let mut parent = root.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
+    let mut way = PathBuf::new();
+    for part in path.components() {
+        way.push(part);
+        parent = match beneath(root, &way, OFlag::O_DIRECTORY) {
+            Ok(found) => found,
+            Err(Errno::ENOENT) => {
+                let name = Path::new(part.as_os_str());
+                mkdirat(&parent, name, Mode::from_bits_truncate(mode))?;
+                let plain = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                let made = openat(&parent, name, plain, Mode::empty())?;
+                // Whatever the umask is; the group and its bit come from the directory above.
+                let inherited = File::from(made.try_clone().map_err(|_| Errno::EMFILE)?);
+                let inherited = inherited.metadata().map_err(|_| Errno::EIO)?.mode() & 0o2000;
+                fchmod(&made, Mode::from_bits_truncate(mode | inherited))?;
+                made
+            }
+            Err(errno) => return Err(errno),
+        };
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! With the real system calls: these tests need root.
+
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::fcntl::{RenameFlags, renameat2};
+
+use super::*;
+
+/// A volume with a secret beside it.
+struct Case {
+    dir: tempfile::TempDir,
+}
+
+impl Case {
+    fn new() -> Case {
+        let it = Case { dir: tempfile::tempdir().expect("made") };
+        fs::create_dir_all(it.volume().join("inside")).expect("made");
+        fs::create_dir(it.dir.path().join("outside")).expect("made");
+        fs::write(it.dir.path().join("outside/secret"), "secret").expect("written");
+        it
+    }
+
+    fn volume(&self) -> PathBuf {
+        self.dir.path().join("volume")
+    }
+
+    fn part(&self, path: &str) -> SubPath {
+        let bound = self.dir.path().join("run/subpaths/main/0/0");
+        SubPath { volume: self.volume(), path: path.into(), bound }
+    }
+}
+
+#[test]
+fn a_part_is_bound_and_gone_with_what_holds_it() {
+    let case = Case::new();
+    fs::write(case.volume().join("inside/file"), "content").expect("written");
+    symlink("inside", case.volume().join("..data")).expect("linked");
+    symlink("..data/file", case.volume().join("link")).expect("linked");
+    for (path, below) in [("inside", "file"), ("inside/file", ""), ("link", "")] {
+        let part = case.part(path);
+        for _ in 0..2 {
+            let bound = bind(std::slice::from_ref(&part)).expect("bound");
+            let file = if below.is_empty() { part.bound.clone() } else { part.bound.join(below) };
+            assert_eq!(fs::read_to_string(file).expect("read"), "content", "{path}");
+            // As a killed agent leaves it.
+            std::mem::forget(bound);
+        }
+        drop(bind(std::slice::from_ref(&part)).expect("bound over what was left"));
+        assert!(!case.dir.path().join("run/subpaths").exists(), "{path}");
+    }
+    assert!(case.volume().join("inside/file").exists());
+}
+
+#[test]
+fn what_is_missing_is_made_with_the_volumes_mode() {
+    let case = Case::new();
+    fs::set_permissions(case.volume(), fs::Permissions::from_mode(0o2777)).expect("set");
+    drop(bind(&[case.part("a/b")]).expect("bound"));
+    for made in ["a", "a/b"] {
+        let mode = fs::metadata(case.volume().join(made)).expect("there").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o2777, "{made}");
+    }
+    fs::write(case.volume().join("file"), "").expect("written");
+    assert!(matches!(bind(&[case.part("file/below")]), Err(SubPathError::Make { .. } | SubPathError::Open { .. })));
+    symlink("nowhere", case.volume().join("dangling")).expect("linked");
+    assert!(matches!(bind(&[case.part("dangling")]), Err(SubPathError::Open { .. })));
+    assert!(!case.volume().join("nowhere").exists());
+}
+
+#[test]
+fn no_link_leads_out() {
+    let case = Case::new();
+    symlink(case.dir.path().join("outside"), case.volume().join("absolute")).expect("linked");
+    symlink("../outside", case.volume().join("climbing")).expect("linked");
+    symlink("/proc/self/root", case.volume().join("magic")).expect("linked");
+    for path in ["absolute", "absolute/secret", "climbing", "climbing/secret", "climbing/made", "magic/etc"] {
+        let error = bind(&[case.part(path)]).expect_err(path);
+        assert!(matches!(error, SubPathError::LeadsOut { .. }), "{path}: {error:?}");
+    }
+    assert_eq!(fs::read_dir(case.dir.path().join("outside")).expect("there").count(), 1);
+    assert!(!case.dir.path().join("run").exists(), "nothing was bound");
+}
+
+/// CVE-2017-1002101 and CVE-2021-25741: somebody swaps a directory for a link all the time.
+#[test]
+fn a_swap_while_we_look_never_leads_out() {
+    const ROUNDS: usize = 3000;
+    let case = Case::new();
+    let (victim, link) = (case.volume().join("swapped"), case.volume().join("link"));
+    fs::create_dir(&victim).expect("made");
+    fs::write(victim.join("mine"), "mine").expect("written");
+    symlink("../outside", &link).expect("linked");
+    let over = AtomicBool::new(false);
+    let (mut opened, mut refused) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let swap = renameat2(AT_FDCWD, &victim, AT_FDCWD, &link, RenameFlags::RENAME_EXCHANGE);
+                swap.expect("both are there");
+            }
+        });
+        for round in 0..ROUNDS {
+            // What is there, and what would have to be made on the other side of the link.
+            let part = case.part(if round % 2 == 0 { "swapped" } else { "swapped/made" });
+            match bind(std::slice::from_ref(&part)) {
+                Ok(_bound) => {
+                    opened += 1;
+                    assert!(!part.bound.join("secret").exists(), "the bind leads out of the volume");
+                }
+                Err(SubPathError::LeadsOut { .. } | SubPathError::Open { .. } | SubPathError::Make { .. }) => {
+                    refused += 1;
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(opened > 0 && refused > 0, "{opened} opened, {refused} refused: nothing was raced");
+    assert_eq!(fs::read_dir(case.dir.path().join("outside")).expect("there").count(), 1, "made outside");
+}
