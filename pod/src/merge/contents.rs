@@ -9,10 +9,13 @@ use super::Snapshot;
 use crate::content::{Content, ContentKey, Contents, Kept};
 use crate::desired::{Origin, Source};
 
-/// What every source says of the documents. None: it cannot be read at present.
+/// What the documents of one name say, by where they stand. None: it cannot be read at present.
+type Claims = BTreeMap<Origin, Option<Arc<Content>>>;
+
+/// What every source says of the documents.
 #[derive(Debug, Default)]
 pub struct Said {
-    claims: BTreeMap<(Source, ContentKey), BTreeMap<Origin, Option<Arc<Content>>>>,
+    claims: BTreeMap<(Source, ContentKey), Claims>,
 }
 
 /// What comes of it.
