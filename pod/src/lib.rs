@@ -20,6 +20,7 @@ pub mod qos;
 pub mod record;
 pub mod secret;
 pub mod spec;
+pub mod storage;
 pub mod time;
 
 #[cfg(test)]
