@@ -1,7 +1,7 @@
 //! Where the time of one run goes, on a containerd that is already there: ours beside containerd's own.
 //!
 //! `create_times SOCKET NAMESPACE IMAGE [RUNS]` prints medians in milliseconds of create, start and delete of a
-//! container that ends at once, and of observing it; RUST_LOG=debug shows the parts of each create. It leaves
+//! container that ends at once, and of observing it; the log shows the parts of each create. It leaves
 //! nothing behind.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ async fn main() {
         eprintln!("usage: create_times SOCKET NAMESPACE IMAGE [RUNS]");
         std::process::exit(2);
     };
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).init();
     let runs: u32 = rest.first().and_then(|text| text.parse().ok()).unwrap_or(20);
     let runtime = Containerd::open(Config { namespace: namespace.clone(), ..Config::new(socket, "node") })
         .expect("the namespace is valid");

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use pod::desired::DesiredPod;
@@ -198,18 +199,18 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
         }
         Job::SetUp { pod } => {
             machine.runtime().knows_class(pod.template.spec.runtime_class.as_deref())?;
-            let made = machine.sandboxes().set_up(&pod.record, &pod.template).await;
+            let made = Box::pin(machine.sandboxes().set_up(&pod.record, &pod.template)).await;
             metrics.sandbox_made(made.is_ok());
             made?;
             Ok(Outcome::SetUp { uid: pod.record.uid })
         }
         Job::Connect { pod } => {
             let _permit = gate.enter(pod.template.spec.priority).await;
-            let ips = machine.sandboxes().connect(&pod.record, &pod.template).await?;
+            let ips = Box::pin(machine.sandboxes().connect(&pod.record, &pod.template)).await?;
             Ok(Outcome::Connected { uid: pod.record.uid, ips })
         }
         Job::Create { pod, container, attempt, not_refreshed } => {
-            create(ground, workload, &pod, (container, attempt), not_refreshed).await
+            Box::pin(create(ground, workload, &pod, (container, attempt), not_refreshed)).await
         }
         Job::Start { run } => {
             let started = counted(metrics, "start_container", machine.runtime().start(&run.container_id())).await;
@@ -233,12 +234,12 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             Ok(Outcome::ShimEnd { uid: pod.uid, end })
         }
         Job::TearDown { uid, leave } => {
-            machine.sandboxes().tear_down(&uid, leave).await?;
+            Box::pin(machine.sandboxes().tear_down(&uid, leave)).await?;
             Ok(Outcome::TornDown { uid })
         }
         Job::Forget { record } => {
             // Volumes may be left of surroundings that were lost while the pod lived.
-            machine.sandboxes().tear_down(&record.uid, Leave::Nothing).await?;
+            Box::pin(machine.sandboxes().tear_down(&record.uid, Leave::Nothing)).await?;
             machine.logs().forget(&record).await?;
             records
                 .remove(machine.files(), &record.uid)
@@ -254,15 +255,21 @@ async fn save<M: Machine>(machine: &M, records: &Records, record: &Record) -> Re
 }
 
 /// A call of the runtime, counted and timed, under the kubelet's name for it where it has one.
-pub async fn counted<T>(
-    metrics: &Metrics,
-    operation: &str,
-    call: impl Future<Output = Result<T, StepError>>,
-) -> Result<T, StepError> {
-    let begun = Instant::now();
-    let outcome = call.await;
-    metrics.runtime_operation(operation, begun.elapsed(), outcome.is_ok());
-    outcome
+///
+/// The call lies on the heap while it is under way, because a job that waits for its turn to make it should take no more
+/// memory than it needs to wait: at a start there is one for every pod.
+pub fn counted<'a, T: 'a>(
+    metrics: &'a Metrics,
+    operation: &'static str,
+    call: impl Future<Output = Result<T, StepError>> + Send + 'a,
+) -> impl Future<Output = Result<T, StepError>> + Send + 'a {
+    let call: Pin<Box<dyn Future<Output = Result<T, StepError>> + Send + 'a>> = Box::pin(call);
+    async move {
+        let begun = Instant::now();
+        let outcome = call.await;
+        metrics.runtime_operation(operation, begun.elapsed(), outcome.is_ok());
+        outcome
+    }
 }
 
 async fn create<M: Machine>(

@@ -8,7 +8,9 @@ use agent::agent::Start;
 use agent::cli::{self, AgentArgs, Cli, Word};
 use agent::config::Config;
 use clap::Parser as _;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
     let Cli { run_dir, word } = Cli::parse();
@@ -58,16 +60,19 @@ fn run_agent(args: AgentArgs, run_dir: Option<std::path::PathBuf>) -> ExitCode {
     }
 }
 
-/// DAEMONLET_LOG filters (default: info). The journal stamps lines itself.
+/// DAEMONLET_LOG filters: levels, also of single modules (`info,agent::worker=debug`); default: info. The journal stamps lines
+/// itself.
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("DAEMONLET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let asked = std::env::var("DAEMONLET_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let builder =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_max_level(LevelFilter::TRACE);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr())
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     if is_journal() {
-        builder.with_ansi(false).without_time().init();
+        builder.with_ansi(false).without_time().finish().with(filter).init();
     } else {
-        builder.with_ansi(colours).init();
+        builder.with_ansi(colours).finish().with(filter).init();
     }
 }
 

@@ -87,7 +87,7 @@ async fn a_program_of_32_bits_runs_only_where_the_node_allows_it() {
     std::fs::set_permissions(place.join("seven"), std::fs::Permissions::from_mode(0o755)).expect("executable");
     match std::process::Command::new(place.join("seven")).status() {
         Ok(status) if status.code() == Some(7) => {}
-        other => return eprintln!("skipped: this kernel does not run programs of 32 bits: {other:?}"),
+        other => return tests::skip::skipped(&format!("this kernel does not run programs of 32 bits: {other:?}")),
     }
     for (abi, code) in [(Abi::Native, "159"), (Abi::With32Bit, "7")] {
         let runtime = node.open_with(|config| config.seccomp_abi = abi);

@@ -3,8 +3,8 @@
 //! Every struct is taken apart field by field, so that a new field does not compile until somebody has decided. What
 //! counts: of a Pod document the spec, for labels and annotations do not touch what runs; not even
 //! [`STANDBY_ANNOTATION`](crate::spec::STANDBY_ANNOTATION), because `plan` makes or removes the standing successor of
-//! a running pod at any time. Of a DaemonSet the whole template, labels and annotations included: that is how
-//! `kubectl rollout restart` works.
+//! a running pod at any time. Of a DaemonSet the whole template as it is written, fields without effect here included: that
+//! is Kubernetes' rule, and how `kubectl rollout restart` works.
 //!
 //! A version that hashes differently must not restart what runs: `plan` compares a pod by hashing its template again.
 
@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::name::WorkloadKind;
@@ -34,8 +35,21 @@ pub const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// 27^10 values: a chance of one in two hundred million million that an edit goes unnoticed. Fits into a label and a name.
 const LETTERS: usize = 10;
 
-/// The revision of a document of this kind with this template: ten letters of [`ALPHABET`].
-pub fn revision(kind: WorkloadKind, template: &PodTemplate) -> String {
+/// The revision of a document of this kind, from which this template was read: ten letters of [`ALPHABET`].
+pub fn revision(kind: WorkloadKind, template: &PodTemplate, document: &Value) -> String {
+    match (kind, document.pointer("/spec/template")) {
+        (WorkloadKind::DaemonSet, Some(written)) => {
+            let mut sum = Sum(Sha256::new());
+            written.feed(&mut sum);
+            letters(&sum.0.finalize(), LETTERS)
+        }
+        (WorkloadKind::Pod, _) | (WorkloadKind::DaemonSet, None) => of_template(kind, template),
+    }
+}
+
+/// The revision as of what is read of the template: a Pod document's, and what records of DaemonSets' pods hold that were
+/// written before fields without effect counted.
+pub fn of_template(kind: WorkloadKind, template: &PodTemplate) -> String {
     let PodTemplate { labels, annotations, spec } = template;
     let mut sum = Sum(Sha256::new());
     match kind {
@@ -67,6 +81,38 @@ impl Sum {
 /// Something that counts.
 trait Feed {
     fn feed(&self, sum: &mut Sum);
+}
+
+/// A document as it is written. null says no more than a field that is not there.
+impl Feed for Value {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            Value::Null => sum.tag("null"),
+            Value::Bool(value) => sum.tag(if *value { "true" } else { "false" }),
+            Value::Number(number) => {
+                sum.tag("number");
+                sum.tag(&number.to_string());
+            }
+            Value::String(text) => {
+                sum.tag("text");
+                sum.tag(text);
+            }
+            Value::Array(items) => {
+                sum.tag("list");
+                sum.tag(&items.len().to_string());
+                items.iter().for_each(|item| item.feed(sum));
+            }
+            Value::Object(fields) => {
+                let written = || fields.iter().filter(|(_, value)| !value.is_null());
+                sum.tag("fields");
+                sum.tag(&written().count().to_string());
+                for (name, value) in written() {
+                    sum.tag(name);
+                    value.feed(sum);
+                }
+            }
+        }
+    }
 }
 
 impl Feed for PodSpec {

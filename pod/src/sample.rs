@@ -72,7 +72,7 @@ pub fn origin(file: &str) -> Origin {
 pub fn desired(workload: &WorkloadKey, template: PodTemplate) -> DesiredPod {
     DesiredPod {
         workload: workload.clone(),
-        revision: digest::revision(workload.kind, &template),
+        revision: digest::of_template(workload.kind, &template),
         template: template.into(),
         update: UpdateStrategy::RollingUpdate,
         origin: origin("a.yaml"),

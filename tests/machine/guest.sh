@@ -152,6 +152,11 @@ unit_has_the_keeper() {
     all=$(pidof daemonlet-logkeeper)
     [ "$now" != 0 ] && [ "$now" != "$1" ] && is "every keeper" "$all" "$now" && daemonlet doctor | grep 'log keeper' | grep -q 'reads 2 containers'
 }
+# The unit's keeper is the only one, and the agent holds a handle of it: until that one ends, neither of them starts another.
+agent_watches_the_keeper() {
+    is "the keeper" "$(property daemonlet-logkeeper MainPID) $(pidof daemonlet-logkeeper)" "$1 $1" &&
+        grep -qs "^Pid:[[:space:]]*$1\$" "/proc/$(property daemonlet MainPID)"/fdinfo/*
+}
 # Every container, from outside: the manifests say nothing of AppArmor and none is privileged.
 confined() {
     for pid in $(tasks | awk '{ print $2 }'); do
@@ -336,8 +341,7 @@ first_boot() {
     kill -KILL "$keeper"
     eventually a_killed_keeper_is_its_units_again unit_has_the_keeper "$keeper"
     keeper=$(property daemonlet-logkeeper MainPID)
-    sleep 5
-    check one_keeper_stays is "the keeper" "$(property daemonlet-logkeeper MainPID) $(pidof daemonlet-logkeeper)" "$keeper $keeper"
+    eventually one_keeper_stays agent_watches_the_keeper "$keeper"
     keeper=$(property daemonlet-logkeeper MainPID)
     check the_keeper_restarts systemctl restart daemonlet-logkeeper
     eventually a_restarted_keeper_is_its_units_again unit_has_the_keeper "$keeper"

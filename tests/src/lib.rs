@@ -13,5 +13,6 @@ pub mod node;
 pub mod process;
 pub mod registry;
 pub mod scripted_registry;
+pub mod skip;
 pub mod stand_in;
 pub mod wait;

@@ -9,6 +9,7 @@ use tests::client::{self, Output};
 use tests::manifest::pod;
 use tests::node::TestNode;
 use tests::process::Process;
+use tests::skip::skipped;
 use tests::wait::wait_for;
 
 /// A Docker daemon on a test's node: its containerd and its network namespace, directories below the node's. It holds no borrow of
@@ -102,7 +103,7 @@ fn rules_of_others(node: &TestNode) -> Vec<String> {
 fn docker_on_the_same_containerd_and_iptables_notices_nothing() {
     let mut node = TestNode::builder().without_agent().start();
     let Some(docker) = Docker::start(&node) else {
-        println!("skipped: DAEMONLET_TEST_DOCKER_BIN names no Docker; scripts/docker.sh fetches one");
+        skipped("DAEMONLET_TEST_DOCKER_BIN names no Docker; scripts/docker.sh fetches one");
         return;
     };
     let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");

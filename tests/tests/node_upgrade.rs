@@ -11,6 +11,7 @@ use tests::client::Pod;
 use tests::manifest::{Document, daemon_set, pod};
 use tests::node::TestNode;
 use tests::process::Process;
+use tests::skip::skipped;
 use tests::wait::{PATIENCE, wait_for};
 
 /// Counts for ever, a line a number, and ends at once when told to.
@@ -163,7 +164,7 @@ fn fall(node: &TestNode, before: &[Pod], running: &BTreeMap<(String, String), Pr
 fn an_upgrade_through_every_version_touches_no_process_and_loses_no_line() {
     let route = versions();
     if route.len() < 2 {
-        println!("skipped: {OTHERS} names no other containerd; scripts/containerds.sh fetches some");
+        skipped(&format!("{OTHERS} names no other containerd; scripts/containerds.sh fetches some"));
         return;
     }
     travel(&route);
@@ -174,7 +175,7 @@ fn an_upgrade_through_every_version_touches_no_process_and_loses_no_line() {
 fn a_downgrade_by_one_version_touches_no_process_where_containerd_can_keep_it() {
     let versions = versions();
     if versions.len() < 2 {
-        println!("skipped: {OTHERS} names no other containerd; scripts/containerds.sh fetches some");
+        skipped(&format!("{OTHERS} names no other containerd; scripts/containerds.sh fetches some"));
         return;
     }
     for pair in versions.windows(2) {

@@ -32,7 +32,7 @@ impl Containerd {
 
     fn start_in(prepare: impl FnOnce(&Path)) -> Option<Containerd> {
         if Command::new("containerd").arg("--version").output().is_err() {
-            eprintln!("skipped: containerd is not installed");
+            tests::skip::skipped("containerd is not installed");
             return None;
         }
         let dir = tempfile::Builder::new().prefix("daemonlet-ctd-").tempdir().expect("the test cannot go on without");

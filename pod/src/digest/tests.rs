@@ -5,15 +5,15 @@ fn changed(kind: WorkloadKind, change: impl FnOnce(&mut PodTemplate)) -> bool {
     let before = sample::template(&["a"]);
     let mut after = before.clone();
     change(&mut after);
-    revision(kind, &before) != revision(kind, &after)
+    of_template(kind, &before) != of_template(kind, &after)
 }
 
 #[test]
 fn revision_is_ten_letters_of_the_alphabet_and_stays() {
-    let revision = revision(WorkloadKind::DaemonSet, &sample::template(&["a"]));
+    let revision = of_template(WorkloadKind::DaemonSet, &sample::template(&["a"]));
     assert_eq!(revision.len(), LETTERS);
     assert!(revision.bytes().all(|b| ALPHABET.contains(&b)), "{revision}");
-    assert_eq!(revision, super::revision(WorkloadKind::DaemonSet, &sample::template(&["a"])));
+    assert_eq!(revision, of_template(WorkloadKind::DaemonSet, &sample::template(&["a"])));
 }
 
 #[test]
@@ -48,8 +48,25 @@ fn neighbouring_fields_do_not_run_into_each_other() {
         let mut template = sample::template(&["a"]);
         template.spec.containers[0].command = command.iter().map(|s| (*s).to_owned()).collect();
         template.spec.containers[0].args = args.iter().map(|s| (*s).to_owned()).collect();
-        revision(WorkloadKind::Pod, &template)
+        of_template(WorkloadKind::Pod, &template)
     };
     assert_ne!(with(&["a", "b"], &[]), with(&["a"], &["b"]));
     assert_ne!(with(&["ab"], &[]), with(&["a", "b"], &[]));
+}
+
+#[test]
+fn every_change_of_a_written_template_counts_for_a_daemonset() {
+    let template = sample::template(&["a"]);
+    let of =
+        |spec: Value| revision(WorkloadKind::DaemonSet, &template, &serde_json::json!({"spec": {"template": spec}}));
+    let plain = of(serde_json::json!({"spec": {"containers": [{"name": "a"}]}}));
+    let hint = of(serde_json::json!({"spec": {"containers": [{"name": "a"}], "schedulerName": "x"}}));
+    let null = of(serde_json::json!({"metadata": null, "spec": {"containers": [{"name": "a"}]}}));
+    let nested = of(serde_json::json!({"spec": {"containers": [{"name": "a", "schedulerName": "x"}]}}));
+    assert_ne!(plain, hint);
+    assert_ne!(hint, nested);
+    assert_eq!(plain, null);
+    assert!(plain.len() == LETTERS && plain.bytes().all(|b| ALPHABET.contains(&b)), "{plain}");
+    let pod = |document: Value| revision(WorkloadKind::Pod, &template, &document);
+    assert_eq!(pod(serde_json::json!({"spec": {}})), pod(serde_json::json!({"spec": {"schedulerName": "x"}})));
 }

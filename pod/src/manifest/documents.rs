@@ -284,8 +284,8 @@ fn workload(at: &At<'_>, key: WorkloadKey, reading: &Reading<'_>, findings: &mut
         WorkloadKind::Pod => (pod::template(at, findings)?, UpdateStrategy::RollingUpdate),
         WorkloadKind::DaemonSet => daemonset::read(at, findings)?,
     };
-    let revision = digest::revision(key.kind, &template);
     let mut document = at.node.to_json();
+    let revision = digest::revision(key.kind, &template, &document);
     if let Some(map) = document.as_object_mut() {
         // An item of a PodList or DaemonSetList may leave these out; a record stands alone.
         let (kind, version) = match key.kind {

@@ -44,8 +44,10 @@ pub fn decide(view: &View<'_>) -> Roles {
 /// The pod is what `wanted` asks for. A record of a version that hashed differently is hashed again: an upgrade of
 /// the agent restarts nobody.
 pub fn is_of(pod: &PodView, wanted: &DesiredPod) -> bool {
-    pod.record.revision == wanted.revision
-        || digest::revision(pod.record.workload.kind, &pod.template) == wanted.revision
+    let (record, kind) = (&pod.record, pod.record.workload.kind);
+    record.revision == wanted.revision
+        || record.revision == digest::of_template(kind, &wanted.template)
+        || digest::revision(kind, &pod.template, &record.document) == wanted.revision
 }
 
 fn gone(view: &View<'_>) -> Roles {

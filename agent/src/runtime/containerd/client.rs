@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -186,13 +187,19 @@ impl Client {
 }
 
 /// Waits for one unary call, at most `deadline`; past it the call is cancelled and counts as DeadlineExceeded.
-pub async fn bounded<T>(
+///
+/// The call lies on the heap while it is under way: the future of a gRPC call takes kilobytes, and everything that may
+/// make one would be that large all the time, for every pod.
+pub fn bounded<'a, T: 'a>(
     deadline: Duration,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, Status> {
-    match tokio::time::timeout(deadline, call).await {
-        Ok(answer) => answer.map(Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", deadline.as_secs()))),
+    call: impl Future<Output = Result<Response<T>, Status>> + Send + 'a,
+) -> impl Future<Output = Result<T, Status>> + Send + 'a {
+    let call: Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send + 'a>> = Box::pin(call);
+    async move {
+        match tokio::time::timeout(deadline, call).await {
+            Ok(answer) => answer.map(Response::into_inner),
+            Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", deadline.as_secs()))),
+        }
     }
 }
 

@@ -223,9 +223,7 @@ impl Containerd {
     /// Whether what is there is what would be made: the same spec, and a task that has not ended.
     async fn is_complete(&self, id: &str, wanted: &[u8]) -> Result<bool, Status> {
         let Some(record) = get_record(&self.client, id).await? else { return Ok(false) };
-        // Parsed, since the order within its sets is by chance.
-        let parsed = |json: &[u8]| serde_json::from_slice::<Spec>(json).ok();
-        let same = parsed(wanted).is_some_and(|spec| record.spec.and_then(|any| parsed(&any.value)) == Some(spec));
+        let same = record.spec.is_some_and(|spec| oci::is_same(&spec.value, wanted));
         let task = if same { tasks::get(&self.client, id).await? } else { None };
         Ok(task.is_some_and(|it| matches!(it.status(), TaskStatus::Created | TaskStatus::Running)))
     }

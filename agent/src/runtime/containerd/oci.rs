@@ -223,6 +223,20 @@ fn given_capabilities(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Result
     Ok(asked.and(inputs.host.capabilities))
 }
 
+/// Whether two specs, as JSON, ask for the same. The order within the capability sets is by chance; all else has one.
+pub fn is_same(one: &[u8], other: &[u8]) -> bool {
+    // As plain JSON: reading it as a spec would bring code for everything that a runtime may be asked for.
+    let read = |json: &[u8]| {
+        let mut spec: serde_json::Value = serde_json::from_slice(json).ok()?;
+        let sets = spec.pointer_mut("/process/capabilities").and_then(|sets| sets.as_object_mut());
+        for set in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(|set| set.as_array_mut()) {
+            set.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+        }
+        Some(spec)
+    };
+    read(one).is_some_and(|spec| read(other) == Some(spec))
+}
+
 /// Inheritable and ambient stay empty: a program without file capabilities must not gain any by being executed.
 fn capability_sets(set: CapSet) -> LinuxCapabilities {
     let mut sets = LinuxCapabilities::default();

@@ -83,7 +83,7 @@ fn wanted(n: u8, shape: &Shape, update: UpdateStrategy) -> Wanted {
         Arc::make_mut(&mut pod.template).annotations.insert(STANDBY_ANNOTATION.into(), "true".into());
     }
     pod.update = update;
-    pod.revision = crate::digest::revision(pod.workload.kind, &pod.template);
+    pod.revision = crate::digest::of_template(pod.workload.kind, &pod.template);
     Wanted::Run(Box::new(pod))
 }
 
@@ -165,7 +165,7 @@ proptest! {
     ) {
         let mut first = revision(0, &["a", "b"]);
         Arc::make_mut(&mut first.template).spec.restart_policy = policy;
-        first.revision = crate::digest::revision(first.workload.kind, &first.template);
+        first.revision = crate::digest::of_template(first.workload.kind, &first.template);
         let mut model = Model::new(first);
         model.settle();
         for (nth, code) in exits {

@@ -2,6 +2,7 @@ use super::model::{Model, Outcome, revision};
 use std::sync::Arc;
 
 use crate::desired::{UpdateStrategy, Wanted};
+use crate::digest;
 use crate::observed::{ContainerState, ImageState, SandboxState};
 use crate::plan::{Change, Plan, SHIM_PATIENCE, SHIM_SILENT, STRAY_GRACE, Signal, Step, Stray};
 use crate::record::Lifecycle;
@@ -61,6 +62,26 @@ fn upgrade_that_hashes_differently_restarts_nobody() {
     let mut model = running(&["a"]);
     model.pods[0].record.revision = "oldversion".into();
     assert_eq!(model.plan(), Plan::default());
+}
+
+#[test]
+fn upgrade_that_counts_what_an_older_version_did_not_restarts_nobody() {
+    let mut model = running(&["a"]);
+    let scheduled_by = |name: &str| {
+        let document = serde_json::json!({"spec": {"template": {"spec": {"schedulerName": name}}}});
+        let mut wanted = revision(0, &["a"]);
+        wanted.revision = digest::revision(wanted.workload.kind, &wanted.template, &document);
+        wanted.document = document.into();
+        wanted
+    };
+    // Edited while the older version ran, which made nothing of it.
+    let edited = scheduled_by("x");
+    model.wanted = Wanted::Run(Box::new(edited.clone()));
+    assert!(model.plan().steps.iter().all(|step| matches!(step, Step::Remember { .. })), "{:?}", model.plan());
+    // A pod of this version, and the next edit.
+    model.pods[0].record.revision = edited.revision;
+    model.wanted = Wanted::Run(Box::new(scheduled_by("y")));
+    assert!(model.plan().steps.contains(&Step::Admit), "{:?}", model.plan());
 }
 
 #[test]

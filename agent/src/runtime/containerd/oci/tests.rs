@@ -613,3 +613,15 @@ fn cgroups_path_is_in_the_drivers_form() {
     it.sandbox.cgroup = crate::seams::CgroupParent::Cgroupfs("/d/pod5f0c".into());
     assert_eq!(it.json()["linux"]["cgroupsPath"], format!("/d/pod5f0c/{id}"));
 }
+
+#[test]
+fn specs_are_the_same_whatever_the_order_of_their_capabilities() {
+    let of = |capabilities: &[&str], args: &[&str]| {
+        json!({"process": {"args": args, "capabilities": {"bounding": capabilities}}}).to_string().into_bytes()
+    };
+    let spec = of(&["CAP_KILL", "CAP_CHOWN"], &["a", "b"]);
+    assert!(is_same(&spec, &of(&["CAP_CHOWN", "CAP_KILL"], &["a", "b"])));
+    assert!(!is_same(&spec, &of(&["CAP_CHOWN", "CAP_KILL"], &["b", "a"])));
+    assert!(!is_same(&spec, &of(&["CAP_CHOWN"], &["a", "b"])));
+    assert!(!is_same(b"no spec", b"no spec"));
+}
