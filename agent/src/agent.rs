@@ -38,6 +38,7 @@ use crate::sandbox::watch::Finding;
 use crate::sandbox::{self, NodeSandboxes};
 use crate::seams::{Clock, Machine, SystemClock};
 use crate::sources::{image_dir, static_dir};
+use crate::storage::Storage;
 use crate::worker::{self, Shared};
 use crate::workers::{BEAT, Directory, Workers};
 
@@ -185,6 +186,13 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     tokio::spawn(image_words::serve(board.take_image_words(), images.clone(), Arc::clone(&collector)));
     tokio::spawn(exec::serve::follow(board.take_execs(), shared.clone()));
     tokio::spawn(async move { collector.follow(&SystemClock).await });
+    let storage = Storage {
+        layers: shared.machine.runtime.layers(),
+        board: board.clone(),
+        state_dir: config.state_dir.clone(),
+        log_dir: config.log_dir.clone(),
+    };
+    tokio::spawn(storage.follow(&SystemClock));
     let (image_outcomes, image_dir) = image_dir::follow(config.image_dir.clone(), images);
     tokio::spawn(image_dir);
     tokio::spawn(publish_images(board.clone(), image_outcomes));

@@ -35,5 +35,6 @@ pub mod sandbox;
 pub mod seams;
 pub mod sources;
 pub mod status;
+pub mod storage;
 pub mod worker;
 pub mod workers;

@@ -66,11 +66,13 @@ pub struct Shared<M> {
     pub stopping: watch::Receiver<bool>,
 }
 
-/// A person's wish.
+/// What somebody beside the plan asks for.
 #[derive(Debug)]
 pub enum Request {
     /// The reply's words say what of it does not hold: none when all does.
     Delete { uid: Uid, reply: oneshot::Sender<Result<String, String>> },
+    /// The pod has failed by itself: it uses more of the disk than it allows itself. Why, in Kubernetes' words.
+    Evict { uid: Uid, message: String },
 }
 
 /// See the top of the file.
@@ -84,6 +86,8 @@ pub struct Worker<M: Machine> {
     pods: Vec<PodView>,
     /// Pods that a person wants ended and whose records do not say so yet.
     wishes: Vec<(Uid, oneshot::Sender<Result<String, String>>)>,
+    /// Pods that exceed their own limits and whose records do not say yet that they end, with why.
+    evictions: BTreeMap<Uid, String>,
     /// Records on their way to the disk.
     saving: BTreeMap<Uid, Saving>,
     /// Pods whose records are newer here than on disk.
@@ -142,6 +146,7 @@ impl<M: Machine> Worker<M> {
             nudge,
             pods: Vec::new(),
             wishes: Vec::new(),
+            evictions: BTreeMap::new(),
             saving: BTreeMap::new(),
             debts: BTreeMap::new(),
             disk_taken,
@@ -349,6 +354,7 @@ impl<M: Machine> Worker<M> {
                 self.spawn(key, job);
             }
         }
+        self.evict(now);
         self.grant_wishes(now);
         self.pay_debts(now);
         self.remove_leftovers(now);
@@ -500,6 +506,9 @@ impl<M: Machine> Worker<M> {
     fn request(&mut self, request: Request) {
         match request {
             Request::Delete { uid, reply } => self.wishes.push((uid, reply)),
+            Request::Evict { uid, message } => {
+                self.evictions.insert(uid, message);
+            }
         }
     }
 

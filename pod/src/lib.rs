@@ -23,6 +23,7 @@ pub mod record;
 pub mod resolve;
 pub mod secret;
 pub mod spec;
+pub mod storage;
 pub mod time;
 
 #[cfg(test)]
