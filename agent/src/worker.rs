@@ -4,6 +4,7 @@
 //! that a container's exit, a lost event, an agent's restart and a timer share one path. Steps run side by side; each
 //! one that ends leads to the next plan. A step that fails is a reason in the status and a back-off.
 
+mod contents;
 mod nudge;
 mod outcome;
 mod owed;
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pod::content::Contents;
 use pod::desired::{DesiredPod, Wanted};
 use pod::manifest::{Context, parse_recorded};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
@@ -58,6 +60,8 @@ pub struct Shared<M> {
     pub context: Context,
     /// Which worker a container belongs to, for routing wakes; and which uids are spoken for.
     pub directory: crate::workers::Directory,
+    /// ConfigMaps and Secrets. A worker is woken when they change.
+    pub contents: watch::Sender<Contents>,
     /// True: finish what is in flight, plan nothing more, end.
     pub stopping: watch::Receiver<bool>,
 }
@@ -119,6 +123,7 @@ pub struct Worker<M: Machine> {
     /// None: the runtime has to be asked.
     looked: Option<Result<(), StepError>>,
     look_again: Option<Moment>,
+    configs: contents::Configs,
 }
 
 impl<M: Machine> Worker<M> {
@@ -161,6 +166,7 @@ impl<M: Machine> Worker<M> {
             jobs: JoinSet::new(),
             looked: None,
             look_again: None,
+            configs: contents::Configs::default(),
         };
         for record in records {
             match parse_recorded(&record.document, &record.origin, &worker.shared.context) {
@@ -186,6 +192,10 @@ impl<M: Machine> Worker<M> {
             self.take_nudges();
             if self.looked.is_none() {
                 self.look().await;
+            }
+            self.take_contents();
+            if !stopping {
+                self.remove_outdated();
             }
             let now = self.shared.machine.clock().now();
             self.lose_patience(now);
@@ -449,8 +459,10 @@ impl<M: Machine> Worker<M> {
                 let index = container_index(view, &container)?;
                 let not_refreshed =
                     self.not_refreshed.get(&(uid.clone(), container.clone())).cloned().unwrap_or_default();
-                let job = Job::Create { pod: admitted(view), container: index, attempt, not_refreshed };
+                let pod = admitted(view);
                 let run = run(uid, container, attempt);
+                let contents = self.contents_for(&run);
+                let job = Job::Create { pod, container: index, attempt, not_refreshed, contents };
                 self.shared.directory.own(&run.container_id(), &run.uid, &self.key);
                 Some(job)
             }

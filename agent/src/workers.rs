@@ -248,6 +248,12 @@ impl<M: Machine> Workers<M> {
     /// Tells every worker what is wanted of it now, and seats those that are missing.
     fn distribute(&mut self) {
         let set = self.desired.borrow_and_update().clone();
+        // Before anybody is told to use them.
+        let contents_changed = self.shared.contents.send_if_modified(|known| {
+            let changed = *known != set.contents;
+            *known = set.contents.clone();
+            changed
+        });
         for (key, seat) in &self.workers {
             let wanted = set.wanted(key);
             seat.wanted.send_if_modified(|known| {
@@ -255,6 +261,9 @@ impl<M: Machine> Workers<M> {
                 *known = wanted;
                 changed
             });
+        }
+        if contents_changed {
+            self.workers.values().for_each(|seat| seat.nudge.again());
         }
         let missing: Vec<_> = set
             .workloads
