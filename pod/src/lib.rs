@@ -7,6 +7,7 @@
 pub mod backoff;
 pub mod desired;
 pub mod digest;
+
 pub mod fields;
 pub mod lifecycle;
 pub mod manifest;
@@ -17,6 +18,7 @@ pub mod placement;
 pub mod plan;
 pub mod ports;
 pub mod qos;
+pub mod received;
 pub mod record;
 pub mod secret;
 pub mod spec;

@@ -33,6 +33,7 @@ use std::fmt;
 
 use crate::desired::{DesiredPod, Origin};
 use crate::name::{WorkloadKey, WorkloadKind};
+use crate::received::Received;
 use crate::secret::{DockerConfig, SecretKey};
 
 /// A larger file is not read: the kubelet's limit.
@@ -171,12 +172,8 @@ pub fn parse(file: &str, bytes: &[u8], context: &Context) -> Parsed {
 ///
 /// The same path as [`parse`], but it forgives: a field or value that this version refuses or does not know is passed
 /// over, because the pod was accepted once. Only a document that cannot be run at all is refused.
-pub fn parse_recorded(
-    document: &serde_json::Value,
-    origin: &Origin,
-    context: &Context,
-) -> Result<DesiredPod, Vec<Rejection>> {
-    documents::recorded(document, origin, context)
+pub fn parse_recorded(document: &Received, origin: &Origin, context: &Context) -> Result<DesiredPod, Vec<Rejection>> {
+    documents::recorded(&document.read(), origin, context)
 }
 
 /// The file's characters, or the line and the reason why it has none.
