@@ -235,3 +235,17 @@ fn a_created_successor_standing_by_changes_nothing_that_is_shown() {
     standing.containers.push(run(1, ContainerState::Created));
     assert_eq!(super::pod(&published, &standing, &NodeFacts::default()), before);
 }
+
+#[test]
+fn a_node_says_whether_its_disk_is_full() {
+    let (board, _commands) = Board::new();
+    let machine = node::Machine::read();
+    let says = || {
+        let node = node::node(&board, &machine);
+        let all = node["status"]["conditions"].as_array().unwrap().clone();
+        all.into_iter().find(|condition| condition["type"] == "DiskPressure").expect("it is said")
+    };
+    assert_eq!(says()["status"], "False");
+    board.set_node(|node| node.disk_pressure = Some("nothing more can go".into()));
+    assert_eq!((&says()["status"], &says()["message"]), (&json!("True"), &json!("nothing more can go")));
+}

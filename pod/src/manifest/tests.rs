@@ -775,7 +775,7 @@ fn merge_keys_and_anchors_are_written_out() {
     let pod = pod(&text);
     let [first, second] = &pod.template.spec.containers[..] else { panic!() };
     assert_eq!((second.name.as_str(), &second.image, &second.mounts), ("second", &first.image, &first.mounts));
-    assert_eq!(pod.document["spec"]["containers"][1]["<<"], json!(null), "what is recorded stands alone");
+    assert_eq!(pod.document.read()["spec"]["containers"][1]["<<"], json!(null), "what is recorded stands alone");
 }
 
 #[test]
