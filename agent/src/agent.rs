@@ -21,6 +21,7 @@ use crate::desired;
 use crate::disk::Disk;
 use crate::doctor;
 use crate::events::{About, Event, Severity};
+use crate::exec;
 use crate::gate::Gate;
 use crate::http::Doors;
 use crate::image_pull::ImagePull;
@@ -169,6 +170,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let collector = Collector::new(images.clone(), config.image_gc, board.clone(), desired_set.clone());
     let collector = Arc::new(collector);
     tokio::spawn(image_words::serve(board.take_image_words(), images.clone(), Arc::clone(&collector)));
+    tokio::spawn(exec::serve::follow(board.take_execs(), shared.clone()));
     tokio::spawn(async move { collector.follow(&SystemClock).await });
     let (image_outcomes, image_dir) = image_dir::follow(config.image_dir.clone(), images);
     tokio::spawn(image_dir);

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::config::{Cidr, Live};
 use crate::events::{Event, Events, Seen};
+use crate::exec::serve::ExecRequest;
 use crate::image_pull::ImagePull;
 use crate::metrics::Metrics;
 
@@ -238,6 +239,8 @@ struct Shared {
     commands: mpsc::Sender<Command>,
     /// Set once, by whoever carries out the words about images.
     image_words: OnceLock<mpsc::Sender<ImageRequest>>,
+    /// Set once, by whoever carries out people's commands in containers.
+    execs: OnceLock<mpsc::Sender<ExecRequest>>,
     metrics: Metrics,
 }
 
@@ -288,6 +291,7 @@ impl Board {
             version: watch::Sender::new(0),
             commands,
             image_words: OnceLock::new(),
+            execs: OnceLock::new(),
             metrics: Metrics::default(),
         };
         (Board { shared: Arc::new(shared) }, receiver)
@@ -416,6 +420,20 @@ impl Board {
     pub fn image_word(&self, request: ImageRequest) -> Result<(), String> {
         let sender = self.shared.image_words.get().ok_or("the agent is just starting; ask again")?;
         sender.try_send(request).map_err(|_| "too many words about images are under way; ask again later".to_owned())
+    }
+
+    /// Where people's commands in containers come out; to be taken once.
+    pub fn take_execs(&self) -> mpsc::Receiver<ExecRequest> {
+        let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
+        let set = self.shared.execs.set(sender);
+        set.expect("the composition root does this once");
+        receiver
+    }
+
+    /// Hands on a command for a container. Err: the agent cannot take any at present.
+    pub fn exec(&self, request: ExecRequest) -> Result<(), String> {
+        let sender = self.shared.execs.get().ok_or("the agent is just starting; ask again")?;
+        sender.try_send(request).map_err(|_| "too many commands are on their way; ask again".to_owned())
     }
 
     /// Has the workers try again what failed. Not said twice where nobody listens just now: back-off does the rest.

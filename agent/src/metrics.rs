@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use pod::observed::ContainerState;
+use pod::observed::{ContainerState, ProbeKind};
+use pod::probe::KINDS;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -16,6 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::board::{Board, FileState, WantedSummary};
+use crate::events::About;
 
 /// Label pairs of one sample.
 type Labels = Vec<(String, String)>;
@@ -59,6 +61,21 @@ pub struct Metrics {
     start_errors: Family<Labels, Counter>,
     images_collected: Family<Labels, Counter>,
     pull_durations: Family<Labels, Histogram>,
+    probes: Family<Labels, Counter>,
+}
+
+/// What came of a probe, in the kubelet's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeResult {
+    Successful,
+    Failed,
+    /// It could not be carried out.
+    Unknown,
+}
+
+impl ProbeResult {
+    const ALL: [(ProbeResult, &str); 3] =
+        [(ProbeResult::Successful, "successful"), (ProbeResult::Failed, "failed"), (ProbeResult::Unknown, "unknown")];
 }
 
 impl Default for Metrics {
@@ -76,6 +93,7 @@ impl Default for Metrics {
             start_errors: Family::default(),
             images_collected: Family::default(),
             pull_durations: Family::new_with_constructor(|| Histogram::new(PULL_BUCKETS)),
+            probes: Family::default(),
         }
     }
 }
@@ -98,6 +116,20 @@ impl Metrics {
     /// One step of a worker (`create`, `sync`, `terminate` …) has ended.
     pub fn pod_worker(&self, operation: &str, took: Duration) {
         self.worker_durations.get_or_create(&label("operation_type", operation)).observe(took.as_secs_f64());
+    }
+
+    /// A probe of this container was carried out.
+    pub fn probed(&self, about: &About, kind: ProbeKind, result: ProbeResult) {
+        self.probes.get_or_create(&probe_labels(about, kind, result)).inc();
+    }
+
+    /// The run is not probed any more: a counter for every pod that ever was would grow for ever.
+    pub fn probes_over(&self, about: &About) {
+        for kind in KINDS {
+            for (result, _) in ProbeResult::ALL {
+                self.probes.remove(&probe_labels(about, kind, result));
+            }
+        }
     }
 
     /// From a pod's admission to all of its containers having been started.
@@ -177,6 +209,8 @@ pub fn encode(board: &Board) -> String {
     let failed = metrics.start_errors.clone();
     registry.register("kubelet_started_containers_errors", "Containers that could not be created or started", failed);
     let collected = metrics.images_collected.clone();
+    let probes = metrics.probes.clone();
+    registry.register("prober_probe", "Probes carried out, by what came of them", probes);
     registry.register("kubelet_image_garbage_collected", "Images removed, by reason", collected);
     let durations = metrics.pull_durations.clone();
     registry.register("kubelet_image_pull_duration_seconds", "How long pulls took, by the image's size", durations);
@@ -274,6 +308,19 @@ fn process(registry: &mut Registry) {
     if let Ok((soft, _)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
         gauge(registry, "process_max_fds", "Most descriptors that may be open", soft as f64);
     }
+}
+
+fn probe_labels(about: &About, kind: ProbeKind, result: ProbeResult) -> Labels {
+    let word = ProbeResult::ALL.into_iter().find(|(of, _)| *of == result).map_or("", |(_, word)| word);
+    let pairs = [
+        ("container", about.container.clone().unwrap_or_default()),
+        ("namespace", about.namespace.clone()),
+        ("pod", about.name.clone()),
+        ("pod_uid", about.uid.clone()),
+        ("probe_type", kind.to_string()),
+        ("result", word.to_owned()),
+    ];
+    pairs.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
 fn label(name: &str, value: &str) -> Labels {

@@ -21,6 +21,7 @@ use pod::spec::{Container, PodTemplate};
 use pod::time::{Moment, Now};
 use tokio::io::unix::AsyncFd;
 
+use crate::exec::{Exec, ExecError, ExecStreams};
 use crate::readable;
 
 /// Kubernetes' reason of a container that is on its way.
@@ -229,6 +230,9 @@ pub trait Runtime: Send + Sync + 'static {
     fn signal(&self, id: &str, signal: Signal) -> impl Future<Output = Result<(), StepError>> + Send;
     /// Deletes task, container and snapshot, killing what still runs. Ok when nothing is there.
     fn delete(&self, id: &str) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// Runs a command in a container that runs, with the container's own user, environment, directory and limits; its
+    /// exit code (128 + n for a signal). Dropped, the command and what it started are killed, and nothing of it stays.
+    fn exec(&self, exec: Exec<'_>, streams: ExecStreams) -> impl Future<Output = Result<u32, ExecError>> + Send;
     /// Ends the process through which the runtime serves the pod's containers, and their processes, if it still does not
     /// answer. Only what is proven to be this pod's is touched. The deletion of the containers remains to be done.
     fn end_shim(&self, pod: &PodRuns) -> impl Future<Output = Result<ShimEnd, StepError>> + Send;

@@ -17,6 +17,7 @@ pub mod observed;
 pub mod placement;
 pub mod plan;
 pub mod ports;
+pub mod probe;
 pub mod qos;
 pub mod received;
 pub mod record;

@@ -7,7 +7,9 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, Response};
+use hyper::header::{CONNECTION, UPGRADE};
+use hyper::upgrade::Upgraded;
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -15,6 +17,7 @@ use tokio::net::UnixStream;
 use super::Failure;
 use crate::board::ImageWord;
 use crate::doctor;
+use crate::http::exec;
 use crate::http::rows::Kind;
 
 /// The largest list that is taken: ten thousand pods of 10 kB.
@@ -135,7 +138,29 @@ impl Client {
         })
     }
 
-    fn on_runtime<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    /// A stream of frames about one command in a container.
+    pub(super) async fn exec_stream(&self) -> Result<TokioIo<Upgraded>, Failure> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|why| self.unreachable(&why))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|why| self.unreachable(&why))?;
+        // As in `request`.
+        tokio::spawn(async move {
+            let _told_elsewhere = connection.with_upgrades().await;
+        });
+        let request = Request::post("/v1/exec").header("host", "daemonlet").header(CONNECTION, "upgrade");
+        let request = request.header(UPGRADE, exec::PROTOCOL).body(Full::new(Bytes::new()));
+        let request = request.map_err(|why| Failure::Refused(why.to_string()))?;
+        let answer = tokio::time::timeout(ANSWER_TIME_MAX, sender.send_request(request)).await;
+        let late = |_| Failure::Unreachable(format!("the agent on {} does not answer", self.socket.display()));
+        let response = answer.map_err(late)?.map_err(|why| self.unreachable(&why))?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            whole(response).await?;
+            return Err(Failure::Refused("the agent answers otherwise; is it another version?".into()));
+        }
+        hyper::upgrade::on(response).await.map(TokioIo::new).map_err(|why| self.unreachable(&why))
+    }
+
+    pub(super) fn on_runtime<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.map_err(|why| Failure::Refused(format!("cannot start: {why}")))?.block_on(work)
     }

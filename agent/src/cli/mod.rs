@@ -9,6 +9,7 @@ mod client;
 mod delete;
 mod describe;
 mod doctor;
+mod exec;
 mod find;
 mod get;
 mod images;
@@ -57,6 +58,8 @@ pub enum Word {
     Describe(Describe),
     /// Print a container's log
     Logs(logs::LogsArgs),
+    /// Run a command in a container
+    Exec(exec::ExecArgs),
     /// End something; what is still wanted is started anew
     #[command(subcommand)]
     Delete(Delete),
@@ -129,6 +132,9 @@ pub enum Failure {
     /// Exit code 4.
     #[error("{0}")]
     NotFound(String),
+    /// A command in a container: its exit code is ours.
+    #[error("command terminated with exit code {0}")]
+    Ended(u8),
     /// Writing to stdout failed; the reader of a pipe that has seen enough is no failure.
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
@@ -142,6 +148,7 @@ impl Failure {
             Failure::Usage(_) => 2,
             Failure::Unreachable(_) => 3,
             Failure::NotFound(_) => 4,
+            Failure::Ended(code) => *code,
         }
     }
 }
@@ -176,6 +183,7 @@ fn speak(client: &Client, word: Word, out: &mut impl io::Write) -> Result<(), Fa
         Word::Get(args) => get::run(client, &args, out),
         Word::Describe(Describe::Pod(named)) => describe::pod(client, &named, &mut Plain(out)),
         Word::Logs(args) => logs::run(client, &args, out),
+        Word::Exec(args) => exec::run(client, &args, out),
         Word::Delete(Delete::Pod(named)) => delete::pod(client, &named, out),
         Word::Images(word) => images::run(client, word, out),
         Word::Why(args) => why::run(client, &args, &mut Plain(out)),

@@ -12,4 +12,4 @@ mod sandboxes;
 mod world;
 
 pub use machine::FakeMachine;
-pub use world::{FakeContainer, FakeDisk, FakeState, Faults, World, WorldState};
+pub use world::{FakeContainer, FakeDisk, FakeExec, FakeState, Faults, World, WorldState};

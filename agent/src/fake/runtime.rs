@@ -5,7 +5,8 @@ use pod::observed::{ContainerState, ObservedContainer};
 use pod::plan::Signal;
 use pod::spec::PullPolicy;
 
-use super::world::{FakeContainer, FakeState, World};
+use super::world::{FakeContainer, FakeExec, FakeState, World};
+use crate::exec::{Exec, ExecError, ExecStreams, Stream};
 use crate::seams::{CreateRun, CreatedRun, ImageWanted, PodRuns, Prepared, Runtime, ShimEnd, StepError, Wake};
 
 impl World {
@@ -145,6 +146,36 @@ impl Runtime for World {
         }
         drop(state);
         self.told("delete", fate)
+    }
+
+    async fn exec(&self, exec: Exec<'_>, streams: ExecStreams) -> Result<u32, ExecError> {
+        let failed = |error: StepError| ExecError::Failed(error.message);
+        self.up().map_err(|error| ExecError::Unavailable(error.message))?;
+        let fate = self.fate("exec").await.map_err(failed)?;
+        self.answered(self.task_of(exec.id), "exec").await.map_err(failed)?;
+        let (runs, scripted) = {
+            let state = self.state();
+            let runs = state.containers.get(exec.id).is_some_and(|c| matches!(c.state, FakeState::Running { .. }));
+            (runs, state.execs.get(&exec.command.join(" ")).cloned())
+        };
+        if !runs {
+            return Err(ExecError::NotRunning);
+        }
+        if let Some(started) = streams.started {
+            // Whoever does not wait for it need not know.
+            let _ = started.send(());
+        }
+        let code = match scripted {
+            Some(FakeExec { hangs: true, .. }) => std::future::pending().await,
+            Some(FakeExec { exit_code, output, .. }) => {
+                // Nobody may be listening.
+                let _ = streams.output.send((Stream::Out, output.into())).await;
+                exit_code
+            }
+            None => 0,
+        };
+        self.told("exec", fate).map_err(failed)?;
+        Ok(code)
     }
 
     async fn end_shim(&self, pod: &PodRuns) -> Result<ShimEnd, StepError> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pod::name::{RunKey, Uid, WorkloadKey};
+use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use tokio::sync::Notify;
 
 use crate::seams::{CreatedRun, StepError, Wake};
@@ -47,6 +47,15 @@ pub enum FakeState {
     Exited { exit_code: u32 },
 }
 
+/// What becomes of a command in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FakeExec {
+    pub exit_code: u32,
+    pub output: String,
+    /// It ends only when it is killed.
+    pub hangs: bool,
+}
+
 #[derive(Debug, Clone)]
 pub struct FakeContainer {
     pub workload: WorkloadKey,
@@ -80,6 +89,8 @@ pub struct WorldState {
     /// Names of images that can be had.
     pub images: BTreeSet<String>,
     pub containers: BTreeMap<String, FakeContainer>,
+    /// Commands that do not simply exit 0, by their words joined with blanks.
+    pub execs: BTreeMap<String, FakeExec>,
     /// Ids of the runs whose pipes the log keeper has open.
     pub pipes: BTreeMap<String, Uid>,
     /// Sandboxes by uid: true once connected.
@@ -139,6 +150,20 @@ impl World {
         }
         drop(state);
         self.woken.notify_one();
+    }
+
+    /// A container of this id that runs and is nobody's.
+    pub fn run_container(&self, id: &str) {
+        let uid = Uid("u".into());
+        let container = FakeContainer {
+            workload: WorkloadKey { namespace: "default".into(), kind: WorkloadKind::Pod, name: "a".into() },
+            run: RunKey { uid, container: "c".into(), attempt: 0 },
+            state: FakeState::Running { pid: 7 },
+            created: CreatedRun::default(),
+            not_refreshed: String::new(),
+            foreign: false,
+        };
+        self.state().containers.insert(id.to_owned(), container);
     }
 
     /// A running container's process ends.

@@ -2,7 +2,7 @@
 //!
 //! `GET /v1/<kind>`: `{"items": […]}`; with ?watch=1 one `{"type": …, "object": …}` a line: all that there is as ADDED,
 //! then each change as it comes. `POST /v1/pods/<uid>/delete`. `POST /v1/images/words` with a word about images is answered
-//! with its frames (`image_words`). Errors are `{"error": "…"}`.
+//! with its frames (`image_words`). `POST /v1/exec` is upgraded to a stream (`exec`). Errors are `{"error": "…"}`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::exec;
 use super::reply::{self, Reply};
 use super::rows::{Kind, rows};
 use crate::board::{Board, ImageRequest, ImageWord};
@@ -40,6 +41,10 @@ pub async fn answer(board: Board, machine: Arc<Machine>, request: Request<Incomi
     match path.as_slice() {
         ["v1", "pods", uid, "delete"] => match *request.method() {
             Method::POST => delete(&board, uid).await,
+            _ => reply::method_not_allowed("POST"),
+        },
+        ["v1", "exec"] => match *request.method() {
+            Method::POST => exec::open(board, request),
             _ => reply::method_not_allowed("POST"),
         },
         ["v1", "images", "words"] => match *request.method() {
@@ -135,7 +140,7 @@ fn changes(sent: &mut BTreeMap<String, Value>, now: Vec<(String, Value)>) -> Vec
     lines
 }
 
-fn error(status: StatusCode, why: &str) -> Response<Reply> {
+pub(super) fn error(status: StatusCode, why: &str) -> Response<Reply> {
     reply::json(status, &json!({"error": why}))
 }
 

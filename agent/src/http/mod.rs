@@ -3,6 +3,7 @@
 //! Opened and served by the composition root; they read the board and hand over commands, nothing else. Everything a
 //! client can make large or slow has a bound here.
 
+pub mod exec;
 mod health;
 mod internal;
 mod loopback;
@@ -181,7 +182,7 @@ async fn refused(why: &io::Error) {
 
 async fn serve_one<S, A, F>(stream: S, answer: A)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<Reply>>,
 {
@@ -195,6 +196,8 @@ where
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service)
+        // For commands in containers, on the socket; the other door never answers so.
+        .with_upgrades()
         .await;
     if let Err(why) = served {
         tracing::debug!(%why, "a connection ended early");

@@ -35,9 +35,11 @@ use blame::Blamed;
 pub use blob::Blob;
 pub use credentials::{Credential, Login, Secret};
 pub use error::{Failure, HostFailure, RegistryError};
+pub use names::Names;
 pub use proxy::Proxy;
 pub use reach::{HostReach, Reach, Stage, configured};
 use round::Need;
+pub use tls::unverified;
 use visit::{Question, Visit};
 
 /// The largest index or manifest that is read. The distribution specification asks registries to take at least 4 MiB and lets them refuse

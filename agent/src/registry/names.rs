@@ -27,6 +27,13 @@ impl Resolve for Names {
 }
 
 impl Names {
+    /// The addresses of a host, each with this port; at least one.
+    pub async fn addresses(&self, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let found = self.resolver()?.lookup_ip(name).await.map_err(io::Error::other)?;
+        let addresses: Vec<SocketAddr> = found.iter().map(|address| SocketAddr::new(address, port)).collect();
+        if addresses.is_empty() { Err(io::Error::other("no such host")) } else { Ok(addresses) }
+    }
+
     fn resolver(&self) -> io::Result<&TokioResolver> {
         if let Some(resolver) = self.resolver.get() {
             return Ok(resolver);

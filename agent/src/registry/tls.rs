@@ -106,6 +106,18 @@ impl Material {
     }
 }
 
+/// For whoever may show any certificate: the node's own daemons, when they are probed.
+pub fn unverified() -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has cipher suites for both versions");
+    let verifier = Arc::new(Anyone(provider));
+    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
 /// The authorities that this machine trusts (SSL_CERT_FILE and SSL_CERT_DIR count). Reads some hundred files: not on the loop's thread.
 pub fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();

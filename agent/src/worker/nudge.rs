@@ -32,7 +32,7 @@ impl Nudge {
     }
 
     /// What is known has changed: plan again, without another look.
-    pub(super) fn again(&self) {
+    pub fn again(&self) {
         self.set(0);
     }
 

@@ -33,8 +33,8 @@ use super::oci::{self, Inputs};
 use super::sub_paths::SubPath;
 use super::tasks::NewTask;
 use super::{
-    Containerd, OciRuntime, cgroup, classes, environment, image_volumes, labels, propagation, snapshots, sub_paths,
-    tasks,
+    Containerd, OciRuntime, cgroup, classes, environment, exec, image_volumes, labels, propagation, snapshots,
+    sub_paths, tasks,
 };
 use crate::execute::chain;
 use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
@@ -243,6 +243,7 @@ impl Containerd {
         snapshots::remove(&self.client, snapshotter, id).await?;
         self.heard.forget(id);
         self.late.forget(id);
+        exec::forget(&self.config.exec_dir(), id);
         Ok(())
     }
 
@@ -383,7 +384,7 @@ async fn create_record(client: &Client, record: &ContainerRecord) -> Result<(), 
     bounded(QUICK, client.containers().create(client.request(request))).await.map(|_| ())
 }
 
-async fn get_record(client: &Client, id: &str) -> Result<Option<ContainerRecord>, Status> {
+pub(super) async fn get_record(client: &Client, id: &str) -> Result<Option<ContainerRecord>, Status> {
     let request = GetContainerRequest { id: id.to_owned() };
     let answer = found(bounded(QUICK, client.containers().get(client.request(request))).await)?;
     Ok(answer.and_then(|it| it.container))

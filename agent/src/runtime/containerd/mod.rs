@@ -15,6 +15,7 @@ use pod::name::WorkloadKey;
 use pod::observed::ObservedContainer;
 use pod::plan::Signal;
 
+use crate::exec::{Exec, ExecError, ExecStreams};
 use crate::seams::{CreateRun, CreatedRun, ImageWanted, PodRuns, Prepared, Runtime, ShimEnd, StepError, Wake};
 
 use self::apparmor::Profiles;
@@ -37,6 +38,7 @@ pub mod client;
 mod containers;
 mod environment;
 pub mod events;
+mod exec;
 pub mod host;
 mod hung;
 pub mod image_facts;
@@ -98,6 +100,13 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Pipes of commands in containers, by container and command.
+    fn exec_dir(&self) -> PathBuf {
+        self.run_dir.join("exec")
+    }
+}
+
 /// containerd, reachable or not at present.
 pub struct Containerd {
     client: Client,
@@ -116,6 +125,7 @@ pub struct Containerd {
     recursion: recursion::Recursion,
     /// Containers whose shim did not answer.
     late: Late,
+    execs: exec::Execs,
     /// One look at an image's files at a time: its view has one name.
     looking: tokio::sync::Mutex<()>,
     follower: JoinHandle<()>,
@@ -127,6 +137,7 @@ impl Containerd {
     pub fn open(config: Config) -> Result<Containerd, NamespaceInvalid> {
         let client = Client::new(&config.socket, &config.namespace)?;
         let images = Images::new(client.clone(), &config.snapshotter, config.pulls.clone());
+        exec::sweep(&client, &config.exec_dir());
         let heard = Arc::new(Heard::default());
         let follower = tokio::spawn(events::follow(client.clone(), Arc::clone(&heard)));
         Ok(Containerd {
@@ -141,6 +152,7 @@ impl Containerd {
             device_looks: Looks::default(),
             recursion: recursion::Recursion::default(),
             late: Late::default(),
+            execs: exec::Execs::default(),
             looking: tokio::sync::Mutex::default(),
             follower,
         })
@@ -251,6 +263,10 @@ impl Runtime for Containerd {
         self.remove(id).await.map_err(|status| {
             self.client.step_error("KillContainerError", &format!("deleting container {id}"), &status)
         })
+    }
+
+    async fn exec(&self, exec: Exec<'_>, streams: ExecStreams) -> Result<u32, ExecError> {
+        self.exec_in(exec, streams).await
     }
 
     async fn end_shim(&self, pod: &PodRuns) -> Result<ShimEnd, StepError> {
