@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod content;
 pub mod desired;
 pub mod digest;
+
 pub mod fields;
 pub mod lifecycle;
 pub mod manifest;
@@ -19,6 +20,7 @@ pub mod plan;
 pub mod ports;
 pub mod probe;
 pub mod qos;
+pub mod received;
 pub mod record;
 pub mod resolve;
 pub mod secret;

@@ -40,7 +40,7 @@ pub enum Standing {
 }
 
 pub fn standing(view: &View<'_>, pod: &PodView, container: &ObservedContainer) -> Standing {
-    let memory = pod.record.containers.get(&container.run.container);
+    let memory = pod.record.remembered(&container.run.container);
     let due = memory.map_or(0, ContainerMemory::next_attempt);
     let attempt = container.run.attempt;
     let started = memory.is_some_and(|m| m.started_attempt >= Some(attempt));
@@ -244,7 +244,7 @@ impl Runs<'_> {
     }
 
     fn memory(&self) -> Option<&ContainerMemory> {
-        self.pod.record.containers.get(&self.container.name)
+        self.pod.record.remembered(&self.container.name)
     }
 
     fn observed(&self, attempt: u32) -> Option<&ObservedContainer> {
