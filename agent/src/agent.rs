@@ -262,7 +262,7 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
     Ok(NodeMachine {
         runtime: Containerd::open(runtime)?,
         sandboxes: NodeSandboxes::open(sandboxes)?,
-        logs: Pipes::new(&config.run_dir),
+        logs: Pipes::new(&config.run_dir, &config.log_dir),
         boot_id,
     })
 }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use pod::desired::DesiredPod;
 use pod::name::{RunKey, Uid, WorkloadKey};
-use pod::plan::Signal;
+use pod::plan::{Hook, Signal};
 use pod::record::Record;
-use pod::spec::PodTemplate;
+use pod::spec::{Container, PodTemplate};
 use tokio::time::Instant;
 
 use crate::gate::Gate;
 use crate::metrics::Metrics;
+use crate::probes::handlers::{self, Answer, Target};
 use crate::records::Records;
 use crate::seams::{
     CreateRun, CreatedRun, ImageNews, ImageWanted, Leave, LogPipes, Machine, PodRuns, Prepared, Runtime, Sandboxes,
@@ -71,8 +72,17 @@ pub enum Job {
         run: RunKey,
         signal: Signal,
     },
+    Hook {
+        pod: Admitted,
+        container: usize,
+        attempt: u32,
+        hook: Hook,
+        address: Option<IpAddr>,
+    },
+    /// `unsaid`: the record of the pod where the run failed without a word: the last lines of its log are to be shown.
     Delete {
         run: RunKey,
+        unsaid: Option<Box<Record>>,
     },
     EndShim {
         pod: PodRuns,
@@ -101,8 +111,14 @@ pub enum Outcome {
         container: String,
         prepared: Prepared,
     },
-    /// Nobody waits for this image any more.
-    ImageGivenUp,
+    /// Nobody waits for it any more.
+    GivenUp,
+    /// `failed`: why, when it did.
+    Hooked {
+        run: RunKey,
+        hook: Hook,
+        failed: Option<String>,
+    },
     SetUp {
         uid: Uid,
     },
@@ -125,6 +141,7 @@ pub enum Outcome {
     },
     Deleted {
         run: RunKey,
+        last_lines: Option<String>,
     },
     ShimEnd {
         uid: Uid,
@@ -148,8 +165,10 @@ impl Job {
             | Job::SetUp { .. }
             | Job::Connect { .. }
             | Job::Create { .. }
-            | Job::Start { .. } => "sync",
-            Job::Signal { .. }
+            | Job::Start { .. }
+            | Job::Hook { hook: Hook::PostStart, .. } => "sync",
+            Job::Hook { hook: Hook::PreStop, .. }
+            | Job::Signal { .. }
             | Job::Delete { .. }
             | Job::EndShim { .. }
             | Job::TearDown { .. }
@@ -222,12 +241,23 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             counted(metrics, "stop_container", machine.runtime().signal(&run.container_id(), signal)).await?;
             Ok(Outcome::Signalled { run, signal })
         }
-        Job::Delete { run } => {
+        Job::Hook { pod, container, attempt, hook, address } => {
+            let container = &pod.template.spec.containers[container];
+            let run = RunKey { uid: pod.record.uid.clone(), container: container.name.clone(), attempt };
+            let failed = run_hook(machine, container, &run, hook, address).await;
+            Ok(Outcome::Hooked { run, hook, failed })
+        }
+        Job::Delete { run, unsaid } => {
             let id = run.container_id();
             counted(metrics, "remove_container", machine.runtime().delete(&id)).await?;
             // Only now have all writers closed, so that the keeper reads to the end.
             machine.logs().close(&id).await?;
-            Ok(Outcome::Deleted { run })
+            machine.sandboxes().remove_words(&run);
+            let last_lines = match &unsaid {
+                Some(record) => machine.logs().last_lines(record, &run).await,
+                None => None,
+            };
+            Ok(Outcome::Deleted { run, last_lines })
         }
         Job::EndShim { pod } => {
             let end = counted(metrics, "stop_podsandbox", machine.runtime().end_shim(&pod)).await?;
@@ -247,6 +277,27 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
                 .map_err(|e| StepError::new("FailedRecord", chain(&e)))?;
             Ok(Outcome::Forgotten { uid: record.uid })
         }
+    }
+}
+
+/// Why the hook failed, when it did. Without a hook there is nothing to do, which cannot fail.
+async fn run_hook<M: Machine>(
+    machine: &M,
+    container: &Container,
+    run: &RunKey,
+    hook: Hook,
+    address: Option<IpAddr>,
+) -> Option<String> {
+    let handler = match hook {
+        Hook::PostStart => container.hooks.post_start.as_ref(),
+        Hook::PreStop => container.hooks.pre_stop.as_ref(),
+    }?;
+    let id = run.container_id();
+    let target = Target { container_id: &id, container, address };
+    match handlers::hook(machine.runtime(), handler, target).await {
+        Ok(Answer::Success | Answer::Warning(_)) => None,
+        Ok(Answer::Failure(why)) => Some(why),
+        Err(not_done) => Some(not_done.to_string()),
     }
 }
 
@@ -283,7 +334,8 @@ async fn create<M: Machine>(
     let _permit = gate.enter(pod.template.spec.priority).await;
     let container = &pod.template.spec.containers[container];
     let run = RunKey { uid: pod.record.uid.clone(), container: container.name.clone(), attempt };
-    let sandbox = machine.sandboxes().describe(&pod.record, &pod.template).await?;
+    let mut sandbox = machine.sandboxes().describe(&pod.record, &pod.template).await?;
+    sandbox.files.insert(container.last_words.path.clone(), machine.sandboxes().make_words(&run)?);
     let (stdout, stderr) = machine.logs().open(&pod.record, &run).await?;
     let create = CreateRun {
         run: run.clone(),

@@ -19,6 +19,7 @@ pub mod gate;
 pub mod http;
 pub mod image_pull;
 pub mod image_words;
+mod log_file;
 pub mod logs;
 pub mod metrics;
 mod mountinfo;

@@ -21,6 +21,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::config::{Following, LogLimits};
 use crate::execute::chain;
+use crate::log_file::LogDir;
 use crate::seams::{LogPipes, StepError};
 
 /// Between two tries to start a keeper that does not come up: soon, because daemons block while nobody reads.
@@ -29,15 +30,24 @@ const START_RETRY: Duration = Duration::from_secs(1);
 /// How long a keeper that was just started, by us or by its unit, may take until it answers.
 const START_MAX: Duration = Duration::from_secs(3);
 
+/// Of the log of what failed, as much as the kubelet shows.
+const TAIL_LINES: usize = 80;
+const TAIL_BYTES: usize = 2048;
+/// Read for it: lines have heads, and some are not printed.
+const TAIL_READ: u64 = 64 << 10;
+/// The disk of the logs may not answer: then nothing is shown.
+const TAIL_MAX: Duration = Duration::from_secs(5);
+
 /// See the top of the file. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Pipes {
     keeper: Keeper,
+    log_dir: PathBuf,
 }
 
 impl Pipes {
-    pub fn new(run_dir: &Path) -> Pipes {
-        Pipes { keeper: Keeper::new(run_dir) }
+    pub fn new(run_dir: &Path, log_dir: &Path) -> Pipes {
+        Pipes { keeper: Keeper::new(run_dir), log_dir: log_dir.to_owned() }
     }
 
     /// Runs a call of the blocking client beside the loop.
@@ -89,10 +99,33 @@ impl LogPipes for Pipes {
         Ok(())
     }
 
+    async fn last_lines(&self, record: &Record, run: &RunKey) -> Option<String> {
+        let (log_dir, pod, run) = (self.log_dir.clone(), pod_dir(record), run.clone());
+        let reading = tokio::task::spawn_blocking(move || last_lines(&log_dir, &pod, &run).ok());
+        tokio::time::timeout(TAIL_MAX, reading).await.ok()?.ok()?.filter(|lines| !lines.is_empty())
+    }
+
     async fn forget(&self, record: &Record) -> Result<(), StepError> {
         let dir = format!("pods/{}", pod_dir(record));
         self.ask(move |keeper| forget(keeper, &dir)).await
     }
+}
+
+/// The end of a run's log, at most [`TAIL_LINES`] and [`TAIL_BYTES`].
+fn last_lines(log_dir: &Path, pod: &str, run: &RunKey) -> std::io::Result<String> {
+    let mut files = LogDir::open(log_dir, pod, &run.container)?.files(run.attempt.into())?;
+    let Some(file) = files.last_mut() else { return Ok(String::new()) };
+    let mut printed = Vec::new();
+    file.seek_near_end(TAIL_READ)?;
+    file.print(&mut printed)?;
+    file.finish(&mut printed)?;
+    let text = String::from_utf8_lossy(&printed);
+    let text = text.trim_end();
+    let begin = text.rmatch_indices('\n').nth(TAIL_LINES - 1).map_or(0, |(at, _)| at + 1);
+    let text = &text[begin..];
+    let cut = text.len().saturating_sub(TAIL_BYTES);
+    let cut = (cut..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    Ok(text[cut..].to_owned())
 }
 
 /// Removes a pod's logs. Runs whose creation never succeeded, or whose closing was cut short, are still open in the
@@ -114,7 +147,7 @@ fn forget(keeper: &Keeper, dir: &str) -> Result<(), keeper::client::Error> {
 
 /// Keeps a keeper running and told of its limits, for as long as the agent lives.
 pub async fn supervise(run_dir: PathBuf, log_dir: PathBuf, program: PathBuf, mut live: watch::Receiver<Following>) {
-    let pipes = Pipes::new(&run_dir);
+    let pipes = Pipes::new(&run_dir, &log_dir);
     let socket = run_dir.join(keeper::protocol::SOCKET);
     loop {
         let Some(process) = present(&socket) else {

@@ -433,6 +433,12 @@ pub trait Sandboxes: Send + Sync + 'static {
     /// Gives back all but what is to be left; Ok when nothing is there. Works without the template: the record may be
     /// unreadable.
     fn tear_down(&self, uid: &Uid, leave: Leave) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// Makes the file in which the run may say why it ends (`terminationMessagePath`), and answers where it is. Microseconds.
+    fn make_words(&self, run: &RunKey) -> Result<PathBuf, StepError>;
+    /// What the run has said there. Microseconds.
+    fn last_words(&self, run: &RunKey) -> Option<String>;
+    /// The run is gone.
+    fn remove_words(&self, run: &RunKey);
     /// Uids of all sandboxes of which anything is left on this node, for finding orphans.
     fn list(&self) -> impl Future<Output = Result<Vec<Uid>, StepError>> + Send;
 }
@@ -444,6 +450,8 @@ pub trait LogPipes: Send + Sync + 'static {
     -> impl Future<Output = Result<(PathBuf, PathBuf), StepError>> + Send;
     /// The run is over: drain, forget. Ok when it was not open.
     fn close(&self, id: &str) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// The last lines of the run's log, whose run is over. None: there are none, or they cannot be read.
+    fn last_lines(&self, record: &Record, run: &RunKey) -> impl Future<Output = Option<String>> + Send;
     /// The pod is gone: its log directory and links go too.
     fn forget(&self, record: &Record) -> impl Future<Output = Result<(), StepError>> + Send;
 }

@@ -13,14 +13,17 @@ mod tell;
 mod unreadable;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pod::desired::{DesiredPod, Wanted};
 use pod::manifest::{Context, parse_recorded};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
-use pod::observed::{Health, ImageState, SandboxState};
-use pod::plan::{Delivery, Failure, Plan, PodView, Signal, Step, StepKey, Stray, View, Waiting, plan};
+use pod::observed::{ContainerState, Health, ImageState, ObservedContainer, SandboxState};
+use pod::plan::{
+    Delivery, Failure, HookEnd, Plan, PodView, RunStep, Signal, Step, StepKey, Stray, View, Waiting, is_unsaid, plan,
+};
 use pod::record::{Lifecycle, Record};
 use pod::time::{Moment, Now};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -90,6 +93,10 @@ pub struct Worker<M: Machine> {
     not_refreshed: BTreeMap<(Uid, String), String>,
     /// Signals that were delivered: a daemon gets one SIGTERM, not one a wake.
     delivered: BTreeMap<StepKey, Delivery>,
+    /// Hooks that are over.
+    hooks: BTreeMap<StepKey, HookEnd>,
+    /// Last lines of the logs of runs that failed without a word, until they are on record.
+    last_lines: BTreeMap<RunKey, String>,
     /// What probes say of runs.
     health: BTreeMap<RunKey, Health>,
     /// Containers of this workload that no record speaks of.
@@ -107,8 +114,9 @@ pub struct Worker<M: Machine> {
     unreadable: Vec<(Record, String)>,
     failures: BTreeMap<StepKey, Failure>,
     in_flight: BTreeSet<StepKey>,
-    /// Preparations of images that are waited for, by their steps: a pull may take hours, and its sender dropped ends the wait.
-    image_waits: BTreeMap<StepKey, oneshot::Sender<()>>,
+    /// Jobs that may take for ever and may be given up at any point (preparations of images, hooks), by their steps: the sender
+    /// dropped ends the job.
+    waits: BTreeMap<StepKey, oneshot::Sender<()>>,
     /// Images in preparation when an image came or went: what they say may be about before.
     stale: BTreeSet<StepKey>,
     jobs: JoinSet<(StepKey, Result<Outcome, StepError>)>,
@@ -142,6 +150,8 @@ impl<M: Machine> Worker<M> {
             disk_taken,
             not_refreshed: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            hooks: BTreeMap::new(),
+            last_lines: BTreeMap::new(),
             health: BTreeMap::new(),
             strays: Vec::new(),
             silent: BTreeMap::new(),
@@ -151,7 +161,7 @@ impl<M: Machine> Worker<M> {
             unreadable: Vec::new(),
             failures: BTreeMap::new(),
             in_flight: BTreeSet::new(),
-            image_waits: BTreeMap::new(),
+            waits: BTreeMap::new(),
             stale: BTreeSet::new(),
             jobs: JoinSet::new(),
             looked: None,
@@ -192,7 +202,7 @@ impl<M: Machine> Worker<M> {
             if !stopping {
                 self.start(std::mem::take(&mut planned.steps), now);
             }
-            self.give_up_images(stopping);
+            self.give_up(stopping);
             self.publish(planned.waiting_for, now);
             if self.is_over() {
                 self.shared.board.publish(&self.key, None);
@@ -322,6 +332,8 @@ impl<M: Machine> Worker<M> {
             failures: &self.failures,
             in_flight: &self.in_flight,
             delivered: &self.delivered,
+            hooks: &self.hooks,
+            last_lines: &self.last_lines,
             health: &self.health,
             silent: &self.silent,
             now,
@@ -354,7 +366,7 @@ impl<M: Machine> Worker<M> {
 
     fn spawn(&mut self, key: StepKey, job: Job) {
         match &job {
-            Job::Delete { run } => {
+            Job::Delete { run, .. } => {
                 self.deletions.insert(key.clone(), run.clone());
             }
             // It takes over whatever a deletion has left of the run.
@@ -372,9 +384,9 @@ impl<M: Machine> Worker<M> {
     fn spawn_job(&mut self, key: StepKey, job: Job) {
         let shared = self.shared.clone();
         let workload = self.key.clone();
-        let wait = matches!(job, Job::PrepareImage { .. }).then(oneshot::channel::<()>);
+        let wait = matches!(job, Job::PrepareImage { .. } | Job::Hook { .. }).then(oneshot::channel::<()>);
         let given_up = wait.map(|(wait, given_up)| {
-            self.image_waits.insert(key.clone(), wait);
+            self.waits.insert(key.clone(), wait);
             given_up
         });
         self.jobs.spawn(async move {
@@ -391,22 +403,28 @@ impl<M: Machine> Worker<M> {
                     None => std::future::pending().await,
                 }
             };
-            // A preparation may be dropped at any point; nothing else is ever given up.
             let result = tokio::select! {
                 biased;
                 result = execute(&ground, &workload, job) => result,
-                () = given_up => Ok(Outcome::ImageGivenUp),
+                () = given_up => Ok(Outcome::GivenUp),
             };
             (key, result)
         });
     }
 
-    /// A pod that ends waits for no image, nor does an agent that stops: the bytes that are here stay for the next one.
-    fn give_up_images(&mut self, stopping: bool) {
-        let pods = &self.pods;
-        self.image_waits.retain(|key, _| {
-            let pod = pods.iter().find(|view| step_uid(key) == Some(&view.record.uid));
-            !stopping && pod.is_some_and(|view| view.record.lifecycle == Lifecycle::Running)
+    /// A pod that ends waits for no image, nor does an agent that stops: the bytes that are here stay for the next one. A
+    /// hook goes with its run, and when the run is told to stop.
+    fn give_up(&mut self, stopping: bool) {
+        let (pods, delivered) = (&self.pods, &self.delivered);
+        self.waits.retain(|key, _| {
+            let Some(pod) = pods.iter().find(|view| step_uid(key) == Some(&view.record.uid)) else { return false };
+            let StepKey::Run(uid, container, attempt, _) = key else {
+                return !stopping && pod.record.lifecycle == Lifecycle::Running;
+            };
+            let run = RunKey { uid: uid.clone(), container: container.clone(), attempt: *attempt };
+            let runs = |c: &ObservedContainer| c.run == run && matches!(c.state, ContainerState::Running { .. });
+            let told = StepKey::Run(run.uid.clone(), run.container.clone(), run.attempt, RunStep::SignalStop);
+            !stopping && !delivered.contains_key(&told) && pod.containers.iter().any(runs)
         });
     }
 
@@ -456,7 +474,16 @@ impl<M: Machine> Worker<M> {
                 }
                 Some(Job::Signal { run, signal })
             }
-            Step::Delete { uid, container, attempt } => Some(Job::Delete { run: run(uid, container, attempt) }),
+            Step::Hook { uid, container, attempt, hook } => {
+                let view = self.view(&uid)?;
+                let index = container_index(view, &container)?;
+                Some(Job::Hook { pod: admitted(view), container: index, attempt, hook, address: self.address_of(view) })
+            }
+            Step::Delete { uid, container, attempt } => {
+                let run = run(uid, container, attempt);
+                let unsaid = self.unsaid(&run);
+                Some(Job::Delete { run, unsaid })
+            }
             Step::EndShim { uid } => Some(Job::EndShim { pod: self.runs_of(uid) }),
             Step::TearDown { uid } => {
                 let lives = self.view(&uid).is_some_and(|view| view.record.lifecycle == Lifecycle::Running);
@@ -525,6 +552,21 @@ impl<M: Machine> Worker<M> {
             && self.leftovers.is_empty()
             && self.unreadable.is_empty()
             && matches!(self.looked, Some(Ok(())))
+    }
+
+    /// The record of the pod where this run is its container's last and failed without a word.
+    fn unsaid(&self, run: &RunKey) -> Option<Box<Record>> {
+        let record = &self.view(&run.uid)?.record;
+        let last = record.containers.get(&run.container)?.last.as_ref()?;
+        (last.attempt == run.attempt && is_unsaid(last)).then(|| Box::new(record.clone()))
+    }
+
+    /// Where the pod can be reached from this node: with hostNetwork the node's address.
+    fn address_of(&self, view: &PodView) -> Option<IpAddr> {
+        match &view.sandbox {
+            SandboxState::Connected { ips } => ips.first().copied(),
+            SandboxState::Made | SandboxState::Absent | SandboxState::Broken { .. } => None,
+        }
     }
 
     fn view(&self, uid: &Uid) -> Option<&PodView> {

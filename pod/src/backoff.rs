@@ -59,11 +59,11 @@ pub fn step(key: &StepKey, count: u32) -> Duration {
         StepKey::PrepareImage(..) => (IMAGE_FIRST, IMAGE_MAX),
         StepKey::SetUp(_)
         | StepKey::Connect(_)
-        | StepKey::Run(_, _, _, RunStep::Create | RunStep::Start)
+        | StepKey::Run(_, _, _, RunStep::Create | RunStep::Start | RunStep::PostStart)
         | StepKey::EndShim(_) => (STEP_FIRST, STEP_MAX),
         StepKey::Admit
         | StepKey::Remember(_)
-        | StepKey::Run(_, _, _, RunStep::SignalStop | RunStep::SignalKill | RunStep::Delete)
+        | StepKey::Run(_, _, _, RunStep::PreStop | RunStep::SignalStop | RunStep::SignalKill | RunStep::Delete)
         | StepKey::TearDown(_)
         | StepKey::Forget(_) => (STEP_FIRST, URGENT_MAX),
     };

@@ -4,12 +4,15 @@
 use std::time::Duration;
 
 use crate::plan::Change;
-use crate::record::{ContainerMemory, Lifecycle, Record};
+use crate::record::{ContainerMemory, Lifecycle, Record, Stopping, Verdict};
 use crate::spec::PodTemplate;
 use crate::time::{Moment, Now};
 
 /// Kubernetes' least grace period: a deletion never means an instant kill.
 pub const GRACE_MIN: Duration = Duration::from_secs(1);
+/// What is left for acting on the stop signal when a hook, or the containers that had to end before, have used up the grace
+/// period (Kubernetes' minimumGracePeriodInSeconds).
+pub const LAST_MOMENT: Duration = Duration::from_secs(2);
 
 /// When SIGKILL follows for a pod whose termination begins at `now` (`terminationGracePeriodSeconds`).
 pub fn deadline(template: &PodTemplate, now: Moment) -> Moment {
@@ -21,14 +24,34 @@ impl Record {
     pub fn remember(&mut self, change: Change, now: Now, boot_id: &str) {
         match change {
             Change::Started { container, attempt } => self.memory(container).started(attempt, now),
-            Change::Ended { container, termination, failures, not_before } => {
+            Change::Ended { container, termination, failures, not_before, completed } => {
                 let memory = self.memory(container);
                 if memory.next_attempt() <= termination.attempt {
                     memory.ended_unrecorded(termination.attempt, now);
                     memory.before = memory.last.replace(termination);
                     memory.failures = failures;
                     memory.not_before = not_before;
+                    memory.completed |= completed;
+                    memory.verdict = None;
+                    memory.stopping = None;
                 }
+            }
+            Change::Stopping { container, stopping } => self.memory(container).stop(stopping),
+            Change::PostStarted { container, attempt } => {
+                let memory = self.memory(container);
+                memory.post_started = memory.post_started.max(Some(attempt));
+            }
+            Change::Verdict { container, attempt, started, ready } => {
+                self.memory(container).judged(attempt, (started, ready), now);
+            }
+            Change::Words { container, attempt, message } => {
+                let last = self.memory(container).last.as_mut().filter(|last| last.attempt == attempt);
+                if let Some(last) = last.filter(|last| last.message.is_empty()) {
+                    last.message = message;
+                }
+            }
+            Change::Renewed => {
+                self.containers.values_mut().for_each(|memory| memory.completed = false);
             }
             Change::Terminating { deadline, reason } => self.terminate(deadline, reason, now),
             Change::Finished => {
@@ -64,6 +87,9 @@ impl Record {
             memory.started_moment = None;
             memory.failures = 0;
             memory.not_before = None;
+            memory.completed = false;
+            memory.verdict = None;
+            memory.stopping = None;
         }
         if let Lifecycle::Terminating { deadline, .. } = &mut self.lifecycle {
             *deadline = now.boot;
@@ -75,6 +101,29 @@ impl ContainerMemory {
     /// The attempt that runs or is to run: one more than the newest that ended. Equals the restart count.
     pub fn next_attempt(&self) -> u32 {
         self.last.as_ref().map_or(0, |last| last.attempt.saturating_add(1))
+    }
+
+    /// Of the run that is due; its deadline only shrinks.
+    fn stop(&mut self, stopping: Stopping) {
+        if self.next_attempt() > stopping.attempt {
+            return;
+        }
+        match &mut self.stopping {
+            Some(known) if known.attempt == stopping.attempt => {
+                known.deadline = known.deadline.min(stopping.deadline);
+            }
+            known => *known = Some(stopping),
+        }
+    }
+
+    /// Of the run that is due.
+    fn judged(&mut self, attempt: u32, (started, ready): (bool, bool), now: Now) {
+        if self.next_attempt() > attempt {
+            return;
+        }
+        let known = self.verdict.take().filter(|known| known.attempt == attempt && known.ready == ready);
+        let since = known.map_or(now.wall, |known| known.since);
+        self.verdict = Some(Verdict { attempt, started, ready, since });
     }
 
     fn started(&mut self, attempt: u32, now: Now) {
@@ -110,13 +159,20 @@ mod tests {
         let termination = Termination {
             attempt,
             container_id: "id".into(),
+            image_id: String::new(),
             exit_code: 1,
             reason: "Error".into(),
             message: String::new(),
             started_at: None,
             finished_at: at(5).wall,
         };
-        Change::Ended { container: "a".into(), termination, failures: attempt + 1, not_before: Some(Moment(9)) }
+        Change::Ended {
+            container: "a".into(),
+            termination,
+            failures: attempt + 1,
+            not_before: Some(Moment(9)),
+            completed: false,
+        }
     }
 
     fn terminating(deadline: u64) -> Change {

@@ -8,6 +8,7 @@ mod conflict;
 mod draft;
 mod ending;
 mod missed;
+pub mod order;
 mod orphans;
 mod pod;
 mod roles;
@@ -24,12 +25,13 @@ use std::sync::Arc;
 use crate::desired::Wanted;
 use crate::name::{RunKey, Uid};
 use crate::observed::{Health, ImageState, ObservedContainer, SandboxState};
-use crate::record::{Record, Termination};
+use crate::record::{Record, Stopping, Termination};
 use crate::spec::PodTemplate;
 use crate::time::{Moment, Now};
 
 pub use orphans::{Orphans, orphans};
-pub use run::back_off;
+pub use pod::is_unsaid;
+pub use run::{FAILED_HOOK, back_off};
 pub use silence::{SHIM_PATIENCE, SHIM_SILENT};
 pub use strays::{STRAY_GRACE, Stray, end_strays};
 
@@ -63,6 +65,10 @@ pub struct View<'a> {
     pub in_flight: &'a BTreeSet<StepKey>,
     /// Signals that this process has delivered. In memory only: a daemon gets one SIGTERM, not one a wake.
     pub delivered: &'a BTreeMap<StepKey, Delivery>,
+    /// Hooks that are over. In memory only: a hook is run at least once.
+    pub hooks: &'a BTreeMap<StepKey, HookEnd>,
+    /// Last lines of the logs of runs that failed without a word.
+    pub last_lines: &'a BTreeMap<RunKey, String>,
     /// What probes say of runs. In memory only; what it means is remembered in the record.
     pub health: &'a BTreeMap<RunKey, Health>,
     /// Pods whose shim does not answer, and since when no look has found otherwise. In memory only.
@@ -109,6 +115,13 @@ pub struct Delivery {
     pub count: u32,
     /// When it was last delivered.
     pub at: Moment,
+}
+
+/// How a hook came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookEnd {
+    /// Why it failed, when it did.
+    pub failed: Option<String>,
 }
 
 impl Delivery {
@@ -159,6 +172,13 @@ pub enum Step {
         attempt: u32,
         signal: Signal,
     },
+    /// What a container does beside its entrypoint when it has started, or before it is told to stop.
+    Hook {
+        uid: Uid,
+        container: String,
+        attempt: u32,
+        hook: Hook,
+    },
     /// Task, container, snapshot and log pipes of a run that does not run.
     Delete {
         uid: Uid,
@@ -185,7 +205,18 @@ pub enum Change {
     /// A run was started, or is seen running and is not yet known to have been started.
     Started { container: String, attempt: u32 },
     /// A run ended; restart memory moves on with it. `not_before` is None for a restart at once.
-    Ended { container: String, termination: Termination, failures: u32, not_before: Option<Moment> },
+    /// `completed`: it was an init container, and it has done its work.
+    Ended { container: String, termination: Termination, failures: u32, not_before: Option<Moment>, completed: bool },
+    /// A run is to end although its pod lives on.
+    Stopping { container: String, stopping: Stopping },
+    /// A run's postStart hook is over.
+    PostStarted { container: String, attempt: u32 },
+    /// What the probes of a run find has changed.
+    Verdict { container: String, attempt: u32, started: bool, ready: bool },
+    /// What can be shown of why a run failed has been found: the end of its log.
+    Words { container: String, attempt: u32, message: String },
+    /// The pod's surroundings were lost and are made anew: its init containers run again.
+    Renewed,
     /// Termination begins, or its deadline shrinks.
     Terminating { deadline: Moment, reason: String },
     /// All containers ended and none is to run again.
@@ -201,6 +232,13 @@ pub enum Signal {
     /// The image's STOPSIGNAL, else SIGTERM.
     Stop,
     Kill,
+}
+
+/// v1 Lifecycle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    PostStart,
+    PreStop,
 }
 
 /// The identity of a step: what may not run twice at once, and what a failure is remembered under.
@@ -221,6 +259,8 @@ pub enum StepKey {
 pub enum RunStep {
     Create,
     Start,
+    PostStart,
+    PreStop,
     SignalStop,
     SignalKill,
     Delete,
@@ -240,6 +280,13 @@ impl Step {
                 let step = match signal {
                     Signal::Stop => RunStep::SignalStop,
                     Signal::Kill => RunStep::SignalKill,
+                };
+                run_key(uid, container, *attempt, step)
+            }
+            Step::Hook { uid, container, attempt, hook } => {
+                let step = match hook {
+                    Hook::PostStart => RunStep::PostStart,
+                    Hook::PreStop => RunStep::PreStop,
                 };
                 run_key(uid, container, *attempt, step)
             }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::spec::{PodSpec, Resources};
+use crate::spec::{Container, PodSpec, Resources, Role};
 
 /// The CFS period that quotas are given for, in µs (Kubernetes' default).
 pub const CPU_PERIOD_US: u64 = 100_000;
@@ -75,27 +75,51 @@ pub fn of_container(resources: &Resources) -> Cgroup {
     }
 }
 
-/// The cgroup of the pod: the sums, and a limit only where every container has one.
+/// The cgroup of the pod: what its containers need at the same time, and a limit only where every container has one.
 pub fn of_pod(spec: &PodSpec) -> Cgroup {
-    let all = || spec.containers.iter().map(|c| &c.resources);
-    let requests = all().fold(0_u64, |sum, r| sum.saturating_add(r.cpu_request_milli.unwrap_or(0)));
+    let limit = |of: fn(&Resources) -> Option<u64>| {
+        let all = spec.containers.iter().all(|container| some(of(&container.resources)).is_some());
+        all.then(|| at_once(spec, of))
+    };
     Cgroup {
-        shares: shares(requests),
-        quota_us: sum_if_all(all().map(|r| r.cpu_limit_milli)).map(quota_us),
-        memory_max: sum_if_all(all().map(|r| r.memory_limit)),
+        shares: shares(at_once(spec, |r| r.cpu_request_milli)),
+        quota_us: limit(|r| r.cpu_limit_milli).map(quota_us),
+        memory_max: limit(|r| r.memory_limit),
     }
 }
 
-/// `oom_score_adj` of a container of this pod on a node with `node_memory` bytes.
-pub fn oom_score_adj(spec: &PodSpec, own: &Resources, node_memory: u64) -> i32 {
+/// The most that the pod has of something at a time: main containers and sidecars together, or an init container beside the
+/// sidecars that started before it (KEP-753).
+fn at_once(spec: &PodSpec, of: fn(&Resources) -> Option<u64>) -> u64 {
+    let (mut sidecars, mut most) = (0_u64, 0_u64);
+    for container in &spec.containers {
+        let own = of(&container.resources).unwrap_or(0);
+        match container.role {
+            Role::Init => most = most.max(sidecars.saturating_add(own)),
+            Role::Sidecar => sidecars = sidecars.saturating_add(own),
+            Role::Main => {}
+        }
+    }
+    let mains = spec.mains().fold(0_u64, |sum, main| sum.saturating_add(of(&main.resources).unwrap_or(0)));
+    most.max(mains.saturating_add(sidecars))
+}
+
+/// `oom_score_adj` of a container of this pod on a node with `node_memory` bytes. A sidecar lives as long as the main containers
+/// that it serves.
+pub fn oom_score_adj(spec: &PodSpec, container: &Container, node_memory: u64) -> i32 {
     let critical = spec.priority_class.as_deref() == Some(NODE_CRITICAL);
     match class(spec) {
         _ if critical => OOM_GUARANTEED,
         Class::Guaranteed => OOM_GUARANTEED,
         Class::BestEffort => OOM_BEST_EFFORT,
         Class::Burstable => {
-            let asked = u128::from(own.memory_request.unwrap_or(0)) * 1000 / u128::from(node_memory.max(1));
-            let left = 1000 - i64::try_from(asked).unwrap_or(i64::MAX).min(1000);
+            let left = |resources: &Resources| {
+                let asked = u128::from(resources.memory_request.unwrap_or(0)) * 1000 / u128::from(node_memory.max(1));
+                1000 - i64::try_from(asked).unwrap_or(i64::MAX).min(1000)
+            };
+            let served = spec.mains().map(|main| left(&main.resources)).max();
+            let served = served.filter(|_| container.role == Role::Sidecar).unwrap_or(i64::MAX);
+            let left = left(&container.resources).min(served);
             let score = left.clamp(*OOM_BURSTABLE.start(), *OOM_BURSTABLE.end());
             i32::try_from(score).expect("the bounds fit")
         }
@@ -136,10 +160,6 @@ fn is_pinned(resources: &Resources) -> bool {
 
 fn some(value: Option<u64>) -> Option<u64> {
     value.filter(|value| *value > 0)
-}
-
-fn sum_if_all(mut values: impl Iterator<Item = Option<u64>>) -> Option<u64> {
-    values.try_fold(0_u64, |sum, value| Some(sum.saturating_add(some(value)?)))
 }
 
 #[cfg(test)]
@@ -195,8 +215,24 @@ mod tests {
     }
 
     #[test]
+    fn init_container_counts_for_the_pod_as_far_as_it_asks_for_more_than_what_runs_later() {
+        let mut all = spec(&[(100, 100, 1, 10), (900, 900, 1, 1), (200, 200, 1, 5)]);
+        all.containers[0].role = Role::Sidecar;
+        all.containers[1].role = Role::Init;
+        let expected = Cgroup { shares: 1024, quota_us: Some(100_000), memory_max: Some(15) };
+        assert_eq!(of_pod(&all), expected);
+    }
+
+    #[test]
+    fn sidecar_is_no_sooner_killed_than_what_it_serves() {
+        let mut both = spec(&[(1, 0, 0, 0), (1, 0, 2 * GIB, 0)]);
+        both.containers[0].role = Role::Sidecar;
+        assert_eq!(oom_score_adj(&both, &both.containers[0], 8 * GIB), 750);
+    }
+
+    #[test]
     fn oom_score_follows_class_and_request() {
-        let score = |spec: &PodSpec| oom_score_adj(spec, &spec.containers[0].resources, 8 * GIB);
+        let score = |spec: &PodSpec| oom_score_adj(spec, &spec.containers[0], 8 * GIB);
         assert_eq!(score(&spec(&[(0, 0, 0, 0)])), 1000);
         assert_eq!(score(&spec(&[(1, 1, GIB, GIB)])), -997);
         assert_eq!(score(&spec(&[(0, 0, 2 * GIB, 0)])), 750);

@@ -108,6 +108,9 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 pub struct Termination {
     pub attempt: u32,
     pub container_id: String,
+    /// [`ObservedContainer::image_id`](crate::observed::ObservedContainer::image_id); empty in records of former versions.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub image_id: String,
     /// 128 + n for a signal; 137 with reason ContainerStatusUnknown where containerd no longer knew.
     pub exit_code: u32,
     /// Completed, Error, OOMKilled, ContainerStatusUnknown, StartError.

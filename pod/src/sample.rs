@@ -7,7 +7,9 @@ use crate::desired::{DesiredPod, Origin, Source, UpdateStrategy};
 use crate::digest;
 use crate::name::{Uid, WorkloadKey, WorkloadKind};
 use crate::record::{Lifecycle, Record};
-use crate::spec::{Container, Placement, PodSpec, PodTemplate, PullPolicy, Resources, RestartPolicy, Role, Security};
+use crate::spec::{
+    Container, Placement, PodSpec, PodTemplate, PullPolicy, Resources, RestartPolicy, Role, Security, VolumeMount,
+};
 
 /// A DaemonSet's key in the namespace `default`.
 pub fn daemonset(name: &str) -> WorkloadKey {
@@ -61,6 +63,18 @@ pub fn container(name: &str) -> Container {
         probes: Default::default(),
         hooks: Default::default(),
         last_words: Default::default(),
+    }
+}
+
+/// The whole volume, writable.
+pub fn mount(volume: &str, path: &str) -> VolumeMount {
+    VolumeMount {
+        volume: volume.into(),
+        mount_path: path.into(),
+        read_only: false,
+        propagation: Default::default(),
+        recursive_read_only: Default::default(),
+        sub_path: Default::default(),
     }
 }
 

@@ -149,7 +149,7 @@ fn attempts(container_dir: &Path) -> Vec<u64> {
     names.iter().filter_map(|name| name.strip_suffix(".log")?.parse().ok()).collect()
 }
 
-/// Names only: what they lead to is opened by [`super::log_file`] alone, without links.
+/// Names only: what they lead to is opened by [`crate::log_file`] alone, without links.
 fn names(dir: &Path) -> io::Result<Vec<String>> {
     Ok(fs::read_dir(dir)?.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
 }

@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::find::{self, field};
-use super::log_file::{LogDir, LogFile};
 use super::{Failure, log_place, pod_row};
 use crate::config::{Config, Settings};
 use crate::http::rows::Kind;
+use crate::log_file::{LogDir, LogFile};
 
 /// While following: how often the agent is asked whether the container still runs, and the safety net for inotify.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

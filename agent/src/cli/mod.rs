@@ -13,7 +13,6 @@ mod exec;
 mod find;
 mod get;
 mod images;
-mod log_file;
 mod log_place;
 mod logs;
 mod pod_row;

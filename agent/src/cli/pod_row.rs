@@ -10,16 +10,22 @@ pub const WIDE_HEADS: [&str; 8] = ["NAMESPACE", "NAME", "READY", "STATUS", "REST
 
 /// The cells of [`HEADS`], or of [`WIDE_HEADS`].
 pub fn row(pod: &Value, wide: bool, now: jiff::Timestamp) -> Vec<String> {
-    let containers = containers(pod);
-    let ready = containers.iter().filter(|status| status["ready"] == true).count();
-    let total = pod.pointer("/spec/containers").and_then(Value::as_array).map_or(containers.len(), Vec::len);
+    let sidecars = || inits(pod).iter().filter(|status| is_sidecar(pod, status));
+    let ready = containers(pod).iter().chain(sidecars()).filter(|status| status["ready"] == true).count();
+    let total = |place: &str| pod.pointer(place).and_then(Value::as_array).map_or(0, Vec::len);
+    let mains = total("/spec/containers").max(containers(pod).len());
     let created = pod.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
+    // While the pod is initialized what counts is the restarts of all that runs before its main containers.
+    let restarted: Vec<&Value> = match initializing(pod) {
+        Some(_) => inits(pod).iter().collect(),
+        None => containers(pod).iter().chain(sidecars()).collect(),
+    };
     let mut row = vec![
         namespace(pod).to_owned(),
         name(pod).to_owned(),
-        format!("{ready}/{total}"),
+        format!("{ready}/{}", mains + sidecars().count()),
         status(pod),
-        restarts(containers, now),
+        restarts(&restarted, now),
         age::since(created, now),
     ];
     if wide {
@@ -27,6 +33,39 @@ pub fn row(pod: &Value, wide: bool, now: jiff::Timestamp) -> Vec<String> {
         row.extend([or_none(field(pod, "/status/podIP")), or_none(field(pod, "/spec/nodeName"))]);
     }
     row
+}
+
+fn inits(pod: &Value) -> &[Value] {
+    pod.pointer("/status/initContainerStatuses").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// Whether this status of an init container is one of a container that runs as long as the pod.
+fn is_sidecar(pod: &Value, status: &Value) -> bool {
+    let spec = pod.pointer("/spec/initContainers").and_then(Value::as_array);
+    spec.into_iter().flatten().any(|init| init["name"] == status["name"] && init["restartPolicy"] == "Always")
+}
+
+/// `Init:…` of the first init container that is not through; None: all are, or the pod is initialized.
+fn initializing(pod: &Value) -> Option<String> {
+    if condition_is_true(pod, "Initialized") {
+        return None;
+    }
+    let all = inits(pod);
+    let (position, status) = all.iter().enumerate().find(|(_, status)| {
+        let through = status.pointer("/state/terminated/exitCode").is_some_and(|code| code == 0);
+        let up = is_sidecar(pod, status) && status["started"] == true;
+        !through && !up
+    })?;
+    let state = &status["state"];
+    let told = |reason: &str| format!("Init:{reason}");
+    Some(match (field(state, "/waiting/reason"), field(state, "/terminated/reason")) {
+        ("" | "PodInitializing", "") if state["terminated"].is_object() => {
+            format!("Init:ExitCode:{}", state["terminated"]["exitCode"])
+        }
+        ("" | "PodInitializing", "") => format!("Init:{position}/{}", all.len()),
+        ("" | "PodInitializing", ended) => told(ended),
+        (waiting, _) => told(waiting),
+    })
 }
 
 pub fn containers(pod: &Value) -> &[Value] {
@@ -40,6 +79,7 @@ pub fn status(pod: &Value) -> String {
         "" => phase.to_owned(),
         reason => reason.to_owned(),
     };
+    let initializing = initializing(pod);
     let mut running = false;
     // From the last to the first: the first container with something to say has the word.
     for status in containers(pod).iter().rev() {
@@ -56,7 +96,9 @@ pub fn status(pod: &Value) -> String {
             running = true;
         }
     }
-    if reason == "Completed" && running {
+    if let Some(initializing) = initializing {
+        reason = initializing;
+    } else if reason == "Completed" && running {
         reason = if condition_is_true(pod, "Ready") { "Running".into() } else { "NotReady".into() };
     }
     if pod.pointer("/metadata/deletionTimestamp").is_some() {
@@ -70,7 +112,7 @@ fn condition_is_true(pod: &Value, kind: &str) -> bool {
     conditions.is_some_and(|all| all.iter().any(|c| c["type"] == kind && c["status"] == "True"))
 }
 
-fn restarts(containers: &[Value], now: jiff::Timestamp) -> String {
+fn restarts(containers: &[&Value], now: jiff::Timestamp) -> String {
     let count: u64 = containers.iter().filter_map(|status| status["restartCount"].as_u64()).sum();
     let ends = containers.iter().filter_map(|status| status.pointer("/lastState/terminated/finishedAt")?.as_str());
     match ends.max() {
@@ -108,6 +150,35 @@ mod tests {
             ["default", "p", "1/2", "CrashLoopBackOff", "3 (30s ago)", "100s", "<none>", "n1"]
         );
         assert_eq!(shown(json!([running, running]))[3], "Running");
+    }
+
+    #[test]
+    fn pod_that_is_being_initialized_is_shown_by_its_init_containers() {
+        let now = jiff::Timestamp::from_second(1000).unwrap();
+        let shown = |first: Value, second: Value, initialized: &str| {
+            let pod = json!({
+                "metadata": {"name": "p", "creationTimestamp": "1970-01-01T00:15:00Z"},
+                "spec": {"containers": [{}], "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]},
+                "status": {
+                    "phase": "Pending",
+                    "conditions": [{"type": "Initialized", "status": initialized}],
+                    "initContainerStatuses": [first, second],
+                    "containerStatuses": [{"ready": false, "restartCount": 0, "state": {"waiting": {"reason": "PodInitializing"}}}],
+                },
+            });
+            row(&pod, false, now)[2..5].to_vec()
+        };
+        let of = |name: &str, state: Value| json!({"name": name, "ready": false, "restartCount": 2, "state": state});
+        let waits = |name: &str| of(name, json!({"waiting": {"reason": "PodInitializing"}}));
+        let through = of("i", json!({"terminated": {"exitCode": 0, "reason": "Completed"}}));
+        assert_eq!(shown(of("i", json!({"running": {}})), waits("s"), "False"), ["0/2", "Init:0/2", "4"]);
+        assert_eq!(shown(through.clone(), waits("s"), "False"), ["0/2", "Init:1/2", "4"]);
+        let failed = of("i", json!({"terminated": {"exitCode": 3, "reason": "Error"}}));
+        assert_eq!(shown(failed, waits("s"), "False")[1], "Init:Error");
+        let back_off = of("i", json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+        assert_eq!(shown(back_off, waits("s"), "False")[1], "Init:CrashLoopBackOff");
+        let up = json!({"name": "s", "ready": true, "started": true, "restartCount": 1, "state": {"running": {}}});
+        assert_eq!(shown(through, up, "True"), ["1/2", "PodInitializing", "1"]);
     }
 
     #[test]

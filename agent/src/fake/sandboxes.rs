@@ -61,6 +61,16 @@ impl Sandboxes for World {
         self.told("tear_down", fate)
     }
 
+    fn make_words(&self, run: &RunKey) -> Result<PathBuf, StepError> {
+        Ok(PathBuf::from("/fake/words").join(run.container_id()))
+    }
+
+    fn last_words(&self, _run: &RunKey) -> Option<String> {
+        None
+    }
+
+    fn remove_words(&self, _run: &RunKey) {}
+
     async fn list(&self) -> Result<Vec<Uid>, StepError> {
         self.fate("list").await?;
         let state = self.state();
@@ -81,6 +91,10 @@ impl LogPipes for World {
         let fate = self.fate("close").await?;
         self.state().pipes.remove(id);
         self.told("close", fate)
+    }
+
+    async fn last_lines(&self, _record: &Record, run: &RunKey) -> Option<String> {
+        Some(format!("{run} said this"))
     }
 
     async fn forget(&self, record: &Record) -> Result<(), StepError> {

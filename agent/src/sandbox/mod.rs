@@ -39,6 +39,7 @@ mod netlink;
 mod record;
 pub mod volumes;
 pub mod watch;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,7 +50,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pod::name::Uid;
+use pod::name::{RunKey, Uid};
 use pod::observed::SandboxState;
 use pod::record::Record;
 use pod::spec::{PodSpec, PodTemplate};
@@ -264,6 +265,25 @@ impl Sandboxes for NodeSandboxes {
         };
         let ungrouped = shared.cgroups.remove(uid).await.map_err(|e| step(KILL, &e));
         disconnected.and(removed).and(ungrouped)
+    }
+
+    fn make_words(&self, run: &RunKey) -> Result<PathBuf, StepError> {
+        check_uid(&run.uid, CREATE)?;
+        words::make(&self.shared.pod_dir(&run.uid), run).map_err(|error| {
+            let place = &self.shared.config.run_dir;
+            StepError::new(CREATE, format!("cannot make the file for last words below {}: {error}", place.display()))
+        })
+    }
+
+    fn last_words(&self, run: &RunKey) -> Option<String> {
+        check_uid(&run.uid, CREATE).ok()?;
+        words::read(&self.shared.pod_dir(&run.uid), run)
+    }
+
+    fn remove_words(&self, run: &RunKey) {
+        if is_safe_name(&run.uid.0) {
+            words::remove(&self.shared.pod_dir(&run.uid), run);
+        }
     }
 
     async fn list(&self) -> Result<Vec<Uid>, StepError> {

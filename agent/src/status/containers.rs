@@ -1,9 +1,9 @@
 //! A container's status (v1 ContainerStatus) from its record, its newest run and what it waits for.
 
 use pod::observed::{ContainerState, ObservedContainer};
-use pod::plan::{PodView, Waiting, back_off};
+use pod::plan::{PodView, Waiting, back_off, order};
 use pod::record::{ContainerMemory, Lifecycle, Termination};
-use pod::spec::{Container, RestartPolicy};
+use pod::spec::{Container, Role};
 use serde_json::{Map, Value, json};
 
 use super::time;
@@ -19,6 +19,12 @@ pub struct ContainerStatus {
     pub restarts: u32,
     pub state: State,
     pub last: Option<Termination>,
+    pub role: Role,
+    /// v1 ContainerStatus.started and .ready.
+    pub started: bool,
+    pub ready: bool,
+    /// Since when `ready` is as its readiness probe has it, where one has spoken.
+    pub ready_since: Option<jiff::Timestamp>,
     /// What the machine could not give as asked; empty: all was given.
     pub adapted: String,
     /// Why its image is not as fresh as the pull policy asks; empty: it is.
@@ -44,9 +50,8 @@ impl ContainerStatus {
         status.insert("image".into(), self.image.clone().into());
         status.insert("imageID".into(), self.image_id.clone().into());
         status.insert("restartCount".into(), self.restarts.into());
-        // Without probes a container is ready, and has started, exactly while it runs.
-        status.insert("ready".into(), self.is_running().into());
-        status.insert("started".into(), self.is_running().into());
+        status.insert("ready".into(), self.ready.into());
+        status.insert("started".into(), self.started.into());
         if let Some(id) = &self.container_id {
             status.insert("containerID".into(), format!("containerd://{id}").into());
         }
@@ -97,6 +102,7 @@ fn state_of(published: &Published, view: &PodView, container: &Container) -> Con
             let ended = Termination {
                 attempt,
                 container_id: current.map(|run| run.id.clone()).unwrap_or_default(),
+                image_id: String::new(),
                 exit_code: *exit_code,
                 reason: reason(*exit_code, *oom).into(),
                 message: String::new(),
@@ -112,10 +118,23 @@ fn state_of(published: &Published, view: &PodView, container: &Container) -> Con
         State::Terminated(ended) => Some(ended.container_id.clone()).filter(|id| !id.is_empty()),
         _ => current.map(|run| run.id.clone()).or_else(|| last.as_ref().map(|last| last.container_id.clone())),
     };
+    let through = container.role == Role::Init && order::is_through(view, container);
+    // What is not answered for is as it was last known.
+    let unanswered = current.is_some_and(|run| run.state == ContainerState::Unanswered);
+    let verdict = memory.verdict.as_ref().filter(|verdict| Some(verdict.attempt) == attempt);
+    let started = order::has_begun(view, container) || unanswered;
+    let content = container.probes.readiness.is_none() || verdict.is_some_and(|verdict| verdict.ready);
     ContainerStatus {
+        role: container.role,
+        started: started && container.role != Role::Init,
+        ready: through || (started && content && container.role != Role::Init),
+        ready_since: verdict.map(|verdict| verdict.since),
         name: container.name.clone(),
         image: container.image.clone(),
-        image_id: shown.map(|run| run.image_id.clone()).unwrap_or_default(),
+        image_id: match shown {
+            Some(run) => run.image_id.clone(),
+            None => memory.last.as_ref().map(|last| last.image_id.clone()).unwrap_or_default(),
+        },
         adapted: shown.map(|run| run.adapted.clone()).unwrap_or_default(),
         not_refreshed: shown.map(|run| run.not_refreshed.clone()).unwrap_or_default(),
         container_id,
@@ -132,11 +151,7 @@ fn after_its_end(
     memory: &ContainerMemory,
 ) -> (State, Option<Termination>) {
     let Some(last) = memory.last.clone() else { return (waiting(published, view, container), None) };
-    let again = match view.template.spec.restart_policy {
-        RestartPolicy::Always => true,
-        RestartPolicy::OnFailure => last.exit_code != 0,
-        RestartPolicy::Never => false,
-    };
+    let again = order::restarts(view, container, &last) && !order::done(view, container);
     if !again || view.record.lifecycle != Lifecycle::Running {
         return (State::Terminated(last), memory.before.clone());
     }
@@ -154,7 +169,11 @@ fn after_its_end(
 fn waiting(published: &Published, view: &PodView, container: &Container) -> State {
     match wait_of(published, view, container) {
         Some(wait) => wait_state(wait),
-        None => State::Waiting { reason: "ContainerCreating".into(), message: String::new() },
+        None => {
+            let inits = view.template.spec.containers.iter().any(|c| c.role != Role::Main);
+            let reason = if inits { "PodInitializing" } else { "ContainerCreating" };
+            State::Waiting { reason: reason.into(), message: String::new() }
+        }
     }
 }
 
@@ -178,7 +197,8 @@ fn reason(exit_code: u32, oom: bool) -> &'static str {
 }
 
 fn terminated(termination: &Termination) -> Value {
-    let Termination { attempt: _, container_id, exit_code, reason, message, started_at, finished_at } = termination;
+    let Termination { attempt: _, container_id, image_id: _, exit_code, reason, message, started_at, finished_at } =
+        termination;
     let mut shown = json!({
         "exitCode": exit_code,
         "reason": reason,

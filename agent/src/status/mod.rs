@@ -17,6 +17,7 @@ use pod::name::WorkloadKind;
 use pod::observed::SandboxState;
 use pod::plan::PodView;
 use pod::record::Lifecycle;
+use pod::spec::Role;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -66,8 +67,15 @@ pub fn pod(published: &Published, view: &PodView, node: &NodeFacts) -> Value {
         status.insert("podIP".into(), address.to_string().into());
         status.insert("podIPs".into(), ips(pod_ips));
     }
-    let statuses = statuses.iter().map(containers::ContainerStatus::to_json).collect();
-    status.insert("containerStatuses".into(), Value::Array(statuses));
+    let of = |inits: bool| -> Vec<Value> {
+        let listed = statuses.iter().filter(|status| (status.role != Role::Main) == inits);
+        listed.map(containers::ContainerStatus::to_json).collect()
+    };
+    let inits = of(true);
+    if !inits.is_empty() {
+        status.insert("initContainerStatuses".into(), Value::Array(inits));
+    }
+    status.insert("containerStatuses".into(), Value::Array(of(false)));
     json!({
         "apiVersion": "v1",
         "kind": "Pod",

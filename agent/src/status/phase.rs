@@ -1,38 +1,70 @@
 //! Phase, conditions and quality of service (v1 PodStatus), from the states of the containers.
 
 use pod::observed::SandboxState;
-use pod::plan::{PodView, SHIM_SILENT, Waiting};
+use pod::plan::{PodView, SHIM_SILENT, Waiting, order};
 use pod::record::Lifecycle;
-use pod::spec::RestartPolicy;
+use pod::spec::{Container, RestartPolicy, Role};
 use serde_json::{Value, json};
 
 use super::containers::{ContainerStatus, State};
 use super::time;
 use crate::board::Published;
 
-/// v1 PodPhase.
+/// v1 PodPhase (the kubelet's getPhase).
 pub fn phase(view: &PodView, statuses: &[ContainerStatus]) -> &'static str {
+    let spec = &view.template.spec;
+    if spec.containers.iter().any(|container| order::failed_for_good(view, container)) {
+        return "Failed";
+    }
+    let mains = || statuses.iter().filter(|status| status.role == Role::Main);
+    if !is_initialized(view) && view.record.lifecycle != Lifecycle::Finished {
+        return "Pending";
+    }
     let ended = |status: &ContainerStatus| match &status.state {
         State::Terminated(ended) => Some(ended.exit_code),
         State::Waiting { .. } => status.last.as_ref().map(|last| last.exit_code),
         State::Running { .. } => None,
     };
-    if statuses.iter().any(ContainerStatus::is_running) {
+    if mains().any(ContainerStatus::is_running) {
         let unstarted = |s: &ContainerStatus| matches!(s.state, State::Waiting { .. }) && s.last.is_none();
-        return if statuses.iter().any(unstarted) { "Pending" } else { "Running" };
+        return if mains().any(unstarted) { "Pending" } else { "Running" };
     }
-    let codes: Option<Vec<u32>> = statuses.iter().map(ended).collect();
+    let codes: Option<Vec<u32>> = mains().map(ended).collect();
     let Some(codes) = codes else { return "Pending" };
-    let restarts = match view.template.spec.restart_policy {
+    let restarts = match order::policy(view) {
         RestartPolicy::Always => true,
         RestartPolicy::OnFailure => codes.iter().any(|code| *code != 0),
         RestartPolicy::Never => false,
     };
     match restarts && view.record.lifecycle != Lifecycle::Finished {
         true => "Running",
+        // Its sidecars are still to end.
+        false if view.record.lifecycle == Lifecycle::Running && statuses.iter().any(ContainerStatus::is_running) => {
+            "Running"
+        }
         false if codes.iter().all(|code| *code == 0) => "Succeeded",
         false => "Failed",
     }
+}
+
+/// Every init container is through and every sidecar has come up once.
+fn is_initialized(view: &PodView) -> bool {
+    incomplete(view).is_empty()
+}
+
+/// Init containers and sidecars that are still to do what comes before the main containers.
+fn incomplete(view: &PodView) -> Vec<&str> {
+    if order::initialized(view) {
+        return Vec::new();
+    }
+    // A main container that had its start tells it too, when it is between two runs.
+    let started = |c: &Container| view.record.containers.get(&c.name).is_some_and(|m| m.started_moment.is_some());
+    let inits = view.template.spec.containers.iter().filter(|container| container.role != Role::Main);
+    let missing = inits.filter(|container| match container.role {
+        Role::Sidecar => !order::has_begun(view, container) && !view.template.spec.mains().any(started),
+        Role::Init | Role::Main => !order::is_through(view, container),
+    });
+    missing.map(|container| container.name.as_str()).collect()
 }
 
 /// `imagePullPolicy: Always` with an image that no registry was asked about; with its reason.
@@ -46,18 +78,21 @@ pub const RECORD_OWED: (&str, &str) = ("RecordOwed", "StateDiskRefuses");
 /// v1 PodCondition list, in the kubelet's order, then ours.
 pub fn conditions(published: &Published, view: &PodView, statuses: &[ContainerStatus], phase: &str) -> Value {
     let admitted = view.record.admitted_at;
-    let unready: Vec<&str> = statuses.iter().filter(|s| !s.is_running()).map(|s| s.name.as_str()).collect();
+    let lasting = || statuses.iter().filter(|status| status.role != Role::Init);
+    let unready: Vec<&str> = lasting().filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
     let done = phase == "Succeeded" || phase == "Failed";
-    let started = statuses.iter().filter_map(|status| match &status.state {
+    let judged = lasting().filter_map(|status| status.ready_since);
+    let started = lasting().filter_map(|status| match &status.state {
         State::Running { started_at } => *started_at,
         State::Waiting { .. } | State::Terminated(_) => None,
     });
-    let ended = statuses.iter().filter_map(|status| match &status.state {
+    let ended = lasting().filter_map(|status| match &status.state {
         State::Terminated(ended) => Some(ended.finished_at),
         State::Waiting { .. } => status.last.as_ref().map(|last| last.finished_at),
         State::Running { .. } => None,
     });
-    let since = if unready.is_empty() { started.max() } else { ended.max() }.unwrap_or(admitted);
+    let since = if unready.is_empty() { started.max() } else { ended.max() };
+    let since = since.max(judged.max()).unwrap_or(admitted);
     let ready = match (unready.is_empty(), phase) {
         (true, _) => Ok(()),
         (false, "Succeeded") => Err(("PodCompleted", String::new())),
@@ -76,10 +111,23 @@ pub fn conditions(published: &Published, view: &PodView, statuses: &[ContainerSt
         (false, Some(wait)) => Err((wait.reason.as_str(), wait.message.clone())),
         (false, None) => Err(("", String::new())),
     };
-    let initialized = if phase == "Succeeded" { Err(("PodCompleted", String::new())) } else { Ok(()) };
-    // A finished pod was initialized: only its reason is told.
-    let mut initialized = condition("Initialized", &initialized, admitted);
-    initialized["status"] = "True".into();
+    let incomplete = incomplete(view);
+    let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
+    let initialized = match phase {
+        "Succeeded" => Err(("PodCompleted", String::new())),
+        _ if incomplete.is_empty() => Ok(()),
+        _ => Err(("ContainersNotInitialized", message)),
+    };
+    let inits = statuses.iter().filter(|status| status.role == Role::Init);
+    let through = inits.filter_map(|status| match &status.state {
+        State::Terminated(ended) => Some(ended.finished_at),
+        State::Waiting { .. } | State::Running { .. } => None,
+    });
+    let mut initialized = condition("Initialized", &initialized, through.max().unwrap_or(admitted));
+    if phase == "Succeeded" {
+        // A finished pod was initialized: only its reason is told.
+        initialized["status"] = "True".into();
+    }
     let network_since = if done { since } else { admitted };
     let mut all = vec![
         condition("PodReadyToStartContainers", &stands, network_since),

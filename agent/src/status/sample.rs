@@ -95,6 +95,7 @@ pub fn ended(attempt: u32, exit_code: u32) -> Termination {
     Termination {
         attempt,
         container_id: "id".into(),
+        image_id: String::new(),
         exit_code,
         reason: "Error".into(),
         message: String::new(),

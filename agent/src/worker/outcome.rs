@@ -5,7 +5,7 @@ use std::time::Duration;
 use pod::backoff;
 use pod::name::{RunKey, Uid};
 use pod::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
-use pod::plan::{Failure, Step, StepKey};
+use pod::plan::{Failure, Hook, HookEnd, Step, StepKey};
 use pod::record::Record;
 use pod::time::Now;
 
@@ -23,7 +23,7 @@ impl<M: Machine> Worker<M> {
     /// Takes a step's end into the view.
     pub(super) fn finish(&mut self, key: StepKey, result: Result<Outcome, StepError>) {
         self.in_flight.remove(&key);
-        self.image_waits.remove(&key);
+        self.waits.remove(&key);
         let now = self.shared.machine.clock().now();
         match result {
             Ok(outcome) => {
@@ -53,7 +53,8 @@ impl<M: Machine> Worker<M> {
                     view.images.insert(container, ImageState::Ready);
                 }
             }
-            Outcome::ImageGivenUp => {}
+            Outcome::GivenUp => {}
+            Outcome::Hooked { run, hook, failed } => self.hooked(&run, hook, failed),
             Outcome::SetUp { uid } => {
                 if let Some(view) = self.view_mut(&uid) {
                     view.sandbox = SandboxState::Made;
@@ -94,11 +95,17 @@ impl<M: Machine> Worker<M> {
                 let before = self.delivered.get(&step.key()).copied().unwrap_or_default();
                 self.delivered.insert(step.key(), before.again(now));
             }
-            Outcome::Deleted { run } => {
+            Outcome::Deleted { run, last_lines } => {
+                self.last_lines.retain(|known, _| (&known.uid, &known.container) != (&run.uid, &run.container));
+                if let Some(lines) = last_lines {
+                    self.last_lines.insert(run.clone(), lines);
+                }
                 self.shared.directory.disown(&run.container_id());
                 self.deletions.remove(&delete_key(&run));
                 self.strays.retain(|stray| stray.container.run != run);
                 self.delivered.retain(|key, _| !is_of_run(key, &run));
+                self.hooks.retain(|key, _| !is_of_run(key, &run));
+                self.health.remove(&run);
                 self.failures.retain(|key, _| !is_of_run(key, &run));
                 if let Some(view) = self.view_mut(&run.uid) {
                     view.containers.retain(|c| c.run != run);
@@ -118,6 +125,7 @@ impl<M: Machine> Worker<M> {
                 self.failures.retain(|key, _| step_uid(key) != Some(&uid));
                 self.not_refreshed.retain(|(of, _), _| *of != uid);
                 self.silent.remove(&uid);
+                self.last_lines.retain(|run, _| run.uid != uid);
                 self.shared.directory.unclaim(&uid);
                 tracing::info!(workload = %self.key, %uid, "pod gone");
             }
@@ -138,6 +146,20 @@ impl<M: Machine> Worker<M> {
                 self.shared.board.metrics().container_restarted(&reason);
             }
         }
+    }
+
+    /// A hook is over; one that failed is told, and what follows from it is the plan's to know.
+    fn hooked(&mut self, run: &RunKey, hook: Hook, failed: Option<String>) {
+        if let Some(why) = &failed {
+            let (reason, name) = match hook {
+                Hook::PostStart => ("FailedPostStartHook", "PostStartHook"),
+                Hook::PreStop => ("FailedPreStopHook", "PreStopHook"),
+            };
+            self.tell(&run.uid, Some(&run.container), Severity::Warning, reason, &format!("{name} failed: {why}"));
+            tracing::warn!(workload = %self.key, container = run.container, attempt = run.attempt, reason, why, "hook failed");
+        }
+        let (uid, container, attempt) = (run.uid.clone(), run.container.clone(), run.attempt);
+        self.hooks.insert(Step::Hook { uid, container, attempt, hook }.key(), HookEnd { failed });
     }
 
     /// Whether the image is fresh is told once a pod and container, however often it is looked for.

@@ -15,7 +15,7 @@ use super::Worker;
 use super::removal::delete_key;
 use crate::events::Severity;
 use crate::execute::Job;
-use crate::seams::{Machine, StepError};
+use crate::seams::{Machine, Sandboxes, StepError};
 
 /// A write that has not ended after this long hangs: its pod goes on. Far longer than a busy disk takes.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
@@ -41,9 +41,20 @@ pub(super) struct Debt {
 
 impl<M: Machine> Worker<M> {
     /// Changes a pod's record: on disk first, in the view then; where the disk owes already, in the view at once.
-    pub(super) fn remember(&mut self, uid: &Uid, change: Change, now: Now) {
+    pub(super) fn remember(&mut self, uid: &Uid, mut change: Change, now: Now) {
         let Some(view) = self.view(uid) else { return };
         let mut record = view.record.clone();
+        if let Change::Ended { container, termination, .. } = &mut change {
+            let attempt = termination.attempt;
+            let run = RunKey { uid: uid.clone(), container: container.clone(), attempt };
+            if let Some(said) = self.shared.machine.sandboxes().last_words(&run) {
+                termination.message = said;
+            }
+        }
+        if let Change::Words { container, attempt, .. } = &change {
+            let (container, attempt) = (container.clone(), *attempt);
+            self.last_lines.remove(&RunKey { uid: uid.clone(), container, attempt });
+        }
         self.tell_change(&record, &change, now);
         if let Change::Ended { container, termination, .. } = &change {
             self.close_unseen(&record, container, termination.attempt);

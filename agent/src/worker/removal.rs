@@ -67,7 +67,7 @@ impl<M: Machine> Worker<M> {
                 && !self.in_flight.contains(&key)
                 && !self.is_waiting(&key, now)
             {
-                self.spawn(key, Job::Delete { run });
+                self.spawn(key, Job::Delete { run, unsaid: None });
             }
         }
     }

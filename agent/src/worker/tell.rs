@@ -1,7 +1,7 @@
 //! Events and log lines of a worker's pods, under Kubernetes' reasons.
 
 use pod::name::Uid;
-use pod::plan::{Change, PodView};
+use pod::plan::{Change, FAILED_HOOK, PodView};
 use pod::record::Record;
 use pod::time::Now;
 
@@ -12,6 +12,10 @@ use crate::seams::{Clock, ImageNews, Machine, StepError};
 
 impl<M: Machine> Worker<M> {
     pub(super) fn tell_change(&self, record: &Record, change: &Change, now: Now) {
+        if let Change::Stopping { container, stopping } = change {
+            tracing::info!(workload = %self.key, container, attempt = stopping.attempt, why = stopping.message, "container is to end");
+            self.tell_stopping(&record.uid, container, &stopping.message);
+        }
         if let Change::Ended { container, termination, not_before, .. } = change {
             tracing::info!(workload = %self.key, container, attempt = termination.attempt,
                 exit_code = termination.exit_code, reason = termination.reason, "container ended");
@@ -21,6 +25,14 @@ impl<M: Machine> Worker<M> {
                 self.tell(&record.uid, Some(container), Severity::Warning, "BackOff", &message);
             }
         }
+    }
+
+    pub(super) fn tell_stopping(&self, uid: &Uid, container: &str, why: &str) {
+        let message = match why {
+            FAILED_HOOK => "FailedPostStartHook".to_owned(),
+            why => format!("Container {container} {why}, will be restarted"),
+        };
+        self.tell_exactly(uid, Some(container), Severity::Normal, "Killing", message);
     }
 
     pub(super) fn tell(&self, uid: &Uid, container: Option<&str>, severity: Severity, reason: &str, message: &str) {

@@ -115,7 +115,28 @@ impl Place {
                 root.place(prefix, row);
             }
         }
+        let spec = match kind {
+            WorkloadKind::Pod => root.below.get_mut("spec"),
+            WorkloadKind::DaemonSet => {
+                ["spec", "template", "spec"].iter().try_fold(&mut root, |place, name| place.below.get_mut(name))
+            }
+        };
+        if let Some(spec) = spec {
+            // An init container has the fields of a container, and a few rows of its own.
+            let container = spec.below.remove("containers").unwrap_or_default();
+            spec.below.entry("initContainers").or_default().fill_from(&container);
+            spec.below.insert("containers", container);
+        }
         root
+    }
+
+    /// Takes over the rows of `other` below this place, where it has none of its own.
+    fn fill_from(&mut self, other: &Place) {
+        for (name, theirs) in &other.below {
+            let ours = self.below.entry(name).or_default();
+            ours.field = ours.field.or(theirs.field);
+            ours.fill_from(theirs);
+        }
     }
 
     fn place(&mut self, prefix: &'static str, field: &Field) {

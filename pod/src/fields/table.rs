@@ -11,7 +11,17 @@ use Shape::{
 /// The table of a kind, in parts: the path that goes before each row, and the rows.
 pub(super) fn parts(kind: WorkloadKind) -> &'static [(&'static str, &'static [Field])] {
     match kind {
-        WorkloadKind::Pod => &[("", OBJECT), ("metadata", NAMED), ("metadata", METADATA), ("spec", POD_SPEC)],
+        WorkloadKind::Pod => &[
+            ("", OBJECT),
+            ("metadata", NAMED),
+            ("metadata", METADATA),
+            ("spec", POD_SPEC),
+            ("spec.containers[].startupProbe", PROBE),
+            ("spec.containers[].livenessProbe", PROBE),
+            ("spec.containers[].readinessProbe", PROBE),
+            ("spec.containers[].lifecycle.postStart", HOOK),
+            ("spec.containers[].lifecycle.preStop", HOOK),
+        ],
         WorkloadKind::DaemonSet => &[
             ("", OBJECT),
             ("metadata", NAMED),
@@ -20,6 +30,11 @@ pub(super) fn parts(kind: WorkloadKind) -> &'static [(&'static str, &'static [Fi
             ("spec.template.metadata", UNNAMED),
             ("spec.template.metadata", METADATA),
             ("spec.template.spec", POD_SPEC),
+            ("spec.template.spec.containers[].startupProbe", PROBE),
+            ("spec.template.spec.containers[].livenessProbe", PROBE),
+            ("spec.template.spec.containers[].readinessProbe", PROBE),
+            ("spec.template.spec.containers[].lifecycle.postStart", HOOK),
+            ("spec.template.spec.containers[].lifecycle.preStop", HOOK),
         ],
     }
 }
@@ -66,7 +81,7 @@ pub(super) const UNNAMED: &[Field] = &[
 #[rustfmt::skip]
 pub(super) const METADATA: &[Field] = &[
     row("labels", TextMap, Honoured("")),
-    row("annotations", TextMap, Honoured("`daemonlet.dev/standby: \"true\"` keeps a created successor waiting; `kubernetes.io/ingress-bandwidth` and `egress-bandwidth` limit a pod with a network of its own when it is connected; where the node's own CNI configuration has no plugin with the capability bandwidth the pod waits")),
+    row("annotations", TextMap, Honoured("`daemonlet.dev/standby: \"true\"` keeps a created successor waiting; with `daemonlet.dev/run-once: \"true\"` a container that exited 0 is done; `kubernetes.io/ingress-bandwidth` and `egress-bandwidth` limit a pod with a network of its own when it is connected; where the node's own CNI configuration has no plugin with the capability bandwidth the pod waits")),
     row("uid", Any, NoEffect("every new pod gets a new uid")),
     row("resourceVersion", Any, NoEffect(CLUSTER)),
     row("generation", Any, NoEffect(CLUSTER)),
@@ -167,15 +182,19 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("containers[].stdin", Boolean, Only("false", "not built yet: nothing can attach to a container")),
     row("containers[].stdinOnce", Boolean, Only("false", "not built yet: nothing can attach to a container")),
     row("containers[].tty", Boolean, Only("false", "not built yet: containers have no terminal")),
-    row("containers[].terminationMessagePath", Text, Only("/dev/termination-log", "not built yet: messages of ended containers are not read")),
-    row("containers[].terminationMessagePolicy", Text, Only("File", "not built yet: messages of ended containers are not read")),
+    row("containers[].terminationMessagePath", Text, Honoured("default /dev/termination-log; the last 4096 bytes count")),
+    row("containers[].terminationMessagePolicy", Text, Honoured("File (default), FallbackToLogsOnError; the end of the log is shown of every container that failed without a word")),
     row("containers[].livenessProbe", Object, Refused(NO_PROBE)),
     row("containers[].readinessProbe", Object, Refused(NO_PROBE)),
     row("containers[].startupProbe", Object, Refused(NO_PROBE)),
-    row("containers[].lifecycle", Object, Refused("not built yet: no hooks are run")),
-    row("containers[].restartPolicy", Text, Refused("not built yet: the pod's restartPolicy counts")),
-    row("containers[].restartPolicyRules", Objects, Refused("not built yet: the pod's restartPolicy counts")),
-    row("initContainers", Objects, Refused("not built yet: only containers are run")),
+    row("containers[].lifecycle", Object, Honoured("")),
+    row("containers[].lifecycle.postStart", Object, Honoured("")),
+    row("containers[].lifecycle.preStop", Object, Honoured("within the grace period; who is told to stop late has 2 s all the same")),
+    row("containers[].lifecycle.stopSignal", Text, Honoured("default: the image's, else SIGTERM; needs no os.name")),
+    row("containers[].restartPolicy", Text, Refused("a container has the pod's restartPolicy; Always on an init container makes it a sidecar")),
+    row("containers[].restartPolicyRules", Objects, Refused("not supported: the pod's restartPolicy counts")),
+    row("initContainers", Objects, Honoured("the fields of containers; each runs to its end before the next starts, again in a new boot or when the pod's namespaces were lost")),
+    row("initContainers[].restartPolicy", Text, Honoured("Always: a sidecar, which starts in its turn and stops after the main containers")),
     row("ephemeralContainers", Objects, Refused("a document cannot ask for ephemeral containers")),
     row("volumes", Objects, Honoured("")),
     row("volumes[].name", Text, Honoured("")),
@@ -296,4 +315,49 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("os.name", Text, Only("linux", "this node runs Linux")),
     row("resources", Object, Refused("not built yet: give each container its own resources")),
     row("resourceClaims", Objects, Refused("not supported: dynamic resource allocation needs a cluster")),
+];
+
+/// v1 Probe.
+#[rustfmt::skip]
+pub(super) const PROBE: &[Field] = &[
+    row("exec", Object, Honoured("")),
+    row("exec.command", Texts, Honoured("")),
+    row("httpGet", Object, Honoured("")),
+    row("httpGet.host", Text, Honoured("default: the pod's address")),
+    row("httpGet.httpHeaders", Objects, Honoured("")),
+    row("httpGet.httpHeaders[].name", Text, Honoured("")),
+    row("httpGet.httpHeaders[].value", Text, Honoured("")),
+    row("httpGet.path", Text, Honoured("default `/`")),
+    row("httpGet.port", IntegerOrText, Honoured("a number, or the name of a port of the container")),
+    row("httpGet.scheme", Text, Honoured("HTTP (default), HTTPS; certificates are not verified")),
+    row("tcpSocket", Object, Honoured("")),
+    row("tcpSocket.host", Text, Honoured("default: the pod's address")),
+    row("tcpSocket.port", IntegerOrText, Honoured("")),
+    row("grpc", Object, Honoured("grpc.health.v1")),
+    row("grpc.port", Integer, Honoured("")),
+    row("grpc.service", Text, Honoured("")),
+    row("initialDelaySeconds", Integer, Honoured("")),
+    row("timeoutSeconds", Integer, Honoured("default 1")),
+    row("periodSeconds", Integer, Honoured("default 10")),
+    row("successThreshold", Integer, Honoured("default 1, which liveness and startup probes must have")),
+    row("failureThreshold", Integer, Honoured("default 3")),
+    row("terminationGracePeriodSeconds", Integer, Honoured("of liveness and startup probes")),
+];
+
+/// v1 LifecycleHandler.
+#[rustfmt::skip]
+pub(super) const HOOK: &[Field] = &[
+    row("exec", Object, Honoured("")),
+    row("exec.command", Texts, Honoured("")),
+    row("httpGet", Object, Honoured("")),
+    row("httpGet.host", Text, Honoured("default: the pod's address")),
+    row("httpGet.httpHeaders", Objects, Honoured("")),
+    row("httpGet.httpHeaders[].name", Text, Honoured("")),
+    row("httpGet.httpHeaders[].value", Text, Honoured("")),
+    row("httpGet.path", Text, Honoured("default `/`")),
+    row("httpGet.port", IntegerOrText, Honoured("a number, or the name of a port of the container")),
+    row("httpGet.scheme", Text, Honoured("HTTP (default), HTTPS")),
+    row("sleep", Object, Honoured("")),
+    row("sleep.seconds", Integer, Honoured("at most the pod's terminationGracePeriodSeconds")),
+    row("tcpSocket", Object, Refused("no hook can do that, in Kubernetes neither: use exec, httpGet or sleep")),
 ];

@@ -293,7 +293,16 @@ fn what_is_refused_is_refused_by_path_and_line() {
         ("{app: full}", "{-x: full}", "6: metadata.labels['-x']: \"-x\" is not a valid key"),
         ("\"true\"}", "\"maybe\"}", "7: metadata.annotations['daemonlet.dev/standby']: must be \"true\" or \"false\""),
         ("hostPID: on", "hostPID: \"on\"", "10: spec.hostPID: must be true or false, is a text: remove its quotes"),
-        ("hostPID: on", "initContainers: [{name: before, image: i}]", "10: spec.initContainers: not built yet"),
+        (
+            "hostPID: on",
+            "initContainers: [{name: before, image: i, restartPolicy: Never}]",
+            "10: spec.initContainers[0].restartPolicy: can only be Always",
+        ),
+        (
+            "hostPID: on",
+            "initContainers: [{name: before, image: i, lifecycle: {preStop: {sleep: {seconds: 1}}}}]",
+            "10: spec.initContainers[0].lifecycle.preStop: an init container that runs to its end has no hooks",
+        ),
         (
             "hostPID: on",
             "restartPolicy: Sometimes",

@@ -30,9 +30,11 @@ fn one_way(a: &StepKey, b: &StepKey) -> bool {
     }
 }
 
-/// Two steps of one run. A kill may overtake a stop that hangs; nothing else overlaps.
+/// Two steps of one run. A kill may overtake a stop that hangs, and a hook ends with the container that it is part of.
 fn clash(a: RunStep, b: RunStep) -> bool {
-    !matches!((a, b), (RunStep::SignalStop, RunStep::SignalKill) | (RunStep::SignalKill, RunStep::SignalStop))
+    let signal = |step| matches!(step, RunStep::SignalStop | RunStep::SignalKill);
+    let hook = |step| matches!(step, RunStep::PostStart | RunStep::PreStop);
+    a == b || !((signal(a) || hook(a)) && (signal(b) || hook(b)))
 }
 
 fn pod_of(key: &StepKey) -> Option<&Uid> {

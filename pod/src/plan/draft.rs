@@ -2,7 +2,7 @@
 
 use super::conflict::conflict;
 use super::silence::SHIM_SILENT;
-use super::{Change, Failure, Plan, Signal, Step, StepKey, View, Waiting};
+use super::{Change, Failure, Hook, Plan, Signal, Step, StepKey, View, Waiting};
 use crate::backoff;
 use crate::name::Uid;
 use crate::time::Moment;
@@ -91,11 +91,21 @@ pub fn pod_wait(uid: &Uid, reason: &str, message: String, until: Option<Moment>)
 fn about(step: &Step, reason: &str, message: String) -> Waiting {
     let (uid, container) = match step {
         Step::Admit => (None, None),
-        Step::Remember { uid, change: Change::Started { container, .. } | Change::Ended { container, .. } }
+        Step::Remember {
+            uid,
+            change:
+                Change::Started { container, .. }
+                | Change::Ended { container, .. }
+                | Change::Stopping { container, .. }
+                | Change::PostStarted { container, .. }
+                | Change::Words { container, .. }
+                | Change::Verdict { container, .. },
+        }
         | Step::PrepareImage { uid, container }
         | Step::Create { uid, container, .. }
         | Step::Start { uid, container, .. }
         | Step::Signal { uid, container, .. }
+        | Step::Hook { uid, container, .. }
         | Step::Delete { uid, container, .. } => (Some(uid), Some(container)),
         Step::Remember { uid, .. }
         | Step::SetUp { uid }
@@ -115,9 +125,14 @@ fn waiting_reason(step: &Step) -> &'static str {
         | Step::SetUp { .. }
         | Step::Connect { .. }
         | Step::Create { .. }
-        | Step::Start { .. } => "ContainerCreating",
+        | Step::Start { .. }
+        | Step::Hook { hook: Hook::PostStart, .. } => "ContainerCreating",
         Step::EndShim { .. } => SHIM_SILENT,
-        Step::Signal { .. } | Step::Delete { .. } | Step::TearDown { .. } | Step::Forget { .. } => "Terminating",
+        Step::Hook { hook: Hook::PreStop, .. }
+        | Step::Signal { .. }
+        | Step::Delete { .. }
+        | Step::TearDown { .. }
+        | Step::Forget { .. } => "Terminating",
     }
 }
 
@@ -132,7 +147,7 @@ fn doing(step: &Step) -> String {
 }
 
 fn doing_key(key: &StepKey) -> String {
-    use super::RunStep::{Create, Delete, SignalKill, SignalStop, Start};
+    use super::RunStep::{Create, Delete, PostStart, PreStop, SignalKill, SignalStop, Start};
     match key {
         StepKey::Admit => "the pod's record is being written".into(),
         StepKey::Remember(_) => "a change of the pod's record is being written".into(),
@@ -143,6 +158,8 @@ fn doing_key(key: &StepKey) -> String {
             let verb = match step {
                 Create => "being created",
                 Start => "being started",
+                PostStart => "running its postStart hook",
+                PreStop => "running its preStop hook",
                 SignalStop => "being told to stop",
                 SignalKill => "being killed",
                 Delete => "being deleted",

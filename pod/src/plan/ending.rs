@@ -1,10 +1,14 @@
 //! A pod that ends, and one that has finished: nothing is started, nothing is created, everything is removed.
 
+use std::time::Duration;
+
 use super::draft::{Draft, delete, kill, pod_wait};
 use super::pod::remember;
 use super::run::{self, Standing};
-use super::{PodView, Signal, Step, View, silence};
+use super::{Hook, PodView, Signal, Step, View, order, silence};
+use crate::lifecycle::LAST_MOMENT;
 use crate::observed::{ContainerState, ObservedContainer, SandboxState};
+use crate::spec::Role;
 use crate::time::Moment;
 
 /// The stop signal, SIGKILL at the deadline, then every trace goes.
@@ -12,7 +16,12 @@ pub fn end(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView, deadline: Mome
     let somebody_runs = pod.containers.iter().any(|c| c.state.may_run());
     for container in &pod.containers {
         match run::standing(view, pod, container) {
-            Standing::Runs => stop(draft, view, container, deadline),
+            Standing::Runs => {
+                let memory = pod.record.containers.get(&container.run.container);
+                let stopping = memory.and_then(|m| m.stopping.as_ref()).filter(|s| s.attempt == container.run.attempt);
+                let own = stopping.map_or(deadline, |stopping| stopping.deadline.min(deadline));
+                stop(draft, view, Some(pod), container, own);
+            }
             Standing::Silent => silence::end(draft, view, &pod.record.uid, deadline),
             // How it ended is for the status, as long as the rest of the pod still runs. Afterwards the record goes
             // too, and removal must not depend on a disk that may be full.
@@ -31,19 +40,53 @@ pub fn end(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView, deadline: Mome
     }
 }
 
-/// Of one that runs: the stop signal once, SIGKILL from the deadline on.
-pub fn stop(draft: &mut Draft<'_>, view: &View<'_>, container: &ObservedContainer, deadline: Moment) {
+/// Of one that runs: its preStop hook, the stop signal once (a sidecar's when the others have ended), SIGKILL from the
+/// deadline on. Of a container without a pod only its signals are known.
+pub fn stop(
+    draft: &mut Draft<'_>,
+    view: &View<'_>,
+    pod: Option<&PodView>,
+    container: &ObservedContainer,
+    deadline: Moment,
+) {
     let run = &container.run;
-    if deadline <= view.now.boot {
+    let spec = pod.and_then(|pod| pod.template.spec.container(&run.container));
+    let sidecar = spec.is_some_and(|spec| spec.role == Role::Sidecar);
+    let hooked = spec.is_some_and(|spec| spec.hooks.pre_stop.is_some());
+    let signal = Signal::Stop;
+    let tell = Step::Signal { uid: run.uid.clone(), container: run.container.clone(), attempt: run.attempt, signal };
+    // The containers before a sidecar are killed at the deadline: it is not told in the same instant.
+    let told_by = if sidecar { deadline.after(LAST_MOMENT) } else { deadline };
+    // Who is told late has a moment all the same.
+    let moment = if sidecar || hooked { LAST_MOMENT } else { Duration::ZERO };
+    let kill_at = match view.delivered.get(&tell.key()) {
+        Some(told) => deadline.max(told.at.after(moment)),
+        None => told_by.after(moment),
+    };
+    let now = view.now.boot;
+    if kill_at <= now {
         draft.signal(kill(&run.uid, &run.container, run.attempt), "was killed and has not ended yet");
         return;
     }
-    let signal = Signal::Stop;
-    let step = Step::Signal { uid: run.uid.clone(), container: run.container.clone(), attempt: run.attempt, signal };
-    draft.signal(step, "was told to stop");
-    // The grace period is the pod's: it runs out even if the stop signal cannot be delivered.
+    if hooked && deadline > now {
+        let hook = Hook::PreStop;
+        let step = Step::Hook { uid: run.uid.clone(), container: run.container.clone(), attempt: run.attempt, hook };
+        if !view.hooks.contains_key(&step.key()) {
+            draft.step(step);
+            let message = format!("{} runs its preStop hook within its grace period", run.container);
+            draft.wait(pod_wait(&run.uid, "Terminating", message, Some(deadline)));
+            return;
+        }
+    }
+    if told_by > now && pod.is_some_and(|pod| !order::may_stop(pod, container)) {
+        let message = format!("{} stops when the containers that it serves have stopped", run.container);
+        draft.wait(pod_wait(&run.uid, "Terminating", message, Some(told_by)));
+        return;
+    }
+    draft.signal(tell, "was told to stop");
+    // The grace period runs out even if the stop signal cannot be delivered.
     let message = format!("{} has its grace period to stop", run.container);
-    draft.wait(pod_wait(&run.uid, "Terminating", message, Some(deadline)));
+    draft.wait(pod_wait(&run.uid, "Terminating", message, Some(kill_at)));
 }
 
 /// A pod that has done its work keeps its record and nothing else.

@@ -5,6 +5,7 @@ use super::run::over;
 use super::{Change, PodView, View};
 use crate::observed::{ContainerState, ObservedContainer};
 use crate::record::{ContainerMemory, Termination};
+use crate::spec::Role;
 
 /// The newest end that the record does not know of, of the first of the pod's containers that has one.
 pub fn end(view: &View<'_>, pod: &PodView) -> Option<Change> {
@@ -38,13 +39,17 @@ fn end_of(view: &View<'_>, pod: &PodView, name: &str) -> Option<Change> {
     let termination = seen.and_then(as_seen).unwrap_or_else(|| Termination {
         attempt,
         container_id: seen.map(|c| c.id.clone()).unwrap_or_default(),
+        image_id: seen.map(|c| c.image_id.clone()).unwrap_or_default(),
         exit_code: 137,
         reason: "ContainerStatusUnknown".into(),
         message: "how this run ended was not written down".into(),
         started_at: memory.started_at.filter(|_| memory.started_attempt == Some(attempt)),
         finished_at: view.now.wall,
     });
-    Some(Change::Ended { container: name.to_owned(), termination, failures: memory.failures, not_before: None })
+    let init = pod.template.spec.container(name).is_some_and(|container| container.role == Role::Init);
+    let completed = init && termination.exit_code == 0;
+    let (container, failures) = (name.to_owned(), memory.failures);
+    Some(Change::Ended { container, termination, failures, not_before: None, completed })
 }
 
 fn is_running(container: &ObservedContainer) -> bool {
@@ -56,6 +61,7 @@ fn as_seen(container: &ObservedContainer) -> Option<Termination> {
     Some(Termination {
         attempt: container.run.attempt,
         container_id: container.id.clone(),
+        image_id: container.image_id.clone(),
         exit_code: *exit_code,
         reason: super::run::exit_reason(*exit_code, *oom).into(),
         message: super::run::exit_message(*exit_code).into(),

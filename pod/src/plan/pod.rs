@@ -5,7 +5,8 @@ use super::roles::{self, Goal};
 use super::{Change, PodView, Step, View, ending, missed, run, sandbox, silence};
 use crate::desired::Wanted;
 use crate::lifecycle;
-use crate::record::Lifecycle;
+use crate::name::RunKey;
+use crate::record::{Lifecycle, Termination};
 
 pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, goal: Goal) {
     let pod = &view.pods[index];
@@ -26,6 +27,7 @@ pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, goal: Goal
         }
         (Lifecycle::Finished, _) => {
             document(draft, view, pod);
+            words(draft, view, pod);
             if silence::is_silent(pod) {
                 silence::leave(draft, view, pod);
             } else if let Some(owed) = &pod.owed {
@@ -47,9 +49,10 @@ fn live(draft: &mut Draft<'_>, view: &View<'_>, index: usize, until: run::Until)
         return remember(draft, pod, end);
     }
     document(draft, view, pod);
+    words(draft, view, pod);
     if silence::is_silent(pod) {
         silence::leave(draft, view, pod);
-    } else if run::all_done(pod) {
+    } else if run::all_done(view, pod) {
         remember(draft, pod, Change::Finished);
     } else if sandbox::lost(pod) {
         sandbox::clear(draft, view, pod);
@@ -67,6 +70,24 @@ fn document(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView) {
         let change = Change::Document { document: wanted.document.clone(), origin: wanted.origin.clone() };
         remember(draft, pod, change);
     }
+}
+
+/// The last lines of what failed without a word, once they are there.
+fn words(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView) {
+    for (container, memory) in &pod.record.containers {
+        let Some(last) = memory.last.as_ref().filter(|last| is_unsaid(last)) else { continue };
+        let attempt = last.attempt;
+        let run = RunKey { uid: pod.record.uid.clone(), container: container.clone(), attempt };
+        if let Some(message) = view.last_lines.get(&run) {
+            let change = Change::Words { container: container.clone(), attempt, message: message.clone() };
+            return remember(draft, pod, change);
+        }
+    }
+}
+
+/// It failed, and nothing is known of why.
+pub fn is_unsaid(end: &Termination) -> bool {
+    end.exit_code != 0 && end.message.is_empty()
 }
 
 pub fn remember(draft: &mut Draft<'_>, pod: &PodView, change: Change) {

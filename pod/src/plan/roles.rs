@@ -2,10 +2,10 @@
 //! happen; everything below looks at one pod and its goal only.
 
 use super::draft::pod_wait;
-use super::{PodView, RunStep, StepKey, View, Waiting};
+use super::{PodView, RunStep, StepKey, View, Waiting, order};
 use crate::desired::{DesiredPod, UpdateStrategy, Wanted};
 use crate::digest;
-use crate::observed::{ContainerState, SandboxState};
+use crate::observed::{ContainerState, ImageState, SandboxState};
 use crate::record::Lifecycle;
 
 /// More pods of one workload than this are not admitted: edits that come faster than old pods go must not pile up.
@@ -163,16 +163,19 @@ fn starts(view: &View<'_>, pod: &PodView) -> bool {
     view.in_flight.iter().any(start)
 }
 
-/// Whether the pod could be started now: connected, and every container waits for its start or runs.
+/// Whether the pod could be started now: connected, and every container that can be created beforehand waits for its start or
+/// runs.
 fn stands_created(pod: &PodView) -> bool {
     connected(pod)
-        && pod.template.spec.containers.iter().all(|container| {
+        && pod.template.spec.containers.iter().enumerate().all(|(position, container)| {
             let attempt = pod.record.containers.get(&container.name).map_or(0, |m| m.next_attempt());
-            pod.containers.iter().any(|c| {
+            let stands = pod.containers.iter().any(|c| {
                 c.run.container == container.name
                     && c.run.attempt == attempt
                     && matches!(c.state, ContainerState::Created | ContainerState::Running { .. })
-            })
+            });
+            let ready = pod.images.get(&container.name) == Some(&ImageState::Ready);
+            stands || (ready && !order::may_be_created(pod, position))
         })
 }
 

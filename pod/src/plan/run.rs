@@ -6,12 +6,17 @@ use std::time::Duration;
 use super::draft::{Draft, container_wait, delete, kill};
 use super::pod::remember;
 use super::roles::{another_runs, connected};
-use super::{Change, PodView, RunStep, Step, StepKey, View, Waiting};
+use super::{Change, Hook, PodView, RunStep, Step, StepKey, View, Waiting, ending, order};
 use crate::backoff;
-use crate::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
-use crate::record::{ContainerMemory, Record, Termination};
-use crate::spec::{Container, EnvValue, PodField, RestartPolicy};
+use crate::lifecycle;
+use crate::name::RunKey;
+use crate::observed::{ContainerState, ImageState, ObservedContainer, ProbeKind, SandboxState};
+use crate::record::{ContainerMemory, Record, Stopping, Termination};
+use crate::spec::{Container, EnvValue, PodField, Role};
 use crate::time::Moment;
+
+/// Why a run is ended whose postStart hook failed.
+pub const FAILED_HOOK: &str = "failed postStart hook";
 
 /// How far the containers of a pod are brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,11 +50,14 @@ pub fn standing(view: &View<'_>, pod: &PodView, container: &ObservedContainer) -
         ContainerState::Created => Standing::Waits,
         // Only the run that is due can have ended unnoticed: older ones are remembered, later ones were not started.
         _ if attempt != due => Standing::Debris,
-        ContainerState::NoTask if started => Standing::Ended(ended(view, memory, container)),
+        ContainerState::NoTask if started => Standing::Ended(ended(view, pod, memory, container)),
         ContainerState::NoTask => Standing::Debris,
         // A run that has to wait for its time has not been started: what died there was only created.
         ContainerState::Exited { .. } if !started && held_back(view, memory) => Standing::Debris,
-        ContainerState::Exited { .. } => Standing::Ended(ended(view, memory, container)),
+        ContainerState::Exited { .. } if !started && order::has_not_had_its_turn(pod, &container.run.container) => {
+            Standing::Debris
+        }
+        ContainerState::Exited { .. } => Standing::Ended(ended(view, pod, memory, container)),
     }
 }
 
@@ -67,7 +75,7 @@ pub fn back_off(pod: &Record, container: &str, now: Moment) -> Option<Waiting> {
 }
 
 /// The change that remembers the end of `container`'s run and says when the next one may start.
-fn ended(view: &View<'_>, memory: Option<&ContainerMemory>, container: &ObservedContainer) -> Change {
+fn ended(view: &View<'_>, pod: &PodView, memory: Option<&ContainerMemory>, container: &ObservedContainer) -> Change {
     let fresh = ContainerMemory::default();
     let memory = memory.unwrap_or(&fresh);
     let attempt = container.run.attempt;
@@ -86,22 +94,28 @@ fn ended(view: &View<'_>, memory: Option<&ContainerMemory>, container: &Observed
     let termination = Termination {
         attempt,
         container_id: container.id.clone(),
+        image_id: container.image_id.clone(),
         exit_code,
         reason: reason.into(),
         message: message.into(),
         started_at: memory.started_at.filter(|_| started),
         finished_at,
     };
+    let name = container.run.container.clone();
+    let init = pod.template.spec.container(&name).is_some_and(|container| container.role == Role::Init);
+    if init && exit_code == 0 {
+        return Change::Ended { container: name, termination, failures: 0, not_before: None, completed: true };
+    }
     let began = memory.started_moment.filter(|_| started);
     if started && began.is_none() {
         // It was started in another boot: that the machine went down is no failure of the container.
         let (failures, not_before) = (memory.failures, memory.not_before);
-        return Change::Ended { container: container.run.container.clone(), termination, failures, not_before };
+        return Change::Ended { container: name, termination, failures, not_before, completed: false };
     }
     let finished = finish_moment(view, began, finished_at);
     let ran = began.map_or(Duration::ZERO, |began| finished.since(began));
     let (failures, not_before) = backoff::after_end(memory.failures, ran, finished);
-    Change::Ended { container: container.run.container.clone(), termination, failures, not_before }
+    Change::Ended { container: name, termination, failures, not_before, completed: false }
 }
 
 /// The end of a run on the boot clock. Wall-clock nonsense (the future, a time before the start) is bounded away.
@@ -110,31 +124,17 @@ fn finish_moment(view: &View<'_>, began: Option<Moment>, finished_at: jiff::Time
     Moment(view.now.boot.0.saturating_sub(ago)).max(began.unwrap_or_default())
 }
 
-/// Every container has ended for good (`restartPolicy` OnFailure and Never only).
-pub fn all_done(pod: &PodView) -> bool {
-    let mut containers = pod.template.spec.containers.iter();
-    containers.all(|c| done(pod, &c.name)) && !pod.containers.iter().any(|c| c.state.may_run())
-}
-
-fn done(pod: &PodView, container: &str) -> bool {
-    let last = pod.record.containers.get(container).and_then(|m| m.last.as_ref());
-    last.is_some_and(|last| !restarts(pod, last))
-}
-
-/// Whether the pod's restart policy wants another run after this end.
-fn restarts(pod: &PodView, last: &Termination) -> bool {
-    match pod.template.spec.restart_policy {
-        RestartPolicy::Always => true,
-        RestartPolicy::OnFailure => last.exit_code != 0,
-        RestartPolicy::Never => false,
-    }
+/// Every container has ended for good (`restartPolicy` OnFailure and Never, and what runs once).
+pub fn all_done(view: &View<'_>, pod: &PodView) -> bool {
+    let goes_on = |c: &ObservedContainer| c.state.may_run() || matches!(standing(view, pod, c), Standing::Ended(_));
+    order::winds_down(pod) && !pod.containers.iter().any(goes_on)
 }
 
 /// Brings every container of the pod towards `until`.
 pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, until: Until) {
     let pod = &view.pods[index];
     for container in &pod.containers {
-        if !pod.template.spec.containers.iter().any(|c| c.name == container.run.container) {
+        if pod.template.spec.container(&container.run.container).is_none() {
             remove(draft, container);
         }
     }
@@ -190,9 +190,8 @@ struct Runs<'v> {
 
 impl Runs<'_> {
     fn converge(&self, draft: &mut Draft<'_>) {
-        if done(self.pod, &self.container.name) {
-            // Its last run stays until the pod has finished: the shim is the whole pod's.
-            return;
+        if order::done(self.pod, self.container) {
+            return self.wind_down(draft);
         }
         self.back_off(draft);
         let due = self.due();
@@ -205,7 +204,7 @@ impl Runs<'_> {
             None => self.create(draft, due),
             Some(Standing::Waits) => stands = !self.start(draft, due),
             Some(Standing::Runs) => {
-                self.started(draft, due);
+                self.runs(draft, due);
                 stands = true;
             }
             // The whole pod waits then, before it gets here.
@@ -232,9 +231,9 @@ impl Runs<'_> {
     /// of this one is being written down, because a creation takes longer than a write.
     fn next_is_wanted(&self, due: Option<&Standing>) -> bool {
         match due {
-            Some(Standing::Runs) => self.pod.template.standby(),
+            Some(Standing::Runs) => self.pod.template.standby() && self.container.role != Role::Init,
             Some(Standing::Ended(Change::Ended { termination, .. })) => {
-                self.until == Until::Started && restarts(self.pod, termination)
+                self.until == Until::Started && order::restarts(self.pod, self.container, termination)
             }
             _ => false,
         }
@@ -256,10 +255,86 @@ impl Runs<'_> {
         delete(&self.pod.record.uid, &self.container.name, attempt)
     }
 
-    fn started(&self, draft: &mut Draft<'_>, due: u32) {
+    /// Of a container that has run for the last time. A sidecar of a pod whose main containers are done is told to stop. The
+    /// last run stays until another stands or the pod has finished: the shim is the whole pod's.
+    fn wind_down(&self, draft: &mut Draft<'_>) {
+        let own = || self.pod.containers.iter().filter(|c| c.run.container == self.container.name);
+        let beside = || self.pod.containers.iter().any(|c| c.run.container != self.container.name && c.state.may_run());
+        for run in own() {
+            match standing(self.view, self.pod, run) {
+                Standing::Runs => self.stop(draft, run, "the pod's main containers are done"),
+                Standing::Ended(ended) => remember(draft, self.pod, ended),
+                Standing::Waits => draft.step(self.delete(run.run.attempt)),
+                Standing::Debris if self.container.role == Role::Init && beside() => {
+                    draft.step(self.delete(run.run.attempt));
+                }
+                Standing::Debris | Standing::Silent => {}
+            }
+        }
+    }
+
+    /// Ends a run of a pod that lives on; from when on it has its grace period is on record first.
+    fn stop(&self, draft: &mut Draft<'_>, run: &ObservedContainer, why: &str) {
+        let attempt = run.run.attempt;
+        match self.memory().and_then(|m| m.stopping.as_ref()).filter(|stopping| stopping.attempt == attempt) {
+            Some(stopping) => ending::stop(draft, self.view, Some(self.pod), run, stopping.deadline),
+            None => {
+                let deadline = lifecycle::deadline(&self.pod.template, self.view.now.boot);
+                self.is_to_stop(draft, Stopping { attempt, deadline, message: why.to_owned() });
+            }
+        }
+    }
+
+    fn is_to_stop(&self, draft: &mut Draft<'_>, stopping: Stopping) {
+        remember(draft, self.pod, Change::Stopping { container: self.container.name.clone(), stopping });
+    }
+
+    /// The run that is due runs: what is known of it is remembered, its hook and its probes decide whether it may go on.
+    fn runs(&self, draft: &mut Draft<'_>, due: u32) {
+        let container = || self.container.name.clone();
         if self.memory().is_none_or(|m| m.started_attempt < Some(due)) {
-            let change = Change::Started { container: self.container.name.clone(), attempt: due };
-            remember(draft, self.pod, change);
+            return remember(draft, self.pod, Change::Started { container: container(), attempt: due });
+        }
+        let stopping = self.memory().and_then(|m| m.stopping.as_ref()).filter(|stopping| stopping.attempt == due);
+        if let (Some(stopping), Some(run)) = (stopping, self.observed(due)) {
+            return ending::stop(draft, self.view, Some(self.pod), run, stopping.deadline);
+        }
+        if !order::hook_is_over(self.pod, self.container) {
+            let uid = self.pod.record.uid.clone();
+            let step = Step::Hook { uid, container: container(), attempt: due, hook: Hook::PostStart };
+            match self.view.hooks.get(&step.key()).map(|end| &end.failed) {
+                None => draft.step(step),
+                Some(None) => remember(draft, self.pod, Change::PostStarted { container: container(), attempt: due }),
+                Some(Some(_)) => {
+                    let deadline = lifecycle::deadline(&self.pod.template, self.view.now.boot);
+                    self.is_to_stop(draft, Stopping { attempt: due, deadline, message: FAILED_HOOK.to_owned() });
+                }
+            }
+            return;
+        }
+        self.judge(draft, due);
+    }
+
+    /// What the probes say of the run.
+    fn judge(&self, draft: &mut Draft<'_>, due: u32) {
+        let run = RunKey { uid: self.pod.record.uid.clone(), container: self.container.name.clone(), attempt: due };
+        let Some(health) = self.view.health.get(&run) else { return };
+        if let Some(failed) = &health.failed {
+            let probe = match failed.probe {
+                ProbeKind::Startup => &self.container.probes.startup,
+                ProbeKind::Liveness | ProbeKind::Readiness => &self.container.probes.liveness,
+            };
+            let grace =
+                probe.as_ref().and_then(|probe| probe.grace).unwrap_or(self.pod.template.spec.termination_grace);
+            let deadline = self.view.now.boot.after(grace.max(lifecycle::GRACE_MIN));
+            let message = format!("failed {} probe", failed.probe.to_string().to_lowercase());
+            return self.is_to_stop(draft, Stopping { attempt: due, deadline, message });
+        }
+        let known = self.memory().and_then(|m| m.verdict.as_ref()).filter(|verdict| verdict.attempt == due);
+        if known.is_none_or(|known| (known.started, known.ready) != (health.started, health.ready)) {
+            let (started, ready) = (health.started, health.ready);
+            let container = self.container.name.clone();
+            remember(draft, self.pod, Change::Verdict { container, attempt: due, started, ready });
         }
     }
 
@@ -267,6 +342,8 @@ impl Runs<'_> {
         let (uid, name) = (&self.pod.record.uid, &self.container.name);
         if self.pod.images.get(name) != Some(&ImageState::Ready) {
             draft.step(Step::PrepareImage { uid: uid.clone(), container: name.clone() });
+        } else if let Some(message) = self.before_creation() {
+            draft.wait(container_wait(uid, name, "PodInitializing", message, None));
         } else if self.surroundings_suffice() {
             draft.step(Step::Create { uid: uid.clone(), container: name.clone(), attempt });
         } else {
@@ -285,6 +362,20 @@ impl Runs<'_> {
         }
     }
 
+    /// Why the run cannot even be created yet.
+    fn before_creation(&self) -> Option<String> {
+        (!order::may_be_created(self.pod, self.position)).then(|| self.held()).flatten()
+    }
+
+    /// Which container before this one has not had its turn.
+    fn held(&self) -> Option<String> {
+        let earlier = order::held_by(self.pod, self.position)?;
+        Some(match earlier.role {
+            Role::Sidecar => format!("waits until the sidecar {} has started", earlier.name),
+            Role::Init | Role::Main => format!("waits until the init container {} has run to its end", earlier.name),
+        })
+    }
+
     /// Whether the run's time has come.
     fn start(&self, draft: &mut Draft<'_>, attempt: u32) -> bool {
         let (uid, name) = (&self.pod.record.uid, &self.container.name);
@@ -292,8 +383,8 @@ impl Runs<'_> {
             return false;
         }
         match self.in_the_way() {
-            Some(message) => {
-                draft.wait(container_wait(uid, name, "ContainerCreating", message, None));
+            Some((reason, message)) => {
+                draft.wait(container_wait(uid, name, reason, message, None));
                 false
             }
             None => {
@@ -310,33 +401,45 @@ impl Runs<'_> {
         }
     }
 
-    /// Why the created run is not started yet.
-    fn in_the_way(&self) -> Option<String> {
+    /// Why the created run is not started yet: Kubernetes' reason and a sentence.
+    fn in_the_way(&self) -> Option<(&'static str, String)> {
+        let creating = |message: &str| Some(("ContainerCreating", message.to_owned()));
         if self.until == Until::Created {
-            return Some("stands created until the older pod has stopped".into());
+            return creating("stands created until the older pod has stopped");
         }
         if let Some(other) = another_runs(self.view, self.index) {
-            let message = format!("waits until the containers of {} have stopped", other.record.name);
-            return Some(message);
+            return creating(&format!("waits until the containers of {} have stopped", other.record.name));
         }
         if !connected(self.pod) {
-            return Some("waits for the pod's network".into());
+            return creating("waits for the pod's network");
         }
         let own = |c: &&ObservedContainer| c.run.container == self.container.name;
         if self.pod.containers.iter().filter(own).any(|c| matches!(c.state, ContainerState::Running { .. })) {
-            return Some("waits for the end of another run of this container".into());
+            return creating("waits for the end of another run of this container");
+        }
+        if let Some(message) = self.held() {
+            return Some(("PodInitializing", message));
         }
         let earlier = self.pod.template.spec.containers[..self.position].iter();
-        let first = earlier.map(|c| &c.name).find(|name| !self.had_its_turn(name))?;
-        Some(format!("waits for the first start of container {first}"))
+        let mains = earlier.filter(|c| c.role == Role::Main && self.container.role == Role::Main);
+        let first = mains.into_iter().find(|main| !self.had_its_turn(main))?;
+        creating(&format!("waits for the first start of container {}", first.name))
     }
 
-    /// Containers start in the order of the spec, but one that cannot start holds nobody up (Kubernetes).
-    fn had_its_turn(&self, container: &str) -> bool {
-        let started = self.pod.record.containers.get(container).is_some_and(|m| m.started_moment.is_some());
-        let runs =
-            |c: &ObservedContainer| c.run.container == container && matches!(c.state, ContainerState::Running { .. });
-        started || done(self.pod, container) || self.pod.containers.iter().any(runs) || self.failed(container)
+    /// Containers start in the order of the spec, each when the hook of the one before is over; but one that cannot start holds
+    /// nobody up (Kubernetes).
+    fn had_its_turn(&self, container: &Container) -> bool {
+        let name = &container.name;
+        let started = self.pod.record.containers.get(name).is_some_and(|m| m.started_moment.is_some());
+        let runs = self
+            .pod
+            .containers
+            .iter()
+            .any(|c| c.run.container == *name && matches!(c.state, ContainerState::Running { .. }));
+        if runs {
+            return order::hook_is_over(self.pod, container);
+        }
+        started || order::done(self.pod, container) || self.failed(name)
     }
 
     fn failed(&self, container: &str) -> bool {

@@ -3,7 +3,7 @@
 use super::draft::{Draft, delete, kill};
 use super::pod::remember;
 use super::run::{self, Standing};
-use super::{PodView, Step, View};
+use super::{Change, PodView, Step, View};
 use crate::observed::SandboxState;
 
 /// The surroundings are gone or damaged: what was created in them is of no use.
@@ -29,6 +29,9 @@ pub fn raise(draft: &mut Draft<'_>, pod: &PodView) {
 /// remembered as ended. A container that still runs is killed, as in Kubernetes: it cannot be moved.
 pub fn clear(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView) {
     let uid = &pod.record.uid;
+    if pod.record.containers.values().any(|memory| memory.completed) {
+        return remember(draft, pod, Change::Renewed);
+    }
     for container in &pod.containers {
         let (name, attempt) = (&container.run.container, container.run.attempt);
         match run::standing(view, pod, container) {

@@ -26,7 +26,7 @@ pub fn end_strays(view: &View<'_>, strays: &[Stray]) -> Plan {
     for Stray { container, deadline } in strays {
         let run = &container.run;
         match container.state {
-            ContainerState::Running { .. } => ending::stop(&mut draft, view, container, *deadline),
+            ContainerState::Running { .. } => ending::stop(&mut draft, view, None, container, *deadline),
             ContainerState::Unanswered => silence::end(&mut draft, view, &run.uid, *deadline),
             ContainerState::NoTask | ContainerState::Created | ContainerState::Exited { .. } => {
                 draft.step(delete(&run.uid, &run.container, run.attempt));

@@ -45,7 +45,7 @@ pub fn of_run(run: &CreateRun<'_>, image: &ImageFacts, adapted: &[Adapted]) -> H
         ("io.kubernetes.pod.uid", run.run.uid.to_string()),
         ("io.kubernetes.container.name", run.run.container.clone()),
     ]);
-    if let Some(signal) = &image.config.stop_signal {
+    if let Some(signal) = run.container.hooks.stop_signal.as_ref().or(image.config.stop_signal.as_ref()) {
         labels.insert(STOP_SIGNAL, signal.clone());
     }
     if !run.not_refreshed.is_empty() {

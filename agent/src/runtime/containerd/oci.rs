@@ -361,11 +361,16 @@ fn mounts(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Result<Vec<Mount>,
     for (place, source) in &run.sandbox.files {
         let place = normal(place);
         if !own.contains(&place) {
-            // /etc/hosts and its like follow the root (they lie in a file system of bounded size); shared memory is
-            // for writing.
-            let shared_memory = place.starts_with("/dev");
-            let access = if run.container.security.read_only_root && !shared_memory { "ro" } else { "rw" };
-            let more: &[&str] = if shared_memory { &["nosuid", "nodev", "noexec"] } else { &[] };
+            // /etc/hosts and its like follow the root (they lie in a file system of bounded size); shared memory and last
+            // words are for writing.
+            let in_dev = place.starts_with("/dev");
+            let words = place == normal(&run.container.last_words.path);
+            if words && in_dev && over_dev {
+                // Its mount point would be made in the host's /dev.
+                continue;
+            }
+            let access = if run.container.security.read_only_root && !in_dev && !words { "ro" } else { "rw" };
+            let more: &[&str] = if in_dev { &["nosuid", "nodev", "noexec"] } else { &[] };
             binds.push(bind(place, source.clone(), &[&["rbind", "rprivate", access], more].concat()));
         }
     }

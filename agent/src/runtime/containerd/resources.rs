@@ -63,7 +63,7 @@ pub fn device_nodes(devices: &[HostDevice]) -> Vec<LinuxDevice> {
 
 /// oom_score_adj by Kubernetes' formula, not below what may be set here.
 pub fn oom_score_adj(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> i32 {
-    let wanted = qos::oom_score_adj(&inputs.run.template.spec, &inputs.run.container.resources, inputs.host.memory);
+    let wanted = qos::oom_score_adj(&inputs.run.template.spec, inputs.run.container, inputs.host.memory);
     let least = inputs.host.oom_score_adj_min;
     if wanted < least {
         adapted.push(Adapted {

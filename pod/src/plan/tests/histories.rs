@@ -1,6 +1,7 @@
 //! Whatever happens in whatever order: what must hold holds throughout, and afterwards everything is as wanted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -8,7 +9,8 @@ use super::model::{Model, Outcome, revision};
 use crate::desired::{UpdateStrategy, Wanted};
 use crate::observed::ContainerState;
 use crate::record::Lifecycle;
-use crate::spec::{RestartPolicy, STANDBY_ANNOTATION};
+use crate::sample;
+use crate::spec::{Container, Handler, RestartPolicy, Role, STANDBY_ANNOTATION};
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -28,6 +30,8 @@ enum Event {
     Time(u64),
     Obedient(bool),
     FillDisk(bool),
+    Condemn(usize),
+    HooksWork(bool),
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
@@ -57,6 +61,8 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (1_u64..400_000).prop_map(Event::Time),
         1 => any::<bool>().prop_map(Event::Obedient),
         2 => any::<bool>().prop_map(Event::FillDisk),
+        2 => (0_usize..4).prop_map(Event::Condemn),
+        1 => any::<bool>().prop_map(Event::HooksWork),
     ]
 }
 
@@ -66,19 +72,50 @@ struct Shape {
     containers: usize,
     standby: bool,
     host_network: bool,
+    inits: usize,
+    sidecars: usize,
+    hooks: bool,
+}
+
+impl Shape {
+    /// How many containers run in a pod that is as wanted.
+    fn running(&self) -> usize {
+        self.containers + self.sidecars
+    }
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
-    (1_usize..3, any::<bool>(), any::<bool>()).prop_map(|(containers, standby, host_network)| Shape {
-        containers,
-        standby,
-        host_network,
-    })
+    let bools = (any::<bool>(), any::<bool>(), any::<bool>());
+    (1_usize..3, bools, 0_usize..3, 0_usize..3).prop_map(
+        |(containers, (standby, host_network, hooks), inits, sidecars)| Shape {
+            containers,
+            standby,
+            host_network,
+            inits,
+            sidecars,
+            hooks,
+        },
+    )
 }
 
 fn wanted(n: u8, shape: &Shape, update: UpdateStrategy) -> Wanted {
     let mut pod = revision(n, &["a", "b"][..shape.containers]);
-    Arc::make_mut(&mut pod.template).spec.host_network = shape.host_network;
+    let spec = &mut Arc::make_mut(&mut pod.template).spec;
+    spec.host_network = shape.host_network;
+    // Sidecars stand among the init containers.
+    let before = (0..shape.inits.max(shape.sidecars)).flat_map(|n| {
+        let init = (n < shape.inits).then(|| Container { role: Role::Init, ..sample::container(&format!("i{n}")) });
+        let sidecar =
+            (n < shape.sidecars).then(|| Container { role: Role::Sidecar, ..sample::container(&format!("s{n}")) });
+        init.into_iter().chain(sidecar)
+    });
+    spec.containers.splice(0..0, before.collect::<Vec<_>>());
+    if shape.hooks {
+        for container in spec.containers.iter_mut().filter(|container| container.role != Role::Init) {
+            container.hooks.post_start = Some(Handler::Sleep(Duration::from_secs(1)));
+            container.hooks.pre_stop = Some(Handler::Sleep(Duration::from_secs(1)));
+        }
+    }
     if shape.standby {
         Arc::make_mut(&mut pod.template).annotations.insert(STANDBY_ANNOTATION.into(), "true".into());
     }
@@ -107,6 +144,8 @@ fn apply(model: &mut Model, shape: &Shape, event: Event) {
         Event::Time(ms) => model.pass_time(ms),
         Event::Obedient(obedient) => model.obedient = obedient,
         Event::FillDisk(full) => model.fill_disk(full),
+        Event::Condemn(n) => model.condemn(n),
+        Event::HooksWork(work) => model.hooks_work = work,
     }
 }
 
@@ -136,6 +175,7 @@ proptest! {
             apply(&mut model, &shape, event);
         }
         model.fill_disk(false);
+        model.hooks_work = true;
         model.settle();
         let last = model.plan();
         prop_assert!(last.steps.is_empty(), "a converged pod gets no step: {last:?}");
@@ -144,15 +184,15 @@ proptest! {
         match &model.wanted {
             Wanted::Gone => prop_assert!(model.pods.is_empty(), "traces are left"),
             Wanted::Hold { .. } => {
-                prop_assert!(live().count() == 0 || model.all_running().len() == shape.containers);
+                prop_assert!(live().count() == 0 || model.all_running().len() == shape.running());
             }
             Wanted::Run(wanted) => {
-                prop_assert_eq!(model.all_running().len(), shape.containers);
+                prop_assert_eq!(model.all_running().len(), shape.running());
                 if wanted.update == UpdateStrategy::RollingUpdate {
                     prop_assert_eq!(model.pods.len(), 1);
                     prop_assert_eq!(&model.pods[0].record.revision, &wanted.revision);
                     let created = model.pods[0].containers.iter().filter(|c| c.state == ContainerState::Created);
-                    prop_assert_eq!(created.count(), if shape.standby { shape.containers } else { 0 });
+                    prop_assert_eq!(created.count(), if shape.standby { shape.running() } else { 0 });
                 }
             }
         }

@@ -7,13 +7,15 @@ use crate::backoff;
 use crate::desired::{DesiredPod, Wanted};
 use crate::lifecycle;
 use crate::name::{RunKey, Uid, WorkloadKey};
-use crate::observed::{ContainerState, Health, ImageState, ObservedContainer, SandboxState};
+use crate::observed::{ContainerState, Health, ImageState, ObservedContainer, ProbeFailure, ProbeKind, SandboxState};
 use crate::plan::conflict::conflict;
 use crate::plan::{
-    Change, Delivery, Failure, Owed, Plan, PodView, SHIM_PATIENCE, Signal, Step, StepKey, Stray, View, end_strays, plan,
+    Change, Delivery, Failure, HookEnd, Owed, Plan, PodView, SHIM_PATIENCE, Signal, Step, StepKey, Stray, View,
+    end_strays, plan,
 };
 use crate::record::{Lifecycle, Record};
 use crate::sample;
+use crate::spec::Role;
 use crate::time::{Moment, Now};
 
 pub struct Model {
@@ -23,6 +25,10 @@ pub struct Model {
     pub failures: BTreeMap<StepKey, Failure>,
     pub in_flight: BTreeMap<StepKey, Step>,
     pub delivered: BTreeMap<StepKey, Delivery>,
+    pub hooks: BTreeMap<StepKey, HookEnd>,
+    pub last_lines: BTreeMap<RunKey, String>,
+    /// Whether hooks succeed.
+    pub hooks_work: bool,
     pub health: BTreeMap<RunKey, Health>,
     pub silent: BTreeMap<Uid, Now>,
     pub now: u64,
@@ -38,6 +44,8 @@ pub struct Model {
     pub full: bool,
     disk: BTreeMap<Uid, Record>,
     deadlines: BTreeMap<Uid, (String, Moment)>,
+    /// Init containers that have run to their end since the pod's surroundings were made.
+    through: BTreeSet<(Uid, String)>,
     /// The newest attempt of each container that was started.
     newest: BTreeMap<(Uid, String), u32>,
 }
@@ -63,6 +71,9 @@ impl Model {
             failures: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            hooks: BTreeMap::new(),
+            last_lines: BTreeMap::new(),
+            hooks_work: true,
             health: BTreeMap::new(),
             silent: BTreeMap::new(),
             now: 1_000_000,
@@ -74,6 +85,7 @@ impl Model {
             full: false,
             disk: BTreeMap::new(),
             deadlines: BTreeMap::new(),
+            through: BTreeSet::new(),
             newest: BTreeMap::new(),
         }
     }
@@ -106,6 +118,8 @@ impl Model {
             failures: &self.failures,
             in_flight: &in_flight,
             delivered: &self.delivered,
+            hooks: &self.hooks,
+            last_lines: &self.last_lines,
             health: &self.health,
             silent: &self.silent,
             now: self.now(),
@@ -140,6 +154,10 @@ impl Model {
                         let now = Moment(self.now);
                         let before = self.delivered.get(&key).copied().unwrap_or_default();
                         self.delivered.insert(key, before.again(now));
+                    }
+                    Step::Hook { .. } => {
+                        let failed = (!self.hooks_work).then(|| "the hook failed".to_owned());
+                        self.hooks.insert(key, HookEnd { failed });
                     }
                     Step::Start { uid, container, attempt } if self.running(&uid, &container, attempt) => {
                         self.remember(&uid, Change::Started { container, attempt });
@@ -183,6 +201,7 @@ impl Model {
             if self.in_flight.is_empty() {
                 match plan.wake_at {
                     Some(at) => self.now = self.now.max(at.0) + 1,
+                    None if self.end_init() => {}
                     None => return pass,
                 }
             }
@@ -191,6 +210,20 @@ impl Model {
             }
         }
         panic!("it does not come to rest: {:#?}", self.plan());
+    }
+
+    /// An init container that runs has done its work.
+    pub fn end_init(&mut self) -> bool {
+        let runs = self.all_running();
+        let init = |run: &RunKey| self.role(run) == Role::Init;
+        let Some(nth) = runs.iter().position(init) else { return false };
+        self.exit(nth, 0);
+        true
+    }
+
+    fn role(&self, run: &RunKey) -> Role {
+        let pod = self.pods.iter().find(|pod| pod.record.uid == run.uid).unwrap();
+        pod.template.spec.container(&run.container).unwrap().role
     }
 
     /// Plans and carries out for that long, in milliseconds.
@@ -220,7 +253,18 @@ impl Model {
         let Some(run) = runs.get(nth.checked_rem(runs.len()).unwrap_or(0)).cloned() else { return };
         self.set(&run, ContainerState::Exited { exit_code, oom: false, finished_at: now });
         let sure = self.knows_start(&run);
+        if exit_code == 0 {
+            self.through.insert((run.uid.clone(), run.container.clone()));
+        }
         self.ended.insert(run, sure);
+    }
+
+    /// The liveness probe of the `nth` running container has failed often enough.
+    pub fn condemn(&mut self, nth: usize) {
+        let runs = self.all_running();
+        let Some(run) = runs.get(nth.checked_rem(runs.len()).unwrap_or(0)) else { return };
+        let failed = Some(ProbeFailure { probe: ProbeKind::Liveness, message: "it does not answer".into() });
+        self.health.insert(run.clone(), Health { started: true, ready: false, failed });
     }
 
     /// What waits for its start dies.
@@ -262,6 +306,8 @@ impl Model {
         self.in_flight.clear();
         self.failures.clear();
         self.delivered.clear();
+        self.hooks.clear();
+        self.health.clear();
         for pod in &mut self.pods {
             pod.images.clear();
             if pod.owed.take().is_some() {
@@ -292,6 +338,7 @@ impl Model {
 
     pub fn reboot(&mut self) {
         self.restart_agent(false);
+        self.through.clear();
         for run in self.all(|s| matches!(s, ContainerState::Running { .. })) {
             let sure = self.knows_start(&run);
             self.ended.insert(run, sure);
@@ -383,6 +430,7 @@ impl Model {
                     let newest = self.newest.entry((run.uid.clone(), run.container.clone())).or_default();
                     assert!(*newest <= attempt, "{run} is started after attempt {newest}");
                     *newest = attempt;
+                    self.check_order(&run);
                     self.set(&run, ContainerState::Running { pid: 7 });
                 }
             }
@@ -395,8 +443,11 @@ impl Model {
                     self.ended.insert(run, sure);
                 }
             }
+            Step::Hook { .. } => {}
             Step::Delete { uid, container, attempt } => {
                 assert!(!self.running(&uid, &container, attempt), "deleted while it ran");
+                self.last_lines
+                    .insert(RunKey { uid: uid.clone(), container: container.clone(), attempt }, "it says".into());
                 let pod = self.pod(&uid).unwrap();
                 pod.containers.retain(|c| c.run.container != container || c.run.attempt != attempt);
             }
@@ -410,6 +461,7 @@ impl Model {
                 let pod = self.pod(&uid).unwrap();
                 assert!(pod.containers.is_empty(), "torn down under containers");
                 pod.sandbox = SandboxState::Absent;
+                self.through.retain(|(of, _)| *of != uid);
             }
             Step::Forget { uid } => {
                 let pod = self.pod(&uid).unwrap();
@@ -476,6 +528,18 @@ impl Model {
     }
 
     // What must always hold.
+
+    /// A main container starts when every init container has run to its end, and none of them runs beside another.
+    fn check_order(&self, run: &RunKey) {
+        let pod = self.pods.iter().find(|pod| pod.record.uid == run.uid).unwrap();
+        let spec = &pod.template.spec;
+        let before = spec.containers.iter().take_while(|container| container.name != run.container);
+        let role = self.role(run);
+        for init in before.filter(|container| container.role == Role::Init && role != Role::Sidecar) {
+            let key = (run.uid.clone(), init.name.clone());
+            assert!(self.through.contains(&key), "{run} starts before {} has run to its end", init.name);
+        }
+    }
 
     /// Never two running containers of one name, and never two pods of the workload that run.
     fn check_runs(&mut self) {

@@ -1,6 +1,6 @@
 //! A container's log files as the keeper leaves them: opened safely, in order, read as CRI lines.
 //!
-//! Driven by `logs`. Daemons may have the log directory mounted, writable, and plant links, pipes and devices in it at
+//! Driven by the command line's `logs`, and by the agent for the last lines of what failed. Daemons may have the log directory mounted, writable, and plant links, pipes and devices in it at
 //! any moment: every path is resolved by the kernel beneath the directory without links, and what is not a regular file
 //! of ours with one name is refused before it is opened.
 
@@ -150,6 +150,20 @@ impl LogFile {
     pub fn finish(&mut self, out: &mut impl Write) -> io::Result<()> {
         let rest = std::mem::take(&mut self.rest);
         if rest.is_empty() { Ok(()) } else { content(&rest, out) }
+    }
+
+    /// Moves the place of reading to the first line that begins in the last `bytes`.
+    pub fn seek_near_end(&mut self, bytes: u64) -> io::Result<()> {
+        let end = self.file.seek(SeekFrom::End(0))?;
+        let from = end.saturating_sub(bytes);
+        self.file.seek(SeekFrom::Start(from.saturating_sub(1)))?;
+        let mut skipped = 0;
+        let mut byte = [0];
+        // The byte before is a line's end where a line begins here.
+        while from > 0 && skipped <= bytes && self.file.read(&mut byte)? == 1 && byte != [b'\n'] {
+            skipped += 1;
+        }
+        Ok(())
     }
 
     /// How many full lines (pieces tagged P belong to the line that they begin) are kept, up to `most`, and where the
