@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tests::client::Pod;
 use tests::grpc_health;
 use tests::manifest::{Document, pod};
-use tests::node::{Pod, TestNode};
+use tests::node::TestNode;
 use tests::wait::wait_for;
 
 /// Serves /www, which is empty.
@@ -31,12 +32,16 @@ fn exec(node: &TestNode, pod: &str, script: &str) {
 }
 
 fn status<'a>(pod: &'a Pod, key: &str) -> &'a Value {
-    &pod.value()["status"]["containerStatuses"][0][key]
+    &pod.0["status"]["containerStatuses"][0][key]
 }
 
 fn condition(pod: &Pod, kind: &str) -> Value {
-    let all = pod.value()["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    all.into_iter().find(|it| it["type"] == kind).unwrap_or_default()
+    pod.condition(kind).cloned().unwrap_or_default()
+}
+
+/// Runs, ready or not.
+fn wait_up(node: &TestNode, name: &str) {
+    node.wait_pod(name, "its container runs", |pod| status(pod, "state").get("running").is_some());
 }
 
 fn wait_ready(node: &TestNode, name: &str, ready: bool) -> Pod {
@@ -48,10 +53,14 @@ fn readiness_over_http_follows_the_server_and_survives_the_agent() {
     let mut node = TestNode::start();
     let probe = quick(json!({"httpGet": {"path": "/ready", "port": "web"}}));
     node.put("a.yaml", &web("a").own_network().field("readinessProbe", probe).text());
-    node.wait_running("a");
+    wait_up(&node, "a");
     wait_for("the failure is told", || {
         let events = node.cli(&["get", "events"]).ok().out;
-        if events.contains("Readiness probe failed: HTTP probe failed with statuscode: 404") { Ok(()) } else { Err(events) }
+        if events.contains("Readiness probe failed: HTTP probe failed with statuscode: 404") {
+            Ok(())
+        } else {
+            Err(events)
+        }
     });
     let unready = wait_ready(&node, "a", false);
     assert_eq!(condition(&unready, "Ready")["status"], "False");
@@ -124,7 +133,7 @@ fn readiness_over_grpc_asks_whether_it_serves() {
     says.store(grpc_health::NOT_SERVING, Ordering::Relaxed);
     grpc_health::serve(listener, says.clone());
     node.put("a.yaml", &pod("a").field("readinessProbe", quick(json!({"grpc": {"port": 50051}}))).text());
-    node.wait_running("a");
+    wait_up(&node, "a");
     wait_for("the failure is told", || {
         let events = node.cli(&["get", "events"]).ok().out;
         if events.contains("service unhealthy (responded with \"NOT_SERVING\")") { Ok(()) } else { Err(events) }
