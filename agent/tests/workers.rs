@@ -115,6 +115,7 @@ fn stray(world: &World, name: &str, attempt: u32) -> RunKey {
         state: FakeState::Running { pid: 7 },
         created: agent::seams::CreatedRun::default(),
         not_refreshed: String::new(),
+        init: false,
         foreign: false,
     };
     world.state().containers.insert(run.container_id(), container);

@@ -170,7 +170,8 @@ fn why_a_container_ended_is_what_it_said_or_the_end_of_its_log() {
         let container = pod.container(name).cloned().unwrap_or_default();
         container["lastState"]["terminated"]["message"].as_str().unwrap_or_default().to_owned()
     };
-    let pod = node.wait_pod("a", "says why", |pod| message(pod, "words") != "" && message(pod, "silent") != "");
+    let pod =
+        node.wait_pod("a", "says why", |pod| ["words", "silent"].iter().all(|name| !message(pod, name).is_empty()));
     assert_eq!(message(&pod, "words"), "because\n");
     let lines: Vec<String> = message(&pod, "silent").lines().map(str::to_owned).collect();
     assert_eq!(

@@ -1,9 +1,11 @@
 //! A container runtime in memory, as forgetful and as strict as containerd.
 
+use std::time::Duration;
+
 use pod::name::WorkloadKey;
 use pod::observed::{ContainerState, ObservedContainer};
 use pod::plan::Signal;
-use pod::spec::PullPolicy;
+use pod::spec::{PullPolicy, Role};
 
 use super::world::{FakeContainer, FakeExec, FakeState, World};
 use crate::exec::{Exec, ExecError, ExecStreams, Stream};
@@ -18,6 +20,9 @@ impl World {
         Ok(())
     }
 }
+
+/// How long an init container works.
+const INIT_WORK: Duration = Duration::from_millis(30);
 
 impl Runtime for World {
     async fn observe(&self, workload: Option<&WorkloadKey>) -> Result<Vec<ObservedContainer>, StepError> {
@@ -83,6 +88,7 @@ impl Runtime for World {
             workload: run.workload.clone(),
             run: run.run.clone(),
             state: FakeState::NoTask,
+            init: run.container.role == Role::Init,
             foreign: false,
         };
         let known = state.containers.entry(id.clone()).or_insert(container);
@@ -109,7 +115,16 @@ impl Runtime for World {
                 return Err(StepError::new("RunContainerError", "no such container"));
             };
             match container.state {
-                FakeState::Created => container.state = FakeState::Running { pid },
+                FakeState::Created => {
+                    container.state = FakeState::Running { pid };
+                    if container.init {
+                        let (world, id) = (self.clone(), id.to_owned());
+                        tokio::spawn(async move {
+                            tokio::time::sleep(INIT_WORK).await;
+                            world.end_process(&id, 0);
+                        });
+                    }
+                }
                 FakeState::Running { .. } => {}
                 FakeState::NoTask | FakeState::Exited { .. } => {
                     return Err(StepError::new("RunContainerError", "its task is not there or has ended"));

@@ -63,6 +63,8 @@ pub struct FakeContainer {
     pub state: FakeState,
     pub created: CreatedRun,
     pub not_refreshed: String,
+    /// Once started it ends by itself, having done its work.
+    pub init: bool,
     /// Not ours: whoever touches it has failed the simulation.
     pub foreign: bool,
 }
@@ -161,6 +163,7 @@ impl World {
             state: FakeState::Running { pid: 7 },
             created: CreatedRun::default(),
             not_refreshed: String::new(),
+            init: false,
             foreign: false,
         };
         self.state().containers.insert(id.to_owned(), container);

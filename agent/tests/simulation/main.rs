@@ -24,11 +24,13 @@ use pod::desired::{DesiredPod, DesiredSet, Wanted};
 use pod::manifest::{Context, Document, parse};
 use pod::name::{RunKey, Uid, WorkloadKey};
 use pod::record::Lifecycle;
+use pod::spec::Role;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-/// Workloads of one simulation: three DaemonSets, one of them OnDelete, one with two containers, and a static pod.
+/// Workloads of one simulation: three DaemonSets, one of them OnDelete, one with two containers, init containers, a sidecar and
+/// hooks, and a static pod.
 const WORKLOADS: u64 = 4;
 
 /// Events in one history.
@@ -59,7 +61,18 @@ fn workload(index: u64, version: u64) -> DesiredPod {
     let text = match index {
         0 => daemonset("alpha", "RollingUpdate", version, &["main"], false),
         1 => daemonset("beta", "OnDelete", version, &["main"], true),
-        2 => daemonset("gamma", "RollingUpdate", version, &["main", "side"], false),
+        2 => {
+            let text = daemonset("gamma", "RollingUpdate", version, &["main", "side"], false);
+            let hooks = "lifecycle: {postStart: {exec: {command: [up]}}, preStop: {exec: {command: [down]}}}";
+            format!(
+                "{text}
+      initContainers:
+      - {{name: first, image: image-gamma, imagePullPolicy: Never}}
+      - {{name: helper, image: image-gamma, imagePullPolicy: Never, restartPolicy: Always, {hooks}}}
+      - {{name: second, image: image-gamma, imagePullPolicy: Never}}
+"
+            )
+        }
         _ => format!(
             "apiVersion: v1
 kind: Pod
@@ -117,6 +130,7 @@ impl Simulation {
                 state: FakeState::Running { pid: 1 },
                 created: CreatedRun::default(),
                 not_refreshed: String::new(),
+                init: false,
                 foreign: true,
             };
             state.containers.insert("foreign".into(), foreign);
@@ -314,7 +328,8 @@ impl Simulation {
         for (key, wanted) in &self.set.workloads {
             let Wanted::Run(wanted) = wanted else { continue };
             let containers = live.remove(key).unwrap_or_default();
-            assert_eq!(containers.len(), wanted.template.spec.containers.len(), "{key} has {containers:?}");
+            let lasting = wanted.template.spec.containers.iter().filter(|container| container.role != Role::Init);
+            assert_eq!(containers.len(), lasting.count(), "{key} has {containers:?}");
             for container in &containers {
                 assert!(matches!(container.state, FakeState::Running { .. }), "{key}: {container:?} does not run");
                 uids.insert(container.run.uid.clone());
