@@ -38,6 +38,7 @@ async fn main() {
         args: vec![],
         working_dir: None,
         env: vec![],
+        env_from: vec![],
         resources: Resources::default(),
         mounts: vec![],
         security: Security::default(),

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::board::{Board, Check, ImageOutcome};
 use crate::collect::Collector;
 use crate::config::{self, Config, Following, Settings};
+use crate::contents;
 use crate::desired;
 use crate::disk::Disk;
 use crate::doctor;
@@ -37,6 +38,7 @@ use crate::sandbox::watch::Finding;
 use crate::sandbox::{self, NodeSandboxes};
 use crate::seams::{Clock, Machine, SystemClock};
 use crate::sources::{image_dir, static_dir};
+use crate::storage::Storage;
 use crate::worker::{self, Shared};
 use crate::workers::{BEAT, Directory, Workers};
 
@@ -126,6 +128,9 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         board.record(Event { severity, reason, about, message, at: SystemClock.now().wall });
     }
 
+    let store = contents::Store::new(&config.state_dir);
+    let kept = store.load(&Disk, uuid::Uuid::new_v4().into_bytes()).await?;
+
     let machine = machine(&config, &node_name, boot_id)?;
     if let Err(error) = machine.sandboxes.free_nobodys_addresses() {
         tracing::warn!(
@@ -148,11 +153,17 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         board: board.clone(),
         context: context.clone(),
         directory,
+        contents: watch::Sender::default(),
         stopping,
     });
 
     let manifests = static_dir::follow(config.manifest_dir.clone(), context);
-    let (desired_sender, desired_set) = watch::channel(pod::desired::DesiredSet::default());
+    // What a record's pod uses is found before any manifest is.
+    let contents = contents::counting(&kept.all);
+    let (desired_sender, desired_set) =
+        watch::channel(pod::desired::DesiredSet { contents, ..pod::desired::DesiredSet::default() });
+    let (good, good_contents) = watch::channel(kept.all.clone());
+    tokio::spawn(store.follow(Disk, kept.all.clone(), good_contents));
     let merging = desired::Merging {
         node_name,
         max_pods: config.max_pods,
@@ -161,6 +172,9 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         shared: shared.clone(),
         desired: desired_sender,
         refusals: Refusals::default(),
+        kept: kept.all,
+        good,
+        salt: kept.salt,
     };
     let (heard, ready) = tokio::sync::oneshot::channel();
     tokio::spawn(desired::follow(merging, heard));
@@ -172,6 +186,13 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     tokio::spawn(image_words::serve(board.take_image_words(), images.clone(), Arc::clone(&collector)));
     tokio::spawn(exec::serve::follow(board.take_execs(), shared.clone()));
     tokio::spawn(async move { collector.follow(&SystemClock).await });
+    let storage = Storage {
+        layers: shared.machine.runtime.layers(),
+        board: board.clone(),
+        state_dir: config.state_dir.clone(),
+        log_dir: config.log_dir.clone(),
+    };
+    tokio::spawn(storage.follow(&SystemClock));
     let (image_outcomes, image_dir) = image_dir::follow(config.image_dir.clone(), images);
     tokio::spawn(image_dir);
     tokio::spawn(publish_images(board.clone(), image_outcomes));
@@ -354,19 +375,11 @@ async fn publish_pulls(board: Board, mut pulls: watch::Receiver<Vec<ImagePull>>)
     }
 }
 
-/// Secrets lie among the manifests; what they open is the registries'. While something that may hold one cannot be read, those
-/// that were known stay: a bad edit or a directory that is away takes no daemon's image from it.
+/// Secrets lie among the manifests; what they open is the registries'.
 async fn hand_on_secrets(images: Images, mut desired: watch::Receiver<pod::desired::DesiredSet>) {
-    let mut known = std::collections::BTreeMap::new();
     loop {
-        {
-            let set = desired.borrow_and_update();
-            if set.secrets_known {
-                known.clear();
-            }
-            known.extend(set.secrets.clone());
-        }
-        images.set_secrets(known.clone());
+        let logins = desired.borrow_and_update().logins();
+        images.set_secrets(logins);
         if desired.changed().await.is_err() {
             return;
         }

@@ -191,6 +191,8 @@ pub enum Command {
     /// End this pod; a successor follows where one is wanted. The reply comes once termination is on record; where the disk
     /// does not take it, a sentence says what that means. Err with a sentence where it cannot begin.
     DeletePod { workload: WorkloadKey, uid: Uid, reply: oneshot::Sender<Result<String, String>> },
+    /// End this pod, which has used more of the disk than it allows itself; a successor follows where one is wanted.
+    EvictPod { workload: WorkloadKey, uid: Uid, message: String },
     /// What was missing may be there now: whatever waits after a failure is tried at once.
     Retry,
 }
@@ -406,6 +408,12 @@ impl Board {
         let command = Command::DeletePod { workload, uid, reply };
         self.shared.commands.send(command).await.map_err(|_| "the agent is stopping".to_owned())?;
         answer.await.unwrap_or_else(|_| Err("the agent stopped before it answered".into()))
+    }
+
+    /// Hands the end of a pod that exceeds its own limit to the workers. Where nobody listens any more, nobody is there to
+    /// end it.
+    pub async fn evict_pod(&self, workload: WorkloadKey, uid: Uid, message: String) {
+        let _ = self.shared.commands.send(Command::EvictPod { workload, uid, message }).await;
     }
 
     /// From here on words about images are carried out at the other end. Once.

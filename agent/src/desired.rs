@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use pod::desired::{DesiredSet, Node, Source};
 use pod::manifest::Parsed;
-use pod::merge::{Fate, Outcome, Said, merge};
+use pod::merge::{Fate, Outcome, Said, merge, stamp};
 use pod::name::WorkloadKey;
 use tokio::sync::{oneshot, watch};
 
 use crate::board::{Board, Check, FileOutcome, FileState};
 use crate::config::{Following, node_labels};
+use crate::contents;
 use crate::refusals::Refusals;
 use crate::seams::{Clock, Machine};
 use crate::sources::static_dir::Snapshot;
@@ -25,6 +26,12 @@ pub struct Merging<M> {
     pub shared: Arc<Shared<M>>,
     pub desired: watch::Sender<DesiredSet>,
     pub refusals: Refusals,
+    /// ConfigMaps and Secrets as they are good: of the last life of the agent at first.
+    pub kept: contents::All,
+    /// Where they are told, to be kept on disk.
+    pub good: watch::Sender<contents::All>,
+    /// [`contents::Loaded::salt`].
+    pub salt: Vec<u8>,
 }
 
 /// Merges whenever something changed, for ever. `tried` is told once the manifest directory has been read or found
@@ -66,10 +73,15 @@ impl<M: Machine> Merging<M> {
         };
         let board = &self.shared.board;
         board.set_check(Check::SourceStatic, snapshot.not_heard.clone().map_or(Ok(()), Err));
-        let statics = pod::merge::Snapshot { source: Source::Static, said };
+        let of_static = self.kept.iter().filter(|((source, _), _)| *source == Source::Static);
+        let kept = of_static.map(|((_, key), kept)| (key.clone(), kept.clone())).collect();
+        let statics = pod::merge::Snapshot { source: Source::Static, said, kept };
         let recorded = self.shared.directory.recorded();
         let max_pods = usize::try_from(self.max_pods).unwrap_or(usize::MAX);
-        let merged = merge(&[statics], &recorded, node, max_pods);
+        let mut merged = merge(&[statics], &recorded, node, max_pods);
+        stamp(&mut merged.set, &self.salt);
+        self.kept.clone_from(&merged.kept);
+        self.good.send_replace(std::mem::take(&mut merged.kept));
         tell(board, &merged.outcomes);
         if snapshot.not_heard.is_none() {
             let now = self.shared.machine.clock().now().wall;

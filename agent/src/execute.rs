@@ -4,11 +4,14 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use pod::content::Contents;
 use pod::desired::DesiredPod;
 use pod::name::{RunKey, Uid, WorkloadKey};
 use pod::plan::{Hook, Signal};
 use pod::record::Record;
+use pod::resolve;
 use pod::spec::{Container, PodTemplate};
 use tokio::time::Instant;
 
@@ -64,6 +67,7 @@ pub enum Job {
         container: usize,
         attempt: u32,
         not_refreshed: String,
+        contents: Contents,
     },
     Start {
         run: RunKey,
@@ -228,8 +232,9 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             let ips = Box::pin(machine.sandboxes().connect(&pod.record, &pod.template)).await?;
             Ok(Outcome::Connected { uid: pod.record.uid, ips })
         }
-        Job::Create { pod, container, attempt, not_refreshed } => {
-            Box::pin(create(ground, workload, &pod, (container, attempt), not_refreshed)).await
+        Job::Create { pod, container, attempt, not_refreshed, contents } => {
+            let container = environment(&pod, container, &contents)?;
+            Box::pin(create(ground, workload, &pod, (&container, attempt), not_refreshed)).await
         }
         Job::Start { run } => {
             let started = counted(metrics, "start_container", machine.runtime().start(&run.container_id())).await;
@@ -323,16 +328,27 @@ pub fn counted<'a, T: 'a>(
     }
 }
 
+/// The container with its environment looked up. What is missing wakes the worker when it comes.
+fn environment(pod: &Admitted, container: usize, contents: &Contents) -> Result<Container, StepError> {
+    /// For a wake that was lost.
+    const AGAIN: Duration = Duration::from_secs(300);
+    let (container, namespace) = (&pod.template.spec.containers[container], &pod.record.workload.namespace);
+    let missing = |why: resolve::Missing| {
+        let error = StepError::new("CreateContainerConfigError", why.to_string());
+        StepError { wait: Some(AGAIN), ..error }
+    };
+    resolve::environment(container, namespace, contents).map_err(missing)
+}
+
 async fn create<M: Machine>(
     ground: &Ground<'_, M>,
     workload: &WorkloadKey,
     pod: &Admitted,
-    (container, attempt): (usize, u32),
+    (container, attempt): (&Container, u32),
     not_refreshed: String,
 ) -> Result<Outcome, StepError> {
     let Ground { machine, gate, metrics, .. } = *ground;
     let _permit = gate.enter(pod.template.spec.priority).await;
-    let container = &pod.template.spec.containers[container];
     let run = RunKey { uid: pod.record.uid.clone(), container: container.name.clone(), attempt };
     let mut sandbox = machine.sandboxes().describe(&pod.record, &pod.template).await?;
     sandbox.files.insert(container.last_words.path.clone(), machine.sandboxes().make_words(&run)?);

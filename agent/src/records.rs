@@ -1,10 +1,9 @@
 //! Every admitted pod has its record on disk before its first container. Driven by the workers, one writer a record;
 //! knows nothing of what a record means.
 //!
-//! `<state>/records/<uid>` holds the newest generation, `<uid>.old` the one before. A record is written beside,
-//! synced, the newest moved to `.old`, the new one renamed into place, the directory synced: at every instant one
-//! whole generation stands. A line at the top carries format and checksum; a generation that does not match its
-//! checksum, or that nobody can read any more, is set aside for the older one, and where neither is whole it is said so.
+//! `<state>/records/<uid>` holds the newest generation, `<uid>.old` the one before, both as [`crate::durable`] writes them. A
+//! generation that does not match its checksum, or that nobody can read any more, is set aside for the older one, and where
+//! neither is whole it is said so.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pod::name::Uid;
 use pod::record::Record;
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use crate::durable;
 use crate::seams::Files;
 
 /// The first word of a record: a format that later versions go on reading.
@@ -76,7 +75,7 @@ impl Records {
     /// Makes this generation of the record durable.
     pub async fn save(&self, files: &impl Files, record: &Record) -> Result<(), RecordError> {
         let path = self.path(&record.uid);
-        let written = self.replace(files, &path, encode(record)).await;
+        let written = durable::replace(files, &path, encode(record)).await;
         if self.disk.refuses.swap(written.is_err(), Ordering::Relaxed) && written.is_ok() {
             self.disk.taken.send_replace(());
         }
@@ -88,32 +87,10 @@ impl Records {
         self.disk.taken.subscribe()
     }
 
-    async fn replace(&self, files: &impl Files, path: &Path, content: Vec<u8>) -> std::io::Result<()> {
-        let beside = path.with_extension("new");
-        files.write(&beside, content).await?;
-        files.sync(&beside).await?;
-        match files.rename(path, &path.with_extension("old")).await {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        files.rename(&beside, path).await?;
-        files.sync_dir(&self.dir).await
-    }
-
     /// Removes all generations. Ok when there is none.
     pub async fn remove(&self, files: &impl Files, uid: &Uid) -> Result<(), RecordError> {
         let path = self.path(uid);
-        let removed = async {
-            // The older generation first: a crash in between must not bring an outlived one back.
-            for path in [path.with_extension("new"), path.with_extension("old"), path.clone()] {
-                match files.remove(&path).await {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-                    _ => {}
-                }
-            }
-            files.sync_dir(&self.dir).await
-        };
-        removed.await.map_err(|source| RecordError::Remove { path, source })
+        durable::remove(files, &path).await.map_err(|source| RecordError::Remove { path, source })
     }
 
     /// All records, from the newest whole generation of each that can be used. Where `unusable` says why of every one, the newest
@@ -125,15 +102,8 @@ impl Records {
     ) -> Result<Loaded, RecordError> {
         let names =
             files.list(&self.dir).await.map_err(|source| RecordError::List { path: self.dir.clone(), source })?;
-        let mut uids: Vec<Uid> = names
-            .iter()
-            .map(|n| n.strip_suffix(".old").unwrap_or(n))
-            .filter(|n| !n.contains('.'))
-            .map(|n| Uid(n.to_owned()))
-            .collect();
-        uids.dedup();
         let mut loaded = Loaded::default();
-        for uid in uids {
+        for uid in durable::names(&names).into_iter().map(Uid) {
             match self.load_one(files, &uid, &unusable).await {
                 Ok(record) => loaded.records.push(record),
                 Err(why) => loaded.damaged.push((uid, why)),
@@ -151,7 +121,7 @@ impl Records {
         let newest = self.path(uid);
         let mut why = Vec::new();
         let mut fallback = None;
-        for (path, aside) in [(newest.clone(), "damaged"), (newest.with_extension("old"), "damaged-old")] {
+        for (path, aside) in durable::generations(&newest) {
             let decoded = match files.read(&path, RECORD_LIMIT).await {
                 Ok(content) => decode(&content),
                 Err(e) => {
@@ -185,7 +155,7 @@ impl Records {
             }
             // Out of the way, or the next save would put it in the place of the older generation, which is whole. Kept for a
             // person to look at; a failure here changes nothing that matters.
-            let _ = files.rename(&path, &path.with_extension(aside)).await;
+            let _ = files.rename(&path, &aside).await;
         }
         fallback.ok_or_else(|| why.join("; "))
     }
@@ -210,26 +180,12 @@ pub fn directory(state_dir: &Path) -> PathBuf {
 
 fn encode(record: &Record) -> Vec<u8> {
     let body = serde_json::to_vec(record).expect("a record has string keys only");
-    let mut content = format!("{FORMAT} {}\n", checksum(&body)).into_bytes();
-    content.extend(body);
-    content
+    durable::seal(FORMAT, &body)
 }
 
 fn decode(content: &[u8]) -> Result<Record, String> {
-    let end = content.iter().position(|b| *b == b'\n').ok_or("cut short")?;
-    let head = std::str::from_utf8(&content[..end]).map_err(|_| "not a record")?;
-    let body = &content[end + 1..];
-    match head.split_once(' ') {
-        Some((FORMAT, sum)) if sum == checksum(body) => {
-            serde_json::from_slice(body).map_err(|e| format!("not a record: {e}"))
-        }
-        Some((FORMAT, _)) => Err("its checksum does not match: damaged".into()),
-        _ => Err(format!("unknown format {head:?}: written by a newer version?")),
-    }
-}
-
-fn checksum(body: &[u8]) -> String {
-    Sha256::digest(body).iter().map(|b| format!("{b:02x}")).collect()
+    let body = durable::unseal(FORMAT, "record", content)?;
+    serde_json::from_slice(body).map_err(|e| format!("not a record: {e}"))
 }
 
 #[cfg(test)]

@@ -130,8 +130,12 @@ mod tests {
                 ports: Vec::new(),
             };
             let node = Node { name: "n1".into(), ..Node::default() };
-            let merged =
-                merge(&[Snapshot { source: Source::Static, said: Said::Files(files) }], &[recorded], &node, 110);
+            let merged = merge(
+                &[Snapshot { source: Source::Static, said: Said::Files(files), kept: BTreeMap::new() }],
+                &[recorded],
+                &node,
+                110,
+            );
             let pods = |_: &WorkloadKey| vec![(Uid("u".into()), "a-n1".to_owned())];
             let events = self.0.follow(&merged, pods, jiff::Timestamp::UNIX_EPOCH);
             assert!(events.iter().all(|event| event.about.name == "a-n1" && event.about.uid == "u"), "{events:?}");

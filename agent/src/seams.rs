@@ -264,6 +264,12 @@ pub trait ImageStore: Send + Sync + 'static {
     fn first_reading(&self, reading: Reading);
 }
 
+/// The writable layers of containers, as whoever measures them sees them.
+pub trait Layers: Send + Sync + 'static {
+    /// Bytes that the container of this id has written beside its volumes.
+    fn bytes(&self, id: &str) -> impl Future<Output = Result<u64, StepError>> + Send;
+}
+
 /// Where images are kept, as their collector sees it.
 pub trait ImageShelf: Send + Sync + 'static {
     /// All images with what speaks for keeping each. `wanted`: images as manifests write them.

@@ -4,6 +4,7 @@
 //! that a container's exit, a lost event, an agent's restart and a timer share one path. Steps run side by side; each
 //! one that ends leads to the next plan. A step that fails is a reason in the status and a back-off.
 
+mod contents;
 mod nudge;
 mod outcome;
 mod owed;
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pod::content::Contents;
 use pod::desired::{DesiredPod, Wanted};
 use pod::manifest::{Context, parse_recorded};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
@@ -62,15 +64,19 @@ pub struct Shared<M> {
     pub context: Context,
     /// Which worker a container belongs to, for routing wakes; and which uids are spoken for.
     pub directory: crate::workers::Directory,
+    /// ConfigMaps and Secrets. A worker is woken when they change.
+    pub contents: watch::Sender<Contents>,
     /// True: finish what is in flight, plan nothing more, end.
     pub stopping: watch::Receiver<bool>,
 }
 
-/// A person's wish.
+/// What somebody beside the plan asks for.
 #[derive(Debug)]
 pub enum Request {
     /// The reply's words say what of it does not hold: none when all does.
     Delete { uid: Uid, reply: oneshot::Sender<Result<String, String>> },
+    /// The pod has failed by itself: it uses more of the disk than it allows itself. Why, in Kubernetes' words.
+    Evict { uid: Uid, message: String },
 }
 
 /// See the top of the file.
@@ -84,6 +90,8 @@ pub struct Worker<M: Machine> {
     pods: Vec<PodView>,
     /// Pods that a person wants ended and whose records do not say so yet.
     wishes: Vec<(Uid, oneshot::Sender<Result<String, String>>)>,
+    /// Pods that exceed their own limits and whose records do not say yet that they end, with why.
+    evictions: BTreeMap<Uid, String>,
     /// Records on their way to the disk.
     saving: BTreeMap<Uid, Saving>,
     /// Pods whose records are newer here than on disk.
@@ -125,6 +133,7 @@ pub struct Worker<M: Machine> {
     /// None: the runtime has to be asked.
     looked: Option<Result<(), StepError>>,
     look_again: Option<Moment>,
+    configs: contents::Configs,
 }
 
 impl<M: Machine> Worker<M> {
@@ -147,6 +156,7 @@ impl<M: Machine> Worker<M> {
             nudge,
             pods: Vec::new(),
             wishes: Vec::new(),
+            evictions: BTreeMap::new(),
             saving: BTreeMap::new(),
             debts: BTreeMap::new(),
             disk_taken,
@@ -169,6 +179,7 @@ impl<M: Machine> Worker<M> {
             jobs: JoinSet::new(),
             looked: None,
             look_again: None,
+            configs: contents::Configs::default(),
         };
         for record in records {
             match parse_recorded(&record.document, &record.origin, &worker.shared.context) {
@@ -194,6 +205,10 @@ impl<M: Machine> Worker<M> {
             self.take_nudges();
             if self.looked.is_none() {
                 self.look().await;
+            }
+            self.take_contents();
+            if !stopping {
+                self.remove_outdated();
             }
             let now = self.shared.machine.clock().now();
             self.lose_patience(now);
@@ -363,6 +378,7 @@ impl<M: Machine> Worker<M> {
                 self.spawn(key, job);
             }
         }
+        self.evict(now);
         self.grant_wishes(now);
         self.pay_debts(now);
         self.remove_leftovers(now);
@@ -473,8 +489,10 @@ impl<M: Machine> Worker<M> {
                 let index = container_index(view, &container)?;
                 let not_refreshed =
                     self.not_refreshed.get(&(uid.clone(), container.clone())).cloned().unwrap_or_default();
-                let job = Job::Create { pod: admitted(view), container: index, attempt, not_refreshed };
+                let pod = admitted(view);
                 let run = run(uid, container, attempt);
+                let contents = self.contents_for(&run);
+                let job = Job::Create { pod, container: index, attempt, not_refreshed, contents };
                 self.shared.directory.own(&run.container_id(), &run.uid, &self.key);
                 Some(job)
             }
@@ -527,6 +545,9 @@ impl<M: Machine> Worker<M> {
     fn request(&mut self, request: Request) {
         match request {
             Request::Delete { uid, reply } => self.wishes.push((uid, reply)),
+            Request::Evict { uid, message } => {
+                self.evictions.insert(uid, message);
+            }
         }
     }
 

@@ -248,6 +248,12 @@ impl<M: Machine> Workers<M> {
     /// Tells every worker what is wanted of it now, and seats those that are missing.
     fn distribute(&mut self) {
         let set = self.desired.borrow_and_update().clone();
+        // Before anybody is told to use them.
+        let contents_changed = self.shared.contents.send_if_modified(|known| {
+            let changed = *known != set.contents;
+            *known = set.contents.clone();
+            changed
+        });
         for (key, seat) in &self.workers {
             let wanted = set.wanted(key);
             seat.wanted.send_if_modified(|known| {
@@ -255,6 +261,9 @@ impl<M: Machine> Workers<M> {
                 *known = wanted;
                 changed
             });
+        }
+        if contents_changed {
+            self.workers.values().for_each(|seat| seat.nudge.again());
         }
         let missing: Vec<_> = set
             .workloads
@@ -290,6 +299,13 @@ impl<M: Machine> Workers<M> {
     fn command(&mut self, command: Command) {
         let (workload, uid, reply) = match command {
             Command::DeletePod { workload, uid, reply } => (workload, uid, reply),
+            Command::EvictPod { workload, uid, message } => {
+                if let Some(seat) = self.workers.get(&workload) {
+                    // One that has no room just now is told at the next measurement.
+                    let _ = seat.requests.try_send(Request::Evict { uid, message });
+                }
+                return;
+            }
             Command::Retry => {
                 self.workers.values().for_each(|seat| seat.nudge.all());
                 return;
@@ -297,8 +313,9 @@ impl<M: Machine> Workers<M> {
         };
         match self.workers.get(&workload) {
             Some(seat) => {
-                if let Err(refused) = seat.requests.try_send(Request::Delete { uid, reply }) {
-                    let Request::Delete { reply, .. } = refused.into_inner();
+                if let Err(refused) = seat.requests.try_send(Request::Delete { uid, reply })
+                    && let Request::Delete { reply, .. } = refused.into_inner()
+                {
                     answer(reply, "its worker has too many requests waiting: try again in a moment");
                 }
             }

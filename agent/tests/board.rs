@@ -56,6 +56,7 @@ impl Agent {
             board: board.clone(),
             context,
             directory: Directory::default(),
+            contents: watch::Sender::default(),
             stopping,
         });
         let life = tokio::spawn(Workers::new(shared, receiver, commands).run(Vec::new(), || {}));

@@ -11,6 +11,7 @@ use agent::gate::Gate;
 use agent::records::Records;
 use agent::worker::{Shared, UNREADABLE};
 use agent::workers::{Directory, Workers};
+use pod::content::Contents;
 use pod::desired::{DesiredPod, DesiredSet, Wanted};
 use pod::manifest::{Context, Document, parse};
 use pod::name::{RunKey, Uid};
@@ -45,6 +46,90 @@ fn workload(name: &str) -> DesiredPod {
     }
 }
 
+/// A pod whose container has a variable of the ConfigMap `c`, with a successor that stands by or not.
+fn configured(standby: bool) -> DesiredPod {
+    let text = format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: configured, annotations: {{daemonlet.dev/standby: \"{standby}\"}}}}
+spec:
+  containers:
+  - {{name: main, image: image, env: [{{name: V, valueFrom: {{configMapKeyRef: {{name: c, key: k}}}}}}]}}
+"
+    );
+    match parse("test.yaml", text.as_bytes(), &context()).documents.pop().map(|d| d.result) {
+        Some(Ok(Document::Workload(desired))) => *desired,
+        other => panic!("the test's own manifest is refused: {other:?}"),
+    }
+}
+
+/// The pod [`configured`] is wanted, and this is what its ConfigMap says.
+fn with_config(standby: bool, value: Option<&str>) -> DesiredSet {
+    let pod = configured(standby);
+    let document = |value: &str| {
+        let text = format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: c}}, data: {{k: {value}}}}}");
+        match parse("c.yaml", text.as_bytes(), &context()).documents.pop().map(|d| d.result) {
+            Some(Ok(Document::Content { key, content })) => (key, content),
+            other => panic!("the test's own ConfigMap is refused: {other:?}"),
+        }
+    };
+    DesiredSet {
+        workloads: [(pod.workload.clone(), Wanted::Run(Box::new(pod)))].into(),
+        complete: true,
+        contents: Contents::new(value.map(document).into_iter().collect()),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_waits_for_its_config_and_starts_as_soon_as_it_is_there() {
+    for seed in 1..=10 {
+        let node = Node::start(World::new(seed));
+        node.desired.send_replace(with_config(false, None));
+        tokio::time::sleep(LONG).await;
+        assert_eq!(node.running(), []);
+        let list = agent::status::pod_list(&node.board);
+        let waiting = &list["items"][0]["status"]["containerStatuses"][0]["state"]["waiting"];
+        assert_eq!(waiting["reason"], "CreateContainerConfigError", "{list:#}");
+        assert_eq!(waiting["message"], "configmap \"c\" not found");
+        let tries = node.board.events().iter().filter(|event| event.reason == "Failed").count();
+        assert!(tries <= 3, "it is not asked again and again: {tries}");
+        let begin = Instant::now();
+        node.desired.send_replace(with_config(false, Some("one")));
+        node.until_running(&["configured"]).await;
+        assert!(begin.elapsed() < Duration::from_secs(2), "seed {seed}: it took {:?}", begin.elapsed());
+        // What runs keeps what it has.
+        let before = node.running();
+        for value in [Some("two"), None] {
+            node.desired.send_replace(with_config(false, value));
+            tokio::time::sleep(LONG).await;
+            assert_eq!(node.running(), before);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_created_with_old_values_is_created_anew_before_it_is_started() {
+    let node = Node::start(World::new(3));
+    node.desired.send_replace(with_config(true, Some("one")));
+    node.until_running(&["configured"]).await;
+    tokio::time::sleep(LONG).await;
+    let deleted = || node.world.state().story.iter().filter(|line| line.starts_with("deleted")).count();
+    let stands = || {
+        let state = node.world.state();
+        state.containers.values().any(|c| matches!(c.state, FakeState::Created))
+    };
+    assert!(stands() && deleted() == 0);
+    for (round, value) in ["two", "three"].into_iter().enumerate() {
+        node.desired.send_replace(with_config(true, Some(value)));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(stands() && deleted() == round + 1, "{:?}", node.world.state().story);
+    }
+    // The same again: nothing is to be done.
+    node.desired.send_replace(with_config(true, Some("three")));
+    tokio::time::sleep(LONG).await;
+    assert_eq!((node.running().len(), deleted()), (1, 2));
+}
+
 fn set(wanted: &[&str]) -> DesiredSet {
     let run = |name: &&str| {
         let pod = workload(name);
@@ -76,6 +161,7 @@ impl Node {
             board: board.clone(),
             context: context(),
             directory: Directory::default(),
+            contents: watch::Sender::default(),
             stopping,
         });
         records.iter().for_each(|record| shared.directory.claim(record));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::content::{Content, ContentKey, Contents};
 use crate::name::WorkloadKey;
 use crate::secret::{DockerConfig, SecretKey};
 use crate::spec::{PodTemplate, Taint};
@@ -66,13 +67,20 @@ pub struct DesiredSet {
     pub workloads: BTreeMap<WorkloadKey, Wanted>,
     /// Every configured source has been heard from, or its checkpoint read.
     pub complete: bool,
-    /// Credentials of registries. A Secret that cannot be read at present is not here.
-    pub secrets: BTreeMap<SecretKey, DockerConfig>,
-    /// Everything that may hold a Secret can be read: one that is not in `secrets` is gone. Else the ones known before stay.
-    pub secrets_known: bool,
+    /// ConfigMaps and Secrets; of those that cannot be read at present what they last said.
+    pub contents: Contents,
 }
 
 impl DesiredSet {
+    /// Credentials of registries: Secrets of the types that hold them.
+    pub fn logins(&self) -> BTreeMap<SecretKey, DockerConfig> {
+        let login = |(key, content): (&ContentKey, &Arc<Content>)| {
+            let login = content.login()?;
+            Some((SecretKey { namespace: key.namespace.clone(), name: key.name.clone() }, login))
+        };
+        self.contents.iter().filter_map(login).collect()
+    }
+
     /// What this set says of `key`.
     pub fn wanted(&self, key: &WorkloadKey) -> Wanted {
         match self.workloads.get(key) {

@@ -15,13 +15,14 @@ use std::time::Duration;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::content::ContentKind;
 use crate::name::WorkloadKind;
 use crate::spec::{
-    AppArmor, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy, EmptyDir, EnvValue, EnvVar,
-    Handler, Hooks, HostAlias, HostPathKind, HttpGet, LastWords, Medium, Naming, NodeSelectorTerm, Operator, Placement,
-    PodField, PodSpec, PodTemplate, PortReference, Probe, Probes, Propagation, PullPolicy, Quantity, RecursiveReadOnly,
-    Requirement, Resources, RestartPolicy, Role, Scheme, Seccomp, Security, SubPath, TaintEffect, Toleration, Volume,
-    VolumeMount, VolumeSource,
+    AppArmor, CONFIG_DIGEST_ANNOTATION, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy,
+    EmptyDir, EnvFrom, EnvValue, EnvVar, Handler, Hooks, HostAlias, HostPathKind, HttpGet, LastWords, Medium, Naming,
+    NodeSelectorTerm, Operator, Placement, PodField, PodSpec, PodTemplate, PortReference, Probe, Probes, Propagation,
+    PullPolicy, Quantity, RecursiveReadOnly, Requirement, Resources, RestartPolicy, Role, Scheme, Seccomp, Security,
+    SubPath, TaintEffect, Toleration, Volume, VolumeMount, VolumeSource,
 };
 
 /// Feeds several values, in this order.
@@ -53,7 +54,12 @@ pub fn of_template(kind: WorkloadKind, template: &PodTemplate) -> String {
     let PodTemplate { labels, annotations, spec } = template;
     let mut sum = Sum(Sha256::new());
     match kind {
-        WorkloadKind::Pod => spec.feed(&mut sum),
+        WorkloadKind::Pod => {
+            spec.feed(&mut sum);
+            if template.restarts_on_config_change() {
+                annotations.get(CONFIG_DIGEST_ANNOTATION).feed(&mut sum);
+            }
+        }
         WorkloadKind::DaemonSet => feed_all!(sum, labels, annotations, spec),
     }
     letters(&sum.0.finalize(), LETTERS)
@@ -216,6 +222,7 @@ impl Feed for Container {
             args,
             working_dir,
             env,
+            env_from,
             resources,
             mounts,
             security,
@@ -229,6 +236,9 @@ impl Feed for Container {
         } = self;
         feed_all!(*sum, name, image, pull_policy, command, args, working_dir, env, resources, mounts, security);
         feed_all!(*sum, ports, stdin, tty);
+        if !env_from.is_empty() {
+            feed_all!(*sum, env_from);
+        }
         // Revisions of containers without these are as they were before these were known.
         if *role != Role::default() {
             feed_all!(*sum, role);
@@ -344,7 +354,23 @@ impl Feed for EnvValue {
                 sum.tag("resource");
                 feed_all!(*sum, container, resource, divisor);
             }
+            EnvValue::Content { kind, name, key, optional } => {
+                sum.tag("content");
+                feed_all!(*sum, kind, name, key, optional);
+            }
+            EnvValue::Known(value) => {
+                sum.tag("known");
+                sum.bytes(value.reveal());
+            }
         }
+    }
+}
+
+impl Feed for EnvFrom {
+    fn feed(&self, sum: &mut Sum) {
+        let EnvFrom { kind, name, prefix, optional } = self;
+        sum.tag("env from");
+        feed_all!(*sum, kind, name, prefix, optional);
     }
 }
 
@@ -497,6 +523,27 @@ impl Feed for Medium {
     }
 }
 
+impl Feed for ContainerResource {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            ContainerResource::LimitsCpu => sum.tag("limits.cpu"),
+            ContainerResource::LimitsMemory => sum.tag("limits.memory"),
+            ContainerResource::LimitsEphemeralStorage => sum.tag("limits.ephemeral-storage"),
+            ContainerResource::RequestsCpu => sum.tag("requests.cpu"),
+            ContainerResource::RequestsMemory => sum.tag("requests.memory"),
+            ContainerResource::RequestsEphemeralStorage => sum.tag("requests.ephemeral-storage"),
+            ContainerResource::LimitsHugePages(name) => {
+                sum.tag("limits");
+                name.feed(sum);
+            }
+            ContainerResource::RequestsHugePages(name) => {
+                sum.tag("requests");
+                name.feed(sum);
+            }
+        }
+    }
+}
+
 /// Enums without data: each variant has a word that never changes.
 macro_rules! feed_words {
     ($($name:ident { $($variant:ident => $word:literal),+ $(,)? })+) => {$(
@@ -509,6 +556,7 @@ macro_rules! feed_words {
 }
 
 feed_words! {
+    ContentKind { ConfigMap => "config map", Secret => "secret" }
     RestartPolicy { Always => "always", OnFailure => "on failure", Never => "never" }
     DnsPolicy {
         ClusterFirst => "cluster first",
@@ -522,14 +570,6 @@ feed_words! {
     Role { Init => "init", Sidecar => "sidecar", Main => "main" }
     Scheme { Http => "http", Https => "https" }
     Seccomp { RuntimeDefault => "default", Unconfined => "unconfined" }
-    ContainerResource {
-        LimitsCpu => "limits.cpu",
-        LimitsMemory => "limits.memory",
-        LimitsEphemeralStorage => "limits.ephemeral-storage",
-        RequestsCpu => "requests.cpu",
-        RequestsMemory => "requests.memory",
-        RequestsEphemeralStorage => "requests.ephemeral-storage",
-    }
     Propagation {
         None => "propagation none",
         HostToContainer => "host to container",
@@ -579,6 +619,12 @@ impl Feed for String {
 impl Feed for Duration {
     fn feed(&self, sum: &mut Sum) {
         sum.bytes(&self.as_nanos().to_le_bytes());
+    }
+}
+
+impl<T: Feed> Feed for &T {
+    fn feed(&self, sum: &mut Sum) {
+        (*self).feed(sum);
     }
 }
 

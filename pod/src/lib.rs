@@ -5,6 +5,7 @@
 //! the nouns, then [`plan`] for the one decision that everything else serves.
 
 pub mod backoff;
+pub mod content;
 pub mod desired;
 pub mod digest;
 pub mod fields;
@@ -19,8 +20,10 @@ pub mod ports;
 pub mod probe;
 pub mod qos;
 pub mod record;
+pub mod resolve;
 pub mod secret;
 pub mod spec;
+pub mod storage;
 pub mod time;
 
 #[cfg(test)]

@@ -4,12 +4,15 @@
 //! order in which anything is handed in. What cannot be read is never taken for gone: its workloads are held.
 
 mod claims;
+mod contents;
 mod ports;
+mod stamp;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::content::{ContentKey, Kept};
 use crate::desired::{DesiredPod, DesiredSet, Node, Origin, Source, Wanted};
 use crate::manifest::{Identity, Parsed, Rejection};
 use crate::name::{WorkloadKey, WorkloadKind};
@@ -19,11 +22,15 @@ use crate::record::{Lifecycle, Record};
 
 use claims::{Claim, Claims};
 
+pub use stamp::stamp;
+
 /// What one source says at present.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     pub source: Source,
     pub said: Said,
+    /// ConfigMaps and Secrets of this source as they were good last ([`Merged::kept`]).
+    pub kept: BTreeMap<ContentKey, Kept>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +77,8 @@ pub struct Merged {
     pub set: DesiredSet,
     /// One for every document and every broken file, by source, file and line: `get files`.
     pub outcomes: Vec<Outcome>,
+    /// What is good of each source's ConfigMaps and Secrets: to be handed in with the next snapshot, and kept on disk.
+    pub kept: BTreeMap<(Source, ContentKey), Kept>,
 }
 
 /// What became of a document.
@@ -101,7 +110,7 @@ pub enum Fate {
 pub fn merge(snapshots: &[Snapshot], recorded: &[Recorded], node: &Node, max_pods: usize) -> Merged {
     let mut claims = Claims::gather(snapshots, recorded);
     let complete = snapshots.iter().all(|s| matches!(s.said, Said::Files(_)));
-    let mut merged = Merged { set: DesiredSet { complete, ..DesiredSet::default() }, outcomes: Vec::new() };
+    let mut merged = Merged { set: DesiredSet { complete, ..DesiredSet::default() }, ..Merged::default() };
     for (key, claim) in claims.winners(recorded) {
         let wanted = match claim {
             Claim::Held { reason } => Wanted::Hold { reason },
@@ -111,8 +120,7 @@ pub fn merge(snapshots: &[Snapshot], recorded: &[Recorded], node: &Node, max_pod
     }
     ports::share(&mut merged.set, recorded, &mut claims);
     limit(&mut merged.set, recorded, max_pods, &mut claims);
-    merged.set.secrets = claims.secrets();
-    merged.set.secrets_known = claims.secrets_known();
+    (merged.kept, merged.set.contents) = claims.contents(snapshots);
     merged.outcomes = claims.into_outcomes();
     merged
 }

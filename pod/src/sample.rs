@@ -53,6 +53,7 @@ pub fn container(name: &str) -> Container {
         args: Vec::new(),
         working_dir: None,
         env: Vec::new(),
+        env_from: Vec::new(),
         resources: Resources::default(),
         mounts: Vec::new(),
         security: Security::default(),

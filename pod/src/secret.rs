@@ -2,8 +2,7 @@
 //!
 //! Made by `manifest`, carried by the desired set. What stands in them is the registries' client's to read.
 
-use std::fmt;
-use std::sync::Arc;
+use crate::content::Hidden;
 
 /// A Secret's namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,23 +12,32 @@ pub struct SecretKey {
 }
 
 /// A docker config as JSON: `{"auths": {…}}`, or the inner object alone (kubernetes.io/dockercfg).
-#[derive(Clone, PartialEq, Eq)]
-pub struct DockerConfig(Arc<[u8]>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerConfig(Hidden);
 
 impl DockerConfig {
     pub fn new(json: Vec<u8>) -> DockerConfig {
-        DockerConfig(json.into())
+        DockerConfig(Hidden::new(json))
     }
 
     /// The document itself, for the one who logs in with it.
     pub fn reveal(&self) -> &[u8] {
-        &self.0
+        self.0.reveal()
     }
 }
 
-impl fmt::Debug for DockerConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("…")
+impl From<Hidden> for DockerConfig {
+    fn from(json: Hidden) -> DockerConfig {
+        DockerConfig(json)
+    }
+}
+
+/// The key under which a Secret of this type holds credentials of registries; None for all other types.
+pub fn login_key(secret_type: &str) -> Option<&'static str> {
+    match secret_type {
+        "kubernetes.io/dockerconfigjson" => Some(".dockerconfigjson"),
+        "kubernetes.io/dockercfg" => Some(".dockercfg"),
+        _ => None,
     }
 }
 
@@ -80,6 +88,6 @@ mod tests {
 
     #[test]
     fn a_docker_config_is_never_shown() {
-        assert_eq!(format!("{:?}", DockerConfig::new(b"password".to_vec())), "…");
+        assert_eq!(format!("{:?}", DockerConfig::new(b"password".to_vec())), "DockerConfig(…)");
     }
 }

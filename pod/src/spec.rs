@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::content::{ContentKind, Hidden};
+
 /// A pod as a document or a DaemonSet's template asks for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PodTemplate {
@@ -170,6 +172,8 @@ pub struct Container {
     pub args: Vec<String>,
     pub working_dir: Option<String>,
     pub env: Vec<EnvVar>,
+    /// `envFrom`: what `env` says wins, then what stands later here.
+    pub env_from: Vec<EnvFrom>,
     pub resources: Resources,
     pub mounts: Vec<VolumeMount>,
     /// Effective: the container's own fields over the pod's.
@@ -327,6 +331,19 @@ pub enum EnvValue {
     Field(PodField),
     /// `valueFrom.resourceFieldRef`.
     Resource { container: String, resource: ContainerResource, divisor: Quantity },
+    /// `valueFrom.configMapKeyRef`, `valueFrom.secretKeyRef`; [`crate::resolve`] makes it a value.
+    Content { kind: ContentKind, name: String, key: String, optional: bool },
+    /// A value of a ConfigMap or Secret: UTF-8 without NUL, never expanded.
+    Known(Hidden),
+}
+
+/// v1 EnvFromSource: all values of a document as variables, each with this before its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvFrom {
+    pub kind: ContentKind,
+    pub name: String,
+    pub prefix: String,
+    pub optional: bool,
 }
 
 /// The fields that `fieldRef` may name in an environment variable.
@@ -345,7 +362,7 @@ pub enum PodField {
     PodIps,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContainerResource {
     LimitsCpu,
     LimitsMemory,
@@ -353,6 +370,9 @@ pub enum ContainerResource {
     RequestsCpu,
     RequestsMemory,
     RequestsEphemeralStorage,
+    /// Of pages of one size: `hugepages-2Mi`.
+    LimitsHugePages(String),
+    RequestsHugePages(String),
 }
 
 /// A Kubernetes quantity in thousandths of its base unit (`100m` is 100, `200Mi` is 209,715,200,000). Saturating.
@@ -514,6 +534,12 @@ pub const RUN_ONCE_ANNOTATION: &str = "daemonlet.dev/run-once";
 /// The annotation that keeps a created successor waiting beside each running container.
 pub const STANDBY_ANNOTATION: &str = "daemonlet.dev/standby";
 
+/// The annotation that makes a new pod where a ConfigMap or Secret that the template uses holds something else.
+pub const RESTART_ON_CONFIG_CHANGE_ANNOTATION: &str = "daemonlet.dev/restart-on-config-change";
+
+/// Written by `merge` beside it: a digest of what they hold, so that it is part of the revision and of the record.
+pub const CONFIG_DIGEST_ANNOTATION: &str = "daemonlet.dev/config-digest";
+
 /// Kubernetes' annotations for the bandwidth of a pod with a network of its own, in bits a second.
 pub const INGRESS_BANDWIDTH_ANNOTATION: &str = "kubernetes.io/ingress-bandwidth";
 pub const EGRESS_BANDWIDTH_ANNOTATION: &str = "kubernetes.io/egress-bandwidth";
@@ -522,6 +548,11 @@ impl PodTemplate {
     /// Whether a created successor is to stand by ([`STANDBY_ANNOTATION`]).
     pub fn standby(&self) -> bool {
         self.annotations.get(STANDBY_ANNOTATION).is_some_and(|v| v == "true")
+    }
+
+    /// Whether other values in what it uses make a new pod ([`RESTART_ON_CONFIG_CHANGE_ANNOTATION`]).
+    pub fn restarts_on_config_change(&self) -> bool {
+        self.annotations.get(RESTART_ON_CONFIG_CHANGE_ANNOTATION).is_some_and(|v| v == "true")
     }
 
     /// Whether a container that exited 0 is done ([`RUN_ONCE_ANNOTATION`]); one that fails is run again.

@@ -156,3 +156,41 @@ fn a_device_is_waited_for_and_a_replaced_one_is_the_new_one() {
         if said.contains(&show(second)) { Ok(()) } else { Err(said) }
     });
 }
+
+/// Waits until a pod of this name has failed by itself, and its successor runs.
+fn evicted(node: &TestNode, name: &str, first: &Pod, message: &str) -> Pod {
+    let next = node.wait_pod(name, "starts afresh", |pod| pod.uid() != first.uid() && pod.running());
+    let events = node.cli(&["get", "events", "-o", "json"]).json();
+    let told = |event: &&Value| event["reason"] == "Evicted" && event["involvedObject"]["uid"] == first.uid();
+    let event = events["items"].as_array().expect("a list").iter().find(told);
+    let event = event.unwrap_or_else(|| panic!("nobody was told: {events}"));
+    assert!(event["message"].as_str().is_some_and(|text| text.contains(message)), "{event}");
+    next
+}
+
+#[test]
+fn a_pod_beyond_its_own_limit_fails_by_itself_and_starts_afresh() {
+    let node = TestNode::start();
+    let volumes = json!([{"name": "small", "emptyDir": {"sizeLimit": "1Mi"}}, {"name": "free", "emptyDir": {}}]);
+    let mounts = json!([{"name": "small", "mountPath": "/small"}, {"name": "free", "mountPath": "/free"}]);
+    // The grace is the least, not the pod's.
+    let document = pod("volume").pod_field("volumes", volumes).field("volumeMounts", mounts);
+    node.put("volume.yaml", &document.pod_field("terminationGracePeriodSeconds", json!(600)).text());
+    let limit = |limit: &str| json!({"limits": {"ephemeral-storage": limit}});
+    node.put("layer.yaml", &pod("layer").field("resources", limit("1Mi")).text());
+    node.put("within.yaml", &pod("within").field("resources", limit("4Mi")).text());
+    let (volume, layer) = (node.wait_running("volume"), node.wait_running("layer"));
+    let within = node.wait_running("within");
+    let writes = |pod: &Pod, file: &str, megabytes: &str| {
+        let (of, count) = (format!("of={file}"), format!("count={megabytes}"));
+        node.exec(node.process(pod), &["dd", "if=/dev/zero", &of, "bs=1M", &count]).ok();
+    };
+    writes(&within, "/big", "2");
+    writes(&volume, "/free/big", "8");
+    writes(&volume, "/small/big", "2");
+    writes(&layer, "/big", "2");
+    let fresh = evicted(&node, "volume", &volume, "Usage of EmptyDir volume \"small\" exceeds the limit \"1Mi\"");
+    node.exec(node.process(&fresh), &["test", "!", "-e", "/small/big", "-a", "!", "-e", "/free/big"]).ok();
+    evicted(&node, "layer", &layer, "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi");
+    assert_eq!(node.wait_running("within").uid(), within.uid(), "it was within its limit");
+}

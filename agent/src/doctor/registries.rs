@@ -157,7 +157,12 @@ impl Wanted {
                         self.image(&container.image, &keys);
                     }
                 }
-                Ok(Document::PullSecret { key, config }) => drop(self.secrets.insert(key, config)),
+                Ok(Document::Content { key, content }) => {
+                    if let Some(login) = content.login() {
+                        let key = SecretKey { namespace: key.namespace, name: key.name };
+                        self.secrets.insert(key, login);
+                    }
+                }
                 _ => {}
             }
         }

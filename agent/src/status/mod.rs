@@ -18,6 +18,7 @@ use pod::observed::SandboxState;
 use pod::plan::PodView;
 use pod::record::Lifecycle;
 use pod::spec::Role;
+use pod::storage::EVICTED;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -52,6 +53,11 @@ pub fn pod(published: &Published, view: &PodView, node: &NodeFacts) -> Value {
     let phase = phase::phase(view, &statuses);
     status.insert("phase".into(), phase.into());
     status.insert("conditions".into(), phase::conditions(published, view, &statuses, phase));
+    if let Lifecycle::Terminating { reason, .. } = &view.record.lifecycle
+        && reason == EVICTED
+    {
+        status.insert("reason".into(), EVICTED.into());
+    }
     status.insert("qosClass".into(), pod::qos::class(&view.template.spec).to_string().into());
     status.insert("startTime".into(), time(view.record.admitted_at).into());
     if let Some(address) = node.addresses.first() {

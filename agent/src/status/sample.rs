@@ -27,6 +27,7 @@ pub fn view() -> PodView {
         args: vec![],
         working_dir: None,
         env: vec![],
+        env_from: vec![],
         resources: Resources::default(),
         mounts: vec![],
         security: Security::default(),

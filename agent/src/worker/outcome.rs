@@ -102,6 +102,7 @@ impl<M: Machine> Worker<M> {
                 }
                 self.shared.directory.disown(&run.container_id());
                 self.deletions.remove(&delete_key(&run));
+                self.forget_contents_of(&run);
                 self.strays.retain(|stray| stray.container.run != run);
                 self.delivered.retain(|key, _| !is_of_run(key, &run));
                 self.hooks.retain(|key, _| !is_of_run(key, &run));

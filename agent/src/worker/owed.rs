@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use pod::backoff;
-use pod::lifecycle::deadline;
+use pod::lifecycle::{GRACE_MIN, deadline};
 use pod::manifest::parse_recorded;
 use pod::name::{RunKey, Uid};
 use pod::plan::{Change, Owed, StepKey};
 use pod::record::{ContainerMemory, Lifecycle, Record};
+use pod::storage::EVICTED;
 use pod::time::{Moment, Now};
 
 use super::Worker;
@@ -193,6 +194,22 @@ impl<M: Machine> Worker<M> {
             if !self.view(&run.uid).is_some_and(|view| view.containers.iter().any(|c| c.run == run)) {
                 self.deletions.insert(delete_key(&run), run);
             }
+        }
+    }
+
+    /// Begins the end of pods that exceed their own limits, with the least grace (the kubelet's for such pods).
+    pub(super) fn evict(&mut self, now: Now) {
+        for (uid, message) in std::mem::take(&mut self.evictions) {
+            let Some(view) = self.view(&uid).filter(|view| view.record.lifecycle == Lifecycle::Running) else {
+                continue;
+            };
+            if self.in_flight.contains(&StepKey::Remember(view.record.uid.clone())) {
+                self.evictions.insert(uid, message);
+                continue;
+            }
+            self.tell(&uid, None, Severity::Warning, EVICTED, &message);
+            let deadline = now.boot.after(GRACE_MIN);
+            self.remember(&uid, Change::Terminating { deadline, reason: EVICTED.into() }, now);
         }
     }
 

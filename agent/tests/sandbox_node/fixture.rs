@@ -167,6 +167,7 @@ pub fn template() -> PodTemplate {
         args: vec![],
         working_dir: None,
         env: vec![],
+        env_from: vec![],
         resources: Resources::default(),
         mounts: vec![],
         security: Security::default(),

@@ -163,6 +163,7 @@ impl Simulation {
             board: board.clone(),
             context: context(),
             directory: Directory::default(),
+            contents: watch::Sender::default(),
             stopping,
         });
         (self.desired, self.stop, self.board) = (desired, stop, board);

@@ -234,6 +234,7 @@ impl TestPod {
             args: vec![],
             working_dir: None,
             env: vec![],
+            env_from: vec![],
             resources: Resources::default(),
             mounts: vec![],
             security: Security::default(),

@@ -28,6 +28,7 @@ pub fn read(at: &At<'_>, list: Listed, pod: &Pod<'_>, findings: &mut Findings) -
     let pull_policy = pull_policy(at, image.as_deref().unwrap_or_default(), findings);
     let working_dir = working_dir(at, findings);
     let env = env::read(at, name.as_deref().unwrap_or_default(), pod, findings);
+    let env_from = env::read_from(at, findings);
     let resources = at.get("resources").map(|at| resources::read(&at, findings)).unwrap_or_default();
     let mut security = match at.get("securityContext") {
         Some(at) => security::container(&at, &pod.security, findings),
@@ -54,6 +55,7 @@ pub fn read(at: &At<'_>, list: Listed, pod: &Pod<'_>, findings: &mut Findings) -
         args: at.texts_in("args", findings),
         working_dir,
         env,
+        env_from,
         resources,
         mounts,
         security,

@@ -6,14 +6,14 @@ use super::findings::{At, Class, Fault, Findings};
 use super::tree::{Node, Value};
 use super::yaml::Broken;
 use super::{
-    Context, Document, DocumentOutcome, Identity, MAX_DOCUMENTS, Parsed, Rejection, daemonset, json, names, pod,
-    secret, walk, yaml,
+    Context, Document, DocumentOutcome, Identity, MAX_DOCUMENTS, Parsed, Rejection, content, daemonset, json, names,
+    pod, walk, yaml,
 };
+use crate::content::{Content, ContentKey, ContentKind};
 use crate::desired::{DesiredPod, Origin, Source, UpdateStrategy};
 use crate::digest;
 use crate::fields::Place;
 use crate::name::{WorkloadKey, WorkloadKind};
-use crate::secret::SecretKey;
 
 /// What the documents of one file have in common.
 pub struct Reading<'a> {
@@ -150,6 +150,24 @@ pub fn recorded(
     }
 }
 
+/// Reads a stored ConfigMap or Secret; rule faults are forgiven.
+pub fn kept(document: &serde_json::Value, origin: &Origin) -> Result<(ContentKey, Content), Vec<Rejection>> {
+    let root = Node::from_json(document, origin.line);
+    let at = At { node: &root, path: String::new() };
+    let mut findings = Findings::default();
+    let key = identity(&at, None).and_then(|identity| identity.content());
+    let Some(key) = key else {
+        findings.impossible(&at, "is neither a ConfigMap nor a Secret with a name");
+        return Err(rejections(&findings, &origin.file, |_| true));
+    };
+    let content = content::read(&at, key.kind, &mut findings);
+    let impossible = rejections(&findings, &origin.file, |fault| fault.class == Class::Impossible);
+    match content {
+        Some(content) if impossible.is_empty() => Ok((key, content)),
+        _ => Err(impossible),
+    }
+}
+
 fn rejections(findings: &Findings, file: &str, which: impl Fn(&Fault) -> bool) -> Vec<Rejection> {
     let mut rejections: Vec<Rejection> = findings
         .faults
@@ -220,11 +238,12 @@ fn judge(
         name(at, findings)?;
         return Some(Document::Accepted { kind: kind.to_owned(), reason: bystander.reason.to_owned() });
     }
-    if kind == "Secret" {
+    if let Some(kind) = ContentKind::of(kind) {
         name(at, findings)?;
-        let config = secret::read(at, findings)?;
-        let Identity { namespace, name, .. } = identity?.clone();
-        return Some(Document::PullSecret { key: SecretKey { namespace, name }, config });
+        let content = content::read(at, kind, findings)?;
+        let key = identity?.content()?;
+        plain_names(at, &key.name, &key.namespace, findings);
+        return Some(Document::Content { key, content: content.into() });
     }
     let (workload_kind, version) = match kind {
         "Pod" => (WorkloadKind::Pod, "v1"),
@@ -254,14 +273,20 @@ fn name<'a>(at: &At<'a>, findings: &mut Findings) -> Option<&'a str> {
     at.need("metadata", findings)?.need("name", findings)?.text(findings)
 }
 
-fn name_rules(at: &At<'_>, key: &WorkloadKey, reading: &Reading<'_>, findings: &mut Findings) {
+/// What every name and namespace must be.
+fn plain_names(at: &At<'_>, name: &str, namespace: &str, findings: &mut Findings) {
     let Some(metadata) = at.get("metadata") else { return };
-    if let (Some(reason), Some(at)) = (names::dns_subdomain(&key.name), metadata.get("name")) {
+    if let (Some(reason), Some(at)) = (names::dns_subdomain(name), metadata.get("name")) {
         findings.rule(&at, reason);
     }
-    if let (Some(reason), Some(at)) = (names::dns_label(&key.namespace), metadata.get("namespace")) {
+    if let (Some(reason), Some(at)) = (names::dns_label(namespace), metadata.get("namespace")) {
         findings.rule(&at, reason);
     }
+}
+
+fn name_rules(at: &At<'_>, key: &WorkloadKey, reading: &Reading<'_>, findings: &mut Findings) {
+    plain_names(at, &key.name, &key.namespace, findings);
+    let Some(metadata) = at.get("metadata") else { return };
     /// Names of pods, as in Kubernetes.
     const MAX_POD_NAME: usize = 253;
     let suffix = match key.kind {
@@ -328,9 +353,6 @@ fn bystander(kind: &str) -> Option<&'static Bystander> {
 /// Why a kind is not taken.
 fn foreign(kind: &str) -> String {
     match kind {
-        "ConfigMap" => format!(
-            "{kind} documents are not built yet: put the values into the pod, or the files on the node and mount them with hostPath"
-        ),
         "Deployment" | "ReplicaSet" | "StatefulSet" | "ReplicationController" => {
             format!("{kind} is not run here: what every node is to run is a DaemonSet, what this node is to run a Pod")
         }
@@ -339,7 +361,7 @@ fn foreign(kind: &str) -> String {
             format!("a {kind} needs a list of `items`, and cannot stand in another list")
         }
         other => {
-            let known = ["Pod", "DaemonSet", "List"];
+            let known = ["Pod", "DaemonSet", "ConfigMap", "Secret", "List"];
             match walk::nearest(other, known.into_iter()) {
                 Some(near) => format!("{} is not run here: did you mean {near}?", names::shown(other)),
                 None => format!("{} is not run here: use a Pod or a DaemonSet", names::shown(other)),

@@ -1,12 +1,13 @@
-//! `env` of a container: literal values, fieldRef, resourceFieldRef.
+//! `env` and `envFrom` of a container: literal values, fields of the pod, resources, values of ConfigMaps and Secrets.
 
 use std::collections::BTreeSet;
 
 use super::container::Pod;
 use super::findings::{At, Findings};
 use super::tree::Value;
-use super::{names, quantity, resources};
-use crate::spec::{ContainerResource, EnvValue, EnvVar, PodField, Quantity};
+use super::{content, names, quantity, resources};
+use crate::content::ContentKind;
+use crate::spec::{ContainerResource, EnvFrom, EnvValue, EnvVar, PodField, Quantity};
 
 /// The fields that an environment variable may show, as they are spelled.
 const FIELDS: &[&str] = &[
@@ -35,6 +36,43 @@ pub fn read(container: &At<'_>, own_name: &str, pod: &Pod<'_>, findings: &mut Fi
         vars.push(EnvVar { name: name.to_owned(), value });
     }
     vars
+}
+
+/// `envFrom`: each entry names one document.
+pub fn read_from(container: &At<'_>, findings: &mut Findings) -> Vec<EnvFrom> {
+    let mut all = Vec::new();
+    for item in container.list("envFrom", findings) {
+        let prefix = item.text_in("prefix", findings).unwrap_or_default().to_owned();
+        if let (false, Some(reason), Some(at)) = (prefix.is_empty(), names::env(&prefix), item.get("prefix")) {
+            findings.impossible(&at, reason);
+        }
+        let (kind, at) = match (item.get("configMapRef"), item.get("secretRef")) {
+            (Some(at), None) => (ContentKind::ConfigMap, at),
+            (None, Some(at)) => (ContentKind::Secret, at),
+            (None, None) => {
+                findings.impossible(&item, "names no source: give it a configMapRef or a secretRef");
+                continue;
+            }
+            (Some(_), Some(at)) => {
+                findings.impossible(&at, "cannot stand beside a configMapRef: make two entries of them");
+                continue;
+            }
+        };
+        let Some(name) = document_name(&at, "name", findings) else { continue };
+        let optional = at.boolean_in("optional", findings).unwrap_or(false);
+        all.push(EnvFrom { kind, name, prefix, optional });
+    }
+    all
+}
+
+/// The name of a ConfigMap or Secret in the pod's namespace.
+pub fn document_name(at: &At<'_>, field: &str, findings: &mut Findings) -> Option<String> {
+    let at = at.need(field, findings)?;
+    let name = at.text(findings)?;
+    if let Some(reason) = names::dns_subdomain(name) {
+        findings.rule(&at, reason);
+    }
+    Some(name.to_owned())
 }
 
 /// A resourceFieldRef names a container of the pod: known only when all have been read.
@@ -70,14 +108,22 @@ fn value(item: &At<'_>, own_name: &str, pod: &Pod<'_>, findings: &mut Findings) 
     let sources: Vec<_> = from.entries(findings).into_iter().filter(|(_, at)| at.node.value != Value::Null).collect();
     match &sources[..] {
         [("fieldRef", at)] => field(at, pod, findings),
-        [("resourceFieldRef", at)] => resource(at, own_name, findings),
+        [("resourceFieldRef", at)] => {
+            let (container, resource, divisor) = resource(at, own_name, findings)?;
+            Some(EnvValue::Resource { container, resource, divisor })
+        }
+        [("configMapKeyRef", at)] => key_ref(at, ContentKind::ConfigMap, findings),
+        [("secretKeyRef", at)] => key_ref(at, ContentKind::Secret, findings),
         // The field table knows the reason; this only keeps a record with it from being run.
         [(_, at)] => {
-            findings.impossible(at, "only fieldRef and resourceFieldRef can be used");
+            findings.impossible(at, "only fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef can be used");
             None
         }
         [] => {
-            findings.impossible(&from, "names no source: give it a fieldRef or resourceFieldRef");
+            findings.impossible(
+                &from,
+                "names no source: give it a fieldRef, resourceFieldRef, configMapKeyRef or secretKeyRef",
+            );
             None
         }
         _ => {
@@ -85,6 +131,17 @@ fn value(item: &At<'_>, own_name: &str, pod: &Pod<'_>, findings: &mut Findings) 
             None
         }
     }
+}
+
+fn key_ref(at: &At<'_>, kind: ContentKind, findings: &mut Findings) -> Option<EnvValue> {
+    let name = document_name(at, "name", findings)?;
+    let key = at.need("key", findings)?;
+    let text = key.text(findings)?;
+    if let Some(reason) = content::bad_key(text) {
+        findings.rule(&key, reason);
+    }
+    let optional = at.boolean_in("optional", findings).unwrap_or(false);
+    Some(EnvValue::Content { kind, name, key: text.to_owned(), optional })
 }
 
 fn field(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Option<EnvValue> {
@@ -131,7 +188,8 @@ fn keyed(path: &str, prefix: &str) -> Option<String> {
     Some(path.strip_prefix(prefix)?.strip_suffix("']")?.to_owned())
 }
 
-fn resource(at: &At<'_>, own_name: &str, findings: &mut Findings) -> Option<EnvValue> {
+/// A resourceFieldRef: the container that it is about, `own_name` where it names none; which of its resources, in what unit.
+pub fn resource(at: &At<'_>, own_name: &str, findings: &mut Findings) -> Option<(String, ContainerResource, Quantity)> {
     let container = at.text_in("containerName", findings).filter(|n| !n.is_empty()).unwrap_or(own_name).to_owned();
     let named = at.need("resource", findings)?;
     let text = named.text(findings)?;
@@ -142,18 +200,25 @@ fn resource(at: &At<'_>, own_name: &str, findings: &mut Findings) -> Option<EnvV
         "requests.cpu" => ContainerResource::RequestsCpu,
         "requests.memory" => ContainerResource::RequestsMemory,
         "requests.ephemeral-storage" => ContainerResource::RequestsEphemeralStorage,
-        _ => {
-            let reason =
-                "cannot be shown: use limits or requests of cpu, memory or ephemeral-storage, such as limits.cpu";
-            findings.impossible(&named, format!("{} {reason}", names::shown(text)));
-            return None;
-        }
+        _ => match (text.strip_prefix("limits."), text.strip_prefix("requests.")) {
+            (Some(pages), _) if pages.starts_with(HUGE_PAGES) => ContainerResource::LimitsHugePages(pages.to_owned()),
+            (_, Some(pages)) if pages.starts_with(HUGE_PAGES) => ContainerResource::RequestsHugePages(pages.to_owned()),
+            _ => {
+                let reason = "cannot be shown: use limits or requests of cpu, memory, ephemeral-storage or hugepages-<size>, such as limits.cpu";
+                findings.impossible(&named, format!("{} {reason}", names::shown(text)));
+                return None;
+            }
+        },
     };
-    Some(EnvValue::Resource { container, resource, divisor: divisor(at, resource, findings)? })
+    let divisor = divisor(at, &resource, findings)?;
+    Some((container, resource, divisor))
 }
 
+/// How resources of huge pages begin; their size follows.
+const HUGE_PAGES: &str = "hugepages-";
+
 /// 0 and absent mean 1. Kubernetes allows only these.
-fn divisor(at: &At<'_>, resource: ContainerResource, findings: &mut Findings) -> Option<Quantity> {
+fn divisor(at: &At<'_>, resource: &ContainerResource, findings: &mut Findings) -> Option<Quantity> {
     const CPU: &[&str] = &["1m", "1"];
     const BYTES: &[&str] = &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
     const ONE: Quantity = Quantity { milli: 1000 };
@@ -167,7 +232,9 @@ fn divisor(at: &At<'_>, resource: ContainerResource, findings: &mut Findings) ->
         ContainerResource::LimitsMemory
         | ContainerResource::LimitsEphemeralStorage
         | ContainerResource::RequestsMemory
-        | ContainerResource::RequestsEphemeralStorage => BYTES,
+        | ContainerResource::RequestsEphemeralStorage
+        | ContainerResource::LimitsHugePages(_)
+        | ContainerResource::RequestsHugePages(_) => BYTES,
     };
     if quantity.milli < 0 {
         findings.impossible(&at, "must not be negative");

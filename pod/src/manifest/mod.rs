@@ -6,6 +6,7 @@
 
 mod budget;
 mod container;
+mod content;
 mod daemonset;
 mod documents;
 mod env;
@@ -20,7 +21,6 @@ mod pod;
 pub mod quantity;
 mod resources;
 mod scalar;
-mod secret;
 mod security;
 #[cfg(test)]
 mod tests;
@@ -30,10 +30,11 @@ mod walk;
 mod yaml;
 
 use std::fmt;
+use std::sync::Arc;
 
+use crate::content::{Content, ContentKey, ContentKind};
 use crate::desired::{DesiredPod, Origin};
 use crate::name::{WorkloadKey, WorkloadKind};
-use crate::secret::{DockerConfig, SecretKey};
 
 /// A larger file is not read: the kubelet's limit.
 pub const MAX_FILE_BYTES: usize = 10 * 1024 * 1024;
@@ -103,6 +104,12 @@ impl Identity {
         };
         Some(WorkloadKey { namespace: self.namespace.clone(), kind, name: self.name.clone() })
     }
+
+    /// The document this is, for a ConfigMap or Secret.
+    pub fn content(&self) -> Option<ContentKey> {
+        let kind = ContentKind::of(&self.kind)?;
+        Some(ContentKey { kind, namespace: self.namespace.clone(), name: self.name.clone() })
+    }
 }
 
 impl fmt::Display for Identity {
@@ -123,8 +130,8 @@ pub enum Document {
     Workload(Box<DesiredPod>),
     /// A kind that is accepted so that whole bundles can be dropped in, and that does nothing here.
     Accepted { kind: String, reason: String },
-    /// A Secret with credentials of registries, for `imagePullSecrets`.
-    PullSecret { key: SecretKey, config: DockerConfig },
+    /// A ConfigMap or a Secret.
+    Content { key: ContentKey, content: Arc<Content> },
 }
 
 /// A reason why a document or a file is not taken.
@@ -177,6 +184,11 @@ pub fn parse_recorded(
     context: &Context,
 ) -> Result<DesiredPod, Vec<Rejection>> {
     documents::recorded(document, origin, context)
+}
+
+/// Reads back a ConfigMap or Secret that the store wrote ([`Content::to_document`]). It forgives as [`parse_recorded`] does.
+pub fn parse_kept(document: &serde_json::Value, origin: &Origin) -> Result<(ContentKey, Content), Vec<Rejection>> {
+    documents::kept(document, origin)
 }
 
 /// The file's characters, or the line and the reason why it has none.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::container::Listed;
 use super::findings::{At, Findings};
-use super::{container, names, naming, placement, secret, security, volumes};
+use super::{container, content, names, naming, placement, security, volumes};
 use crate::spec::{
     AppArmor, Container, EGRESS_BANDWIDTH_ANNOTATION, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
-    RUN_ONCE_ANNOTATION, RestartPolicy, STANDBY_ANNOTATION,
+    RESTART_ON_CONFIG_CHANGE_ANNOTATION, RUN_ONCE_ANNOTATION, RestartPolicy, STANDBY_ANNOTATION,
 };
 
 /// Bytes of all annotations of one object, as in Kubernetes.
@@ -37,7 +37,9 @@ pub fn labels(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, St
 
 fn annotations(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, String> {
     let annotations = text_map(metadata, "annotations", findings, |key, value| match key {
-        STANDBY_ANNOTATION | RUN_ONCE_ANNOTATION if !matches!(value, "true" | "false") => {
+        STANDBY_ANNOTATION | RUN_ONCE_ANNOTATION | RESTART_ON_CONFIG_CHANGE_ANNOTATION
+            if !matches!(value, "true" | "false") =>
+        {
             Some("must be \"true\" or \"false\"".to_owned())
         }
         INGRESS_BANDWIDTH_ANNOTATION | EGRESS_BANDWIDTH_ANNOTATION => bandwidth(value),
@@ -112,7 +114,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         runtime_class: runtime_class(spec, findings),
         placement: placement::read(spec, findings),
         naming: naming::read(spec, findings),
-        image_pull_secrets: secret::names_in(spec, findings),
+        image_pull_secrets: content::pull_secrets(spec, findings),
         volumes,
     })
 }

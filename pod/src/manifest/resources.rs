@@ -62,10 +62,7 @@ fn amounts(at: &At<'_>, key: &str, findings: &mut Findings) -> Amounts {
         match name {
             "cpu" => amounts.cpu = Some(quantity),
             "memory" => amounts.memory = Some(quantity),
-            "ephemeral-storage" => {
-                let reason = "not enforced: what a container writes is not measured yet";
-                findings.no_effect(entry.node.line, entry.path.clone(), reason);
-            }
+            "ephemeral-storage" => {}
             name if name.starts_with("hugepages-") => findings.rule(&entry, "not built yet: there are no huge pages"),
             name if name.contains('/') => {
                 findings

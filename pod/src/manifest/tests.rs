@@ -4,7 +4,8 @@ use serde_json::json;
 use super::*;
 use crate::desired::UpdateStrategy;
 use crate::spec::{
-    AppArmor, Container, EnvValue, HostPathKind, Medium, PodField, PullPolicy, Seccomp, SubPath, VolumeSource,
+    AppArmor, Container, ContainerResource, EnvFrom, EnvValue, HostPathKind, Medium, PodField, PullPolicy, Seccomp,
+    SubPath, VolumeSource,
 };
 
 const SEED_RANDOM: &str = "\
@@ -284,7 +285,7 @@ fn what_is_refused_is_refused_by_path_and_line() {
     let cases: &[(&str, &str, &str)] = &[
         ("  hostPID: on", "  hostPid: on", "10: spec.hostPid: unknown field: did you mean `hostPID`?"),
         ("kind: Pod", "kind: Pods", "2: kind: \"Pods\" is not run here: did you mean Pod?"),
-        ("kind: Pod", "kind: ConfigMap", "2: kind: ConfigMap documents are not built yet"),
+        ("kind: Pod", "kind: ConfigMap", "8: spec: unknown field: Kubernetes has none of this name here"),
         ("kind: Pod", "kind: Deployment", "2: kind: Deployment is not run here"),
         ("apiVersion: v1", "apiVersion: v2", "1: apiVersion: must be v1 for a Pod"),
         ("  name: full", "  name: Full", "4: metadata.name: \"Full\" is not a valid name"),
@@ -429,7 +430,28 @@ fn what_is_refused_is_refused_by_path_and_line() {
         (
             "fieldRef: {fieldPath: spec.nodeName}",
             "secretKeyRef: {name: a}",
-            "33: spec.containers[0].env[0].valueFrom.secretKeyRef: not built yet",
+            "33: spec.containers[0].env[0].valueFrom.secretKeyRef.key: is missing",
+        ),
+        (
+            "fieldRef: {fieldPath: spec.nodeName}",
+            "configMapKeyRef: {name: a, key: ../b}",
+            "33: spec.containers[0].env[0].valueFrom.configMapKeyRef.key: \"../b\" is not a valid key",
+        ),
+        (
+            "fieldRef: {fieldPath: spec.nodeName}",
+            "fileKeyRef: {key: a}",
+            "33: spec.containers[0].env[0].valueFrom.fileKeyRef: not built yet",
+        ),
+        ("    workingDir: /srv", "    envFrom: [{prefix: a}]", "31: spec.containers[0].envFrom[0]: names no source"),
+        (
+            "    workingDir: /srv",
+            "    envFrom: [{prefix: a=, secretRef: {name: b}}]",
+            "31: spec.containers[0].envFrom[0].prefix: \"a=\" is not a valid variable name",
+        ),
+        (
+            "    workingDir: /srv",
+            "    envFrom: [{configMapRef: {name: B}}]",
+            "31: spec.containers[0].envFrom[0].configMapRef.name: \"B\" is not a valid name",
         ),
         (
             "resource: limits.cpu",
@@ -857,4 +879,41 @@ proptest! {
         let parsed = of(&text);
         prop_assert!(parsed.rejections().all(|r| r.line >= 1));
     }
+}
+
+#[test]
+fn values_of_documents_are_references_in_the_template() {
+    use crate::content::ContentKind::{ConfigMap, Secret};
+    let text = "apiVersion: v1
+kind: Pod
+metadata: {name: a}
+spec:
+  containers:
+  - name: main
+    image: i
+    envFrom:
+    - {prefix: P_, configMapRef: {name: m, optional: true}}
+    - {secretRef: {name: s}}
+    env:
+    - {name: A, valueFrom: {configMapKeyRef: {name: m, key: a.conf}}}
+    - {name: B, valueFrom: {secretKeyRef: {name: s, key: b, optional: true}}}
+    - {name: C, valueFrom: {resourceFieldRef: {resource: limits.hugepages-2Mi, divisor: 1Mi}}}
+";
+    let pod = pod(text);
+    let main = &pod.template.spec.containers[0];
+    let from =
+        |kind, name: &str, prefix: &str, optional| EnvFrom { kind, name: name.into(), prefix: prefix.into(), optional };
+    assert_eq!(main.env_from, [from(ConfigMap, "m", "P_", true), from(Secret, "s", "", false)]);
+    let of = |kind, name: &str, key: &str, optional| EnvValue::Content {
+        kind,
+        name: name.into(),
+        key: key.into(),
+        optional,
+    };
+    assert_eq!(main.env[0].value, of(ConfigMap, "m", "a.conf", false));
+    assert_eq!(main.env[1].value, of(Secret, "s", "b", true));
+    assert!(
+        matches!(&main.env[2].value, EnvValue::Resource { resource: ContainerResource::LimitsHugePages(name), .. } if name == "hugepages-2Mi")
+    );
+    assert_eq!(crate::content::of_pod(&pod.template.spec, "default").len(), 2);
 }

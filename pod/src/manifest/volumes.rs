@@ -94,10 +94,6 @@ fn empty_dir(at: &At<'_>, group: Option<u32>, findings: &mut Findings) -> Option
             if quantity.milli < 0 {
                 findings.impossible(&limit, "must not be negative");
             }
-            if medium == Medium::Disk {
-                let reason = "not enforced on disk yet: what lies in a volume is not measured; use medium Memory";
-                findings.no_effect(limit.node.line, limit.path.clone(), reason);
-            }
             // As in Kubernetes 0 is no limit.
             Some(resources::bytes(quantity)).filter(|bytes| *bytes > 0)
         }

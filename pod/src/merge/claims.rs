@@ -3,11 +3,12 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::contents::{self, Lost};
 use super::{Fate, Outcome, Recorded, Said, Snapshot};
+use crate::content::{ContentKey, Contents, Kept};
 use crate::desired::{DesiredPod, Origin, Source};
 use crate::manifest::{Document, DocumentOutcome, Identity, Parsed, Rejection};
 use crate::name::WorkloadKey;
-use crate::secret::{DockerConfig, SecretKey};
 
 /// What the winning document says of its workload.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,15 +26,13 @@ pub struct Claims {
     /// What cannot be read: (source, file), or a whole source with file None.
     dark: BTreeMap<(Source, Option<String>), String>,
     fates: BTreeMap<Origin, Vec<(Option<Identity>, Fate)>>,
-    secrets: BTreeMap<SecretKey, (Origin, DockerConfig)>,
-    /// A Secret was refused: the one that was read from there before still counts.
-    secret_refused: bool,
+    contents: contents::Said,
 }
 
 impl Claims {
     pub fn gather(snapshots: &[Snapshot], recorded: &[Recorded]) -> Claims {
         let mut claims = Claims::default();
-        for Snapshot { source, said } in snapshots {
+        for Snapshot { source, said, .. } in snapshots {
             match said {
                 Said::NotHeard { reason } => {
                     claims.dark.insert((*source, None), reason.clone());
@@ -42,6 +41,12 @@ impl Claims {
             }
         }
         claims.hold_what_is_in_the_dark(recorded);
+        let dark = &claims.dark;
+        let is_dark = |origin: &Origin| {
+            let file = (origin.source, Some(origin.file.clone()));
+            dark.contains_key(&(origin.source, None)) || dark.contains_key(&file)
+        };
+        claims.contents.hold(snapshots, is_dark);
         claims
     }
 
@@ -61,18 +66,13 @@ impl Claims {
         let identity = document.identity.clone();
         let fate = match &document.result {
             Ok(Document::Accepted { reason, .. }) => Fate::NoEffect { reason: reason.clone() },
-            Ok(Document::PullSecret { key, config }) => match self.secrets.get(key) {
-                // The first file, then the first line, whatever the order in which they come.
-                Some((winner, _)) if *winner <= origin => Fate::Duplicate { winner: winner.clone() },
-                earlier => {
-                    let loser = earlier.map(|(loser, _)| loser.clone());
-                    self.secrets.insert(key.clone(), (origin.clone(), config.clone()));
-                    if let Some(loser) = loser {
-                        self.lose(&loser, &identity, &origin);
-                    }
+            Ok(Document::Content { key, content }) => {
+                if self.contents.claim(key.clone(), &origin, Some(content.clone())) {
                     Fate::Accepted
+                } else {
+                    Fate::Duplicate { winner: origin.clone() }
                 }
-            },
+            }
             Ok(Document::Workload(pod)) => {
                 let pod = DesiredPod { origin: origin.clone(), ..(**pod).clone() };
                 if self.claim(pod.workload.clone(), &origin, Claim::Wants(Box::new(pod))) {
@@ -89,7 +89,9 @@ impl Claims {
                         if let Some(key) = known.workload() {
                             self.claim(key, &origin, Claim::Held { reason });
                         }
-                        self.secret_refused |= known.kind == "Secret";
+                        if let Some(key) = known.content() {
+                            self.contents.claim(key, &origin, None);
+                        }
                     }
                     None => {
                         self.dark.insert((origin.source, Some(origin.file.clone())), reason);
@@ -112,22 +114,28 @@ impl Claims {
         }
     }
 
-    /// Another document of this identity comes first after all.
-    fn lose(&mut self, loser: &Origin, identity: &Option<Identity>, winner: &Origin) {
-        for (of, fate) in self.fates.entry(loser.clone()).or_default() {
-            if of == identity {
-                *fate = Fate::Duplicate { winner: winner.clone() };
+    /// ConfigMaps and Secrets: what is good of each source, and what counts.
+    pub fn contents(&mut self, snapshots: &[Snapshot]) -> (BTreeMap<(Source, ContentKey), Kept>, Contents) {
+        let settled = std::mem::take(&mut self.contents).settle(snapshots);
+        for (key, origin, lost) in settled.losers {
+            let fate = match lost {
+                Lost::To(winner) => Fate::Duplicate { winner },
+                Lost::Immutable => {
+                    let reason = format!(
+                        "the {} is immutable and what it holds cannot change: use another name, or take it away first",
+                        key.kind.word()
+                    );
+                    let Origin { file, line, .. } = origin.clone();
+                    Fate::Refused { rejections: vec![Rejection { file, line, path: "immutable".into(), reason }] }
+                }
+            };
+            for (identity, old) in self.fates.entry(origin).or_default() {
+                if identity.as_ref().and_then(Identity::content).as_ref() == Some(&key) && *old == Fate::Accepted {
+                    *old = fate.clone();
+                }
             }
         }
-    }
-
-    /// Whether a Secret that is not here is gone: nothing that may hold one is unreadable or refused.
-    pub fn secrets_known(&self) -> bool {
-        self.dark.is_empty() && !self.secret_refused
-    }
-
-    pub fn secrets(&self) -> BTreeMap<SecretKey, DockerConfig> {
-        self.secrets.iter().map(|(key, (_, config))| (key.clone(), config.clone())).collect()
+        (settled.kept, settled.contents)
     }
 
     fn add_fate(&mut self, origin: Origin, identity: Option<Identity>, fate: Fate) {

@@ -3,10 +3,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::content::{Content, ContentKind, Entry, Hidden};
 use crate::manifest::{Document, DocumentOutcome};
 use crate::sample;
-use crate::secret::{DockerConfig, SecretKey};
-use crate::spec::PodTemplate;
+use crate::spec::{EnvValue, EnvVar, PodTemplate, RESTART_ON_CONFIG_CHANGE_ANNOTATION};
 
 fn identity(key: &WorkloadKey) -> Identity {
     let kind = if key.kind == WorkloadKind::Pod { "Pod" } else { "DaemonSet" };
@@ -42,7 +42,7 @@ fn broken(name: &str) -> Parsed {
 }
 
 fn static_files(files: Vec<Parsed>) -> Snapshot {
-    Snapshot { source: Source::Static, said: Said::Files(files) }
+    Snapshot { source: Source::Static, said: Said::Files(files), kept: BTreeMap::new() }
 }
 
 fn recorded(key: &WorkloadKey, source: Source, file: &str) -> Recorded {
@@ -73,7 +73,11 @@ fn fate_in<'m>(merged: &'m Merged, file: &str) -> &'m Fate {
 #[test]
 fn static_beats_control_and_the_loser_learns_who_won() {
     let d = sample::daemonset("d");
-    let control = Snapshot { source: Source::Control, said: Said::Files(vec![file("a", vec![wants(1, &d)])]) };
+    let control = Snapshot {
+        source: Source::Control,
+        said: Said::Files(vec![file("a", vec![wants(1, &d)])]),
+        kept: BTreeMap::new(),
+    };
     let merged = merged(&[control, static_files(vec![file("z", vec![wants(1, &d)])])], &[]);
     assert_eq!(file_of(&merged.set.wanted(&d)), "z");
     let winner = Origin { source: Source::Static, file: "z".into(), line: 1 };
@@ -121,8 +125,16 @@ fn broken_file_holds_all_that_was_admitted_from_it() {
 #[test]
 fn source_that_was_not_heard_holds_everything() {
     let (d, e) = (sample::daemonset("d"), sample::daemonset("e"));
-    let silent = Snapshot { source: Source::Static, said: Said::NotHeard { reason: "not mounted".into() } };
-    let control = Snapshot { source: Source::Control, said: Said::Files(vec![file("c", vec![wants(1, &d)])]) };
+    let silent = Snapshot {
+        source: Source::Static,
+        said: Said::NotHeard { reason: "not mounted".into() },
+        kept: BTreeMap::new(),
+    };
+    let control = Snapshot {
+        source: Source::Control,
+        said: Said::Files(vec![file("c", vec![wants(1, &d)])]),
+        kept: BTreeMap::new(),
+    };
     let records = [recorded(&d, Source::Static, "a"), recorded(&e, Source::Control, "c")];
     let merged = merged(&[silent, control], &records);
     assert_eq!(merged.set.wanted(&d), Wanted::Hold { reason: "not mounted".into() });
@@ -244,6 +256,7 @@ proptest! {
         let control = |files: Option<Vec<Parsed>>| Snapshot {
             source: Source::Control,
             said: files.map_or(Said::NotHeard { reason: "silent".into() }, Said::Files),
+            kept: BTreeMap::new(),
         };
         let there = merge(
             &[static_files(of_static.clone()), control(of_control.clone())], &records, &node(), max_pods,
@@ -333,38 +346,142 @@ fn a_port_is_free_when_the_pod_that_had_it_is_gone_not_when_it_is_told_to_end() 
     assert!(matches!(merged.set.workloads[&b], Wanted::Hold { .. }));
 }
 
-#[test]
-fn of_two_secrets_of_one_name_the_first_file_counts_in_any_order() {
-    let secret = |text: &str| DocumentOutcome {
-        line: 1,
-        identity: Some(Identity { kind: "Secret".into(), namespace: "ns".into(), name: "login".into() }),
-        result: Ok(Document::PullSecret { key: key(), config: DockerConfig::new(text.as_bytes().to_vec()) }),
+fn content_document(kind: &str, line: u32, values: &[(&str, &str)], immutable: bool) -> DocumentOutcome {
+    let entry = |text: &str| Entry { value: Hidden::new(text.as_bytes().to_vec()), binary: false };
+    let entries = values.iter().map(|(key, text)| ((*key).to_owned(), entry(text))).collect();
+    let content = Content { entries, immutable, ..Content::default() };
+    let identity = Identity { kind: kind.into(), namespace: "default".into(), name: "c".into() };
+    let key = identity.content().expect("a ConfigMap or Secret");
+    DocumentOutcome {
+        line,
+        identity: Some(identity),
+        result: Ok(Document::Content { key, content: content.into() }),
         no_effect: Vec::new(),
-    };
-    fn key() -> SecretKey {
-        SecretKey { namespace: "ns".into(), name: "login".into() }
-    }
-    let (a, b) = (file("a.yaml", vec![secret("a")]), file("b.yaml", vec![secret("b")]));
-    for files in [vec![a.clone(), b.clone()], vec![b, a]] {
-        let merged = merged(&[static_files(files)], &[]);
-        assert_eq!(merged.set.secrets[&key()].reveal(), b"a");
-        assert_eq!(*fate_in(&merged, "a.yaml"), Fate::Accepted);
-        assert!(matches!(fate_in(&merged, "b.yaml"), Fate::Duplicate { .. }));
     }
 }
 
+fn map(line: u32, text: &str) -> DocumentOutcome {
+    content_document("ConfigMap", line, &[("k", text)], false)
+}
+
+fn refused_map(file: &str) -> DocumentOutcome {
+    DocumentOutcome { result: Err(vec![rejection(file, 1)]), ..map(1, "") }
+}
+
+fn map_key() -> ContentKey {
+    ContentKey { kind: ContentKind::ConfigMap, namespace: "default".into(), name: "c".into() }
+}
+
+/// What the ConfigMap `c` says after these snapshots of one source, each with what the one before left.
+fn says(history: &[Said]) -> (Option<String>, Merged) {
+    let mut last = Merged::default();
+    for said in history {
+        let kept = last.kept.iter().map(|((_, key), kept)| (key.clone(), kept.clone())).collect();
+        last = merged(&[Snapshot { source: Source::Static, said: said.clone(), kept }], &[]);
+    }
+    let content = last.set.contents.get(&map_key());
+    let text = content.map(|c| String::from_utf8_lossy(c.entries["k"].value.reveal()).into_owned());
+    (text, last)
+}
+
+fn files(files: Vec<Parsed>) -> Said {
+    Said::Files(files)
+}
+
 #[test]
-fn a_secret_is_gone_only_where_everything_that_may_hold_it_can_be_read() {
-    let bad = DocumentOutcome {
-        line: 1,
-        identity: Some(Identity { kind: "Secret".into(), namespace: "ns".into(), name: "login".into() }),
-        result: Err(vec![rejection("a.yaml", 1)]),
-        no_effect: Vec::new(),
+fn of_two_documents_of_one_name_the_first_file_counts_in_any_order_unless_the_other_counted_before() {
+    let (a, b) = (file("a.yaml", vec![map(1, "a")]), file("b.yaml", vec![map(1, "b")]));
+    for both in [vec![a.clone(), b.clone()], vec![b.clone(), a.clone()]] {
+        let (text, merged) = says(&[files(both)]);
+        assert_eq!(text.as_deref(), Some("a"));
+        assert_eq!(*fate_in(&merged, "a.yaml"), Fate::Accepted);
+        assert!(matches!(fate_in(&merged, "b.yaml"), Fate::Duplicate { winner } if winner.file == "a.yaml"));
+    }
+    let (text, merged) = says(&[files(vec![b.clone()]), files(vec![a, b])]);
+    assert_eq!(text.as_deref(), Some("b"));
+    assert!(matches!(fate_in(&merged, "a.yaml"), Fate::Duplicate { winner } if winner.file == "b.yaml"));
+    let (text, merged) = says(&[files(vec![file("a.yaml", vec![map(1, "a"), map(1, "b")])])]);
+    assert_eq!((text.as_deref(), merged.outcomes.len()), (Some("a"), 2));
+}
+
+#[test]
+fn what_cannot_be_read_says_what_it_said_last_and_what_is_gone_is_gone() {
+    let good = || files(vec![file("a.yaml", vec![map(1, "good")])]);
+    let not_heard = Said::NotHeard { reason: "not mounted".into() };
+    for (after, expected) in [
+        (vec![not_heard.clone()], Some("good")),
+        (vec![not_heard.clone(), not_heard.clone()], Some("good")),
+        (vec![files(vec![broken("a.yaml")])], Some("good")),
+        (vec![files(vec![file("a.yaml", vec![refused_map("a.yaml")])])], Some("good")),
+        (vec![files(vec![file("a.yaml", vec![refused("a.yaml", 1, None)])])], Some("good")),
+        (vec![files(vec![broken("a.yaml")]), files(vec![file("a.yaml", vec![map(1, "new")])])], Some("new")),
+        // Another file takes over only when the first one says nothing of it.
+        (
+            vec![files(vec![file("a.yaml", vec![refused_map("a.yaml")]), file("b.yaml", vec![map(1, "b")])])],
+            Some("good"),
+        ),
+        (vec![files(vec![file("a.yaml", vec![]), file("b.yaml", vec![map(1, "b")])])], Some("b")),
+        (vec![files(vec![broken("b.yaml")])], None),
+        (vec![files(vec![])], None),
+        (vec![files(vec![]), not_heard], None),
+    ] {
+        let mut history = vec![good()];
+        history.extend(after);
+        assert_eq!(says(&history).0.as_deref(), expected, "{history:?}");
+    }
+    assert_eq!(says(&[files(vec![file("a.yaml", vec![refused_map("a.yaml")])])]).0, None, "there never was a good one");
+}
+
+#[test]
+fn an_immutable_document_does_not_change_but_may_be_taken_away() {
+    let of = |text: &str, immutable| {
+        files(vec![file("a.yaml", vec![content_document("ConfigMap", 1, &[("k", text)], immutable)])])
     };
-    let not_heard = Snapshot { source: Source::Static, said: Said::NotHeard { reason: "not mounted".into() } };
-    let whole = file("a.yaml", vec![wants(1, &sample::daemonset("a"))]);
-    assert!(merged(&[static_files(vec![whole])], &[]).set.secrets_known);
-    for dark in [static_files(vec![broken("a.yaml")]), static_files(vec![file("a.yaml", vec![bad])]), not_heard] {
-        assert!(!merged(&[dark], &[]).set.secrets_known);
+    let (text, merged) = says(&[of("a", true), of("b", true)]);
+    assert_eq!(text.as_deref(), Some("a"));
+    assert!(matches!(fate_in(&merged, "a.yaml"), Fate::Refused { rejections } if rejections[0].path == "immutable"));
+    assert_eq!(says(&[of("a", true), of("a", false), of("b", false)]).0.as_deref(), Some("b"));
+    assert_eq!(says(&[of("a", true), files(vec![]), of("b", true)]).0.as_deref(), Some("b"));
+}
+
+#[test]
+fn static_documents_beat_those_of_control() {
+    let control = Snapshot { source: Source::Control, ..static_files(vec![file("z", vec![map(1, "control")])]) };
+    let merged = merged(&[control, static_files(vec![file("s", vec![map(1, "static")])])], &[]);
+    assert_eq!(merged.set.contents.get(&map_key()).expect("is there").entries["k"].value.reveal(), b"static");
+    assert!(matches!(fate_in(&merged, "z"), Fate::Duplicate { winner } if winner.source == Source::Static));
+    assert_eq!(merged.kept.len(), 2, "each source has its own, for the day when the other one has none");
+}
+
+/// The revision of a pod whose template uses the ConfigMap `c`, when that says `text`.
+fn stamped(kind: WorkloadKind, annotated: bool, text: Option<&str>, salt: &[u8]) -> (String, DesiredPod) {
+    let key = WorkloadKey { kind, ..sample::daemonset("d") };
+    let mut template = sample::template(&["a"]);
+    let value = EnvValue::Content { kind: ContentKind::ConfigMap, name: "c".into(), key: "k".into(), optional: true };
+    template.spec.containers[0].env.push(EnvVar { name: "V".into(), value });
+    if annotated {
+        template.annotations.insert(RESTART_ON_CONFIG_CHANGE_ANNOTATION.into(), "true".into());
+    }
+    let mut documents = vec![wants_template(1, &key, template)];
+    documents.extend(text.map(|text| map(2, text)));
+    let mut merged = merged(&[static_files(vec![file("f", documents)])], &[]);
+    stamp(&mut merged.set, salt);
+    let Wanted::Run(pod) = merged.set.wanted(&key) else { panic!("it is wanted") };
+    (pod.revision.clone(), *pod)
+}
+
+#[test]
+fn other_values_are_another_revision_only_where_the_template_asks_for_it() {
+    for kind in [WorkloadKind::Pod, WorkloadKind::DaemonSet] {
+        let revision = |annotated, text| stamped(kind, annotated, text, b"salt").0;
+        let all =
+            [revision(true, None), revision(true, Some("")), revision(true, Some("a")), revision(true, Some("b"))];
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 4, "{all:?}");
+        assert_eq!(revision(true, Some("a")), all[2]);
+        assert_eq!(revision(false, Some("a")), revision(false, Some("b")));
+        let (revision, pod) = stamped(kind, true, Some("a"), b"pepper");
+        assert_ne!(revision, all[2], "whoever knows the digest and not the salt cannot try passwords");
+        // A later version that hashes again what was recorded comes to the same.
+        assert_eq!(crate::digest::revision(kind, &pod.template, &pod.document), revision);
     }
 }

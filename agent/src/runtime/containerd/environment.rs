@@ -46,9 +46,12 @@ fn declared<'a>(
                 let of = run.template.spec.containers.iter().find(|c| c.name == *container).ok_or_else(|| {
                     format!("env {}: resourceFieldRef names the container {container:?}, which the pod lacks", var.name)
                 })?;
-                resource_value(&of.resources, *resource, *divisor, host)
+                resource_value(&of.resources, resource, *divisor, host)
                     .ok_or_else(|| format!("env {}: the node does not know its ephemeral storage", var.name))?
             }
+            // Resolved before, and never expanded: what a document says is taken as it is.
+            EnvValue::Known(value) => String::from_utf8_lossy(value.reveal()).into_owned(),
+            EnvValue::Content { key, .. } => return Err(format!("env {}: {key} was not looked up", var.name)),
         };
         if declared.insert(var.name.clone(), value).is_none() {
             order.push(&var.name);
@@ -187,7 +190,7 @@ fn pod_field(run: &CreateRun<'_>, field: &PodField, node_name: &str) -> Option<S
 }
 
 /// The resource in units of the divisor, rounded up. An absent limit is the node's whole, an absent request 0.
-fn resource_value(of: &Resources, resource: ContainerResource, divisor: Quantity, host: &Host) -> Option<String> {
+fn resource_value(of: &Resources, resource: &ContainerResource, divisor: Quantity, host: &Host) -> Option<String> {
     let milli = |units: u64| i128::from(units).saturating_mul(1000);
     let amount = match resource {
         ContainerResource::LimitsCpu => of.cpu_limit_milli.map_or_else(|| milli(host.cpus), i128::from),
@@ -200,6 +203,8 @@ fn resource_value(of: &Resources, resource: ContainerResource, divisor: Quantity
             None => milli(host.storage),
         },
         ContainerResource::RequestsEphemeralStorage => written(&of.requests, EPHEMERAL_STORAGE).unwrap_or(0),
+        ContainerResource::LimitsHugePages(name) => written(&of.limits, name).unwrap_or(0),
+        ContainerResource::RequestsHugePages(name) => written(&of.requests, name).unwrap_or(0),
     };
     // An absent divisor is 1.
     let divisor = if divisor.milli > 0 { divisor.milli } else { 1000 };
@@ -219,22 +224,26 @@ mod tests {
 
     #[test]
     fn ephemeral_storage_is_the_limit_else_the_nodes() {
-        use ContainerResource::{LimitsEphemeralStorage, RequestsEphemeralStorage};
+        use ContainerResource::{LimitsEphemeralStorage, LimitsHugePages, RequestsEphemeralStorage};
         let mut host = Host::read(None, Path::new("/"));
         host.storage = 8 << 30;
         let mut of = Resources::default();
         let mib = Quantity { milli: 1000 << 20 };
-        assert_eq!(resource_value(&of, LimitsEphemeralStorage, mib, &host).as_deref(), Some("8192"));
-        assert_eq!(resource_value(&of, RequestsEphemeralStorage, mib, &host).as_deref(), Some("0"));
+        assert_eq!(resource_value(&of, &LimitsEphemeralStorage, mib, &host).as_deref(), Some("8192"));
+        assert_eq!(resource_value(&of, &RequestsEphemeralStorage, mib, &host).as_deref(), Some("0"));
         of.limits.insert(EPHEMERAL_STORAGE.into(), "1.5Gi".into());
         of.requests.insert(EPHEMERAL_STORAGE.into(), "100M".into());
-        assert_eq!(resource_value(&of, LimitsEphemeralStorage, mib, &host).as_deref(), Some("1536"));
+        assert_eq!(resource_value(&of, &LimitsEphemeralStorage, mib, &host).as_deref(), Some("1536"));
         // Rounded up, and an absent divisor is 1.
-        assert_eq!(resource_value(&of, RequestsEphemeralStorage, mib, &host).as_deref(), Some("96"));
+        assert_eq!(resource_value(&of, &RequestsEphemeralStorage, mib, &host).as_deref(), Some("96"));
         let one = Quantity { milli: 0 };
-        assert_eq!(resource_value(&of, RequestsEphemeralStorage, one, &host).as_deref(), Some("100000000"));
+        assert_eq!(resource_value(&of, &RequestsEphemeralStorage, one, &host).as_deref(), Some("100000000"));
+        let pages = |name: &str| LimitsHugePages(name.into());
+        of.limits.insert("hugepages-2Mi".into(), "6Mi".into());
+        assert_eq!(resource_value(&of, &pages("hugepages-2Mi"), mib, &host).as_deref(), Some("6"));
+        assert_eq!(resource_value(&of, &pages("hugepages-1Gi"), mib, &host).as_deref(), Some("0"));
         (host.storage, of) = (0, Resources::default());
-        assert_eq!(resource_value(&of, LimitsEphemeralStorage, one, &host), None);
+        assert_eq!(resource_value(&of, &LimitsEphemeralStorage, one, &host), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use pod::observed::ObservedContainer;
 use pod::plan::Signal;
 
 use crate::exec::{Exec, ExecError, ExecStreams};
-use crate::seams::{CreateRun, CreatedRun, ImageWanted, PodRuns, Prepared, Runtime, ShimEnd, StepError, Wake};
+use crate::seams::{CreateRun, CreatedRun, ImageWanted, Layers, PodRuns, Prepared, Runtime, ShimEnd, StepError, Wake};
 
 use self::apparmor::Profiles;
 use self::client::{Client, NamespaceInvalid, PROBE, QUICK, bounded};
@@ -163,6 +163,11 @@ impl Containerd {
         &self.client
     }
 
+    /// The writable layers of our containers.
+    pub fn layers(&self) -> WritableLayers {
+        WritableLayers { client: self.client.clone(), snapshotter: self.config.snapshotter.clone() }
+    }
+
     /// The images, for the image directory and the command line.
     pub fn images(&self) -> &Images {
         &self.images
@@ -218,6 +223,20 @@ impl Containerd {
 impl Drop for Containerd {
     fn drop(&mut self) {
         self.follower.abort();
+    }
+}
+
+/// The same containerd, for whoever measures what containers have written.
+#[derive(Debug, Clone)]
+pub struct WritableLayers {
+    client: Client,
+    snapshotter: String,
+}
+
+impl Layers for WritableLayers {
+    async fn bytes(&self, id: &str) -> Result<u64, StepError> {
+        let bytes = snapshots::bytes(&self.client, &self.snapshotter, id).await;
+        bytes.map_err(|status| self.client.step_error("FailedMeasure", &format!("the writable layer of {id}"), &status))
     }
 }
 

@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use containerd_client::services::v1::snapshots::{
-    MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, ViewSnapshotRequest,
+    MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, UsageRequest, ViewSnapshotRequest,
 };
 use containerd_client::tonic::{Code, Status};
 use containerd_client::types::Mount;
@@ -46,6 +46,13 @@ pub async fn prepare(client: &Client, snapshotter: &str, key: &str, parent: &str
 pub async fn remove(client: &Client, snapshotter: &str, key: &str) -> Result<(), Status> {
     let request = RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
     found(bounded(QUICK, client.snapshots().remove(client.request(request))).await).map(|_| ())
+}
+
+/// Bytes that a writable snapshot takes beside the image; 0 when there is none.
+pub async fn bytes(client: &Client, snapshotter: &str, key: &str) -> Result<u64, Status> {
+    let request = UsageRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+    let usage = found(bounded(QUICK, client.snapshots().usage(client.request(request))).await)?;
+    Ok(usage.and_then(|usage| u64::try_from(usage.size).ok()).unwrap_or(0))
 }
 
 /// /etc/passwd and /etc/group of the image whose layers end in `chain_id`; None where the snapshotter's mounts are no

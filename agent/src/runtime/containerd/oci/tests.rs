@@ -41,6 +41,7 @@ fn case() -> Case {
         args: vec![],
         working_dir: None,
         env: vec![],
+        env_from: vec![],
         resources: Resources::default(),
         mounts: vec![],
         security: Security::default(),
