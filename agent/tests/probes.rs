@@ -63,6 +63,7 @@ impl Life {
             board: board.clone(),
             context: context(),
             directory: Directory::default(),
+            contents: watch::Sender::default(),
             stopping,
         });
         let loaded = shared.records.load(shared.machine.files(), |_| None).await.expect("the disk is well");

@@ -52,7 +52,7 @@ impl<M: Machine> Worker<M> {
             let key = StepKey::Run(run.uid.clone(), run.container.clone(), run.attempt, RunStep::Delete);
             tracing::info!(workload = %self.key, container = run.container, attempt = run.attempt,
                 "what its environment is made of has changed: it is created anew");
-            self.spawn(key, Job::Delete { run });
+            self.spawn(key, Job::Delete { run, unsaid: None });
         }
     }
 
