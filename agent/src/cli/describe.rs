@@ -40,11 +40,20 @@ fn describe(pod: &Value, events: &[Value], now: jiff::Timestamp, out: &mut impl 
     let owner = pod.pointer("/metadata/ownerReferences/0");
     line("Controlled By", &owner.map_or(String::new(), |o| format!("{}/{}", field(o, "/kind"), field(o, "/name"))))?;
     line("QoS Class", field(pod, "/status/qosClass"))?;
-    writeln!(out, "Containers:")?;
-    for status in pod_row::containers(pod) {
-        let spec = pod.pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten();
-        let spec = spec.into_iter().find(|spec| spec["name"] == status["name"]);
-        container(status, spec, out)?;
+    let lists = [
+        ("Init Containers:", "/spec/initContainers", pod_row::inits(pod)),
+        ("Containers:", "/spec/containers", pod_row::containers(pod)),
+    ];
+    for (title, place, statuses) in lists {
+        if statuses.is_empty() && title != "Containers:" {
+            continue;
+        }
+        writeln!(out, "{title}")?;
+        for status in statuses {
+            let spec = pod.pointer(place).and_then(Value::as_array).into_iter().flatten();
+            let spec = spec.into_iter().find(|spec| spec["name"] == status["name"]);
+            container(status, spec, out)?;
+        }
     }
     writeln!(out, "Conditions:")?;
     let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);

@@ -113,11 +113,11 @@ fn note(log_dir: &Path) {
 }
 
 fn which(pod: &Value, args: &LogsArgs) -> Result<Run, Failure> {
-    let statuses = pod_row::containers(pod);
+    let statuses: Vec<&Value> = pod_row::containers(pod).iter().chain(pod_row::inits(pod)).collect();
     let names: Vec<&str> = statuses.iter().map(|status| field(status, "/name")).collect();
     let status = match &args.container {
-        Some(name) => statuses.iter().find(|status| status["name"] == name.as_str()),
-        None => statuses.first(),
+        Some(name) => statuses.into_iter().find(|status| status["name"] == name.as_str()),
+        None => statuses.into_iter().next(),
     };
     let Some(status) = status else {
         let asked = args.container.as_deref().unwrap_or("first");

@@ -35,7 +35,8 @@ pub fn row(pod: &Value, wide: bool, now: jiff::Timestamp) -> Vec<String> {
     row
 }
 
-fn inits(pod: &Value) -> &[Value] {
+/// Statuses of init containers and sidecars.
+pub fn inits(pod: &Value) -> &[Value] {
     pod.pointer("/status/initContainerStatuses").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 

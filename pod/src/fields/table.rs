@@ -80,7 +80,7 @@ pub(super) const UNNAMED: &[Field] = &[
 #[rustfmt::skip]
 pub(super) const METADATA: &[Field] = &[
     row("labels", TextMap, Honoured("")),
-    row("annotations", TextMap, Honoured("`daemonlet.dev/standby: \"true\"` keeps a created successor waiting; `daemonlet.dev/restart-on-config-change: \"true\"` makes a new pod when a ConfigMap or Secret that it uses holds something else; with `daemonlet.dev/run-once: \"true\"` a container that exited 0 is done; `kubernetes.io/ingress-bandwidth` and `egress-bandwidth` limit a pod with a network of its own when it is connected; where the node's own CNI configuration has no plugin with the capability bandwidth the pod waits")),
+    row("annotations", TextMap, Honoured("`daemonlet.dev/standby: \"true\"` keeps a created successor waiting; with `daemonlet.dev/run-once: \"true\"` a container that exited 0 is done; `daemonlet.dev/restart-on-config-change: \"true\"` makes a new pod when a ConfigMap or Secret that it uses holds something else; `kubernetes.io/ingress-bandwidth` and `egress-bandwidth` limit a pod with a network of its own when it is connected; where the node's own CNI configuration has no plugin with the capability bandwidth the pod waits")),
     row("uid", Any, NoEffect("every new pod gets a new uid")),
     row("resourceVersion", Any, NoEffect(CLUSTER)),
     row("generation", Any, NoEffect(CLUSTER)),
