@@ -35,6 +35,7 @@ use crate::board::{Board, Published, WantedSummary};
 use crate::events::Severity;
 use crate::execute::{Admitted, Ground, Job, Outcome, counted, execute};
 use crate::gate::Gate;
+use crate::probes::prober::Prober;
 use crate::records::Records;
 use crate::seams::{Clock, Leave, Machine, Runtime, Sandboxes, StepError};
 
@@ -105,6 +106,7 @@ pub struct Worker<M: Machine> {
     hooks: BTreeMap<StepKey, HookEnd>,
     /// Last lines of the logs of runs that failed without a word, until they are on record.
     last_lines: BTreeMap<RunKey, String>,
+    prober: Prober,
     /// What probes say of runs.
     health: BTreeMap<RunKey, Health>,
     /// Containers of this workload that no record speaks of.
@@ -162,6 +164,7 @@ impl<M: Machine> Worker<M> {
             delivered: BTreeMap::new(),
             hooks: BTreeMap::new(),
             last_lines: BTreeMap::new(),
+            prober: Prober::default(),
             health: BTreeMap::new(),
             strays: Vec::new(),
             silent: BTreeMap::new(),
@@ -209,6 +212,7 @@ impl<M: Machine> Worker<M> {
             }
             let now = self.shared.machine.clock().now();
             self.lose_patience(now);
+            self.follow_probes();
             let mut planned = self.plan(now);
             self.hold_twins(&mut planned);
             self.plan_strays(&mut planned, now);
@@ -324,6 +328,14 @@ impl<M: Machine> Worker<M> {
                 self.looked = Some(Err(e));
             }
         }
+    }
+
+    /// While the runtime does not say what runs, what is probed stays as it is.
+    fn follow_probes(&mut self) {
+        if matches!(self.looked, Some(Ok(()))) {
+            self.prober.follow(&self.key, &self.pods, &self.shared, &self.nudge);
+        }
+        self.health = self.prober.health();
     }
 
     fn plan(&self, now: Now) -> Plan {

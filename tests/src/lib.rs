@@ -7,6 +7,7 @@ pub mod authority;
 pub mod bench;
 pub mod client;
 pub mod faulty;
+pub mod grpc_health;
 pub mod image;
 pub mod manifest;
 pub mod node;

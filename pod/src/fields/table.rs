@@ -48,7 +48,6 @@ const SCHEDULER: &str = "no scheduler takes part: the pod is already on this nod
 const NO_ACCOUNT: &str = "there is no API server to talk to, so no token is mounted";
 const NO_VOLUME: &str = "not built yet: only hostPath and emptyDir volumes can be used";
 const CLOUD_VOLUME: &str = "not supported: mount it on the host and use hostPath";
-const NO_PROBE: &str = "not built yet: remove the probe";
 const WINDOWS: &str = "for Windows nodes only";
 
 /// Any object.
@@ -197,9 +196,9 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("containers[].tty", Boolean, Only("false", "not built yet: containers have no terminal")),
     row("containers[].terminationMessagePath", Text, Honoured("default /dev/termination-log; the last 4096 bytes count")),
     row("containers[].terminationMessagePolicy", Text, Honoured("File (default), FallbackToLogsOnError; the end of the log is shown of every container that failed without a word")),
-    row("containers[].livenessProbe", Object, Refused(NO_PROBE)),
-    row("containers[].readinessProbe", Object, Refused(NO_PROBE)),
-    row("containers[].startupProbe", Object, Refused(NO_PROBE)),
+    row("containers[].livenessProbe", Object, Honoured("")),
+    row("containers[].readinessProbe", Object, Honoured("its last verdict outlives the agent")),
+    row("containers[].startupProbe", Object, Honoured("")),
     row("containers[].lifecycle", Object, Honoured("")),
     row("containers[].lifecycle.postStart", Object, Honoured("")),
     row("containers[].lifecycle.preStop", Object, Honoured("within the grace period; who is told to stop late has 2 s all the same")),
@@ -334,7 +333,7 @@ pub(super) const POD_SPEC: &[Field] = &[
 #[rustfmt::skip]
 pub(super) const PROBE: &[Field] = &[
     row("exec", Object, Honoured("")),
-    row("exec.command", Texts, Honoured("")),
+    row("exec.command", Texts, Honoured("its timeout begins when it runs")),
     row("httpGet", Object, Honoured("")),
     row("httpGet.host", Text, Honoured("default: the pod's address")),
     row("httpGet.httpHeaders", Objects, Honoured("")),

@@ -9,6 +9,8 @@ use pod::spec::{ContainerPort, HttpGet, Scheme};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use ::tests::grpc_health;
+
 use super::*;
 use crate::fake::{FakeExec, World};
 
@@ -171,6 +173,23 @@ async fn nobody_listening_is_a_failure_in_kubernetes_words() {
     assert_eq!(carried_out(tcp).await, failure(&refused));
     let grpc = carried_out(Handler::Grpc { port, service: String::new() }).await;
     assert!(matches!(&grpc, Ok(Answer::Failure(why)) if why.contains("failed to connect")), "{grpc:?}");
+}
+
+#[tokio::test]
+async fn grpc_server_must_say_that_it_serves() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let says = grpc_health::Answer::default();
+    grpc_health::serve(listener, says.clone());
+    let ask = |answer: u32| {
+        says.store(answer, std::sync::atomic::Ordering::Relaxed);
+        carried_out(Handler::Grpc { port, service: "a".into() })
+    };
+    assert_eq!(ask(grpc_health::SERVING).await, Ok(Answer::Success));
+    let unhealthy = "service unhealthy (responded with \"NOT_SERVING\")";
+    assert_eq!(ask(grpc_health::NOT_SERVING).await, failure(unhealthy));
+    let foreign = "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)";
+    assert_eq!(ask(grpc_health::UNIMPLEMENTED).await, failure(foreign));
 }
 
 #[tokio::test]
