@@ -82,7 +82,7 @@ impl Life {
     }
 
     fn memory(&self) -> ContainerMemory {
-        self.record().and_then(|record| record.containers.get("main").cloned()).unwrap_or_default()
+        self.record().and_then(|record| record.remembered("main").cloned()).unwrap_or_default()
     }
 
     /// What the record says of the run's probes: started, ready.

@@ -138,7 +138,7 @@ pub fn may_stop(pod: &PodView, run: &ObservedContainer) -> bool {
 }
 
 fn memory<'p>(pod: &'p PodView, container: &Container) -> Option<&'p ContainerMemory> {
-    pod.record.containers.get(&container.name)
+    pod.record.remembered(&container.name)
 }
 
 fn last<'p>(pod: &'p PodView, container: &Container) -> Option<&'p Termination> {
