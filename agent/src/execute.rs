@@ -19,8 +19,8 @@ use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::records::Records;
 use crate::seams::{
-    CreateRun, CreatedRun, ImageNews, ImageWanted, Leave, LogPipes, Machine, PodRuns, Prepared, Runtime, Sandboxes,
-    ShimEnd, StepError,
+    CreateRun, CreatedRun, ImageNews, ImageWanted, Leave, LogPipes, Machine, PodRuns, Prepared, Projected, Runtime,
+    Sandboxes, ShimEnd, StepError,
 };
 
 /// An admitted pod with its template read back.
@@ -57,6 +57,12 @@ pub enum Job {
     },
     SetUp {
         pod: Admitted,
+        /// Or why they cannot be made.
+        files: Result<Projected, String>,
+    },
+    Fill {
+        uid: Uid,
+        files: Projected,
     },
     Connect {
         pod: Admitted,
@@ -110,6 +116,9 @@ pub enum Outcome {
     SetUp {
         uid: Uid,
     },
+    Filled {
+        uid: Uid,
+    },
     Connected {
         uid: Uid,
         ips: Vec<IpAddr>,
@@ -150,6 +159,7 @@ impl Job {
             Job::Save { .. }
             | Job::PrepareImage { .. }
             | Job::SetUp { .. }
+            | Job::Fill { .. }
             | Job::Connect { .. }
             | Job::Create { .. }
             | Job::Start { .. } => "sync",
@@ -201,7 +211,15 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             let prepared = counted(metrics, "prepare_image", machine.runtime().prepare_image(wanted)).await?;
             Ok(Outcome::ImageReady { uid: pod.record.uid, container: container.name.clone(), prepared })
         }
-        Job::SetUp { pod } => {
+        Job::Fill { uid, files } => {
+            machine.sandboxes().fill(&uid, &files).await?;
+            Ok(Outcome::Filled { uid })
+        }
+        Job::SetUp { pod, files } => {
+            let files = files.map_err(|why| StepError { wait: Some(AGAIN), ..StepError::new("FailedMount", why) })?;
+            if !files.is_empty() {
+                machine.sandboxes().fill(&pod.record.uid, &files).await?;
+            }
             machine.runtime().knows_class(pod.template.spec.runtime_class.as_deref())?;
             let made = Box::pin(machine.sandboxes().set_up(&pod.record, &pod.template)).await;
             metrics.sandbox_made(made.is_ok());
@@ -277,10 +295,11 @@ pub fn counted<'a, T: 'a>(
     }
 }
 
+/// What waits for a ConfigMap or Secret is woken when it comes; this is for a wake that was lost.
+const AGAIN: Duration = Duration::from_secs(300);
+
 /// The container with its environment looked up. What is missing wakes the worker when it comes.
 fn environment(pod: &Admitted, container: usize, contents: &Contents) -> Result<Container, StepError> {
-    /// For a wake that was lost.
-    const AGAIN: Duration = Duration::from_secs(300);
     let (container, namespace) = (&pod.template.spec.containers[container], &pod.record.workload.namespace);
     let missing = |why: resolve::Missing| {
         let error = StepError::new("CreateContainerConfigError", why.to_string());

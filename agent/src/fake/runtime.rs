@@ -1,5 +1,6 @@
 //! A container runtime in memory, as forgetful and as strict as containerd.
 
+use pod::downward::NodeSize;
 use pod::name::WorkloadKey;
 use pod::observed::{ContainerState, ObservedContainer};
 use pod::plan::Signal;
@@ -218,6 +219,10 @@ impl Runtime for World {
 
     fn knows_class(&self, _: Option<&str>) -> Result<(), StepError> {
         Ok(())
+    }
+
+    fn node_size(&self) -> NodeSize {
+        NodeSize { cpus: 2, memory: 1 << 30, storage: 1 << 30 }
     }
 
     fn missing_capabilities(&self) -> Vec<String> {

@@ -54,7 +54,9 @@ impl<M: Machine> Worker<M> {
                 }
             }
             Outcome::ImageGivenUp => {}
+            Outcome::Filled { uid } => self.filled(&uid),
             Outcome::SetUp { uid } => {
+                self.filled(&uid);
                 if let Some(view) = self.view_mut(&uid) {
                     view.sandbox = SandboxState::Made;
                     if view.template.spec.host_network {
@@ -107,6 +109,7 @@ impl<M: Machine> Worker<M> {
             }
             Outcome::ShimEnd { uid, end } => self.shim_ended(uid, end),
             Outcome::TornDown { uid } => {
+                self.forget_files_of(&uid);
                 if let Some(view) = self.view_mut(&uid) {
                     view.sandbox = SandboxState::Absent;
                 }
@@ -119,6 +122,7 @@ impl<M: Machine> Worker<M> {
                 self.failures.retain(|key, _| step_uid(key) != Some(&uid));
                 self.not_refreshed.retain(|(of, _), _| *of != uid);
                 self.silent.remove(&uid);
+                self.forget_files_of(&uid);
                 self.shared.directory.unclaim(&uid);
                 tracing::info!(workload = %self.key, %uid, "pod gone");
             }
