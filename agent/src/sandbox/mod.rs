@@ -10,7 +10,8 @@
 //! <run-dir>/pods/U/                   a small file system in memory, and in it:
 //!     ns/{net,ipc,uts}                pinned namespaces       made                      set-up ended
 //!     etc/{hosts,…}                   files for containers    shm                       /dev/shm
-//!     volumes/empty-dir/NAME          emptyDirs in memory     volumes/projected/NAME  files of ConfigMaps, Secrets, the pod
+//!     volumes/empty-dir/NAME          emptyDirs in memory     subpaths/C/N/I            the runtime's, while it creates C
+//!     volumes/projected/NAME          files of ConfigMaps, Secrets and the pod itself
 //! <run-dir>/network/U.json            CNI record              <run-dir>/cni/daemonlet   reservations
 //! <state-dir>/network/U.json          that of a network of the node's
 //! <state-dir>/pods/U/volumes          what containers wrote: empty-dir/NAME, and VOLUMEs of images, made by the runtime

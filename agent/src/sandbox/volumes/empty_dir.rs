@@ -116,7 +116,9 @@ fn of_huge_pages(path: &Path, page: u64, wanted: &EmptyDir) -> io::Result<()> {
         return Ok(());
     }
     let options = format!("{},pagesize={page}", options(wanted.size_limit, wanted.group));
-    Ok(mount(Some("daemonlet"), path, Some("hugetlbfs"), MsFlags::empty(), Some(options.as_str()))?)
+    mount(Some("daemonlet"), path, Some("hugetlbfs"), MsFlags::empty(), Some(options.as_str()))?;
+    // This file system takes no more than the nine bits from its option.
+    fs::set_permissions(path, Permissions::from_mode(mode(wanted.group)))
 }
 
 /// The size in bytes of pages that the node has set aside.
