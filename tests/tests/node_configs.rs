@@ -37,8 +37,13 @@ fn configured(document: Document) -> Document {
 }
 
 fn environment(node: &TestNode, pod: &Pod) -> String {
-    let bytes = fs::read(format!("/proc/{}/environ", node.process(pod).pid)).expect("the process has an environment");
-    String::from_utf8_lossy(&bytes).replace('\0', "\n")
+    let path = format!("/proc/{}/environ", node.process(pod).pid);
+    // For a moment after its start the process is still runc's.
+    wait_for("the process is the container's", || {
+        let bytes = fs::read(&path).map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&bytes).replace('\0', "\n");
+        if text.is_empty() || text.contains("_LIBCONTAINER_") { Err(text) } else { Ok(text) }
+    })
 }
 
 fn waiting_message(pod: &Pod) -> String {
