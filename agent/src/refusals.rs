@@ -1,4 +1,5 @@
-//! Events for documents that are refused: a person who edits a manifest looks at the workload, not at a list of files.
+//! Events for documents that are refused, or for which the node is full: a person who edits a manifest looks at the workload,
+//! not at a list of files.
 //!
 //! Driven by `desired` after each merge. A refusal is told when it is new or says something else than before, and told off
 //! when the workload is taken again. Knows documents and workloads; what runs is handed in.
@@ -14,6 +15,8 @@ use crate::events::{About, Event, Severity};
 /// The kubelet's reason for a pod of a file that it does not take.
 const REFUSED: &str = "FailedValidation";
 const ACCEPTED: &str = "ManifestAccepted";
+/// The kubelet's reason for a pod for which the node has no place.
+const NO_PLACE: &str = "OutOfpods";
 
 /// Events of one kind at once: more than a person edits, and a directory full of nonsense leaves room for others' events.
 /// `get files` has them all.
@@ -22,7 +25,14 @@ const AT_ONCE_MAX: usize = 100;
 /// The refusals that have been told.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    told: BTreeMap<WorkloadKey, String>,
+    told: BTreeMap<WorkloadKey, Refusal>,
+}
+
+/// Why a workload's document is not taken.
+#[derive(Debug, PartialEq, Eq)]
+enum Refusal {
+    Faults(String),
+    NoPlace(String),
 }
 
 impl Refusals {
@@ -36,14 +46,15 @@ impl Refusals {
     ) -> Vec<Event> {
         let refused = refused(merged);
         let mut events = Vec::new();
-        let news = refused.iter().filter(|(key, faults)| self.told.get(*key) != Some(*faults));
-        for (key, faults) in news.take(AT_ONCE_MAX) {
+        let news = refused.iter().filter(|(key, refusal)| self.told.get(*key) != Some(*refusal));
+        for (key, refusal) in news.take(AT_ONCE_MAX) {
             let pods = pods(key);
-            let message = match pods.is_empty() {
-                true => format!("Refused: {faults}"),
-                false => format!("Edit refused, what runs is kept as it is: {faults}"),
+            let (reason, message) = match refusal {
+                Refusal::Faults(faults) if pods.is_empty() => (REFUSED, format!("Refused: {faults}")),
+                Refusal::Faults(faults) => (REFUSED, format!("Edit refused, what runs is kept as it is: {faults}")),
+                Refusal::NoPlace(why) => (NO_PLACE, why.clone()),
             };
-            events.push(event(Severity::Warning, REFUSED, about(key, &pods), message, at));
+            events.push(event(Severity::Warning, reason, about(key, &pods), message, at));
         }
         for key in self.told.keys().filter(|key| !refused.contains_key(*key)).take(AT_ONCE_MAX) {
             // A document that was taken away is neither refused nor accepted.
@@ -57,17 +68,25 @@ impl Refusals {
     }
 }
 
-/// The faults of each workload of which a document is refused, or which a file that cannot be read keeps as it is.
-fn refused(merged: &Merged) -> BTreeMap<WorkloadKey, String> {
+/// Each workload of which a document is refused or has no place, or which a file that cannot be read keeps as it is.
+fn refused(merged: &Merged) -> BTreeMap<WorkloadKey, Refusal> {
     let mut held: BTreeMap<&str, Vec<&WorkloadKey>> = BTreeMap::new();
     for (key, wanted) in &merged.set.workloads {
         if let Wanted::Hold { reason } = wanted {
             held.entry(reason).or_default().push(key);
         }
     }
-    let mut refused: BTreeMap<WorkloadKey, String> = BTreeMap::new();
+    let mut refused: BTreeMap<WorkloadKey, Refusal> = BTreeMap::new();
     for outcome in &merged.outcomes {
-        let Fate::Refused { rejections } = &outcome.fate else { continue };
+        let rejections = match &outcome.fate {
+            Fate::Refused { rejections } => rejections,
+            Fate::OutOfPods { reason } => {
+                let key = outcome.identity.as_ref().and_then(|identity| identity.workload());
+                refused.extend(key.map(|key| (key, Refusal::NoPlace(reason.clone()))));
+                continue;
+            }
+            _ => continue,
+        };
         let faults: Vec<String> = rejections.iter().map(ToString::to_string).collect();
         let keys: Vec<WorkloadKey> = match &outcome.identity {
             Some(identity) => identity.workload().into_iter().collect(),
@@ -75,7 +94,7 @@ fn refused(merged: &Merged) -> BTreeMap<WorkloadKey, String> {
         };
         for key in keys {
             // Of two documents in the way of one workload the first is the one to look at.
-            refused.entry(key).or_insert_with(|| faults.join("; "));
+            refused.entry(key).or_insert_with(|| Refusal::Faults(faults.join("; ")));
         }
     }
     // Refused beside another document that is taken: the workload is as its owner wants it.
@@ -168,5 +187,25 @@ mod tests {
         let told = directory.says(Some("a: [1,\nb: }"));
         assert!(matches!(told.as_slice(), [(Severity::Warning, _, message)] if message.contains("a.yaml")), "{told:?}");
         assert_eq!(directory.says(None), [], "taken away: neither refused nor accepted");
+    }
+
+    #[test]
+    fn a_pod_without_a_place_is_told_once_and_when_it_has_one() {
+        let context = Context { node_name: "n1".into() };
+        let file = |name: &str| {
+            parse(&format!("{name}.yaml"), GOOD.replace("name: a", &format!("name: {name}")).as_bytes(), &context)
+        };
+        let mut refusals = Refusals::default();
+        let mut says = |max_pods: usize| {
+            let said = Said::Files(vec![file("a"), file("b")]);
+            let node = Node { name: "n1".into(), ..Node::default() };
+            let merged =
+                merge(&[Snapshot { source: Source::Static, said, kept: BTreeMap::new() }], &[], &node, max_pods);
+            let events = refusals.follow(&merged, |_| Vec::new(), jiff::Timestamp::UNIX_EPOCH);
+            events.into_iter().map(|event| (event.reason, event.about.name)).collect::<Vec<_>>()
+        };
+        assert_eq!(says(1), [("OutOfpods".to_owned(), "b".to_owned())]);
+        assert_eq!(says(1), []);
+        assert_eq!(says(2), [("ManifestAccepted".to_owned(), "b".to_owned())]);
     }
 }

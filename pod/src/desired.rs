@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::{Content, ContentKey, Contents};
 use crate::name::WorkloadKey;
+use crate::received::Received;
 use crate::secret::{DockerConfig, SecretKey};
 use crate::spec::{PodTemplate, Taint};
 
@@ -38,8 +39,8 @@ pub struct DesiredPod {
     pub revision: String,
     pub update: UpdateStrategy,
     pub origin: Origin,
-    /// The document as received, as JSON: what the record keeps.
-    pub document: Arc<serde_json::Value>,
+    /// The document as received: what the record keeps.
+    pub document: Received,
 }
 
 /// `spec.updateStrategy` of a DaemonSet; a Pod document always rolls.

@@ -21,6 +21,7 @@ pub mod ports;
 pub mod probe;
 pub mod projection;
 pub mod qos;
+pub mod received;
 pub mod record;
 pub mod resolve;
 pub mod secret;

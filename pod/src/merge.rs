@@ -65,7 +65,7 @@ impl From<&Record> for Recorded {
                 // It has ended by itself and runs no more.
                 Lifecycle::Finished => Vec::new(),
                 Lifecycle::Running | Lifecycle::Terminating { .. } => {
-                    crate::ports::of_document(record.workload.kind, &record.document)
+                    crate::ports::of_document(record.workload.kind, &record.document.read())
                 }
             },
         }

@@ -191,7 +191,7 @@ pub enum Change {
     /// All containers ended and none is to run again.
     Finished,
     /// Labels, annotations or the update strategy changed, the running thing did not: same uid, new document.
-    Document { document: Arc<serde_json::Value>, origin: crate::desired::Origin },
+    Document { document: crate::received::Received, origin: crate::desired::Origin },
     /// Another boot: moments are void, back-off starts anew.
     NewBoot,
 }

@@ -2,12 +2,12 @@
 //! the state directory. What *runs* is containerd's to know and is not here.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::desired::Origin;
 use crate::name::{Uid, WorkloadKey};
+use crate::received::Received;
 use crate::time::Moment;
 
 /// An admitted pod. Its template is not stored twice: `manifest` reads it from `document`.
@@ -20,15 +20,22 @@ pub struct Record {
     pub revision: String,
     pub origin: Origin,
     /// The document as received.
-    pub document: Arc<serde_json::Value>,
+    pub document: Received,
     pub admitted_at: jiff::Timestamp,
     /// Counts the admissions of this workload on this node, from 1.
     pub generation: u64,
     /// The boot in which the moments below were taken (/proc/sys/kernel/random/boot_id).
     pub boot_id: String,
     pub lifecycle: Lifecycle,
-    /// By container name.
-    pub containers: BTreeMap<String, ContainerMemory>,
+    /// By container name. Boxed, because a map has room for eleven values at once and a pod has one container or two.
+    pub containers: BTreeMap<String, Box<ContainerMemory>>,
+}
+
+impl Record {
+    /// What is remembered of this container; None: it has never been started.
+    pub fn remembered(&self, container: &str) -> Option<&ContainerMemory> {
+        self.containers.get(container).map(Box::as_ref)
+    }
 }
 
 /// Forward only; a deadline only shrinks.

@@ -204,7 +204,7 @@ fn a_short_disk_loses_unused_images_by_itself_and_says_when_that_is_not_enough()
     wait_for("it is said that images do not free enough", || {
         let node_said = node.cli(&["get", "node", "-o", "json"]).ok().out;
         let events = node.cli(&["get", "events"]).ok().out;
-        if node_said.contains("DiskPressure") && events.contains("FreeDiskSpaceFailed") {
+        if node_said.contains("FreeDiskSpaceFailed") && events.contains("FreeDiskSpaceFailed") {
             Ok(())
         } else {
             Err(format!("{node_said}{events}{}", node.tail("agent.log")))

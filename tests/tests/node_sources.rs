@@ -290,3 +290,63 @@ fn changed_labels_and_taints_are_followed_while_the_agent_runs() {
     say("node-label: {disk: ssd}\n");
     assert_ne!(node.wait_running("any").uid(), any.uid());
 }
+
+#[test]
+fn pods_beyond_max_pods_are_listed_and_run_when_there_is_room() {
+    let node = TestNode::builder()
+        .flag("--max-pods", "2")
+        .manifest("a.yaml", &pod("a").text())
+        .manifest("b.yaml", &pod("b").text())
+        .manifest("c.yaml", &pod("c").text())
+        .start();
+    node.wait_running("a");
+    let kept = node.wait_running("b");
+    wait_file(&node, "c.yaml", "OutOfpods: the node takes 2 pods (--max-pods)");
+    let why = node.cli(&["why", "c", "-o", "json"]).out;
+    assert!(why.contains("\"OutOfpods\"") && why.contains("c.yaml"), "{why}");
+    let told = |reason: &str| {
+        let events = node.cli(&["get", "events", "-o", "json"]).ok().json();
+        let about = |event: &&serde_json::Value| event["reason"] == reason && event["involvedObject"]["name"] == "c";
+        events["items"].as_array().expect("a list").iter().filter(about).count()
+    };
+    assert_eq!((told("OutOfpods"), told("ManifestAccepted")), (1, 0));
+    assert_eq!(node.pods().len(), 2, "{}", tests::node::summary(&node.pods()));
+    node.remove("a.yaml");
+    node.wait_running("c");
+    assert_eq!((told("OutOfpods"), told("ManifestAccepted")), (1, 1));
+    assert_eq!(node.wait_running("b").uid(), kept.uid());
+}
+
+/// A directory full of nonsense, or of another cluster: the node takes what it has places for, says what it does with the
+/// rest, and its memory is bounded.
+#[test]
+fn ten_thousand_manifests_at_once_are_refused_one_by_one_beyond_max_pods() {
+    const FILES: usize = 10;
+    const IN_EACH: usize = 1000;
+    /// What they may add to the agent at its peak, the list of all outcomes included: twice what it was when this was written.
+    const ADDED_MAX: u64 = 136 << 20;
+    let node = TestNode::builder().flag("--max-pods", "2").start();
+    let agent = node.agent_process();
+    let kilobytes = |field: &str| -> u64 {
+        let text = agent.status(field).expect("the agent lives");
+        text.split(' ').next().and_then(|number| number.parse().ok()).expect("a number of kB")
+    };
+    let before = kilobytes("VmHWM");
+    for file in 0..FILES {
+        let all = (0..IN_EACH).map(|n| pod(&format!("p{:05}", file * IN_EACH + n)).text());
+        node.put(&format!("{file}.yaml"), &all.collect::<Vec<_>>().join("\n---\n"));
+    }
+    node.wait_running("p00000");
+    let outcomes = || node.cli(&["get", "files", "-o", "json"]).ok().json();
+    let files = wait_for("every document has an outcome", || {
+        let files = outcomes();
+        let all = files["items"].as_array().cloned().unwrap_or_default();
+        if all.len() == FILES * IN_EACH { Ok(all) } else { Err(format!("{} of them", all.len())) }
+    });
+    let refused = files.iter().filter(|file| file["state"] == "OutOfPods").count();
+    assert_eq!(refused, FILES * IN_EACH - 2);
+    assert_eq!(node.pods().iter().filter(|pod| pod.running()).count(), 2);
+    let added = (kilobytes("VmHWM") - before) << 10;
+    println!("they add {} MB at the peak", added >> 20);
+    assert!(added <= ADDED_MAX, "they add {} MB at the peak", added >> 20);
+}

@@ -116,7 +116,7 @@ fn container(path: &Path, state_dir: &Path, pod: &PodDir, args: &LogsArgs) -> Re
     }
     let record = records::read(&records::directory(state_dir).join(&pod.uid)).ok();
     let first = record.and_then(|record| {
-        let document = &*record.document;
+        let document = record.document.read();
         let spec = document.pointer("/spec/template/spec").or_else(|| document.pointer("/spec"))?;
         spec.pointer("/containers/0/name")?.as_str().map(str::to_owned)
     });

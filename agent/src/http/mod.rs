@@ -9,6 +9,7 @@ mod internal;
 mod loopback;
 mod reply;
 pub mod rows;
+mod share;
 
 #[cfg(test)]
 mod tests;
@@ -37,9 +38,12 @@ use crate::board::Board;
 use crate::config::SOCKET;
 use crate::status::node::Machine;
 use reply::Reply;
+use share::{Share, Shares};
 
 /// Connections at a time, each door for itself: probes, a scraper or two, people.
 const CONNECTIONS_MAX: usize = 64;
+/// Connections of one address to the listener at a time: the rest is for the others.
+const OF_ONE_PEER_MAX: usize = 48;
 /// A request's line and headers together.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Headers of a request.
@@ -110,6 +114,7 @@ impl Doors {
         let machine = Arc::new(Machine::read());
         let mut connections = tokio::task::JoinSet::new();
         let (inside, outside) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
+        let shares = Shares::new(OF_ONE_PEER_MAX);
         tokio::pin!(stop);
         loop {
             // All arms only wait: an accepted connection is handled before the next turn.
@@ -125,12 +130,14 @@ impl Doors {
                     }
                     Err(why) => refused(&why).await,
                 },
-                accepted = accept_tcp(&self.listener, &outside) => match accepted {
-                    Ok((stream, permit)) => {
+                accepted = accept_tcp(&self.listener, &outside, &shares) => match accepted {
+                    // Closed at once: the address has as many as it may.
+                    Ok(None) => {}
+                    Ok(Some((stream, place))) => {
                         let board = board.clone();
                         let loopback = stream.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
                         connections.spawn(async move {
-                            let _permit = permit;
+                            let _place = place;
                             let one = serve_one(stream, |request| {
                                 let (board, request) = (board.clone(), request);
                                 async move { loopback::answer(&board, loopback, &request).await }
@@ -166,13 +173,15 @@ async fn accept_unix(
     Ok((stream, permit))
 }
 
+/// None: a connection of an address that has its share already.
 async fn accept_tcp(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
-) -> io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    shares: &Shares,
+) -> io::Result<Option<(tokio::net::TcpStream, (tokio::sync::OwnedSemaphorePermit, Share))>> {
     let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
+    let (stream, peer) = listener.accept().await?;
+    Ok(shares.take(peer.ip()).map(|share| (stream, (permit, share))))
 }
 
 async fn refused(why: &io::Error) {

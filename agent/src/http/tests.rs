@@ -179,3 +179,28 @@ fn ten_thousand_watches_opened_and_closed_leave_nothing() {
     let after = resident();
     assert!(after < before + (8 << 20), "{before} before, {after} after");
 }
+
+#[test]
+fn an_address_that_holds_all_it_may_leaves_room_for_another() {
+    let served = Served::start();
+    served.board.set_check(Check::Loop, Ok(()));
+    // They say nothing, and are not waited for longer than the head's time.
+    let held: Vec<TcpStream> = (0..CONNECTIONS_MAX).map(|_| TcpStream::connect(served.address).unwrap()).collect();
+    let other = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Stream,
+        nix::sys::socket::SockFlag::empty(),
+        None,
+    )
+    .unwrap();
+    let from = nix::sys::socket::SockaddrIn::new(127, 0, 0, 2, 0);
+    nix::sys::socket::bind(std::os::fd::AsRawFd::as_raw_fd(&other), &from).unwrap();
+    let to = nix::sys::socket::SockaddrIn::new(127, 0, 0, 1, served.address.port());
+    nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&other), &to).unwrap();
+    let mut stream = TcpStream::from(other);
+    stream.set_read_timeout(Some(HEAD_TIME_MAX / 2)).unwrap();
+    stream.write_all(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1:1\r\nConnection: close\r\n\r\n").unwrap();
+    let answer = read_all(&mut stream);
+    assert_eq!(status(&answer), "200", "{answer:?}");
+    drop(held);
+}

@@ -13,6 +13,7 @@ use pod::name::Uid;
 
 use super::cni::check::Checked;
 use super::cni::flushes::Flushes;
+use super::cni::mapped::Listed;
 use super::{NodeSandboxes, chain};
 
 pub use super::cni::check::Scope;
@@ -93,8 +94,9 @@ impl NodeSandboxes {
             // What fails is in the log, and tried again with the next look and the next pod.
             let _ = self.shared.network.renew_rules().await;
         }
+        let mut listed = Listed::default();
         for uid in pods {
-            let found = self.check(&uid, scope).await;
+            let found = self.check_among(&uid, scope, &mut listed).await;
             let before = faults.remove(&uid);
             match &found {
                 Some(Finding::Fault(reason)) => {
@@ -114,7 +116,11 @@ impl NodeSandboxes {
 
     /// Looks at one pod's connection and puts right what can be. None: it is sound.
     pub async fn check(&self, uid: &Uid, scope: Scope) -> Option<Finding> {
-        match self.shared.network.check(uid, &self.shared.netns(uid), scope).await {
+        self.check_among(uid, scope, &mut Listed::default()).await
+    }
+
+    async fn check_among(&self, uid: &Uid, scope: Scope, listed: &mut Listed) -> Option<Finding> {
+        match self.shared.network.check(uid, &self.shared.netns(uid), scope, listed).await {
             Ok(Checked::Sound) => None,
             Ok(Checked::Mended { reason }) => Some(Finding::Mended(reason)),
             Ok(Checked::Fault { reason }) => Some(Finding::Fault(reason)),

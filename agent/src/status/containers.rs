@@ -73,7 +73,7 @@ pub fn states(published: &Published, view: &PodView) -> Vec<ContainerStatus> {
 
 fn state_of(published: &Published, view: &PodView, container: &Container) -> ContainerStatus {
     let nothing = ContainerMemory::default();
-    let memory = view.record.containers.get(&container.name).unwrap_or(&nothing);
+    let memory = view.record.remembered(&container.name).unwrap_or(&nothing);
     let runs = || view.containers.iter().filter(|run| run.run.container == container.name);
     // A start that is not on record yet (the agent died in between) is seen by what runs.
     let runs_now =

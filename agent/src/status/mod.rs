@@ -123,7 +123,8 @@ fn metadata(published: &Published, view: &PodView) -> Value {
 /// from its name, so that it stays.
 fn owner(view: &PodView) -> Value {
     let workload = &view.record.workload;
-    let uid = match view.record.document.pointer("/metadata/uid").and_then(Value::as_str) {
+    let document = view.record.document.read();
+    let uid = match document.pointer("/metadata/uid").and_then(Value::as_str) {
         Some(uid) => uid.to_owned(),
         None => {
             let hash: String = Sha256::digest(workload.to_string()).iter().map(|b| format!("{b:02x}")).collect();
@@ -147,7 +148,11 @@ fn spec(view: &PodView, node: &NodeFacts) -> Value {
         WorkloadKind::Pod => "/spec",
         WorkloadKind::DaemonSet => "/spec/template/spec",
     };
-    let mut spec = view.record.document.pointer(place).and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut document = view.record.document.read();
+    let mut spec = match document.pointer_mut(place).map(Value::take) {
+        Some(Value::Object(spec)) => spec,
+        _ => Map::new(),
+    };
     spec.insert("nodeName".into(), node.name.clone().into());
     Value::Object(spec)
 }

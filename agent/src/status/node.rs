@@ -66,10 +66,18 @@ pub fn node(board: &Board, machine: &Machine) -> Value {
         let reason = "ContainerdConfined";
         conditions.push(json!({"type": "MissingCapabilities", "status": "True", "reason": reason, "message": message}));
     }
-    if let Some(message) = &facts.disk_pressure {
-        let reason = "FreeDiskSpaceFailed";
-        conditions.push(json!({"type": "DiskPressure", "status": "True", "reason": reason, "message": message}));
-    }
+    // The only one of a kubelet's pressures that is ours to know.
+    conditions.push(match &facts.disk_pressure {
+        Some(message) => {
+            json!({"type": "DiskPressure", "status": "True", "reason": "FreeDiskSpaceFailed", "message": message})
+        }
+        None => json!({
+            "type": "DiskPressure",
+            "status": "False",
+            "reason": "DaemonletHasNoDiskPressure",
+            "message": "containerd's disk has room, or images to make it",
+        }),
+    });
     let taints: Vec<Value> = live
         .taints
         .iter()

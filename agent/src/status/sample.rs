@@ -120,7 +120,7 @@ pub fn published(view: PodView, waiting: Vec<Waiting>) -> Published {
 pub fn running() -> (WorkloadKey, Published) {
     let mut view = view();
     let memory = ContainerMemory { started_attempt: Some(0), started_at: Some(at(101)), ..Default::default() };
-    view.record.containers.insert("c".into(), memory);
+    view.record.containers.insert("c".into(), memory.into());
     view.containers.push(run(0, ContainerState::Running { pid: 7 }));
     (view.record.workload.clone(), published(view, vec![]))
 }
@@ -133,7 +133,7 @@ pub fn backing_off() -> (WorkloadKey, Published) {
     view.record.name = "web-n1".into();
     view.record.uid = Uid("u2".into());
     let memory = ContainerMemory { started_attempt: Some(2), last: Some(ended(2, 3)), ..Default::default() };
-    view.record.containers.insert("c".into(), memory);
+    view.record.containers.insert("c".into(), memory.into());
     let wait = waits(&view.record.uid);
     (key, published(view, vec![wait]))
 }

@@ -21,7 +21,7 @@ fn condition<'a>(pod: &'a Value, kind: &str) -> &'a Value {
 fn a_running_daemon_is_ready_with_everything_that_kubectl_reads() {
     let mut view = view();
     let memory = ContainerMemory { started_attempt: Some(0), started_at: Some(at(101)), ..Default::default() };
-    view.record.containers.insert("c".into(), memory);
+    view.record.containers.insert("c".into(), memory.into());
     view.containers.push(run(0, ContainerState::Running { pid: 7 }));
     let pod = shown(view, vec![]);
     assert_eq!(pod["status"]["phase"], "Running");
@@ -49,7 +49,7 @@ fn a_running_daemon_is_ready_with_everything_that_kubectl_reads() {
 fn a_container_in_back_off_waits_and_remembers_its_end() {
     let mut view = view();
     let memory = ContainerMemory { started_attempt: Some(2), last: Some(ended(2, 3)), ..Default::default() };
-    view.record.containers.insert("c".into(), memory);
+    view.record.containers.insert("c".into(), memory.into());
     let wait = waits(&view.record.uid);
     let pod = shown(view, vec![wait]);
     let status = &pod["status"]["containerStatuses"][0];
@@ -91,7 +91,7 @@ fn crashed_twice() -> (PodView, Vec<Waiting>) {
         not_before: Some(Moment(60_000)),
         ..Default::default()
     };
-    view.record.containers.insert("c".into(), memory);
+    view.record.containers.insert("c".into(), memory.into());
     view.containers.push(run(1, ContainerState::Exited { exit_code: 3, oom: false, finished_at: at(120) }));
     view.containers.push(run(2, ContainerState::Created));
     let wait = waits(&view.record.uid);
@@ -189,7 +189,7 @@ fn a_finished_pod_is_succeeded_or_failed_by_its_exit_codes() {
         std::sync::Arc::make_mut(&mut view.template).spec.restart_policy = RestartPolicy::Never;
         view.record.lifecycle = Lifecycle::Finished;
         let memory = ContainerMemory { started_attempt: Some(0), last: Some(ended(0, code)), ..Default::default() };
-        view.record.containers.insert("c".into(), memory);
+        view.record.containers.insert("c".into(), memory.into());
         let pod = shown(view, vec![]);
         assert_eq!(pod["status"]["phase"], phase);
         assert_eq!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], code);
@@ -234,4 +234,18 @@ fn a_created_successor_standing_by_changes_nothing_that_is_shown() {
     let mut standing = published.pods[0].clone();
     standing.containers.push(run(1, ContainerState::Created));
     assert_eq!(super::pod(&published, &standing, &NodeFacts::default()), before);
+}
+
+#[test]
+fn a_node_says_whether_its_disk_is_full() {
+    let (board, _commands) = Board::new();
+    let machine = node::Machine::read();
+    let says = || {
+        let node = node::node(&board, &machine);
+        let all = node["status"]["conditions"].as_array().unwrap().clone();
+        all.into_iter().find(|condition| condition["type"] == "DiskPressure").expect("it is said")
+    };
+    assert_eq!(says()["status"], "False");
+    board.set_node(|node| node.disk_pressure = Some("nothing more can go".into()));
+    assert_eq!((&says()["status"], &says()["message"]), (&json!("True"), &json!("nothing more can go")));
 }

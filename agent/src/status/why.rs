@@ -157,7 +157,11 @@ fn faults(file: &FileOutcome) -> Vec<Reason> {
             // A fault's own words may go on over several lines.
             Some(before) if own.is_none() => before.message = format!("{}\n{line}", before.message),
             _ => {
-                let mut reason = Reason::new(&format!("{:?}", file.state), words);
+                let mut reason = match file.state {
+                    // Kubernetes' word.
+                    FileState::OutOfPods => Reason::new("OutOfpods", words),
+                    state => Reason::new(&format!("{state:?}"), words),
+                };
                 reason.file = Some(place(&file.file, number));
                 faults.push(reason);
             }

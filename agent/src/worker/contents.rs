@@ -2,13 +2,13 @@
 //! changed, and has not been started yet, is made anew. Files of volumes follow what the documents say.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use pod::content::{Contents, Used, of_environment, of_pod};
 use pod::name::{RunKey, Uid};
 use pod::observed::{ContainerState, SandboxState};
 use pod::plan::{PodView, RunStep, StepKey};
 use pod::projection::{self, Unfilled};
+use pod::received::Received;
 use pod::record::{Lifecycle, Record};
 use pod::spec::PodTemplate;
 use pod::time::{Moment, Now};
@@ -38,7 +38,7 @@ pub(super) struct Configs {
 struct Shown {
     files: Projected,
     contents: Contents,
-    document: Arc<serde_json::Value>,
+    document: Received,
 }
 
 impl<M: Machine> Worker<M> {
@@ -173,9 +173,11 @@ impl<M: Machine> Worker<M> {
         let works = |key: &StepKey| {
             matches!(key, StepKey::SetUp(_) | StepKey::Fill(_) | StepKey::TearDown(_)) && step_uid(key) == Some(uid)
         };
-        let same = self.configs.shown.get(uid).is_some_and(|shown| {
-            shown.contents.is(&self.configs.seen) && Arc::ptr_eq(&shown.document, &view.record.document)
-        });
+        let same = self
+            .configs
+            .shown
+            .get(uid)
+            .is_some_and(|shown| shown.contents.is(&self.configs.seen) && shown.document == view.record.document);
         !same && !self.in_flight.iter().any(works) && !self.is_waiting(&StepKey::Fill(uid.clone()), now)
     }
 

@@ -138,7 +138,7 @@ impl<M: Machine> Worker<M> {
             && known.state == ContainerState::Created
         {
             known.state = ContainerState::Running { pid };
-            let last = view.record.containers.get(&run.container).and_then(|memory| memory.last.as_ref());
+            let last = view.record.remembered(&run.container).and_then(|memory| memory.last.as_ref());
             if let Some(reason) = last.map(|last| last.reason.clone()) {
                 self.shared.board.metrics().container_restarted(&reason);
             }

@@ -177,7 +177,7 @@ impl<M: Machine> Worker<M> {
     /// Runs up to `ended` that are gone and of which the record does not know: whoever removed them may not have come to
     /// close their log pipes.
     fn close_unseen(&mut self, record: &Record, container: &str, ended: u32) {
-        let due = record.containers.get(container).map_or(0, ContainerMemory::next_attempt);
+        let due = record.remembered(container).map_or(0, ContainerMemory::next_attempt);
         for attempt in due.max(ended.saturating_sub(UNSEEN_MAX))..=ended {
             let run = RunKey { uid: record.uid.clone(), container: container.to_owned(), attempt };
             if !self.view(&run.uid).is_some_and(|view| view.containers.iter().any(|c| c.run == run)) {

@@ -88,7 +88,7 @@ impl<M: Machine> Worker<M> {
         };
         if let Some(view) = self.view(&uid) {
             for container in &view.template.spec.containers {
-                let due = view.record.containers.get(&container.name).map_or(0, ContainerMemory::next_attempt);
+                let due = view.record.remembered(&container.name).map_or(0, ContainerMemory::next_attempt);
                 // One more may stand created.
                 seen(&container.name, due.saturating_add(1));
             }

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use crate::content::{Content, ContentKey, ContentKind};
 use crate::desired::{DesiredPod, Origin};
 use crate::name::{WorkloadKey, WorkloadKind};
+use crate::received::Received;
 
 /// A larger file is not read: the kubelet's limit.
 pub const MAX_FILE_BYTES: usize = 10 * 1024 * 1024;
@@ -179,12 +180,8 @@ pub fn parse(file: &str, bytes: &[u8], context: &Context) -> Parsed {
 ///
 /// The same path as [`parse`], but it forgives: a field or value that this version refuses or does not know is passed
 /// over, because the pod was accepted once. Only a document that cannot be run at all is refused.
-pub fn parse_recorded(
-    document: &serde_json::Value,
-    origin: &Origin,
-    context: &Context,
-) -> Result<DesiredPod, Vec<Rejection>> {
-    documents::recorded(document, origin, context)
+pub fn parse_recorded(document: &Received, origin: &Origin, context: &Context) -> Result<DesiredPod, Vec<Rejection>> {
+    documents::recorded(&document.read(), origin, context)
 }
 
 /// Reads back a ConfigMap or Secret that the store wrote ([`Content::to_document`]). It forgives as [`parse_recorded`] does.

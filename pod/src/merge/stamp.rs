@@ -34,11 +34,13 @@ fn mark(pod: &mut DesiredPod, contents: &Contents, salt: &[u8]) {
         WorkloadKind::Pod => "/metadata/annotations",
         WorkloadKind::DaemonSet => "/spec/template/metadata/annotations",
     };
-    if let Some(annotations) = Arc::make_mut(&mut pod.document).pointer_mut(metadata).and_then(Value::as_object_mut) {
+    let mut document = pod.document.read();
+    if let Some(annotations) = document.pointer_mut(metadata).and_then(Value::as_object_mut) {
         annotations.insert(CONFIG_DIGEST_ANNOTATION.to_owned(), letters.clone().into());
     }
     Arc::make_mut(&mut pod.template).annotations.insert(CONFIG_DIGEST_ANNOTATION.to_owned(), letters);
-    pod.revision = digest::revision(pod.workload.kind, &pod.template, &pod.document);
+    pod.revision = digest::revision(pod.workload.kind, &pod.template, &document);
+    pod.document = document.into();
 }
 
 fn digest_of(used: &Used, salt: &[u8]) -> String {

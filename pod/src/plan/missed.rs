@@ -13,7 +13,7 @@ pub fn end(view: &View<'_>, pod: &PodView) -> Option<Change> {
 
 fn end_of(view: &View<'_>, pod: &PodView, name: &str) -> Option<Change> {
     let nothing = ContainerMemory::default();
-    let memory = pod.record.containers.get(name).unwrap_or(&nothing);
+    let memory = pod.record.remembered(name).unwrap_or(&nothing);
     let due = memory.next_attempt();
     let runs = || pod.containers.iter().filter(|c| c.run.container == name);
     let later = || runs().filter(|c| c.run.attempt > due);

@@ -47,7 +47,7 @@ pub fn is_of(pod: &PodView, wanted: &DesiredPod) -> bool {
     let (record, kind) = (&pod.record, pod.record.workload.kind);
     record.revision == wanted.revision
         || record.revision == digest::of_template(kind, &wanted.template)
-        || digest::revision(kind, &pod.template, &record.document) == wanted.revision
+        || digest::revision(kind, &pod.template, &record.document.read()) == wanted.revision
 }
 
 fn gone(view: &View<'_>) -> Roles {

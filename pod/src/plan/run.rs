@@ -35,7 +35,7 @@ pub enum Standing {
 }
 
 pub fn standing(view: &View<'_>, pod: &PodView, container: &ObservedContainer) -> Standing {
-    let memory = pod.record.containers.get(&container.run.container);
+    let memory = pod.record.remembered(&container.run.container);
     let due = memory.map_or(0, ContainerMemory::next_attempt);
     let attempt = container.run.attempt;
     let started = memory.is_some_and(|m| m.started_attempt >= Some(attempt));
@@ -117,7 +117,7 @@ pub fn all_done(pod: &PodView) -> bool {
 }
 
 fn done(pod: &PodView, container: &str) -> bool {
-    let last = pod.record.containers.get(container).and_then(|m| m.last.as_ref());
+    let last = pod.record.remembered(container).and_then(|m| m.last.as_ref());
     last.is_some_and(|last| !restarts(pod, last))
 }
 
@@ -245,7 +245,7 @@ impl Runs<'_> {
     }
 
     fn memory(&self) -> Option<&ContainerMemory> {
-        self.pod.record.containers.get(&self.container.name)
+        self.pod.record.remembered(&self.container.name)
     }
 
     fn observed(&self, attempt: u32) -> Option<&ObservedContainer> {

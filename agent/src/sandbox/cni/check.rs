@@ -20,6 +20,7 @@ use nix::sched::{CloneFlags, setns};
 use pod::name::Uid;
 use serde_json::Value;
 
+use super::mapped::Listed;
 use super::plugin::{self, Call, PluginError, Verb};
 use super::{Network, NetworkError, current, has_ports, mapped, with_result};
 use crate::sandbox::record::{Found, NetworkRecord};
@@ -62,7 +63,13 @@ pub enum Checked {
 
 impl Network {
     /// See the top of the file.
-    pub async fn check(&self, uid: &Uid, netns: &Path, scope: Scope) -> Result<Checked, NetworkError> {
+    pub async fn check(
+        &self,
+        uid: &Uid,
+        netns: &Path,
+        scope: Scope,
+        listed: &mut Listed,
+    ) -> Result<Checked, NetworkError> {
         let Some(record) = self.connected(uid, netns)? else { return Ok(Checked::Sound) };
         if scope == Scope::Ports && !record.plugins.iter().any(has_ports) {
             return Ok(Checked::Sound);
@@ -79,7 +86,9 @@ impl Network {
             let _held = self.hold(uid).await;
             return Ok(if self.still(&record, netns)? { seen } else { Checked::Sound });
         }
-        let Some((index, reason)) = self.first_complaint(&record, scope).await else { return Ok(Checked::Sound) };
+        let Some((index, reason)) = self.first_complaint(&record, scope, listed).await else {
+            return Ok(Checked::Sound);
+        };
         // Nothing is given back or made between this look and the mending.
         let _held = self.hold(uid).await;
         if !self.still(&record, netns)? {
@@ -120,11 +129,16 @@ impl Network {
     }
 
     /// The first plugin whose part is not as it made it, and why.
-    async fn first_complaint(&self, record: &NetworkRecord, scope: Scope) -> Option<(usize, String)> {
+    async fn first_complaint(
+        &self,
+        record: &NetworkRecord,
+        scope: Scope,
+        listed: &mut Listed,
+    ) -> Option<(usize, String)> {
         let _turn = self.at_once.acquire().await;
         for index in 0..record.plugins.len() {
             if (scope == Scope::Everything || has_ports(&record.plugins[index]))
-                && let Some(reason) = self.complaint(record, index).await
+                && let Some(reason) = self.complaint(record, index, listed).await
             {
                 return Some((index, reason));
             }
@@ -132,11 +146,11 @@ impl Network {
         None
     }
 
-    async fn complaint(&self, record: &NetworkRecord, index: usize) -> Option<String> {
+    async fn complaint(&self, record: &NetworkRecord, index: usize, listed: &mut Listed) -> Option<String> {
         let config = &record.plugins[index];
         let kind = config["type"].as_str().unwrap_or_default();
         if kind == PORTS {
-            return mapped::missing(&record.uid, config, &record.addresses).await;
+            return mapped::missing(&record.uid, config, &record.addresses, listed).await;
         }
         let limits = config["runtimeConfig"].get("bandwidth").is_some();
         if record.no_check || !can_check(config["cniVersion"].as_str()) || (kind == LIMITS && !limits) {
@@ -171,7 +185,7 @@ impl Network {
             let made = self.run(record, Verb::Add, config).await;
             self.config.notes.end(&record.uid);
             match made {
-                Ok(()) => self.complaint(record, index).await,
+                Ok(()) => self.complaint(record, index, &mut Listed::default()).await,
                 Err(error) => Some(super::super::chain(&error)),
             }
         };

@@ -2,6 +2,8 @@
 //!
 //! Driven by `check`. Only reads. What it cannot find out (no iptables, another backend of the plugin) counts as standing.
 
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::net::IpAddr;
 
 use pod::name::Uid;
@@ -13,8 +15,33 @@ use super::masquerade;
 const ALL_PORTS: &str = "CNI-HOSTPORT-DNAT";
 const FROM_NODE: &str = "CNI-HOSTPORT-MASQ";
 
+/// The node's rules as they were during one look at many pods, by program; None where they cannot be listed.
+#[derive(Debug, Default)]
+pub struct Listed(BTreeMap<&'static str, Option<String>>);
+
+impl Listed {
+    /// What is not so by the rules of the look's beginning is judged by those of now: a pod may have been connected, or
+    /// something mended, in between.
+    async fn judge<F: Future<Output = Option<String>>>(
+        &mut self,
+        program: &'static str,
+        list: impl Fn(&'static str) -> F,
+        judge: impl Fn(&str) -> Option<String>,
+    ) -> Option<String> {
+        if let Some(known) = self.0.get(program)
+            && known.as_deref().and_then(&judge).is_none()
+        {
+            return None;
+        }
+        let rules = list(program).await;
+        let judged = rules.as_deref().and_then(judge);
+        self.0.insert(program, rules);
+        judged
+    }
+}
+
 /// What is missing, in words.
-pub async fn missing(uid: &Uid, plugin: &Value, addresses: &[IpAddr]) -> Option<String> {
+pub async fn missing(uid: &Uid, plugin: &Value, addresses: &[IpAddr], listed: &mut Listed) -> Option<String> {
     if plugin.get("backend").is_some() {
         return None;
     }
@@ -23,8 +50,9 @@ pub async fn missing(uid: &Uid, plugin: &Value, addresses: &[IpAddr]) -> Option<
         if protocols.is_empty() || !addresses.iter().any(|address| address.is_ipv4() == ipv4) {
             continue;
         }
-        let Ok(rules) = masquerade::list_nat(program).await else { continue };
-        if let Some(what) = judge(&rules, uid, &protocols, marks_by_itself(plugin)) {
+        let list = async |program| masquerade::list_nat(program).await.ok();
+        let of_pod = |rules: &str| judge(rules, uid, &protocols, marks_by_itself(plugin));
+        if let Some(what) = listed.judge(program, list, of_pod).await {
             return Some(format!("{program} has not {what}"));
         }
     }
@@ -107,6 +135,25 @@ mod tests {
             assert!(judge(&without.join("\n"), "0a").is_some(), "{line}");
         }
         assert!(super::judge(RULES, &Uid("0a".into()), &["tcp".into(), "udp".into()], true).is_some());
+    }
+
+    #[tokio::test]
+    async fn one_look_lists_the_rules_once_and_again_for_what_seems_missing() {
+        let lists = std::cell::Cell::new(0);
+        // The second pod is connected while the look is under way.
+        let list = async |_| {
+            lists.set(lists.get() + 1);
+            Some(if lists.get() == 1 { "a" } else { "a b" }.to_owned())
+        };
+        let mut listed = Listed::default();
+        let mut look = async |pod: &str| {
+            let judge = |rules: &str| (!rules.contains(pod)).then(|| pod.to_owned());
+            (listed.judge("iptables", &list, judge).await, lists.get())
+        };
+        assert_eq!(look("a").await, (None, 1));
+        assert_eq!(look("a").await, (None, 1));
+        assert_eq!(look("b").await, (None, 2));
+        assert_eq!(look("c").await, (Some("c".into()), 3));
     }
 
     #[test]

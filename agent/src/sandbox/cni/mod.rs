@@ -14,7 +14,7 @@ pub mod configuration;
 mod conntrack;
 pub mod flushes;
 pub mod follow;
-mod mapped;
+pub(super) mod mapped;
 mod masquerade;
 pub mod plugin;
 mod reservations;

@@ -82,6 +82,15 @@ fn no_link_leads_out() {
     assert!(!case.dir.path().join("run").exists(), "nothing was bound");
 }
 
+/// Ends the thread that swaps, also where the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// CVE-2017-1002101 and CVE-2021-25741: somebody swaps a directory for a link all the time.
 #[test]
 fn a_swap_while_we_look_never_leads_out() {
@@ -100,6 +109,7 @@ fn a_swap_while_we_look_never_leads_out() {
                 swap.expect("both are there");
             }
         });
+        let _ends = Over(&over);
         for round in 0..ROUNDS {
             // What is there, and what would have to be made on the other side of the link.
             let part = case.part(if round % 2 == 0 { "swapped" } else { "swapped/made" });
@@ -114,7 +124,6 @@ fn a_swap_while_we_look_never_leads_out() {
                 Err(other) => panic!("{other:?}"),
             }
         }
-        over.store(true, Ordering::Relaxed);
     });
     assert!(opened > 0 && refused > 0, "{opened} opened, {refused} refused: nothing was raced");
     assert_eq!(fs::read_dir(case.dir.path().join("outside")).expect("there").count(), 1, "made outside");
