@@ -20,8 +20,8 @@ use crate::metrics::Metrics;
 use crate::probes::handlers::{self, Answer, Target};
 use crate::records::Records;
 use crate::seams::{
-    CreateRun, CreatedRun, ImageNews, ImageWanted, Leave, LogPipes, Machine, PodRuns, Prepared, Runtime, Sandboxes,
-    ShimEnd, StepError,
+    CreateRun, CreatedRun, ImageNews, ImageWanted, Leave, LogPipes, Machine, PodRuns, Prepared, Projected, Runtime,
+    Sandboxes, ShimEnd, StepError,
 };
 
 /// An admitted pod with its template read back.
@@ -58,6 +58,12 @@ pub enum Job {
     },
     SetUp {
         pod: Admitted,
+        /// Or why they cannot be made.
+        files: Result<Projected, String>,
+    },
+    Fill {
+        uid: Uid,
+        files: Projected,
     },
     Connect {
         pod: Admitted,
@@ -126,6 +132,9 @@ pub enum Outcome {
     SetUp {
         uid: Uid,
     },
+    Filled {
+        uid: Uid,
+    },
     Connected {
         uid: Uid,
         ips: Vec<IpAddr>,
@@ -167,6 +176,7 @@ impl Job {
             Job::Save { .. }
             | Job::PrepareImage { .. }
             | Job::SetUp { .. }
+            | Job::Fill { .. }
             | Job::Connect { .. }
             | Job::Create { .. }
             | Job::Start { .. }
@@ -220,7 +230,15 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             let prepared = counted(metrics, "prepare_image", machine.runtime().prepare_image(wanted)).await?;
             Ok(Outcome::ImageReady { uid: pod.record.uid, container: container.name.clone(), prepared })
         }
-        Job::SetUp { pod } => {
+        Job::Fill { uid, files } => {
+            machine.sandboxes().fill(&uid, &files).await?;
+            Ok(Outcome::Filled { uid })
+        }
+        Job::SetUp { pod, files } => {
+            let files = files.map_err(|why| StepError { wait: Some(AGAIN), ..StepError::new("FailedMount", why) })?;
+            if !files.is_empty() {
+                machine.sandboxes().fill(&pod.record.uid, &files).await?;
+            }
             machine.runtime().knows_class(pod.template.spec.runtime_class.as_deref())?;
             let made = Box::pin(machine.sandboxes().set_up(&pod.record, &pod.template)).await;
             metrics.sandbox_made(made.is_ok());
@@ -328,10 +346,11 @@ pub fn counted<'a, T: 'a>(
     }
 }
 
+/// What waits for a ConfigMap or Secret is woken when it comes; this is for a wake that was lost.
+const AGAIN: Duration = Duration::from_secs(300);
+
 /// The container with its environment looked up. What is missing wakes the worker when it comes.
 fn environment(pod: &Admitted, container: usize, contents: &Contents) -> Result<Container, StepError> {
-    /// For a wake that was lost.
-    const AGAIN: Duration = Duration::from_secs(300);
     let (container, namespace) = (&pod.template.spec.containers[container], &pod.record.workload.namespace);
     let missing = |why: resolve::Missing| {
         let error = StepError::new("CreateContainerConfigError", why.to_string());

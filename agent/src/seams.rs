@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use pod::downward::NodeSize;
 use pod::name::{RunKey, Uid, WorkloadKey};
 use pod::observed::{ObservedContainer, SandboxState};
 use pod::plan::Signal;
@@ -242,6 +243,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn version(&self) -> impl Future<Output = Result<String, StepError>> + Send;
     /// Whether pods with this `runtimeClassName` can be run here. Err names those that can.
     fn knows_class(&self, class: Option<&str>) -> Result<(), StepError>;
+    /// What the node has: what a container without a limit is told of its resources.
+    fn node_size(&self) -> NodeSize;
     /// Capabilities of this kernel that no container can be given here, without `CAP_`, sorted.
     fn missing_capabilities(&self) -> Vec<String>;
 }
@@ -418,10 +421,16 @@ pub enum ImportFailure {
     Unavailable(String),
 }
 
+/// Files of a pod's projected volumes, by the volumes' names.
+pub type Projected = BTreeMap<String, pod::projection::Files>;
+
 /// Pods' surroundings on the node: namespaces, network, cgroups, volumes, files.
 pub trait Sandboxes: Send + Sync + 'static {
     /// What stands of this pod's sandbox.
     fn inspect(&self, uid: &Uid, template: &PodTemplate) -> impl Future<Output = SandboxState> + Send;
+    /// Makes the pod's projected volumes show these files and no others, each changed as a whole. Before [`Sandboxes::set_up`], and
+    /// whenever the files are others. Idempotent.
+    fn fill(&self, uid: &Uid, files: &Projected) -> impl Future<Output = Result<(), StepError>> + Send;
     /// Makes everything but the network connection. Idempotent over what an interrupted try left.
     fn set_up(&self, record: &Record, template: &PodTemplate) -> impl Future<Output = Result<(), StepError>> + Send;
     /// CNI ADD into the pod's namespace, addresses recorded before this returns, /etc/hosts completed.

@@ -227,7 +227,13 @@ impl<M: Machine> Worker<M> {
                 self.shared.board.publish(&self.key, None);
                 return;
             }
-            let moments = [planned.wake_at, self.look_again, self.removals_again(now), self.debts_again(stopping)];
+            let moments = [
+                planned.wake_at,
+                self.look_again,
+                self.removals_again(now),
+                self.debts_again(stopping),
+                self.refills_again(now),
+            ];
             let wake_at = moments.into_iter().flatten().min();
             self.wait(wake_at, stopping).await;
         }
@@ -381,6 +387,7 @@ impl<M: Machine> Worker<M> {
         self.evict(now);
         self.grant_wishes(now);
         self.pay_debts(now);
+        self.refill(now);
         self.remove_leftovers(now);
         self.give_back_unreadable(now);
         if matches!(self.looked, Some(Ok(()))) {
@@ -482,7 +489,11 @@ impl<M: Machine> Worker<M> {
                 let news = self.image_news(view, &container, &view.template.spec.containers[index].image);
                 Some(Job::PrepareImage { pod: admitted(view), container: index, news })
             }
-            Step::SetUp { uid } => Some(Job::SetUp { pod: admitted(self.view(&uid)?) }),
+            Step::SetUp { uid } => {
+                let pod = admitted(self.view(&uid)?);
+                let files = self.files_for(&pod);
+                Some(Job::SetUp { pod, files })
+            }
             Step::Connect { uid } => Some(Job::Connect { pod: admitted(self.view(&uid)?) }),
             Step::Create { uid, container, attempt } => {
                 let view = self.view(&uid)?;
@@ -648,6 +659,7 @@ fn step_uid(key: &StepKey) -> Option<&Uid> {
         StepKey::Remember(uid)
         | StepKey::PrepareImage(uid, _)
         | StepKey::SetUp(uid)
+        | StepKey::Fill(uid)
         | StepKey::Connect(uid)
         | StepKey::Run(uid, ..)
         | StepKey::EndShim(uid)

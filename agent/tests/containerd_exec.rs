@@ -202,6 +202,8 @@ async fn a_killed_agents_commands_are_taken_away_at_the_next_start() {
                         while processes(&id, "2222") < 2 {
                             tokio::time::sleep(Duration::from_millis(10)).await;
                         }
+                        // containerd has to have answered that it runs: of a start that is cut off it forgets the process.
+                        tokio::time::sleep(Duration::from_secs(2)).await;
                     };
                     tokio::select! {
                         ended = running => panic!("{ended:?}"),

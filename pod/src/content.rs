@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::desired::Origin;
 use crate::secret::DockerConfig;
-use crate::spec::{Container, EnvValue, PodSpec};
+use crate::spec::{Container, EnvValue, PodSpec, Projection, VolumeSource};
 
 /// Bytes of all values of one document, as in Kubernetes (MaxSecretSize).
 pub const MAX_CONTENT_BYTES: usize = 1024 * 1024;
@@ -202,7 +202,17 @@ pub fn of_environment(container: &Container, namespace: &str) -> BTreeSet<Conten
 
 /// All documents that a pod in this namespace uses.
 pub fn of_pod(spec: &PodSpec, namespace: &str) -> BTreeSet<ContentKey> {
-    spec.containers.iter().flat_map(|container| of_environment(container, namespace)).collect()
+    let files = spec.volumes.iter().flat_map(|volume| match &volume.source {
+        VolumeSource::Projected(projected) => projected.sources.as_slice(),
+        VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) => &[],
+    });
+    let files = files.filter_map(|source| match source {
+        Projection::Content { kind, name, .. } => {
+            Some(ContentKey { kind: *kind, namespace: namespace.to_owned(), name: name.clone() })
+        }
+        Projection::Downward(_) | Projection::Token { .. } => None,
+    });
+    spec.containers.iter().flat_map(|container| of_environment(container, namespace)).chain(files).collect()
 }
 
 /// RFC 4648, with padding.

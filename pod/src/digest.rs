@@ -19,10 +19,11 @@ use crate::content::ContentKind;
 use crate::name::WorkloadKind;
 use crate::spec::{
     AppArmor, CONFIG_DIGEST_ANNOTATION, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy,
-    EmptyDir, EnvFrom, EnvValue, EnvVar, Handler, Hooks, HostAlias, HostPathKind, HttpGet, LastWords, Medium, Naming,
-    NodeSelectorTerm, Operator, Placement, PodField, PodSpec, PodTemplate, PortReference, Probe, Probes, Propagation,
-    PullPolicy, Quantity, RecursiveReadOnly, Requirement, Resources, RestartPolicy, Role, Scheme, Seccomp, Security,
-    SubPath, TaintEffect, Toleration, Volume, VolumeMount, VolumeSource,
+    DownwardField, DownwardFile, DownwardValue, EmptyDir, EnvFrom, EnvValue, EnvVar, Handler, Hooks, HostAlias,
+    HostPathKind, HttpGet, KeyToPath, LastWords, Medium, Naming, NodeSelectorTerm, Operator, Placement, PodField,
+    PodSpec, PodTemplate, PortReference, Probe, Probes, Projected, Projection, Propagation, PullPolicy, Quantity,
+    RecursiveReadOnly, Requirement, Resources, RestartPolicy, Role, Scheme, Seccomp, Security, SubPath, TaintEffect,
+    Toleration, Volume, VolumeMount, VolumeSource,
 };
 
 /// Feeds several values, in this order.
@@ -490,6 +491,78 @@ impl Feed for VolumeSource {
                 if group.is_some() {
                     feed_all!(*sum, group);
                 }
+            }
+            VolumeSource::Projected(Projected { sources, default_mode, group }) => {
+                sum.tag("projected");
+                feed_all!(*sum, sources, default_mode, group);
+            }
+        }
+    }
+}
+
+impl Feed for Projection {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            Projection::Content { kind, name, items, optional } => {
+                sum.tag("content");
+                feed_all!(*sum, kind, name, items, optional);
+            }
+            Projection::Downward(items) => {
+                sum.tag("downward");
+                items.feed(sum);
+            }
+            Projection::Token { path, audience, expiration_seconds } => {
+                sum.tag("token");
+                feed_all!(*sum, path, audience, expiration_seconds);
+            }
+        }
+    }
+}
+
+impl Feed for KeyToPath {
+    fn feed(&self, sum: &mut Sum) {
+        let KeyToPath { key, path, mode } = self;
+        feed_all!(*sum, key, path, mode);
+    }
+}
+
+impl Feed for DownwardFile {
+    fn feed(&self, sum: &mut Sum) {
+        let DownwardFile { path, mode, value } = self;
+        feed_all!(*sum, path, mode, value);
+    }
+}
+
+impl Feed for DownwardValue {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            DownwardValue::Field(field) => {
+                sum.tag("field");
+                field.feed(sum);
+            }
+            DownwardValue::Resource { container, resource, divisor } => {
+                sum.tag("resource");
+                feed_all!(*sum, container, resource, divisor);
+            }
+        }
+    }
+}
+
+impl Feed for DownwardField {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            DownwardField::Name => sum.tag("name"),
+            DownwardField::Namespace => sum.tag("namespace"),
+            DownwardField::Uid => sum.tag("uid"),
+            DownwardField::Labels => sum.tag("labels"),
+            DownwardField::Annotations => sum.tag("annotations"),
+            DownwardField::Label(key) => {
+                sum.tag("label");
+                key.feed(sum);
+            }
+            DownwardField::Annotation(key) => {
+                sum.tag("annotation");
+                key.feed(sum);
             }
         }
     }

@@ -8,7 +8,7 @@ pub mod backoff;
 pub mod content;
 pub mod desired;
 pub mod digest;
-
+pub mod downward;
 pub mod fields;
 pub mod lifecycle;
 pub mod manifest;
@@ -19,6 +19,7 @@ pub mod placement;
 pub mod plan;
 pub mod ports;
 pub mod probe;
+pub mod projection;
 pub mod qos;
 pub mod received;
 pub mod record;

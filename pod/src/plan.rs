@@ -248,6 +248,8 @@ pub enum StepKey {
     Remember(Uid),
     PrepareImage(Uid, String),
     SetUp(Uid),
+    /// Writing the files of projected volumes anew; the worker does it by itself.
+    Fill(Uid),
     Connect(Uid),
     Run(Uid, String, u32, RunStep),
     EndShim(Uid),

@@ -490,8 +490,83 @@ pub struct Volume {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum VolumeSource {
-    HostPath { path: String, kind: HostPathKind },
+    HostPath {
+        path: String,
+        kind: HostPathKind,
+    },
     EmptyDir(EmptyDir),
+    /// configMap, secret and downwardAPI volumes are projected ones of one source.
+    Projected(Projected),
+}
+
+impl VolumeSource {
+    /// Nobody writes to it, whatever a mount says (Kubernetes, since CVE-2017-1002102).
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, VolumeSource::Projected(_))
+    }
+}
+
+/// v1 ProjectedVolumeSource: files made of documents and of the pod itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Projected {
+    /// Later ones win over earlier ones.
+    pub sources: Vec<Projection>,
+    /// Permission bits of files whose item names none.
+    pub default_mode: u32,
+    /// The pod's `fsGroup`: who may read it beside root.
+    pub group: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Projection {
+    /// A ConfigMap or Secret; without items all of its keys.
+    Content {
+        kind: ContentKind,
+        name: String,
+        items: Vec<KeyToPath>,
+        optional: bool,
+    },
+    Downward(Vec<DownwardFile>),
+    /// `serviceAccountToken`: left out where nobody gives tokens.
+    Token {
+        path: String,
+        audience: String,
+        expiration_seconds: u64,
+    },
+}
+
+/// v1 KeyToPath. The path is relative to the volume and never climbs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyToPath {
+    pub key: String,
+    pub path: String,
+    pub mode: Option<u32>,
+}
+
+/// v1 DownwardAPIVolumeFile.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DownwardFile {
+    pub path: String,
+    pub mode: Option<u32>,
+    pub value: DownwardValue,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum DownwardValue {
+    Field(DownwardField),
+    Resource { container: String, resource: ContainerResource, divisor: Quantity },
+}
+
+/// The fields that `fieldRef` may name in a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DownwardField {
+    Name,
+    Namespace,
+    Uid,
+    Labels,
+    Annotations,
+    Label(String),
+    Annotation(String),
 }
 
 /// v1 EmptyDirVolumeSource: begins empty with the pod and goes with it.

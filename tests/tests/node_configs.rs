@@ -37,8 +37,13 @@ fn configured(document: Document) -> Document {
 }
 
 fn environment(node: &TestNode, pod: &Pod) -> String {
-    let bytes = fs::read(format!("/proc/{}/environ", node.process(pod).pid)).expect("the process has an environment");
-    String::from_utf8_lossy(&bytes).replace('\0', "\n")
+    let path = format!("/proc/{}/environ", node.process(pod).pid);
+    // For a moment after its start the process is still runc's.
+    wait_for("the process is the container's", || {
+        let bytes = fs::read(&path).map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&bytes).replace('\0', "\n");
+        if text.is_empty() || text.contains("_LIBCONTAINER_") { Err(text) } else { Ok(text) }
+    })
 }
 
 fn waiting_message(pod: &Pod) -> String {
@@ -195,4 +200,170 @@ fn a_secret_is_told_nobody() {
         assert!(!text.is_empty(), "{place} says nothing");
         assert!(!text.contains(PASSWORD), "{place}: {text}");
     }
+}
+
+/// What the container sees in a file, in its own mount namespace.
+fn seen(node: &TestNode, pod: &Pod, path: &str) -> String {
+    let root = format!("/proc/{}/root", node.process(pod).pid);
+    fs::read_to_string(format!("{root}{path}")).unwrap_or_else(|error| format!("({error})"))
+}
+
+/// With the ConfigMap `settings` at /etc/settings, and everything else at /etc/all.
+fn mounting(document: Document) -> Document {
+    let sources = json!([
+        {"configMap": {"name": "settings", "items": [{"key": "mode", "path": "deep/mode"}]}},
+        {"secret": {"name": "login"}},
+        {"serviceAccountToken": {"path": "token"}},
+        {"downwardAPI": {"items": [
+            {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}},
+            {"path": "name", "fieldRef": {"fieldPath": "metadata.name"}},
+            {"path": "cpu", "resourceFieldRef": {"containerName": "main", "resource": "limits.cpu", "divisor": "1m"}},
+        ]}},
+    ]);
+    document
+        .field("resources", json!({"limits": {"cpu": "250m"}}))
+        .field(
+            "volumeMounts",
+            json!([{"name": "settings", "mountPath": "/etc/settings"}, {"name": "all", "mountPath": "/etc/all"}]),
+        )
+        .pod_field(
+            "volumes",
+            json!([
+                {"name": "settings", "configMap": {"name": "settings", "defaultMode": 0o755}},
+                {"name": "all", "projected": {"defaultMode": 0o400, "sources": sources}},
+            ]),
+        )
+}
+
+#[test]
+fn a_pod_waits_for_its_files_and_follows_them() {
+    let mut node = TestNode::start();
+    node.put("login.yaml", &secret("login", PASSWORD));
+    node.put("a.yaml", &mounting(daemon_set("a")).text());
+    let missing = "MountVolume.SetUp failed for volume \"settings\" : configmap \"settings\" not found";
+    wait_for("it is told what is missing", || {
+        let events = node.cli(&["get", "events", "-o", "json"]).ok().json().to_string();
+        if events.contains("FailedMount") && events.contains(&missing.replace('"', "\\\"")) {
+            Ok(())
+        } else {
+            Err(events)
+        }
+    });
+    let begin = Instant::now();
+    node.put("settings.yaml", &config_map("settings", &[("mode", "#!/bin/sh\necho fast")]));
+    let pod = node.wait_running("a");
+    assert!(begin.elapsed() < Duration::from_secs(10), "it took {:?}", begin.elapsed());
+    assert_eq!(seen(&node, &pod, "/etc/settings/mode"), "#!/bin/sh\necho fast");
+    assert_eq!(seen(&node, &pod, "/etc/all/deep/mode"), "#!/bin/sh\necho fast");
+    assert_eq!(seen(&node, &pod, "/etc/all/password"), PASSWORD);
+    assert_eq!(seen(&node, &pod, "/etc/all/name"), pod.name());
+    assert_eq!(seen(&node, &pod, "/etc/all/cpu"), "250");
+    let labels = seen(&node, &pod, "/etc/all/labels");
+    assert!(labels.contains("app=\"a\"\ncontroller-revision-hash=\""), "{labels}");
+    assert!(seen(&node, &pod, "/etc/all/token").contains("No such file"));
+    assert_eq!(pod.condition("TokenNotProjected").expect("it is told")["status"], "True");
+    let process = node.process(&pod);
+    // A script in a ConfigMap runs, and nobody writes to a volume.
+    assert_eq!(node.exec(process, &["/etc/settings/mode"]).ok().out.trim(), "fast");
+    assert!(node.exec(process, &["touch", "/etc/settings/x"]).err.contains("Read-only"));
+    assert_eq!(node.exec(process, &["stat", "-L", "-c", "%a %u", "/etc/all/password"]).ok().out.trim(), "400 0");
+
+    // Edits reach the files, whoever started the container.
+    for (round, restart) in [false, true].into_iter().enumerate() {
+        if restart {
+            node.stop_agent();
+        }
+        let mode = format!("slow {round}");
+        let begin = Instant::now();
+        node.put("settings.yaml", &config_map("settings", &[("mode", &mode), ("more", "new")]));
+        node.put("login.yaml", &secret("login", &format!("{PASSWORD}{round}")));
+        if restart {
+            node.start_agent();
+            node.wait_agent();
+        }
+        wait_for("the files follow", || {
+            let all = ["/etc/settings/mode", "/etc/settings/more", "/etc/all/deep/mode", "/etc/all/password"];
+            let found = all.map(|path| seen(&node, &pod, path));
+            let expected = [mode.clone(), "new".into(), mode.clone(), format!("{PASSWORD}{round}")];
+            if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
+        });
+        eprintln!("seen after {:?}", begin.elapsed());
+    }
+    // What is taken away stays where it is mounted.
+    node.remove("settings.yaml");
+    holds_for(Duration::from_secs(2), "it stays", || match seen(&node, &pod, "/etc/settings/mode").as_str() {
+        "slow 1" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    let now = node.wait_running("a");
+    assert_eq!((now.uid(), now.restarts(), process.alive()), (pod.uid(), 0, true));
+    node.remove("a.yaml");
+    node.wait_no_pod("a");
+    node.wait_nothing_left();
+}
+
+#[test]
+fn files_are_there_again_after_a_boot_without_the_manifests() {
+    let mut node = TestNode::start();
+    node.put("settings.yaml", &config_map("settings", &[("mode", "fast")]));
+    node.put("login.yaml", &secret("login", PASSWORD));
+    node.put("a.yaml", &mounting(daemon_set("a")).text());
+    let pod = node.wait_running("a");
+    node.power_cut();
+    fs::rename(node.manifest_dir(), node.dir().join("manifests-away")).unwrap();
+    node.start_containerd();
+    node.start_agent();
+    node.wait_agent();
+    let booted = node.wait_running("a");
+    assert_eq!(booted.uid(), pod.uid());
+    assert_eq!(
+        [seen(&node, &booted, "/etc/settings/mode"), seen(&node, &booted, "/etc/all/password")],
+        ["fast", PASSWORD]
+    );
+}
+
+#[test]
+fn what_a_container_plants_in_its_volume_touches_nothing_outside() {
+    let node = TestNode::start();
+    let victim = node.dir().join("victim");
+    fs::create_dir(&victim).unwrap();
+    fs::write(victim.join("mode"), "untouched").unwrap();
+    node.put("settings.yaml", &config_map("settings", &[("mode", "fast")]));
+    let run_dir = node.run_dir();
+    let daemon = daemon_set("a")
+        .field("securityContext", json!({"privileged": true}))
+        .field(
+            "volumeMounts",
+            json!([
+                {"name": "settings", "mountPath": "/etc/settings"},
+                {"name": "run", "mountPath": "/node"},
+            ]),
+        )
+        .pod_field(
+            "volumes",
+            json!([
+                {"name": "settings", "configMap": {"name": "settings"}},
+                {"name": "run", "hostPath": {"path": run_dir.to_str().unwrap()}},
+            ]),
+        );
+    node.put("a.yaml", &daemon.text());
+    let pod = node.wait_running("a");
+    let process = node.process(&pod);
+    let volume = format!("/node/pods/{}/volumes/projected/settings", pod.uid());
+    let plant = format!(
+        "cd {volume} && rm mode ..data && ln -s {victim} ..data && ln -s {victim} ..2000_01_01 && ln -s {victim}/mode mode && ln -s {victim} ..data_tmp",
+        victim = victim.display()
+    );
+    node.exec(process, &["sh", "-c", &plant]).ok();
+    node.put("settings.yaml", &config_map("settings", &[("mode", "slow"), ("new", "x")]));
+    wait_for("the volume is mended", || match seen(&node, &pod, "/etc/settings/mode").as_str() {
+        "slow" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    assert_eq!(seen(&node, &pod, "/etc/settings/new"), "x");
+    node.exec(process, &["sh", "-c", &plant]).ok();
+    node.remove("a.yaml");
+    node.wait_no_pod("a");
+    assert_eq!(fs::read_to_string(victim.join("mode")).unwrap(), "untouched");
+    assert_eq!(fs::read_dir(&victim).unwrap().count(), 1);
 }

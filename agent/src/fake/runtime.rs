@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pod::downward::NodeSize;
 use pod::name::WorkloadKey;
 use pod::observed::{ContainerState, ObservedContainer};
 use pod::plan::Signal;
@@ -233,6 +234,10 @@ impl Runtime for World {
 
     fn knows_class(&self, _: Option<&str>) -> Result<(), StepError> {
         Ok(())
+    }
+
+    fn node_size(&self) -> NodeSize {
+        NodeSize { cpus: 2, memory: 1 << 30, storage: 1 << 30 }
     }
 
     fn missing_capabilities(&self) -> Vec<String> {

@@ -10,7 +10,7 @@ use pod::record::Record;
 use pod::spec::PodTemplate;
 
 use super::world::World;
-use crate::seams::{Leave, LogPipes, Sandbox, Sandboxes, StepError};
+use crate::seams::{Leave, LogPipes, Projected, Sandbox, Sandboxes, StepError};
 
 /// The one address that a simulated pod or node has: of the range for benchmarks, so never anybody's.
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
@@ -22,6 +22,12 @@ impl Sandboxes for World {
             Some(false) => SandboxState::Made,
             Some(true) => SandboxState::Connected { ips: vec![ADDRESS] },
         }
+    }
+
+    async fn fill(&self, uid: &Uid, files: &Projected) -> Result<(), StepError> {
+        let fate = self.fate("fill").await?;
+        self.state().projected.insert(uid.clone(), files.clone());
+        self.told("fill", fate)
     }
 
     async fn set_up(&self, record: &Record, template: &PodTemplate) -> Result<(), StepError> {
@@ -54,6 +60,7 @@ impl Sandboxes for World {
             state.containers.values().any(|c| c.run.uid == *uid && matches!(c.state, super::FakeState::Running { .. }));
         assert!(!alive, "the sandbox of {uid} was torn down under a running container");
         state.sandboxes.remove(uid);
+        state.projected.remove(uid);
         if leave == Leave::Nothing {
             state.volumes.remove(uid);
         }

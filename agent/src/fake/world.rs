@@ -97,6 +97,8 @@ pub struct WorldState {
     pub pipes: BTreeMap<String, Uid>,
     /// Sandboxes by uid: true once connected.
     pub sandboxes: BTreeMap<Uid, bool>,
+    /// What the projected volumes of pods show.
+    pub projected: BTreeMap<Uid, crate::seams::Projected>,
     /// Pods of which there are volumes on the disk.
     pub volumes: BTreeSet<Uid>,
     pub files: BTreeMap<PathBuf, FakeFile>,

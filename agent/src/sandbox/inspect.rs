@@ -40,6 +40,9 @@ impl Shared {
         if !mounts::is_mount_root(&pod_dir) {
             return broken(format!("{} is not mounted", pod_dir.display()));
         }
+        if pod::projection::is_needed(template) && !mounts::is_mount_root(&volumes::projected::place(&pod_dir)) {
+            return broken("the files of its volumes are gone".into());
+        }
         if let Some(reason) = files::missing(&pod_dir, spec.host_ipc) {
             return broken(reason);
         }

@@ -11,6 +11,7 @@
 //!     ns/{net,ipc,uts}                pinned namespaces       made                      set-up ended
 //!     etc/{hosts,…}                   files for containers    shm                       /dev/shm
 //!     volumes/empty-dir/NAME          emptyDirs in memory     subpaths/C/N/I            the runtime's, while it creates C
+//!     volumes/projected/NAME          files of ConfigMaps, Secrets and the pod itself
 //! <run-dir>/network/U.json            CNI record              <run-dir>/cni/daemonlet   reservations
 //! <state-dir>/network/U.json          that of a network of the node's
 //! <state-dir>/pods/U/volumes          what containers wrote: empty-dir/NAME, and VOLUMEs of images, made by the runtime
@@ -55,7 +56,7 @@ use pod::observed::SandboxState;
 use pod::record::Record;
 use pod::spec::{PodSpec, PodTemplate};
 
-use crate::seams::{Leave, Sandbox, Sandboxes, StepError};
+use crate::seams::{Leave, Projected, Sandbox, Sandboxes, StepError};
 use called::Called;
 use cgroups::Cgroups;
 use cgroups::Limits;
@@ -164,6 +165,21 @@ impl NodeSandboxes {
 impl Sandboxes for NodeSandboxes {
     async fn inspect(&self, uid: &Uid, template: &PodTemplate) -> SandboxState {
         if is_safe_name(&uid.0) { self.shared.inspect(uid, template) } else { SandboxState::Absent }
+    }
+
+    async fn fill(&self, uid: &Uid, files: &Projected) -> Result<(), StepError> {
+        check_uid(uid, MOUNT)?;
+        let (shared, uid, files) = (self.shared.clone(), uid.clone(), files.clone());
+        let filled = blocking(move || {
+            let pod_dir = shared.pod_dir(&uid);
+            mounts::tmpfs(&pod_dir, POD_DIR_OPTIONS)?;
+            volumes::projected::prepare(&pod_dir)?;
+            let place = volumes::projected::place(&pod_dir);
+            files
+                .iter()
+                .try_for_each(|(volume, files)| volumes::projected::write(&place.join(volume), files).map(|_| ()))
+        });
+        filled.await.map_err(|error: io::Error| StepError::new(MOUNT, format!("cannot write the pod's files: {error}")))
     }
 
     async fn set_up(&self, record: &Record, template: &PodTemplate) -> Result<(), StepError> {

@@ -13,6 +13,7 @@ pub mod sample;
 #[cfg(test)]
 mod tests;
 
+use pod::downward;
 use pod::name::WorkloadKind;
 use pod::observed::SandboxState;
 use pod::plan::PodView;
@@ -98,21 +99,13 @@ pub fn time(at: jiff::Timestamp) -> String {
 
 fn metadata(published: &Published, view: &PodView) -> Value {
     let record = &view.record;
-    let mut labels = view.template.labels.clone();
-    let mut annotations = view.template.annotations.clone();
+    let labels = downward::labels(record, &view.template);
+    let annotations = downward::annotations(record, &view.template);
     let mut metadata = Map::new();
-    match record.workload.kind {
-        WorkloadKind::Pod => {
-            annotations.insert("kubernetes.io/config.hash".into(), record.uid.0.clone());
-        }
-        WorkloadKind::DaemonSet => {
-            labels.insert("controller-revision-hash".into(), record.revision.clone());
-            metadata.insert("generateName".into(), format!("{}-", record.workload.name).into());
-            metadata.insert("ownerReferences".into(), json!([owner(view)]));
-        }
+    if record.workload.kind == WorkloadKind::DaemonSet {
+        metadata.insert("generateName".into(), format!("{}-", record.workload.name).into());
+        metadata.insert("ownerReferences".into(), json!([owner(view)]));
     }
-    annotations.insert("kubernetes.io/config.seen".into(), record.admitted_at.to_string());
-    annotations.insert("kubernetes.io/config.source".into(), "file".into());
     metadata.insert("name".into(), record.name.clone().into());
     metadata.insert("namespace".into(), record.workload.namespace.clone().into());
     metadata.insert("uid".into(), record.uid.0.clone().into());

@@ -3,7 +3,7 @@
 use pod::observed::SandboxState;
 use pod::plan::{PodView, SHIM_SILENT, Waiting, order};
 use pod::record::Lifecycle;
-use pod::spec::{Container, RestartPolicy, Role};
+use pod::spec::{Container, Projection, RestartPolicy, Role, Volume, VolumeSource};
 use serde_json::{Value, json};
 
 use super::containers::{ContainerStatus, State};
@@ -137,6 +137,7 @@ pub fn conditions(published: &Published, view: &PodView, statuses: &[ContainerSt
         condition("PodScheduled", &Ok(()), admitted),
     ];
     all.extend(silence(published, view));
+    all.extend(no_token(view));
     all.extend(departure(statuses, NOT_REFRESHED, |it| &it.not_refreshed, admitted));
     all.extend(departure(statuses, ADAPTED, |it| &it.adapted, admitted));
     all.extend(view.owed.as_ref().map(|owed| {
@@ -145,6 +146,22 @@ pub fn conditions(published: &Published, view: &PodView, statuses: &[ContainerSt
             "lastTransitionTime": time(owed.since)})
     }));
     Value::Array(all)
+}
+
+/// A condition of ours, True where a volume lacks the token that it is to have.
+fn no_token(view: &PodView) -> Option<Value> {
+    let is_token = |source: &Projection| matches!(source, Projection::Token { .. });
+    let lacks = |volume: &&Volume| match &volume.source {
+        VolumeSource::Projected(projected) => projected.sources.iter().any(is_token),
+        VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) => false,
+    };
+    let volumes: Vec<&str> =
+        view.template.spec.volumes.iter().filter(lacks).map(|volume| volume.name.as_str()).collect();
+    (!volumes.is_empty()).then(|| {
+        let message = format!("no service account token in {}: there is no API server to give one", volumes.join(", "));
+        json!({"type": "TokenNotProjected", "status": "True", "reason": "NoApiServer", "message": message,
+            "lastTransitionTime": time(view.record.admitted_at)})
+    })
 }
 
 /// A condition of ours, True while nobody says how the pod's containers stand, with what is going to be done about it.

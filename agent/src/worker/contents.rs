@@ -1,17 +1,22 @@
 //! ConfigMaps and Secrets in a worker: what waits for one tries at once when it comes, and what was made of one that has
-//! changed, and has not been started yet, is made anew.
+//! changed, and has not been started yet, is made anew. Files of volumes follow what the documents say.
 
 use std::collections::BTreeMap;
 
 use pod::content::{Contents, Used, of_environment, of_pod};
-use pod::name::RunKey;
-use pod::observed::ContainerState;
+use pod::name::{RunKey, Uid};
+use pod::observed::{ContainerState, SandboxState};
 use pod::plan::{PodView, RunStep, StepKey};
-use pod::time::Moment;
+use pod::projection::{self, Unfilled};
+use pod::received::Received;
+use pod::record::{Lifecycle, Record};
+use pod::spec::PodTemplate;
+use pod::time::{Moment, Now};
 
 use super::{Worker, step_uid};
-use crate::execute::Job;
-use crate::seams::Machine;
+use crate::events::Severity;
+use crate::execute::{Admitted, Job};
+use crate::seams::{Machine, Projected, Runtime};
 
 /// What a worker remembers of them. In memory only.
 #[derive(Debug, Default)]
@@ -20,6 +25,20 @@ pub(super) struct Configs {
     seen: Contents,
     /// Of which values each environment was made; a run that is not here was created by an earlier life of the agent.
     created_with: BTreeMap<RunKey, Used>,
+    /// What the projected volumes of pods show; of a pod that is not here nobody knows it.
+    shown: BTreeMap<Uid, Shown>,
+    /// What is being written.
+    filling: BTreeMap<Uid, Shown>,
+    /// Pods of which it was told that their files stay as they are, and why.
+    told: BTreeMap<Uid, String>,
+}
+
+/// Files, and of what they were made: where that is the same, so are they.
+#[derive(Debug, Clone)]
+struct Shown {
+    files: Projected,
+    contents: Contents,
+    document: Received,
 }
 
 impl<M: Machine> Worker<M> {
@@ -37,7 +56,8 @@ impl<M: Machine> Worker<M> {
             }
             let uid = &view.record.uid;
             let waits = |key: &StepKey| {
-                let made_of_them = matches!(key, StepKey::SetUp(_) | StepKey::Run(_, _, _, RunStep::Create));
+                let made_of_them =
+                    matches!(key, StepKey::SetUp(_) | StepKey::Fill(_) | StepKey::Run(_, _, _, RunStep::Create));
                 made_of_them && step_uid(key) == Some(uid)
             };
             self.failures.iter_mut().filter(|(key, _)| waits(key)).for_each(|(_, f)| f.not_before = Moment(0));
@@ -90,5 +110,94 @@ impl<M: Machine> Worker<M> {
     /// The run is gone.
     pub(super) fn forget_contents_of(&mut self, run: &RunKey) {
         self.configs.created_with.remove(run);
+    }
+
+    /// The files with which a pod's surroundings are made, or why they cannot be.
+    pub(super) fn files_for(&mut self, pod: &Admitted) -> Result<Projected, String> {
+        let files = self.files(&pod.record, &pod.template).map_err(|unfilled| unfilled.to_string())?;
+        self.note_filling(&pod.record, files.clone());
+        Ok(files)
+    }
+
+    fn files(&self, record: &Record, template: &PodTemplate) -> Result<Projected, Unfilled> {
+        if !projection::is_needed(template) {
+            return Ok(Projected::new());
+        }
+        let node = self.shared.machine.runtime().node_size();
+        projection::files(projection::Pod { record, template, node }, &self.configs.seen)
+    }
+
+    fn note_filling(&mut self, record: &Record, files: Projected) {
+        let (contents, document) = (self.configs.seen.clone(), record.document.clone());
+        self.configs.filling.insert(record.uid.clone(), Shown { files, contents, document });
+    }
+
+    /// Brings the files of pods that stand to what they are to be. What cannot be made any more stays as it is.
+    pub(super) fn refill(&mut self, now: Now) {
+        let behind: Vec<Uid> =
+            self.pods.iter().filter(|view| self.is_behind(view, now)).map(|view| view.record.uid.clone()).collect();
+        for uid in behind {
+            let Some(view) = self.view(&uid) else { continue };
+            let record = view.record.clone();
+            match self.files(&record, &view.template) {
+                Ok(files) => {
+                    self.configs.told.remove(&uid);
+                    self.note_filling(&record, files.clone());
+                    if self.configs.shown.get(&uid).is_some_and(|shown| shown.files == files) {
+                        self.filled(&uid);
+                    } else {
+                        self.spawn(StepKey::Fill(uid.clone()), Job::Fill { uid, files });
+                    }
+                }
+                Err(unfilled) => {
+                    let why = unfilled.to_string();
+                    if self.configs.told.get(&uid) != Some(&why) {
+                        self.tell(&uid, None, Severity::Warning, "FailedMount", &why);
+                        self.configs.told.insert(uid.clone(), why);
+                    }
+                    // Not looked at again before something changes.
+                    let files = self.configs.shown.remove(&uid).map(|shown| shown.files).unwrap_or_default();
+                    self.note_filling(&record, files);
+                    self.filled(&uid);
+                }
+            }
+        }
+    }
+
+    fn is_behind(&self, view: &PodView, now: Now) -> bool {
+        let uid = &view.record.uid;
+        let stands = matches!(view.sandbox, SandboxState::Made | SandboxState::Connected { .. });
+        if !stands || view.record.lifecycle != Lifecycle::Running || !projection::is_needed(&view.template) {
+            return false;
+        }
+        let works = |key: &StepKey| {
+            matches!(key, StepKey::SetUp(_) | StepKey::Fill(_) | StepKey::TearDown(_)) && step_uid(key) == Some(uid)
+        };
+        let same = self
+            .configs
+            .shown
+            .get(uid)
+            .is_some_and(|shown| shown.contents.is(&self.configs.seen) && shown.document == view.record.document);
+        !same && !self.in_flight.iter().any(works) && !self.is_waiting(&StepKey::Fill(uid.clone()), now)
+    }
+
+    /// When a filling that failed is tried again.
+    pub(super) fn refills_again(&self, now: Now) -> Option<Moment> {
+        let fills = self.failures.iter().filter(|(key, _)| matches!(key, StepKey::Fill(_)));
+        fills.map(|(_, failure)| failure.not_before).filter(|moment| *moment > now.boot).min()
+    }
+
+    /// The files are written.
+    pub(super) fn filled(&mut self, uid: &Uid) {
+        if let Some(shown) = self.configs.filling.remove(uid) {
+            self.configs.shown.insert(uid.clone(), shown);
+        }
+    }
+
+    /// The pod's volumes are gone.
+    pub(super) fn forget_files_of(&mut self, uid: &Uid) {
+        self.configs.shown.remove(uid);
+        self.configs.filling.remove(uid);
+        self.configs.told.remove(uid);
     }
 }

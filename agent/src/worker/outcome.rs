@@ -55,7 +55,9 @@ impl<M: Machine> Worker<M> {
             }
             Outcome::GivenUp => {}
             Outcome::Hooked { run, hook, failed } => self.hooked(&run, hook, failed),
+            Outcome::Filled { uid } => self.filled(&uid),
             Outcome::SetUp { uid } => {
+                self.filled(&uid);
                 if let Some(view) = self.view_mut(&uid) {
                     view.sandbox = SandboxState::Made;
                     if view.template.spec.host_network {
@@ -114,6 +116,7 @@ impl<M: Machine> Worker<M> {
             }
             Outcome::ShimEnd { uid, end } => self.shim_ended(uid, end),
             Outcome::TornDown { uid } => {
+                self.forget_files_of(&uid);
                 if let Some(view) = self.view_mut(&uid) {
                     view.sandbox = SandboxState::Absent;
                 }
@@ -127,6 +130,7 @@ impl<M: Machine> Worker<M> {
                 self.not_refreshed.retain(|(of, _), _| *of != uid);
                 self.silent.remove(&uid);
                 self.last_lines.retain(|run, _| run.uid != uid);
+                self.forget_files_of(&uid);
                 self.shared.directory.unclaim(&uid);
                 tracing::info!(workload = %self.key, %uid, "pod gone");
             }

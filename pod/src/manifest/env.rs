@@ -184,7 +184,7 @@ fn field(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Option<EnvValue
 }
 
 /// The key in `metadata.labels['key']`.
-fn keyed(path: &str, prefix: &str) -> Option<String> {
+pub fn keyed(path: &str, prefix: &str) -> Option<String> {
     Some(path.strip_prefix(prefix)?.strip_suffix("']")?.to_owned())
 }
 

@@ -18,6 +18,7 @@ mod names;
 mod naming;
 mod placement;
 mod pod;
+mod projected;
 pub mod quantity;
 mod resources;
 mod scalar;

@@ -149,6 +149,8 @@ fn containers(spec: &At<'_>, pod: &container::Pod<'_>, findings: &mut Findings) 
         containers.push(container);
     }
     let items: Vec<At<'_>> = inits.into_iter().chain(items).collect();
+    let names: BTreeSet<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+    super::projected::check_containers(spec, &names, findings);
     container::across(&items, &containers, pod, findings);
     Some(containers)
 }

@@ -539,8 +539,33 @@ fn what_is_refused_is_refused_by_path_and_line() {
         ("type: Directory", "type: Dir", "50: spec.volumes[0].hostPath.type: \"Dir\" is not one of"),
         (
             "hostPath: {path: /var/log, type: Directory}",
-            "configMap: {name: a}",
-            "50: spec.volumes[0].configMap: not built yet",
+            "configMap: {name: a, items: [{key: k, path: ../k}]}",
+            "50: spec.volumes[0].configMap.items[0].path: \"../k\" must not contain `..`",
+        ),
+        (
+            "hostPath: {path: /var/log, type: Directory}",
+            "secret: {secretName: a, items: [{key: k, path: /k}]}",
+            "50: spec.volumes[0].secret.items[0].path: \"/k\" must be relative to the volume",
+        ),
+        (
+            "hostPath: {path: /var/log, type: Directory}",
+            "secret: {secretName: a, defaultMode: 01000}",
+            "50: spec.volumes[0].secret.defaultMode: must be permission bits between 0 and 0777",
+        ),
+        (
+            "hostPath: {path: /var/log, type: Directory}",
+            "downwardAPI: {items: [{path: ..x, fieldRef: {fieldPath: metadata.name}}]}",
+            "50: spec.volumes[0].downwardAPI.items[0].path: \"..x\" must not begin with `..`",
+        ),
+        (
+            "hostPath: {path: /var/log, type: Directory}",
+            "projected: {sources: [{podCertificate: {}}]}",
+            "50: spec.volumes[0].projected.sources[0].podCertificate: not supported",
+        ),
+        (
+            "hostPath: {path: /var/log, type: Directory}",
+            "downwardAPI: {items: [{path: x, resourceFieldRef: {containerName: no-one, resource: limits.cpu}}]}",
+            "50: spec.volumes[0].downwardAPI.items[0].resourceFieldRef.containerName: the pod has no container \"no-one\"",
         ),
         ("type: Directory}", "type: Directory}\n    emptyDir: {}", "49: spec.volumes[0]: names more than one source"),
         (

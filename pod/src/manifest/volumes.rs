@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::findings::{At, Findings};
 use super::tree::Value;
-use super::{names, pod, quantity, resources, security};
+use super::{names, pod, projected, quantity, resources, security};
 use crate::spec::{EmptyDir, HostPathKind, Medium, Volume, VolumeSource};
 
 /// The pod's volumes. One whose source is refused is there under its name, so that its mounts are not blamed as well.
@@ -38,10 +38,14 @@ fn source(volume: &At<'_>, group: Option<u32>, findings: &mut Findings) -> Optio
     named.retain(|(key, at)| *key != "name" && at.node.value != Value::Null);
     match named.as_slice() {
         [] => {
-            findings.impossible(volume, "names no source: give it a hostPath or an emptyDir");
+            findings.impossible(volume, "names no source: give it a hostPath, an emptyDir, a configMap or a secret");
             None
         }
         [("hostPath", at)] => host_path(at, findings),
+        [("configMap", at)] => projected::config_map(at, group, findings).map(VolumeSource::Projected),
+        [("secret", at)] => projected::secret(at, group, findings).map(VolumeSource::Projected),
+        [("downwardAPI", at)] => projected::downward_api(at, group, findings).map(VolumeSource::Projected),
+        [("projected", at)] => projected::projected(at, group, findings).map(VolumeSource::Projected),
         [("emptyDir", at)] => empty_dir(at, group, findings),
         // The field table knows the reason; this only keeps a record with it from being run.
         [(_, other)] => {

@@ -13,10 +13,13 @@ fn one_way(a: &StepKey, b: &StepKey) -> bool {
         // The last trace: everything else of the pod must be over.
         StepKey::Forget(uid) => pod_of(b) == Some(uid),
         StepKey::TearDown(uid) => {
-            let uses = matches!(b, StepKey::SetUp(_) | StepKey::Connect(_) | StepKey::Run(..) | StepKey::EndShim(_));
+            let uses = matches!(
+                b,
+                StepKey::SetUp(_) | StepKey::Fill(_) | StepKey::Connect(_) | StepKey::Run(..) | StepKey::EndShim(_)
+            );
             uses && pod_of(b) == Some(uid)
         }
-        StepKey::SetUp(uid) => matches!(b, StepKey::Connect(other) if other == uid),
+        StepKey::SetUp(uid) => matches!(b, StepKey::Connect(other) | StepKey::Fill(other) if other == uid),
         StepKey::Run(uid, container, attempt, step) => {
             let StepKey::Run(other_uid, other_container, other_attempt, other) = b else { return false };
             (uid, container, attempt) == (other_uid, other_container, other_attempt) && clash(*step, *other)
@@ -26,6 +29,7 @@ fn one_way(a: &StepKey, b: &StepKey) -> bool {
         | StepKey::Remember(_)
         | StepKey::PrepareImage(..)
         | StepKey::Connect(_)
+        | StepKey::Fill(_)
         | StepKey::EndShim(_) => false,
     }
 }
@@ -43,6 +47,7 @@ fn pod_of(key: &StepKey) -> Option<&Uid> {
         StepKey::Remember(uid)
         | StepKey::PrepareImage(uid, _)
         | StepKey::SetUp(uid)
+        | StepKey::Fill(uid)
         | StepKey::Connect(uid)
         | StepKey::Run(uid, ..)
         | StepKey::EndShim(uid)

@@ -166,6 +166,7 @@ fn doing_key(key: &StepKey) -> String {
             };
             format!("run {attempt} of {container} is {verb}")
         }
+        StepKey::Fill(_) => "the files of the pod's volumes are being written".into(),
         StepKey::EndShim(_) => "the pod's shim, which does not answer, is being ended".into(),
         StepKey::TearDown(_) => "the pod's namespaces and directories are being removed".into(),
         StepKey::Forget(_) => "the pod's record and logs are being removed".into(),

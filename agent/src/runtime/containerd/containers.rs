@@ -294,7 +294,7 @@ async fn devices(
         let volume = run.template.spec.volumes.iter().find(|volume| volume.name == *name);
         volume.map_or(Some(HostPathKind::Unset), |volume| match &volume.source {
             VolumeSource::HostPath { kind, .. } => Some(*kind),
-            VolumeSource::EmptyDir(_) => None,
+            VolumeSource::EmptyDir(_) | VolumeSource::Projected(_) => None,
         })
     };
     let mounted = run.container.mounts.iter().map(|mount| &mount.volume);

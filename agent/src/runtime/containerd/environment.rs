@@ -5,9 +5,8 @@
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
-use pod::manifest::quantity;
-use pod::name::WorkloadKind;
-use pod::spec::{ContainerResource, EnvValue, PodField, Quantity, Resources};
+use pod::downward;
+use pod::spec::{EnvValue, PodField};
 
 use super::host::Host;
 use super::image_facts::ImageConfig;
@@ -15,8 +14,6 @@ use crate::seams::CreateRun;
 
 /// Where programs are looked for when the image does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
 
 /// What the first process gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +43,7 @@ fn declared<'a>(
                 let of = run.template.spec.containers.iter().find(|c| c.name == *container).ok_or_else(|| {
                     format!("env {}: resourceFieldRef names the container {container:?}, which the pod lacks", var.name)
                 })?;
-                resource_value(&of.resources, resource, *divisor, host)
+                downward::resource(&of.resources, resource, *divisor, &host.size())
                     .ok_or_else(|| format!("env {}: the node does not know its ephemeral storage", var.name))?
             }
             // Resolved before, and never expanded: what a document says is taken as it is.
@@ -171,14 +168,8 @@ fn pod_field(run: &CreateRun<'_>, field: &PodField, node_name: &str) -> Option<S
         PodField::Name => run.record.name.clone(),
         PodField::Namespace => run.workload.namespace.clone(),
         PodField::Uid => run.run.uid.to_string(),
-        PodField::Label(key) => match run.template.labels.get(key) {
-            Some(value) => value.clone(),
-            None if key == "controller-revision-hash" && run.workload.kind == WorkloadKind::DaemonSet => {
-                run.record.revision.clone()
-            }
-            None => String::new(),
-        },
-        PodField::Annotation(key) => run.template.annotations.get(key).cloned().unwrap_or_default(),
+        PodField::Label(key) => downward::labels(run.record, run.template).remove(key).unwrap_or_default(),
+        PodField::Annotation(key) => downward::annotations(run.record, run.template).remove(key).unwrap_or_default(),
         PodField::NodeName => node_name.to_owned(),
         PodField::ServiceAccountName => "default".to_owned(),
         PodField::HostIp => return first(&run.sandbox.host_ips),
@@ -189,70 +180,9 @@ fn pod_field(run: &CreateRun<'_>, field: &PodField, node_name: &str) -> Option<S
     Some(known)
 }
 
-/// The resource in units of the divisor, rounded up. An absent limit is the node's whole, an absent request 0.
-fn resource_value(of: &Resources, resource: &ContainerResource, divisor: Quantity, host: &Host) -> Option<String> {
-    let milli = |units: u64| i128::from(units).saturating_mul(1000);
-    let amount = match resource {
-        ContainerResource::LimitsCpu => of.cpu_limit_milli.map_or_else(|| milli(host.cpus), i128::from),
-        ContainerResource::RequestsCpu => i128::from(of.cpu_request_milli.unwrap_or(0)),
-        ContainerResource::LimitsMemory => milli(of.memory_limit.unwrap_or(host.memory)),
-        ContainerResource::RequestsMemory => milli(of.memory_request.unwrap_or(0)),
-        ContainerResource::LimitsEphemeralStorage => match written(&of.limits, EPHEMERAL_STORAGE) {
-            Some(limit) => limit,
-            None if host.storage == 0 => return None,
-            None => milli(host.storage),
-        },
-        ContainerResource::RequestsEphemeralStorage => written(&of.requests, EPHEMERAL_STORAGE).unwrap_or(0),
-        ContainerResource::LimitsHugePages(name) => written(&of.limits, name).unwrap_or(0),
-        ContainerResource::RequestsHugePages(name) => written(&of.requests, name).unwrap_or(0),
-    };
-    // An absent divisor is 1.
-    let divisor = if divisor.milli > 0 { divisor.milli } else { 1000 };
-    Some(amount.saturating_add(divisor - 1).div_euclid(divisor).to_string())
-}
-
-/// A resource that is only kept as written; 0 is none. In thousandths.
-fn written(resources: &BTreeMap<String, String>, name: &str) -> Option<i128> {
-    resources.get(name).and_then(|text| quantity::parse(text)).map(|it| it.milli).filter(|milli| *milli > 0)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-
-    #[test]
-    fn ephemeral_storage_is_the_limit_else_the_nodes() {
-        use ContainerResource::{LimitsEphemeralStorage, LimitsHugePages, RequestsEphemeralStorage};
-        let mut host = Host::read(None, Path::new("/"));
-        host.storage = 8 << 30;
-        let mut of = Resources::default();
-        let mib = Quantity { milli: 1000 << 20 };
-        assert_eq!(resource_value(&of, &LimitsEphemeralStorage, mib, &host).as_deref(), Some("8192"));
-        assert_eq!(resource_value(&of, &RequestsEphemeralStorage, mib, &host).as_deref(), Some("0"));
-        of.limits.insert(EPHEMERAL_STORAGE.into(), "1.5Gi".into());
-        of.requests.insert(EPHEMERAL_STORAGE.into(), "100M".into());
-        assert_eq!(resource_value(&of, &LimitsEphemeralStorage, mib, &host).as_deref(), Some("1536"));
-        // Rounded up, and an absent divisor is 1.
-        assert_eq!(resource_value(&of, &RequestsEphemeralStorage, mib, &host).as_deref(), Some("96"));
-        let one = Quantity { milli: 0 };
-        assert_eq!(resource_value(&of, &RequestsEphemeralStorage, one, &host).as_deref(), Some("100000000"));
-        let pages = |name: &str| LimitsHugePages(name.into());
-        of.limits.insert("hugepages-2Mi".into(), "6Mi".into());
-        assert_eq!(resource_value(&of, &pages("hugepages-2Mi"), mib, &host).as_deref(), Some("6"));
-        assert_eq!(resource_value(&of, &pages("hugepages-1Gi"), mib, &host).as_deref(), Some("0"));
-        (host.storage, of) = (0, Resources::default());
-        assert_eq!(resource_value(&of, &LimitsEphemeralStorage, one, &host), None);
-    }
-
-    #[test]
-    fn a_variable_that_is_missing_is_named() {
-        let vars = [("A".to_owned(), "1".to_owned())].into();
-        for (text, wanted) in [("$(A)/b", None), ("$(A)/$(B)", Some("B")), ("$$(B)", None), ("$ $(", None)] {
-            assert_eq!(missing(text, &vars), wanted, "{text}");
-        }
-    }
 
     #[test]
     fn references_expand_once_and_unknown_ones_stay() {

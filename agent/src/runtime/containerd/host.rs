@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use pod::downward::NodeSize;
 use pod::spec::HostPathKind;
 
 use super::capabilities::CapSet;
@@ -91,6 +92,10 @@ impl Host {
     }
 
     /// What no container can be given here although the kernel knows it: names without `CAP_`, sorted.
+    pub fn size(&self) -> NodeSize {
+        NodeSize { cpus: self.cpus, memory: self.memory, storage: self.storage }
+    }
+
     pub fn missing_capabilities(&self) -> BTreeSet<&'static str> {
         self.kernel_capabilities.without(self.capabilities).names()
     }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use containerd_client::tonic::Status;
 use tokio::task::JoinHandle;
 
+use pod::downward::NodeSize;
 use pod::name::WorkloadKey;
 use pod::observed::ObservedContainer;
 use pod::plan::Signal;
@@ -312,6 +313,10 @@ impl Runtime for Containerd {
 
     fn knows_class(&self, class: Option<&str>) -> Result<(), StepError> {
         classes::of_pod(&self.config.classes, class).map(|_| ())
+    }
+
+    fn node_size(&self) -> NodeSize {
+        self.host().size()
     }
 
     fn missing_capabilities(&self) -> Vec<String> {

@@ -378,7 +378,10 @@ fn mounts(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Result<Vec<Mount>,
         let of_volume = || run.sandbox.volumes.get(&volume.volume);
         let source = inputs.sub_paths.get(&index).map(|part| &part.bound).or_else(of_volume);
         let source = source.ok_or_else(|| SpecError::NoVolume(volume.volume.clone()))?;
-        let access = volume_access(volume, inputs.recursive_read_only, adapted)?;
+        let of_spec = run.template.spec.volumes.iter().find(|it| it.name == volume.volume);
+        let forced = of_spec.is_some_and(|it| it.source.is_read_only());
+        let wanted = VolumeMount { read_only: volume.read_only || forced, ..volume.clone() };
+        let access = volume_access(&wanted, inputs.recursive_read_only, adapted)?;
         binds.push(bind(place, source.clone(), &["rbind", propagation::word(volume.propagation), access]));
     }
     // Writable also where the root is not: that is what they are for.

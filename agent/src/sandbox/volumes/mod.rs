@@ -5,6 +5,7 @@
 mod empty_dir;
 mod host_path;
 pub mod kept;
+pub mod projected;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,6 +33,8 @@ pub enum VolumeError {
         "volume {volume}: this node has set no huge pages of {size} KiB aside; write their number to {file}, or choose another medium"
     )]
     NoHugePages { volume: String, size: u64, file: PathBuf },
+    #[error("volume {volume}: its files are not there yet")]
+    Unfilled { volume: String },
     #[error("volume {volume}: cannot look at {path} on this node")]
     Look { volume: String, path: String, source: io::Error },
 }
@@ -63,6 +66,8 @@ pub struct Places {
 pub fn needs_pod_dir(volume: &Volume) -> bool {
     match &volume.source {
         VolumeSource::HostPath { .. } => false,
+        // It stands before all else.
+        VolumeSource::Projected(_) => true,
         VolumeSource::EmptyDir(EmptyDir { medium, .. }) => *medium != Medium::Disk,
     }
 }
@@ -73,9 +78,16 @@ pub fn resolve(wanted: &Wanted, places: &Places) -> Result<BTreeMap<String, Path
     let place = |volume: &Volume| {
         let place = match &volume.source {
             VolumeSource::HostPath { path, kind } => host_path::resolve(&volume.name, path, *kind)?,
+            VolumeSource::Projected(_) => filled(&volume.name, places)?,
             VolumeSource::EmptyDir(of) => empty_dir::make(&volume.name, of, wanted.memory_limit, places)?,
         };
         Ok((volume.name.clone(), place))
     };
     wanted.volumes.iter().map(place).collect()
+}
+
+/// Where the files of a projected volume are.
+fn filled(volume: &str, places: &Places) -> Result<PathBuf, VolumeError> {
+    let place = projected::place(&places.memory).join(volume);
+    if place.is_dir() { Ok(place) } else { Err(VolumeError::Unfilled { volume: volume.into() }) }
 }
