@@ -945,3 +945,25 @@ spec:
     );
     assert_eq!(crate::content::of_pod(&pod.template.spec, "default").len(), 2);
 }
+
+/// Manifests in the manner of the DaemonSets that people publish; the node suites use some of them.
+const KNOWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/daemonsets");
+
+#[test]
+fn daemon_sets_as_people_publish_them_are_taken() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(KNOWN).unwrap() {
+        let path = entry.unwrap().path();
+        let parsed = parse(&path.display().to_string(), &std::fs::read(&path).unwrap(), &context());
+        assert!(parsed.is_accepted(), "{:#?}", parsed.rejections().map(ToString::to_string).collect::<Vec<_>>());
+        let sets = parsed.documents.iter().filter(|d| matches!(d.result, Ok(Document::Workload(_))));
+        assert_eq!(sets.count(), 1, "{}", path.display());
+        // Nothing that a node could do is taken without being done.
+        for NoEffect { path: field, .. } in parsed.documents.iter().flat_map(|document| &document.no_effect) {
+            let known = ["maxUnavailable", "serviceAccountName", "automountServiceAccountToken"];
+            assert!(known.iter().any(|name| field.ends_with(name)), "{}: {field}", path.display());
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 8);
+}

@@ -129,7 +129,7 @@ fn process(mut process: Process, exec: &Exec<'_>) -> Process {
     process
 }
 
-/// The working directory lies in the container's hands: one that has become a link into /proc/<n>/fd has led out of
+/// The working directory lies in the container's hands: one that has become a link into `/proc/<n>/fd` has led out of
 /// containers (CVE-2024-21626).
 fn check_directory(pid: u32, dir: &Path) -> Result<(), String> {
     let root = format!("/proc/{pid}/root");
