@@ -23,6 +23,7 @@ use crate::disk::Disk;
 use crate::doctor;
 use crate::events::{About, Event, Severity};
 use crate::exec;
+use crate::execute::chain;
 use crate::gate::Gate;
 use crate::http::Doors;
 use crate::image_pull::ImagePull;
@@ -129,7 +130,18 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     }
 
     let store = contents::Store::new(&config.state_dir);
-    let kept = store.load(&Disk, uuid::Uuid::new_v4().into_bytes()).await?;
+    let random = uuid::Uuid::new_v4().into_bytes();
+    let kept = match store.load(&Disk, random).await {
+        Ok(kept) => kept,
+        // A disk that is full or read-only keeps no daemon from running.
+        Err(error) => {
+            tracing::error!(
+                error = chain(&error),
+                "kept ConfigMaps and Secrets cannot be read: they are those of the manifests alone"
+            );
+            contents::Loaded { salt: random.to_vec(), all: contents::All::new() }
+        }
+    };
 
     let machine = machine(&config, &node_name, boot_id)?;
     if let Err(error) = machine.sandboxes.free_nobodys_addresses() {

@@ -45,7 +45,8 @@ pub async fn replace(files: &impl Files, path: &Path, content: Vec<u8>) -> io::R
 /// Removes all generations. Ok when there is none.
 pub async fn remove(files: &impl Files, path: &Path) -> io::Result<()> {
     // The older generation first: a crash in between must not bring an outlived one back.
-    for path in [path.with_extension("new"), path.with_extension("old"), path.to_owned()] {
+    let aside = ["new", "damaged", "damaged-old", "old"].map(|extension| path.with_extension(extension));
+    for path in aside.into_iter().chain([path.to_owned()]) {
         match files.remove(&path).await {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::gate::Gate;
 use crate::metrics::Metrics;
-use crate::probes::handlers::{self, Answer, Target};
+use crate::probes::handlers::{self, Answer, Blame, NotDone, Target};
 use crate::records::Records;
 use crate::seams::{
     CreateRun, CreatedRun, ImageNews, ImageWanted, Leave, LogPipes, Machine, PodRuns, Prepared, Projected, Runtime,
@@ -267,7 +267,7 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
         Job::Hook { pod, container, attempt, hook, address } => {
             let container = &pod.template.spec.containers[container];
             let run = RunKey { uid: pod.record.uid.clone(), container: container.name.clone(), attempt };
-            let failed = run_hook(machine, container, &run, hook, address).await;
+            let failed = run_hook(machine, container, &run, hook, address).await?;
             Ok(Outcome::Hooked { run, hook, failed })
         }
         Job::Delete { run, unsaid } => {
@@ -303,24 +303,26 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
     }
 }
 
-/// Why the hook failed, when it did. Without a hook there is nothing to do, which cannot fail.
+/// Why the hook failed, when it did. Without a hook there is nothing to do, which cannot fail. Err: it could not be run at present.
 async fn run_hook<M: Machine>(
     machine: &M,
     container: &Container,
     run: &RunKey,
     hook: Hook,
     address: Option<IpAddr>,
-) -> Option<String> {
+) -> Result<Option<String>, StepError> {
     let handler = match hook {
         Hook::PostStart => container.hooks.post_start.as_ref(),
         Hook::PreStop => container.hooks.pre_stop.as_ref(),
-    }?;
+    };
+    let Some(handler) = handler else { return Ok(None) };
     let id = run.container_id();
     let target = Target { container_id: &id, container, address };
     match handlers::hook(machine.runtime(), handler, target).await {
-        Ok(Answer::Success | Answer::Warning(_)) => None,
-        Ok(Answer::Failure(why)) => Some(why),
-        Err(not_done) => Some(not_done.to_string()),
+        Ok(Answer::Success | Answer::Warning(_)) => Ok(None),
+        Ok(Answer::Failure(why)) | Err(NotDone(why, Blame::Asked)) => Ok(Some(why)),
+        // That containerd is away says nothing about the container.
+        Err(NotDone(why, Blame::Node)) => Err(StepError::unavailable("ContainerCreating", why)),
     }
 }
 
@@ -369,7 +371,10 @@ async fn create<M: Machine>(
     let Ground { machine, gate, metrics, .. } = *ground;
     let _permit = gate.enter(pod.template.spec.priority).await;
     let run = RunKey { uid: pod.record.uid.clone(), container: container.name.clone(), attempt };
-    let mut sandbox = machine.sandboxes().describe(&pod.record, &pod.template).await?;
+    // What only other containers mount is not looked at, and not made: an init container may be about to provide it.
+    let mut own = PodTemplate::clone(&pod.template);
+    own.spec.volumes.retain(|volume| container.mounts.iter().any(|mount| mount.volume == volume.name));
+    let mut sandbox = machine.sandboxes().describe(&pod.record, &own).await?;
     sandbox.files.insert(container.last_words.path.clone(), machine.sandboxes().make_words(&run)?);
     let (stdout, stderr) = machine.logs().open(&pod.record, &run).await?;
     let create = CreateRun {

@@ -14,7 +14,7 @@ mod tell;
 mod unreadable;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use pod::content::Contents;
 use pod::desired::{DesiredPod, Wanted};
 use pod::manifest::{Context, parse_recorded};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
-use pod::observed::{ContainerState, Health, ImageState, ObservedContainer, SandboxState};
+use pod::observed::{Health, ImageState, ObservedContainer, SandboxState};
 use pod::plan::{
     Delivery, Failure, HookEnd, Plan, PodView, RunStep, Signal, Step, StepKey, Stray, View, Waiting, is_unsaid, plan,
 };
@@ -207,10 +207,8 @@ impl<M: Machine> Worker<M> {
                 self.look().await;
             }
             self.take_contents();
-            if !stopping {
-                self.remove_outdated();
-            }
             let now = self.shared.machine.clock().now();
+            let outdated_again = if stopping { None } else { self.remove_outdated(now) };
             self.lose_patience(now);
             self.follow_probes();
             let mut planned = self.plan(now);
@@ -233,6 +231,7 @@ impl<M: Machine> Worker<M> {
                 self.removals_again(now),
                 self.debts_again(stopping),
                 self.refills_again(now),
+                outdated_again,
             ];
             let wake_at = moments.into_iter().flatten().min();
             self.wait(wake_at, stopping).await;
@@ -457,7 +456,7 @@ impl<M: Machine> Worker<M> {
                 return !stopping && pod.record.lifecycle == Lifecycle::Running;
             };
             let run = RunKey { uid: uid.clone(), container: container.clone(), attempt: *attempt };
-            let runs = |c: &ObservedContainer| c.run == run && matches!(c.state, ContainerState::Running { .. });
+            let runs = |c: &ObservedContainer| c.run == run && c.state.may_run();
             let told = StepKey::Run(run.uid.clone(), run.container.clone(), run.attempt, RunStep::SignalStop);
             !stopping && !delivered.contains_key(&told) && pod.containers.iter().any(runs)
         });
@@ -518,7 +517,7 @@ impl<M: Machine> Worker<M> {
             Step::Hook { uid, container, attempt, hook } => {
                 let view = self.view(&uid)?;
                 let index = container_index(view, &container)?;
-                Some(Job::Hook { pod: admitted(view), container: index, attempt, hook, address: self.address_of(view) })
+                Some(Job::Hook { pod: admitted(view), container: index, attempt, hook, address: address_of(view) })
             }
             Step::Delete { uid, container, attempt } => {
                 let run = run(uid, container, attempt);
@@ -605,20 +604,22 @@ impl<M: Machine> Worker<M> {
         (last.attempt == run.attempt && is_unsaid(last)).then(|| Box::new(record.clone()))
     }
 
-    /// Where the pod can be reached from this node: with hostNetwork the node's address.
-    fn address_of(&self, view: &PodView) -> Option<IpAddr> {
-        match &view.sandbox {
-            SandboxState::Connected { ips } => ips.first().copied(),
-            SandboxState::Made | SandboxState::Absent | SandboxState::Broken { .. } => None,
-        }
-    }
-
     fn view(&self, uid: &Uid) -> Option<&PodView> {
         self.pods.iter().find(|v| v.record.uid == *uid)
     }
 
     fn view_mut(&mut self, uid: &Uid) -> Option<&mut PodView> {
         self.pods.iter_mut().find(|v| v.record.uid == *uid)
+    }
+}
+
+/// Where the pod can be reached from this node. With hostNetwork the node's address; a node without a network has itself.
+pub fn address_of(view: &PodView) -> Option<IpAddr> {
+    let itself = || view.template.spec.host_network.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    match &view.sandbox {
+        SandboxState::Connected { ips } => ips.first().copied().or_else(itself),
+        SandboxState::Made => itself(),
+        SandboxState::Absent | SandboxState::Broken { .. } => None,
     }
 }
 

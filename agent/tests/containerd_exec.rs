@@ -12,7 +12,7 @@ use agent::seams::Runtime as _;
 use bytes::Bytes;
 use pod::spec::{Handler, Probe};
 use support::pods::{PATIENCE, TestContainerd, TestPod, TestRun};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 const DAEMON: &str = "trap 'exit 0' TERM; while :; do sleep 1; done";
 
@@ -27,10 +27,21 @@ async fn run(
     words: &[&str],
     stdin: Option<&str>,
 ) -> (Result<u32, ExecError>, String, String) {
+    run_telling(runtime, id, words, stdin, None).await
+}
+
+/// `started` is told when containerd has answered that the command runs.
+async fn run_telling(
+    runtime: &Containerd,
+    id: &str,
+    words: &[&str],
+    stdin: Option<&str>,
+    started: Option<oneshot::Sender<()>>,
+) -> (Result<u32, ExecError>, String, String) {
     let command: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     let (output, pieces) = mpsc::channel(OUTPUT_PIECES_MAX);
     let (typed, read) = mpsc::channel(1);
-    let streams = ExecStreams { stdin: stdin.map(|_| read), output, started: None, size: None };
+    let streams = ExecStreams { stdin: stdin.map(|_| read), output, started, size: None };
     let typing = async move {
         if let Some(text) = stdin {
             typed.send(Bytes::from(text.to_owned())).await.expect("it is read");
@@ -197,13 +208,15 @@ async fn a_killed_agents_commands_are_taken_away_at_the_next_start() {
                     let runtime = Containerd::open(config).expect("opened");
                     runtime.create(&create).await.expect("created");
                     runtime.start(&id).await.expect("started");
-                    let running = shell(&runtime, &id, "sleep 2222 & sleep 2222");
+                    let (tell, started) = oneshot::channel();
+                    let words = ["sh", "-c", "sleep 2222 & sleep 2222"];
+                    let running = run_telling(&runtime, &id, &words, None, Some(tell));
                     let watching = async {
+                        // Of a start that is cut off containerd forgets the process.
+                        started.await.expect("it is told");
                         while processes(&id, "2222") < 2 {
                             tokio::time::sleep(Duration::from_millis(10)).await;
                         }
-                        // containerd has to have answered that it runs: of a start that is cut off it forgets the process.
-                        tokio::time::sleep(Duration::from_secs(2)).await;
                     };
                     tokio::select! {
                         ended = running => panic!("{ended:?}"),

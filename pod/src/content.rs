@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::desired::Origin;
 use crate::secret::DockerConfig;
-use crate::spec::{Container, EnvValue, PodSpec, Projection, VolumeSource};
+use crate::spec::{Container, EnvValue, PodSpec, Projection, Volume, VolumeSource};
 
 /// Bytes of all values of one document, as in Kubernetes (MaxSecretSize).
 pub const MAX_CONTENT_BYTES: usize = 1024 * 1024;
@@ -200,19 +200,31 @@ pub fn of_environment(container: &Container, namespace: &str) -> BTreeSet<Conten
     whole.chain(single).collect()
 }
 
+/// The documents that are fixed when a container is created: those of its environment, and those of which it mounts a part.
+pub fn of_creation(container: &Container, spec: &PodSpec, namespace: &str) -> BTreeSet<ContentKey> {
+    let parts = container.mounts.iter().filter(|mount| mount.sub_path.is_some());
+    let volumes = parts.filter_map(|mount| spec.volumes.iter().find(|volume| volume.name == mount.volume));
+    volumes.flat_map(|volume| of_volume(volume, namespace)).chain(of_environment(container, namespace)).collect()
+}
+
 /// All documents that a pod in this namespace uses.
 pub fn of_pod(spec: &PodSpec, namespace: &str) -> BTreeSet<ContentKey> {
-    let files = spec.volumes.iter().flat_map(|volume| match &volume.source {
+    let files = spec.volumes.iter().flat_map(|volume| of_volume(volume, namespace));
+    spec.containers.iter().flat_map(|container| of_environment(container, namespace)).chain(files).collect()
+}
+
+fn of_volume(volume: &Volume, namespace: &str) -> Vec<ContentKey> {
+    let sources = match &volume.source {
         VolumeSource::Projected(projected) => projected.sources.as_slice(),
         VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) => &[],
-    });
-    let files = files.filter_map(|source| match source {
+    };
+    let documents = sources.iter().filter_map(|source| match source {
         Projection::Content { kind, name, .. } => {
             Some(ContentKey { kind: *kind, namespace: namespace.to_owned(), name: name.clone() })
         }
         Projection::Downward(_) | Projection::Token { .. } => None,
     });
-    spec.containers.iter().flat_map(|container| of_environment(container, namespace)).chain(files).collect()
+    documents.collect()
 }
 
 /// RFC 4648, with padding.

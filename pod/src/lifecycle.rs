@@ -51,7 +51,10 @@ impl Record {
                 }
             }
             Change::Renewed => {
-                self.containers.values_mut().for_each(|memory| memory.completed = false);
+                for memory in self.containers.values_mut() {
+                    memory.completed = false;
+                    memory.started_moment = None;
+                }
             }
             Change::Terminating { deadline, reason } => self.terminate(deadline, reason, now),
             Change::Finished => {

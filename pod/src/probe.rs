@@ -115,7 +115,8 @@ impl Probing {
         if let Some(track) = &mut self.tracks[place(kind)] {
             track.runs = true;
             // A probe that is late is not made up for.
-            track.next = track.next.after(track.period).max(now);
+            let next = track.next.after(track.period);
+            track.next = if next <= now { now.after(track.period) } else { next };
         }
     }
 

@@ -43,7 +43,9 @@ pub async fn follow<M: Machine>(mut asked: mpsc::Receiver<ExecRequest>, shared: 
                 (Err(_), _) => Heard::Failed(refused("too many commands of people run on this node".into())),
                 (_, Err(failed)) => Heard::Failed(failed),
                 (Ok(_permit), Ok(id)) => {
-                    tracing::info!(pod = ask.uid, container = ask.container, command = ?ask.command, "exec");
+                    // What comes after the program may be a password.
+                    let (program, words) = (ask.command.first(), ask.command.len());
+                    tracing::info!(pod = ask.uid, container = ask.container, ?program, words, "exec");
                     match serve(shared.machine.runtime(), &id, &ask, said, &heard).await {
                         Some(last) => last,
                         None => return,

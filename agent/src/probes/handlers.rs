@@ -39,7 +39,16 @@ pub enum Answer {
 /// It could not be carried out: that says nothing about the container.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct NotDone(pub String);
+pub struct NotDone(pub String, pub Blame);
+
+/// What is at fault where something could not be carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// What was asked for: it will be so the next time.
+    Asked,
+    /// The node, at present.
+    Node,
+}
 
 /// Whom a request over HTTP comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,8 +141,8 @@ async fn exec<R: Runtime>(
                 false => said.to_owned(),
             }))
         }
-        Err(ExecError::NotStarted(why)) => Err(NotDone(format!("the command cannot be run: {why}"))),
-        Err(why) => Err(NotDone(why.to_string())),
+        Err(ExecError::NotStarted(why)) => Err(NotDone(format!("the command cannot be run: {why}"), Blame::Asked)),
+        Err(why) => Err(NotDone(why.to_string(), Blame::Node)),
     }
 }
 
@@ -181,7 +190,7 @@ fn host(other: Option<&String>, target: Target<'_>) -> Result<Host, NotDone> {
 }
 
 fn no_address() -> NotDone {
-    NotDone("the pod has no address yet".into())
+    NotDone("the pod has no address yet".into(), Blame::Node)
 }
 
 fn port(reference: &PortReference, container: &Container) -> Result<u16, NotDone> {
@@ -189,8 +198,10 @@ fn port(reference: &PortReference, container: &Container) -> Result<u16, NotDone
         PortReference::Number(number) => Ok(*number),
         PortReference::Name(name) => {
             let named = container.ports.iter().find(|port| port.name.as_ref() == Some(name));
-            let none =
-                || NotDone(format!("the container has no port of the name {name}: add it to ports, or give a number"));
+            let none = || {
+                let why = format!("the container has no port of the name {name}: add it to ports, or give a number");
+                NotDone(why, Blame::Asked)
+            };
             named.map(|port| port.port).ok_or_else(none)
         }
     }

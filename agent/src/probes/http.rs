@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use url::Url;
 
-use super::handlers::{Answer, Host, NotDone, Purpose, SAID_BYTES_MAX};
+use super::handlers::{Answer, Blame, Host, NotDone, Purpose, SAID_BYTES_MAX};
 use super::tcp;
 use crate::registry::unverified;
 
@@ -32,7 +32,7 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Carries out the request. A hook is content with any answer.
 pub async fn get(get: &HttpGet, host: Host, port: u16, purpose: Purpose) -> Result<Answer, NotDone> {
     let shown = shown_url(get, &format!("{}:{port}", host.for_url()));
-    let url = Url::parse(&shown).map_err(|why| NotDone(format!("{shown:?} is no address: {why}")))?;
+    let url = Url::parse(&shown).map_err(|why| NotDone(format!("{shown:?} is no address: {why}"), Blame::Asked))?;
     let headers = headers(get, purpose)?;
     let answer = match follow(&url, &headers).await {
         // The server speaks HTTP where HTTPS was asked: a hook is content with that (KEP-3332), without the secret.
@@ -83,7 +83,8 @@ impl From<String> for Fault {
 fn headers(get: &HttpGet, purpose: Purpose) -> Result<HeaderMap, NotDone> {
     let mut headers = HeaderMap::new();
     for (name, value) in &get.headers {
-        let unusable = |why: &dyn std::error::Error| NotDone(format!("the header {name:?} cannot be sent: {why}"));
+        let unusable =
+            |why: &dyn std::error::Error| NotDone(format!("the header {name:?} cannot be sent: {why}"), Blame::Asked);
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|why| unusable(&why))?;
         headers.append(name, HeaderValue::from_bytes(value.as_bytes()).map_err(|why| unusable(&why))?);
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use pod::name::{RunKey, WorkloadKey};
-use pod::observed::{Health, ProbeKind, SandboxState};
+use pod::observed::{Health, ProbeKind};
 use pod::plan::PodView;
 use pod::probe::{Begin, Found, KINDS, Probing};
 use pod::record::{Lifecycle, Verdict};
@@ -20,11 +20,11 @@ use pod::time::Moment;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::handlers::{Answer, NotDone, Target, probe};
+use super::handlers::{Answer, Blame, NotDone, Target, probe};
 use crate::events::{About, Event, Severity};
 use crate::metrics::ProbeResult;
 use crate::seams::{Clock, Machine};
-use crate::worker::{Nudge, Shared};
+use crate::worker::{Nudge, Shared, address_of};
 
 /// Tries of a probe that could not be carried out: Kubernetes' number.
 const TRIES_MAX: u32 = 3;
@@ -137,12 +137,8 @@ fn probed(view: &PodView) -> impl Iterator<Item = (RunKey, usize)> {
 
 fn told(view: &PodView, run: &RunKey) -> Told {
     let stopping = view.record.containers.get(&run.container).and_then(|memory| memory.stopping.as_ref());
-    let address = match &view.sandbox {
-        SandboxState::Connected { ips } => ips.first().copied(),
-        SandboxState::Absent | SandboxState::Broken { .. } | SandboxState::Made => None,
-    };
     let ends = view.record.lifecycle != Lifecycle::Running || stopping.is_some_and(|it| it.attempt == run.attempt);
-    Told { ends, address }
+    Told { ends, address: address_of(view) }
 }
 
 fn begin<M: Machine>(view: &PodView, container: usize, run: &RunKey, shared: &Shared<M>, has_looked: bool) -> Probing {
@@ -226,7 +222,9 @@ impl<M: Machine> OfRun<M> {
         of_kind(&template.spec.containers[container], kind)?;
         Some(Box::pin(async move {
             let container = &template.spec.containers[container];
-            let Some(wanted) = of_kind(container, kind) else { return Err(NotDone("it is not asked for".into())) };
+            let Some(wanted) = of_kind(container, kind) else {
+                return Err(NotDone("it is not asked for".into(), Blame::Asked));
+            };
             let target = Target { container_id: &id, container, address };
             let mut tries = 1;
             loop {
@@ -250,7 +248,7 @@ impl<M: Machine> OfRun<M> {
                 let message = format!("{kind} probe failed: {said}");
                 (ProbeResult::Failed, Some("Unhealthy"), message, Found::Failure(said))
             }
-            Err(NotDone(why)) => {
+            Err(NotDone(why, _)) => {
                 let message = format!("{kind} probe errored and resulted in unknown state: {why}");
                 (ProbeResult::Unknown, Some("Unhealthy"), message, Found::Nothing)
             }

@@ -54,7 +54,7 @@ use std::time::Duration;
 use pod::name::{RunKey, Uid};
 use pod::observed::SandboxState;
 use pod::record::Record;
-use pod::spec::{PodSpec, PodTemplate};
+use pod::spec::{HostPathKind, PodSpec, PodTemplate, VolumeSource};
 
 use crate::seams::{Leave, Projected, Sandbox, Sandboxes, StepError};
 use called::Called;
@@ -202,15 +202,20 @@ impl Sandboxes for NodeSandboxes {
                 shared.make(&uid, &wanted).map_err(|error| step(CREATE, &*error))
             })
         };
+        // What has no type is made, where nothing is, with the first container that mounts it (as CRI does).
+        let mut checked = template.spec.clone();
+        checked
+            .volumes
+            .retain(|volume| !matches!(volume.source, VolumeSource::HostPath { kind: HostPathKind::Unset, .. }));
         let limits = Limits::of(&template.spec);
         let cgroup = async { shared.cgroups.make(uid, &limits).await.map_err(|e| step(CREATE, &e)) };
-        if template.spec.volumes.iter().any(volumes::needs_pod_dir) {
+        if checked.volumes.iter().any(volumes::needs_pod_dir) {
             let (made, grouped) = tokio::join!(making, cgroup);
             made?;
             grouped?;
-            shared.volumes(uid, &template.spec).await?;
+            shared.volumes(uid, &checked).await?;
         } else {
-            let (made, grouped, mounted) = tokio::join!(making, cgroup, shared.volumes(uid, &template.spec));
+            let (made, grouped, mounted) = tokio::join!(making, cgroup, shared.volumes(uid, &checked));
             made?;
             grouped?;
             mounted?;
@@ -365,7 +370,9 @@ impl Shared {
                 return Ok(volumes::kept::remove_others(&pod_dir)?);
             }
         }
-        // Everything that is mounted below goes with it; what a former version or a stranger left beside is removed too.
+        // Everything that is mounted below goes with it, and only from here; what a former version or a stranger left beside is
+        // removed too.
+        mounts::seclude_below(&pod_dir)?;
         mounts::unmount(&pod_dir)?;
         if absent_is_fine(fs::remove_dir(&pod_dir)).is_err() {
             mounts::unmount_below(&pod_dir)?;

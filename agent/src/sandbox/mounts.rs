@@ -71,11 +71,38 @@ pub fn unmount_below(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    let all = mountinfo::read()?.into_iter().map(|mounted| mounted.point);
-    let mut points: Vec<PathBuf> = all.filter(|point| point.starts_with(&dir)).collect();
-    points.sort();
+    let points = points_below(&dir)?;
+    points.iter().try_for_each(|point| seclude(point))?;
     // The deepest first.
     points.iter().rev().try_for_each(|point| unmount(point))
+}
+
+/// Cuts what is mounted below `dir`, by a container for example, off from what it shows: taken away here, it stays there.
+pub fn seclude_below(dir: &Path) -> io::Result<()> {
+    let dir = match dir.canonicalize() {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    points_below(&dir)?.iter().filter(|point| **point != dir).try_for_each(|point| seclude(point))
+}
+
+/// At and below, parents before what is mounted in them.
+fn points_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let all = mountinfo::read()?.into_iter().map(|mounted| mounted.point);
+    let mut points: Vec<PathBuf> = all.filter(|point| point.starts_with(dir)).collect();
+    points.sort();
+    points.dedup();
+    Ok(points)
+}
+
+/// The mount at `point` is no peer of others any more: what is unmounted below it is unmounted nowhere else.
+fn seclude(point: &Path) -> io::Result<()> {
+    match mount(None::<&str>, point, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>) {
+        // It is gone already, or hidden.
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]

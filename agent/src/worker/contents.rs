@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use pod::content::{Contents, Used, of_environment, of_pod};
+use pod::content::{Contents, Used, of_creation, of_pod};
 use pod::name::{RunKey, Uid};
 use pod::observed::{ContainerState, SandboxState};
 use pod::plan::{PodView, RunStep, StepKey};
@@ -65,15 +65,24 @@ impl<M: Machine> Worker<M> {
     }
 
     /// Runs that stand created with values that are no longer right are removed, and then created again. Before each plan, so
-    /// that none of them is started.
-    pub(super) fn remove_outdated(&mut self) {
+    /// that none of them is started. The moment at which a removal that failed is tried again.
+    pub(super) fn remove_outdated(&mut self, now: Now) -> Option<Moment> {
+        if !matches!(self.looked, Some(Ok(()))) {
+            return None;
+        }
         let outdated: Vec<RunKey> = self.pods.iter().flat_map(|view| self.outdated(view)).collect();
+        let mut again = None;
         for run in outdated {
             let key = StepKey::Run(run.uid.clone(), run.container.clone(), run.attempt, RunStep::Delete);
+            if let Some(failure) = self.failures.get(&key).filter(|failure| failure.not_before > now.boot) {
+                again = [again, Some(failure.not_before)].into_iter().flatten().min();
+                continue;
+            }
             tracing::info!(workload = %self.key, container = run.container, attempt = run.attempt,
-                "what its environment is made of has changed: it is created anew");
+                "what it was created with has changed: it is created anew");
             self.spawn(key, Job::Delete { run, unsaid: None });
         }
+        again
     }
 
     fn outdated(&self, view: &PodView) -> Vec<RunKey> {
@@ -81,7 +90,7 @@ impl<M: Machine> Worker<M> {
         for container in view.containers.iter().filter(|c| c.state == ContainerState::Created) {
             let run = &container.run;
             let Some(spec) = view.template.spec.container(&run.container) else { continue };
-            let uses = of_environment(spec, &self.key.namespace);
+            let uses = of_creation(spec, &view.template.spec, &self.key.namespace);
             if uses.is_empty() || self.configs.created_with.get(run) == Some(&self.configs.seen.of(uses)) {
                 continue;
             }
@@ -99,8 +108,11 @@ impl<M: Machine> Worker<M> {
 
     /// What a creation that begins now is to be made of.
     pub(super) fn contents_for(&mut self, run: &RunKey) -> Contents {
-        let uses = self.view(&run.uid).and_then(|view| view.template.spec.container(&run.container));
-        let uses = uses.map(|spec| of_environment(spec, &self.key.namespace)).unwrap_or_default();
+        let uses = self.view(&run.uid).and_then(|view| {
+            let spec = &view.template.spec;
+            Some(of_creation(spec.container(&run.container)?, spec, &self.key.namespace))
+        });
+        let uses = uses.unwrap_or_default();
         if !uses.is_empty() {
             self.configs.created_with.insert(run.clone(), self.configs.seen.of(uses));
         }

@@ -30,7 +30,8 @@ impl<M: Machine> Worker<M> {
     pub(super) fn tell_stopping(&self, uid: &Uid, container: &str, why: &str) {
         let message = match why {
             FAILED_HOOK => "FailedPostStartHook".to_owned(),
-            why => format!("Container {container} {why}, will be restarted"),
+            why if why.starts_with("failed") => format!("Container {container} {why}, will be restarted"),
+            why => format!("Stopping container {container}: {why}"),
         };
         self.tell_exactly(uid, Some(container), Severity::Normal, "Killing", message);
     }

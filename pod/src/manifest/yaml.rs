@@ -140,7 +140,8 @@ impl Builder {
             None => Value::Text(text.to_string()),
             Some(tag) => tagged(&text, &tag, plain).ok_or_else(|| Broken {
                 line,
-                reason: format!("the value {text:?} does not fit its tag {}{}", tag.handle, tag.suffix),
+                // Not the value: it may be a Secret's.
+                reason: format!("the value does not fit its tag {}{}", tag.handle, tag.suffix),
             })?,
         };
         let node = Node { line, value };

@@ -75,7 +75,9 @@ impl Said {
             let losers = claims.iter().filter(|(origin, content)| *origin != winner && content.is_some());
             settled.losers.extend(losers.map(|(o, _)| (key.clone(), o.clone(), Lost::To(winner.clone()))));
             let kept = match (content, before) {
-                (Some(content), Some(before)) if before.content.immutable && !before.content.same_values(content) => {
+                (Some(content), Some(before))
+                    if before.content.immutable && !(content.immutable && before.content.same_values(content)) =>
+                {
                     settled.losers.push((key.clone(), winner.clone(), Lost::Immutable));
                     before.clone()
                 }

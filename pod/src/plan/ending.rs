@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::draft::{Draft, delete, kill, pod_wait};
+use super::draft::{Draft, container_wait, delete, kill, pod_wait};
 use super::pod::remember;
 use super::run::{self, Standing};
 use super::{Hook, PodView, Signal, Step, View, order, silence};
 use crate::lifecycle::LAST_MOMENT;
 use crate::observed::{ContainerState, ObservedContainer, SandboxState};
+use crate::record::Lifecycle;
 use crate::spec::Role;
 use crate::time::Moment;
 
@@ -21,6 +22,7 @@ pub fn end(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView, deadline: Mome
                 let stopping = memory.and_then(|m| m.stopping.as_ref()).filter(|s| s.attempt == container.run.attempt);
                 let own = stopping.map_or(deadline, |stopping| stopping.deadline.min(deadline));
                 stop(draft, view, Some(pod), container, own);
+                run::remember_verdict(draft, view, pod, &container.run);
             }
             Standing::Silent => silence::end(draft, view, &pod.record.uid, deadline),
             // How it ended is for the status, as long as the rest of the pod still runs. Afterwards the record goes
@@ -51,7 +53,13 @@ pub fn stop(
 ) {
     let run = &container.run;
     let spec = pod.and_then(|pod| pod.template.spec.container(&run.container));
-    let sidecar = spec.is_some_and(|spec| spec.role == Role::Sidecar);
+    // One run that ends while its pod lives on keeps to no order: its container starts again.
+    let pod_ends = pod.is_none_or(|pod| pod.record.lifecycle != Lifecycle::Running || order::winds_down(pod));
+    let sidecar = pod_ends && spec.is_some_and(|spec| spec.role == Role::Sidecar);
+    let wait = |message: String, until: Moment| match pod_ends {
+        true => pod_wait(&run.uid, "Terminating", message, Some(until)),
+        false => container_wait(&run.uid, &run.container, "Terminating", message, Some(until)),
+    };
     let hooked = spec.is_some_and(|spec| spec.hooks.pre_stop.is_some());
     let signal = Signal::Stop;
     let tell = Step::Signal { uid: run.uid.clone(), container: run.container.clone(), attempt: run.attempt, signal };
@@ -74,19 +82,19 @@ pub fn stop(
         if !view.hooks.contains_key(&step.key()) {
             draft.step(step);
             let message = format!("{} runs its preStop hook within its grace period", run.container);
-            draft.wait(pod_wait(&run.uid, "Terminating", message, Some(deadline)));
+            draft.wait(wait(message, deadline));
             return;
         }
     }
-    if told_by > now && pod.is_some_and(|pod| !order::may_stop(pod, container)) {
+    if sidecar && told_by > now && pod.is_some_and(|pod| !order::may_stop(pod, container)) {
         let message = format!("{} stops when the containers that it serves have stopped", run.container);
-        draft.wait(pod_wait(&run.uid, "Terminating", message, Some(told_by)));
+        draft.wait(wait(message, told_by));
         return;
     }
     draft.signal(tell, "was told to stop");
     // The grace period runs out even if the stop signal cannot be delivered.
     let message = format!("{} has its grace period to stop", run.container);
-    draft.wait(pod_wait(&run.uid, "Terminating", message, Some(kill_at)));
+    draft.wait(wait(message, kill_at));
 }
 
 /// A pod that has done its work keeps its record and nothing else.

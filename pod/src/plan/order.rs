@@ -5,7 +5,7 @@ use super::PodView;
 use crate::name::RunKey;
 use crate::observed::{ContainerState, ObservedContainer};
 use crate::record::{ContainerMemory, Termination};
-use crate::spec::{Container, RestartPolicy, Role};
+use crate::spec::{Container, RestartPolicy, Role, VolumeSource};
 
 /// The pod's restart policy: a template that runs once is done where its containers have exited 0.
 pub fn policy(pod: &PodView) -> RestartPolicy {
@@ -56,18 +56,22 @@ pub fn is_through(pod: &PodView, container: &Container) -> bool {
 
 /// A main container has been started in the present surroundings: no init container has to run any more.
 pub fn initialized(pod: &PodView) -> bool {
+    let runs =
+        |main: &Container| pod.containers.iter().any(|run| run.run.container == main.name && run.state.may_run());
+    pod.template.spec.mains().any(|main| started_here(pod, main) || runs(main))
+}
+
+/// Whether the record knows of a start in this boot and, see [`must_renew`], in the present surroundings.
+fn started_here(pod: &PodView, container: &Container) -> bool {
+    memory(pod, container).is_some_and(|memory| memory.started_moment.is_some())
+}
+
+/// Whether what init containers have done, or that it is done, is on record of surroundings that are no more.
+pub fn must_renew(pod: &PodView) -> bool {
     let spec = &pod.template.spec;
-    pod.containers.iter().any(|run| {
-        let main = spec.container(&run.run.container).filter(|container| container.role == Role::Main);
-        main.is_some_and(|main| match run.state {
-            ContainerState::Running { .. } | ContainerState::Unanswered => true,
-            // What waited for its start can die as well.
-            ContainerState::Exited { .. } | ContainerState::NoTask => {
-                memory(pod, main).is_some_and(|memory| memory.started_attempt >= Some(run.run.attempt))
-            }
-            ContainerState::Created => false,
-        })
-    })
+    let inits = spec.containers.iter().any(|container| container.role != Role::Main);
+    let completed = pod.record.containers.values().any(|memory| memory.completed);
+    inits && (completed || spec.mains().any(|main| started_here(pod, main)))
 }
 
 /// Whether the container runs and has come up: its postStart hook is over and its startup probe content (v1
@@ -114,15 +118,22 @@ pub fn has_not_had_its_turn(pod: &PodView, name: &str) -> bool {
     position.is_some_and(|position| held_by(pod, position).is_some())
 }
 
-/// Whether a run may be created now. Creation fixes what it finds in the volumes (the program, a sub-path), so whatever shares one with an
-/// earlier init container or sidecar is created when those are through; all others stand created by then.
+/// Whether a run may be created now. Creation fixes what it finds in the volumes (the program, a sub-path, a device), so whatever mounts a
+/// path of the host, or shares a volume with an earlier init container or sidecar, is created when those are through; all others stand created
+/// by then.
 pub fn may_be_created(pod: &PodView, position: usize) -> bool {
     let containers = &pod.template.spec.containers;
+    let own = &containers[position].mounts;
+    // Two paths of the host may be one within the other, and one of them may be a device that is still to come.
+    let of_host = |name: &str| {
+        let volume = pod.template.spec.volumes.iter().find(|volume| volume.name == name);
+        volume.is_some_and(|volume| matches!(volume.source, VolumeSource::HostPath { .. }))
+    };
     let shares = |earlier: &Container| {
-        let own = &containers[position].mounts;
         earlier.role != Role::Main && earlier.mounts.iter().any(|a| own.iter().any(|b| a.volume == b.volume))
     };
-    held_by(pod, position).is_none() || !containers[..position].iter().any(shares)
+    let alone = || !own.iter().any(|mount| of_host(&mount.volume)) && !containers[..position].iter().any(shares);
+    held_by(pod, position).is_none() || alone()
 }
 
 /// Whether it is the turn of this run to be stopped: sidecars stop after everything else, the last one first.

@@ -178,6 +178,20 @@ pub fn over(container: &ObservedContainer) -> bool {
     matches!(container.state, ContainerState::Exited { .. } | ContainerState::NoTask)
 }
 
+/// What the probes of a run find is on record, also while it ends: who drains wants to be seen as not ready.
+pub fn remember_verdict(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView, run: &RunKey) {
+    let (Some(health), Some(memory)) = (view.health.get(run), pod.record.remembered(&run.container)) else { return };
+    if memory.started_attempt != Some(run.attempt) {
+        return;
+    }
+    let known = memory.verdict.as_ref().filter(|verdict| verdict.attempt == run.attempt);
+    if known.is_none_or(|known| (known.started, known.ready) != (health.started, health.ready)) {
+        let (container, attempt) = (run.container.clone(), run.attempt);
+        let (started, ready) = (health.started, health.ready);
+        remember(draft, pod, Change::Verdict { container, attempt, started, ready });
+    }
+}
+
 /// All runs of one container of one pod.
 struct Runs<'v> {
     view: &'v View<'v>,
@@ -330,12 +344,7 @@ impl Runs<'_> {
             let message = format!("failed {} probe", failed.probe.to_string().to_lowercase());
             return self.is_to_stop(draft, Stopping { attempt: due, deadline, message });
         }
-        let known = self.memory().and_then(|m| m.verdict.as_ref()).filter(|verdict| verdict.attempt == due);
-        if known.is_none_or(|known| (known.started, known.ready) != (health.started, health.ready)) {
-            let (started, ready) = (health.started, health.ready);
-            let container = self.container.name.clone();
-            remember(draft, self.pod, Change::Verdict { container, attempt: due, started, ready });
-        }
+        remember_verdict(draft, self.view, self.pod, &run);
     }
 
     fn create(&self, draft: &mut Draft<'_>, attempt: u32) {

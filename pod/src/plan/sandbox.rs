@@ -3,7 +3,7 @@
 use super::draft::{Draft, delete, kill};
 use super::pod::remember;
 use super::run::{self, Standing};
-use super::{Change, PodView, Step, View};
+use super::{Change, PodView, Step, View, order};
 use crate::observed::SandboxState;
 
 /// The surroundings are gone or damaged: what was created in them is of no use.
@@ -19,6 +19,7 @@ pub fn lost(pod: &PodView) -> bool {
 pub fn raise(draft: &mut Draft<'_>, pod: &PodView) {
     let uid = pod.record.uid.clone();
     match pod.sandbox {
+        SandboxState::Absent if order::must_renew(pod) => remember(draft, pod, Change::Renewed),
         SandboxState::Absent => draft.step(Step::SetUp { uid }),
         SandboxState::Made if !pod.template.spec.host_network => draft.step(Step::Connect { uid }),
         SandboxState::Made | SandboxState::Connected { .. } | SandboxState::Broken { .. } => {}
@@ -29,9 +30,6 @@ pub fn raise(draft: &mut Draft<'_>, pod: &PodView) {
 /// remembered as ended. A container that still runs is killed, as in Kubernetes: it cannot be moved.
 pub fn clear(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView) {
     let uid = &pod.record.uid;
-    if pod.record.containers.values().any(|memory| memory.completed) {
-        return remember(draft, pod, Change::Renewed);
-    }
     for container in &pod.containers {
         let (name, attempt) = (&container.run.container, container.run.attempt);
         match run::standing(view, pod, container) {
@@ -44,7 +42,9 @@ pub fn clear(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView) {
             Standing::Waits | Standing::Debris => draft.step(delete(uid, name, attempt)),
         }
     }
-    if pod.containers.is_empty() {
+    if pod.containers.is_empty() && order::must_renew(pod) {
+        remember(draft, pod, Change::Renewed);
+    } else if pod.containers.is_empty() {
         draft.step(Step::TearDown { uid: uid.clone() });
     }
 }

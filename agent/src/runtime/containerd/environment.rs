@@ -16,12 +16,20 @@ use crate::seams::CreateRun;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What the first process gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Environment {
     /// `NAME=value`, in the order of first mention.
     pub env: Vec<String>,
     /// The command line; may be empty.
     pub args: Vec<String>,
+}
+
+impl std::fmt::Debug for Environment {
+    /// Values may be Secrets', also in the command line.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Environment { env, args } = self;
+        f.debug_struct("Environment").field("variables", &env.len()).field("words", &args.len()).finish()
+    }
 }
 
 /// The container's own variables, and their names in the order of first mention. Err says which cannot be had and why.

@@ -83,6 +83,12 @@ impl Execs {
     }
 }
 
+/// Threads that working directories may hold which do not answer.
+const LOOKS_MAX: usize = 8;
+static LOOKS: Semaphore = Semaphore::const_new(LOOKS_MAX);
+/// Opening a directory takes microseconds.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
 impl Containerd {
     pub(super) async fn exec_in(&self, exec: Exec<'_>, streams: ExecStreams) -> Result<u32, ExecError> {
         let failed = |what: &str, status: &Status| failed(&self.client, what, status);
@@ -97,7 +103,7 @@ impl Containerd {
         let own = spec.and_then(|spec| spec.process().clone());
         let own = own.ok_or_else(|| ExecError::Failed("its specification cannot be read".into()))?;
         let process = process(own, &exec);
-        check_directory(task.pid, process.cwd()).map_err(ExecError::NotStarted)?;
+        look_at_directory(task.pid, process.cwd().clone()).await.map_err(ExecError::NotStarted)?;
         let command = Command {
             client: self.client.clone(),
             container: exec.id.to_owned(),
@@ -127,6 +133,21 @@ fn process(mut process: Process, exec: &Exec<'_>) -> Process {
         process.set_env(Some(env));
     }
     process
+}
+
+/// A directory in a file system that does not answer holds a thread.
+async fn look_at_directory(pid: u32, dir: PathBuf) -> Result<(), String> {
+    const HANGS: &str = "the working directory does not answer; is its file system gone?";
+    let turn = LOOKS.try_acquire().map_err(|_| HANGS.to_owned())?;
+    let looking = tokio::task::spawn_blocking(move || {
+        let looked = check_directory(pid, &dir);
+        drop(turn);
+        looked
+    });
+    match tokio::time::timeout(LOOK_MAX, looking).await {
+        Ok(looked) => looked.map_err(|ended| format!("the look at the working directory ended: {ended}"))?,
+        Err(_) => Err(HANGS.to_owned()),
+    }
 }
 
 /// The working directory lies in the container's hands: one that has become a link into `/proc/<n>/fd` has led out of

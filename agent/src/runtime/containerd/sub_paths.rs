@@ -30,24 +30,33 @@ const TRIES_MAX: u32 = 128;
 const RACES_MAX: u32 = 16;
 
 /// A part of a volume that a container mounts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SubPath {
     /// The volume on the host.
     pub volume: PathBuf,
-    /// Relative, and does not climb.
+    /// Relative, and does not climb. Never shown: an expression may have taken it from a Secret.
     pub path: PathBuf,
+    /// As the manifest has it.
+    pub written: String,
     /// Where it is bound for the container's creation.
     pub bound: PathBuf,
+}
+
+impl std::fmt::Debug for SubPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let SubPath { volume, path: _, written, bound } = self;
+        f.debug_struct("SubPath").field("volume", volume).field("written", written).field("bound", bound).finish()
+    }
 }
 
 /// Why a part cannot be mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum SubPathError {
-    #[error("{path} leads out of the volume at {volume}; a link in it must not", path = .part.path.display(), volume = .part.volume.display())]
+    #[error("{path} leads out of the volume at {volume}; a link in it must not", path = .part.written, volume = .part.volume.display())]
     LeadsOut { part: SubPath },
-    #[error("cannot open {path} in the volume at {volume}", path = .part.path.display(), volume = .part.volume.display())]
+    #[error("cannot open {path} in the volume at {volume}", path = .part.written, volume = .part.volume.display())]
     Open { part: SubPath, source: io::Error },
-    #[error("cannot make the directory {path} in the volume at {volume}", path = .part.path.display(), volume = .part.volume.display())]
+    #[error("cannot make the directory {path} in the volume at {volume}", path = .part.written, volume = .part.volume.display())]
     Make { part: SubPath, source: io::Error },
     #[error("cannot bind a part of a volume at {place}")]
     Bind { place: PathBuf, source: io::Error },
@@ -74,7 +83,7 @@ pub fn places(
             continue;
         }
         if !path.components().all(|part| matches!(part, Component::Normal(_))) || written.contains('\0') {
-            return Err(format!("subPathExpr {written:?} is {path:?}, which must be relative and without `..`"));
+            return Err(format!("what subPathExpr {written:?} comes to must be relative and without `..`"));
         }
         // Told by the spec, as of every volume that was not set up.
         let Some(volume) = run.sandbox.volumes.get(&mount.volume).cloned() else { continue };
@@ -82,7 +91,8 @@ pub fn places(
             return Err(format!("the run {} cannot name a directory", run.run));
         };
         let bound = run_dir.join("pods").join(&run.run.uid.0).join("subpaths").join(of_run).join(index.to_string());
-        places.insert(index, SubPath { volume, path, bound });
+        let written = written.clone();
+        places.insert(index, SubPath { volume, path, written, bound });
     }
     Ok(places)
 }
@@ -121,8 +131,9 @@ pub fn bind(parts: &[SubPath]) -> Result<Bound, SubPathError> {
         place(&found, &part.bound).map_err(failed)?;
         bound.places.push(part.bound.clone());
         let by_descriptor = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-        mount(Some(by_descriptor.as_str()), &part.bound, None::<&str>, flags, None::<&str>)
+        // Without what is mounted below, as the kubelet binds: to undo a bind with everything below it would take that away from the
+        // host as well, since binds are peers of what they show.
+        mount(Some(by_descriptor.as_str()), &part.bound, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .map_err(|errno| failed(errno.into()))?;
     }
     Ok(bound)
@@ -142,6 +153,13 @@ fn place(found: &OwnedFd, at: &Path) -> io::Result<()> {
 /// Ok when nothing is there.
 fn unbind(at: &Path) -> io::Result<()> {
     loop {
+        // What was mounted in the volume meanwhile came here too: it is not to go from there.
+        match mount(None::<&str>, at, None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>) {
+            Ok(()) => {}
+            Err(Errno::ENOENT) => return Ok(()),
+            Err(Errno::EINVAL) => break,
+            Err(errno) => return Err(errno.into()),
+        }
         match umount2(at, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => {}
             Err(Errno::ENOENT) => return Ok(()),

@@ -115,10 +115,26 @@ fn shows(root: &OwnedFd, name: &OsStr, files: &Files, shown: &BTreeSet<&str>) ->
         let target = format!("{DATA}/{name}");
         readlinkat(root, *name).ok().as_deref() == Some(OsStr::new(&target))
     });
-    let same_names = names(&data).is_ok_and(|found| {
-        found.len() == shown.len() && found.iter().all(|name| name.to_str().is_some_and(|name| shown.contains(name)))
-    });
+    let wanted: BTreeSet<&str> = files.keys().map(|path| path.as_str()).collect();
+    let same_names = paths(&data)
+        .is_ok_and(|found| found.len() == wanted.len() && found.iter().all(|path| wanted.contains(path.as_str())));
     links && same_names && files.iter().all(|(path, file)| is_as(&data, path, file).unwrap_or(false))
+}
+
+/// All files in the directory and below it, by their paths. Only we write there, so that it is no larger than what we wrote.
+fn paths(data: &OwnedFd) -> io::Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    let mut waiting = vec![(String::new(), data.try_clone()?)];
+    while let Some((before, dir)) = waiting.pop() {
+        for name in names(&dir)? {
+            let path = format!("{before}{}", name.to_string_lossy());
+            match openat(&dir, name.as_os_str(), directory(), Mode::empty()) {
+                Ok(below) => waiting.push((format!("{path}/"), below)),
+                Err(_) => drop(found.insert(path)),
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn is_as(data: &OwnedFd, path: &str, wanted: &projection::File) -> io::Result<bool> {
@@ -306,6 +322,16 @@ mod tests {
         assert_ne!(fs::read_link(volume.join(DATA)).unwrap(), old);
         assert!(write(&volume, &Files::new()).unwrap());
         assert_eq!(listed(&volume), ["..data", "..time"]);
+    }
+
+    #[test]
+    fn a_file_that_is_taken_out_of_a_directory_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = dir.path().join("v");
+        assert!(write(&volume, &files(&[("tls/ca.crt", 0o644, "1"), ("tls/tls.key", 0o400, "2")])).unwrap());
+        assert!(write(&volume, &files(&[("tls/ca.crt", 0o644, "1")])).unwrap(), "it is not as it is to be");
+        assert!(!volume.join("tls/tls.key").exists() && text(&volume, "tls/ca.crt") == "1");
+        assert!(!write(&volume, &files(&[("tls/ca.crt", 0o644, "1")])).unwrap());
     }
 
     #[test]

@@ -254,6 +254,40 @@ fn sidecar_has_a_moment_when_the_others_have_used_up_the_grace_period() {
 }
 
 #[test]
+fn sidecar_that_is_condemned_is_told_at_once_and_starts_again_beside_the_main_containers() {
+    let wanted = pod(&["s1", "a"], |template| of(template, "s1").probes.liveness = Some(probe()));
+    let mut model = Model::new(wanted);
+    model.settle();
+    let begun = model.now;
+    let failed = Some(ProbeFailure { probe: ProbeKind::Liveness, message: "no".into() });
+    say(&mut model, "s1", Health { started: true, ready: true, failed });
+    rest(&mut model);
+    assert_eq!((running(&model), model.now), (vec!["a".to_owned(), "s1".to_owned()], begun));
+    assert_eq!(model.pods[0].record.containers["s1"].next_attempt(), 1);
+}
+
+#[test]
+fn main_container_of_an_initialized_pod_waits_for_no_sidecar() {
+    let wanted = pod(&["i1", "s1", "a"], |template| of(template, "s1").probes.startup = Some(probe()));
+    let mut model = Model::new(wanted);
+    model.settle();
+    say(&mut model, "s1", Health { started: true, ready: true, failed: None });
+    model.settle();
+    for _ in 0..3 {
+        end(&mut model, "a", 1);
+        rest(&mut model);
+        if running(&model).contains(&"s1".to_owned()) {
+            end(&mut model, "s1", 1);
+        }
+        let plan = rest(&mut model);
+        model.now = plan.wake_at.map_or(model.now, |at| at.0);
+        rest(&mut model);
+    }
+    model.settle();
+    assert!(running(&model).contains(&"a".to_owned()), "{:?}", running(&model));
+}
+
+#[test]
 fn sidecars_of_a_pod_whose_main_containers_are_done_stop_and_the_pod_has_finished() {
     let wanted = pod(&["s1", "a"], |template| template.spec.restart_policy = RestartPolicy::OnFailure);
     let mut model = Model::new(wanted);

@@ -423,7 +423,10 @@ fn a_part_of_a_volume_is_mounted_from_where_it_was_bound() {
     let mut it = case();
     it.mount("a", "/whole", false);
     it.mount("a", "/part", true);
-    it.sub_paths.insert(1, SubPath { volume: "/host/a".into(), path: "b".into(), bound: "/run/bound/1".into() });
+    it.sub_paths.insert(
+        1,
+        SubPath { volume: "/host/a".into(), path: "b".into(), written: "b".into(), bound: "/run/bound/1".into() },
+    );
     let json = it.json();
     assert_eq!(mount_at(&json, "/whole")["source"], "/host/a");
     assert_eq!(mount_at(&json, "/part")["source"], "/run/bound/1");

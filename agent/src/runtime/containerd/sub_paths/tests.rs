@@ -27,7 +27,7 @@ impl Case {
 
     fn part(&self, path: &str) -> SubPath {
         let bound = self.dir.path().join("run/subpaths/main/0/0");
-        SubPath { volume: self.volume(), path: path.into(), bound }
+        SubPath { volume: self.volume(), path: path.into(), written: path.into(), bound }
     }
 }
 
@@ -50,6 +50,35 @@ fn a_part_is_bound_and_gone_with_what_holds_it() {
         assert!(!case.dir.path().join("run/subpaths").exists(), "{path}");
     }
     assert!(case.volume().join("inside/file").exists());
+}
+
+#[test]
+fn what_is_mounted_in_a_part_stays_on_the_host() {
+    let case = Case::new();
+    let volume = case.volume();
+    let tmpfs = |at: &Path| mount(Some("none"), at, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("mounted");
+    tmpfs(&volume);
+    // As systemd has it on the whole node.
+    mount(None::<&str>, &volume, None::<&str>, MsFlags::MS_SHARED, None::<&str>).expect("shared");
+    fs::create_dir_all(volume.join("part/disk")).expect("made");
+    tmpfs(&volume.join("part/disk"));
+    fs::write(volume.join("part/disk/data"), "").expect("written");
+    let part = case.part("part");
+    drop(bind(std::slice::from_ref(&part)).expect("bound"));
+    let kept = volume.join("part/disk/data").exists();
+    // What comes while it is bound, and what a killed agent leaves.
+    let bound = bind(std::slice::from_ref(&part)).expect("bound");
+    fs::create_dir(volume.join("part/later")).expect("made");
+    tmpfs(&volume.join("part/later"));
+    fs::write(volume.join("part/later/data"), "").expect("written");
+    std::mem::forget(bound);
+    drop(bind(std::slice::from_ref(&part)).expect("bound over what was left"));
+    let kept_later = volume.join("part/later/data").exists();
+    for at in ["part/later", "part/disk", ""] {
+        // Perhaps it is gone: that is what this is about.
+        let _ = umount2(&volume.join(at), MntFlags::MNT_DETACH);
+    }
+    assert!(kept && kept_later, "{kept} {kept_later}");
 }
 
 #[test]
