@@ -38,8 +38,11 @@ fn containers_of_a_pod_share_network_ipc_and_names_but_not_processes() {
         assert_ne!(one.namespace(kind), node.agent_process().namespace(kind), "{kind}");
     }
     assert_ne!(one.namespace("pid"), two.namespace("pid"));
-    // One shim for the whole pod.
-    assert_eq!(node.shims().len(), 1);
+    // One shim for the whole pod, once the processes that containerd starts shims with have ended.
+    wait_for("one shim serves the pod", || match node.shims().len() {
+        1 => Ok(()),
+        more => Err(format!("{more} shims")),
+    });
 }
 
 #[test]
