@@ -60,7 +60,7 @@ fn unescape_bytes(field: &[u8]) -> Vec<u8> {
 
 /// Undoes the kernel's octal escapes of space, tab, newline and backslash.
 pub fn unescape(field: &str) -> String {
-    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    String::from_utf8_lossy(&unescape_bytes(field.as_bytes())).into_owned()
 }
 
 #[cfg(test)]

@@ -86,6 +86,15 @@ async fn nothing_left(node: &TestContainerd, run: &TestRun<'_>, word: &str) {
     }
 }
 
+/// Waits until so many processes have this word.
+async fn running_all(id: &str, word: &str, count: usize) {
+    let end = Instant::now() + PATIENCE;
+    while processes(id, word) < count {
+        assert!(Instant::now() < end, "{} of {count} processes run", processes(id, word));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Processes of the container whose command line has this word.
 fn processes(id: &str, word: &str) -> usize {
     let of = |pid: &Path| {
@@ -166,13 +175,7 @@ async fn a_dropped_command_is_killed_with_what_it_started() {
     let id = run_.id();
     let script = "sleep 1111 & (sleep 1111; true) & sleep 1111";
     let running = shell(&runtime, &id, script);
-    let watching = async {
-        let end = Instant::now() + PATIENCE;
-        while processes(&id, "1111") < 3 {
-            assert!(Instant::now() < end, "it does not start");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
+    let watching = running_all(&id, "1111", 3);
     tokio::select! {
         ended = running => panic!("{ended:?}"),
         () = watching => {}
@@ -214,9 +217,7 @@ async fn a_killed_agents_commands_are_taken_away_at_the_next_start() {
                     let watching = async {
                         // Of a start that is cut off containerd forgets the process.
                         started.await.expect("it is told");
-                        while processes(&id, "2222") < 2 {
-                            tokio::time::sleep(Duration::from_millis(10)).await;
-                        }
+                        running_all(&id, "2222", 2).await;
                     };
                     tokio::select! {
                         ended = running => panic!("{ended:?}"),

@@ -21,8 +21,12 @@ pub fn document() -> String {
         &[("", table::OBJECT), ("metadata.", table::NAMED), ("metadata.", table::METADATA)],
     );
     section(&mut page, "`spec` of a Pod, and `spec.template.spec` of a DaemonSet", &[("", table::POD_SPEC)]);
-    section(&mut page, "A probe", &[("", table::PROBE)]);
-    section(&mut page, "A hook: `lifecycle.postStart`, `lifecycle.preStop`", &[("", table::HOOK)]);
+    section(&mut page, "A probe", &[("", table::HANDLER), ("", table::PROBE)]);
+    section(
+        &mut page,
+        "A hook: `lifecycle.postStart`, `lifecycle.preStop`",
+        &[("", table::HANDLER), ("", table::HOOK)],
+    );
     section(
         &mut page,
         "`spec` of a DaemonSet",

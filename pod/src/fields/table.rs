@@ -16,10 +16,15 @@ pub(super) fn parts(kind: WorkloadKind) -> &'static [(&'static str, &'static [Fi
             ("metadata", NAMED),
             ("metadata", METADATA),
             ("spec", POD_SPEC),
+            ("spec.containers[].startupProbe", HANDLER),
             ("spec.containers[].startupProbe", PROBE),
+            ("spec.containers[].livenessProbe", HANDLER),
             ("spec.containers[].livenessProbe", PROBE),
+            ("spec.containers[].readinessProbe", HANDLER),
             ("spec.containers[].readinessProbe", PROBE),
+            ("spec.containers[].lifecycle.postStart", HANDLER),
             ("spec.containers[].lifecycle.postStart", HOOK),
+            ("spec.containers[].lifecycle.preStop", HANDLER),
             ("spec.containers[].lifecycle.preStop", HOOK),
         ],
         WorkloadKind::DaemonSet => &[
@@ -30,10 +35,15 @@ pub(super) fn parts(kind: WorkloadKind) -> &'static [(&'static str, &'static [Fi
             ("spec.template.metadata", UNNAMED),
             ("spec.template.metadata", METADATA),
             ("spec.template.spec", POD_SPEC),
+            ("spec.template.spec.containers[].startupProbe", HANDLER),
             ("spec.template.spec.containers[].startupProbe", PROBE),
+            ("spec.template.spec.containers[].livenessProbe", HANDLER),
             ("spec.template.spec.containers[].livenessProbe", PROBE),
+            ("spec.template.spec.containers[].readinessProbe", HANDLER),
             ("spec.template.spec.containers[].readinessProbe", PROBE),
+            ("spec.template.spec.containers[].lifecycle.postStart", HANDLER),
             ("spec.template.spec.containers[].lifecycle.postStart", HOOK),
+            ("spec.template.spec.containers[].lifecycle.preStop", HANDLER),
             ("spec.template.spec.containers[].lifecycle.preStop", HOOK),
         ],
     }
@@ -160,7 +170,7 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("containers[].ports[].hostPort", Integer, Honoured("on every address of the node and on 127.0.0.1 (not ::1); a port that another pod has is refused; a pod waits while another process of the node listens on it, or where the node's own CNI configuration has no plugin with the capability portMappings; with hostNetwork equal to containerPort")),
     row("containers[].ports[].hostIP", Text, Honoured("an address of the node; default: all")),
     row("containers[].resources", Object, Honoured("")),
-    row("containers[].resources.limits", QuantityMap, Honoured("cpu, memory, ephemeral-storage (writable layer and logs of a container, and with the emptyDirs on disk the sum of all, measured every 10 s: a pod beyond it is Evicted and starts afresh). No container swaps on cgroup v2; on v1 none beyond its memory limit")),
+    row("containers[].resources.limits", QuantityMap, Honoured("cpu, memory, ephemeral-storage (writable layer and logs of a container, and with the emptyDirs on disk the sum of all, measured every 10 s, more rarely where measuring takes long: a pod beyond it is Evicted and starts afresh). No container swaps on cgroup v2; on v1 none beyond its memory limit")),
     row("containers[].resources.requests", QuantityMap, Honoured("cpu, memory; default: the limits; ephemeral-storage is shown only")),
     row("containers[].resources.claims", Objects, Refused("not supported: dynamic resource allocation needs a cluster")),
     row("containers[].resizePolicy", Objects, NoEffect("changed resources make a new pod")),
@@ -216,7 +226,7 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("volumes[].hostPath.type", Text, Honoured("all types; a device where it lies in /dev, or where the type is CharDevice or BlockDevice, is given to the container by its numbers (rwm; r where the mount is read-only), as it is when the container is created: a container waits for one that is not plugged in; of a directory such as /dev or /dev/bus/usb only privileged containers may use the devices")),
     row("volumes[].emptyDir", Object, Honoured("begins empty (mode 0777) and goes with the pod; on disk it outlives containers, sandboxes and boots, in memory it ends with the boot")),
     row("volumes[].emptyDir.medium", Text, Honoured("empty: the state directory's disk; Memory: a tmpfs, never swapped where the kernel can (6.3); HugePages, HugePages-2Mi …: of pages that the node has set aside")),
-    row("volumes[].emptyDir.sizeLimit", Quantity, Honoured("the size of a file system in memory, which is never larger than the containers' memory limits together or the node's memory; on disk it is measured every 10 s, and a pod beyond it is Evicted and starts afresh")),
+    row("volumes[].emptyDir.sizeLimit", Quantity, Honoured("the size of a file system in memory, which is never larger than the containers' memory limits together or the node's memory; on disk it is measured every 10 s, more rarely where measuring takes long, and a pod beyond it is Evicted and starts afresh")),
     row("volumes[].configMap", Object, Honoured("a ConfigMap document of the manifest directory, in the pod's namespace; in memory, read-only; a changed document reaches the files at once and as a whole (not through subPath)")),
     row("volumes[].configMap.name", Text, Honoured("")),
     row("volumes[].configMap.items", Objects, Honoured("")),
@@ -388,36 +398,9 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("resourceClaims", Objects, Refused("not supported: dynamic resource allocation needs a cluster")),
 ];
 
-/// v1 Probe.
+/// What v1 ProbeHandler and v1 LifecycleHandler have in common.
 #[rustfmt::skip]
-pub(super) const PROBE: &[Field] = &[
-    row("exec", Object, Honoured("")),
-    row("exec.command", Texts, Honoured("its timeout begins when it runs")),
-    row("httpGet", Object, Honoured("")),
-    row("httpGet.host", Text, Honoured("default: the pod's address")),
-    row("httpGet.httpHeaders", Objects, Honoured("")),
-    row("httpGet.httpHeaders[].name", Text, Honoured("")),
-    row("httpGet.httpHeaders[].value", Text, Honoured("")),
-    row("httpGet.path", Text, Honoured("default `/`")),
-    row("httpGet.port", IntegerOrText, Honoured("a number, or the name of a port of the container")),
-    row("httpGet.scheme", Text, Honoured("HTTP (default), HTTPS; certificates are not verified")),
-    row("tcpSocket", Object, Honoured("")),
-    row("tcpSocket.host", Text, Honoured("default: the pod's address")),
-    row("tcpSocket.port", IntegerOrText, Honoured("")),
-    row("grpc", Object, Honoured("grpc.health.v1")),
-    row("grpc.port", Integer, Honoured("")),
-    row("grpc.service", Text, Honoured("")),
-    row("initialDelaySeconds", Integer, Honoured("")),
-    row("timeoutSeconds", Integer, Honoured("default 1")),
-    row("periodSeconds", Integer, Honoured("default 10")),
-    row("successThreshold", Integer, Honoured("default 1, which liveness and startup probes must have")),
-    row("failureThreshold", Integer, Honoured("default 3")),
-    row("terminationGracePeriodSeconds", Integer, Honoured("of liveness and startup probes")),
-];
-
-/// v1 LifecycleHandler.
-#[rustfmt::skip]
-pub(super) const HOOK: &[Field] = &[
+pub(super) const HANDLER: &[Field] = &[
     row("exec", Object, Honoured("")),
     row("exec.command", Texts, Honoured("")),
     row("httpGet", Object, Honoured("")),
@@ -427,7 +410,29 @@ pub(super) const HOOK: &[Field] = &[
     row("httpGet.httpHeaders[].value", Text, Honoured("")),
     row("httpGet.path", Text, Honoured("default `/`")),
     row("httpGet.port", IntegerOrText, Honoured("a number, or the name of a port of the container")),
-    row("httpGet.scheme", Text, Honoured("HTTP (default), HTTPS")),
+    row("httpGet.scheme", Text, Honoured("HTTP (default), HTTPS; certificates are not verified")),
+];
+
+/// v1 Probe, beside [`HANDLER`].
+#[rustfmt::skip]
+pub(super) const PROBE: &[Field] = &[
+    row("tcpSocket", Object, Honoured("")),
+    row("tcpSocket.host", Text, Honoured("default: the pod's address")),
+    row("tcpSocket.port", IntegerOrText, Honoured("")),
+    row("grpc", Object, Honoured("grpc.health.v1")),
+    row("grpc.port", Integer, Honoured("")),
+    row("grpc.service", Text, Honoured("")),
+    row("initialDelaySeconds", Integer, Honoured("")),
+    row("timeoutSeconds", Integer, Honoured("default 1; that of a command begins when it runs")),
+    row("periodSeconds", Integer, Honoured("default 10")),
+    row("successThreshold", Integer, Honoured("default 1, which liveness and startup probes must have")),
+    row("failureThreshold", Integer, Honoured("default 3")),
+    row("terminationGracePeriodSeconds", Integer, Honoured("of liveness and startup probes")),
+];
+
+/// v1 LifecycleHandler, beside [`HANDLER`].
+#[rustfmt::skip]
+pub(super) const HOOK: &[Field] = &[
     row("sleep", Object, Honoured("")),
     row("sleep.seconds", Integer, Honoured("at most the pod's terminationGracePeriodSeconds")),
     row("tcpSocket", Object, Refused("no hook can do that, in Kubernetes neither: use exec, httpGet or sleep")),

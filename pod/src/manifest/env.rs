@@ -144,13 +144,18 @@ fn key_ref(at: &At<'_>, kind: ContentKind, findings: &mut Findings) -> Option<En
     Some(EnvValue::Content { kind, name, key: text.to_owned(), optional })
 }
 
-fn field(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Option<EnvValue> {
+/// Where the path of a fieldRef (v1 ObjectFieldSelector) stands.
+pub fn field_path<'a>(at: &At<'a>, findings: &mut Findings) -> Option<At<'a>> {
     if let Some(version) = at.get("apiVersion")
         && version.text(findings).is_some_and(|v| v != "v1" && !v.is_empty())
     {
         findings.rule(&version, "must be v1");
     }
-    let at = at.need("fieldPath", findings)?;
+    at.need("fieldPath", findings)
+}
+
+fn field(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Option<EnvValue> {
+    let at = field_path(at, findings)?;
     let path = at.text(findings)?;
     let field = match path {
         "metadata.name" => PodField::Name,

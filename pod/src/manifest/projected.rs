@@ -125,12 +125,7 @@ fn downward(at: &At<'_>, findings: &mut Findings) -> Vec<DownwardFile> {
 }
 
 fn field(at: &At<'_>, findings: &mut Findings) -> Option<DownwardField> {
-    if let Some(version) = at.get("apiVersion")
-        && version.text(findings).is_some_and(|v| v != "v1" && !v.is_empty())
-    {
-        findings.rule(&version, "must be v1");
-    }
-    let at = at.need("fieldPath", findings)?;
+    let at = env::field_path(at, findings)?;
     let path = at.text(findings)?;
     let field = match path {
         "metadata.name" => DownwardField::Name,

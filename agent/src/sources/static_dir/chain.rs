@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
+use crate::mountinfo::unescape;
+
 /// Links followed on the way, as in the kernel.
 const MAX_LINKS: usize = 40;
 /// A directory this close to the root holds much that does not concern us, and opening any of it would wake us: it is
@@ -108,11 +110,6 @@ pub fn awaits_mount(fstab: &str, mountinfo: &str, names: &BTreeSet<PathBuf>) -> 
     let mounted: BTreeSet<PathBuf> =
         mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(|p| PathBuf::from(unescape(p))).collect();
     wanted.map(|p| PathBuf::from(unescape(p))).find(|p| names.contains(p) && !mounted.contains(p))
-}
-
-/// fstab and mountinfo write a blank as `\040`, and so on.
-fn unescape(text: &str) -> String {
-    text.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
 }
 
 #[cfg(test)]
