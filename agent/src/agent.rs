@@ -14,6 +14,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::allowed::Allowed;
 use crate::board::{Board, Check, ImageOutcome};
 use crate::collect::Collector;
 use crate::config::{self, Config, Following, Settings};
@@ -143,7 +144,8 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         }
     };
 
-    let machine = machine(&config, &node_name, boot_id)?;
+    let allowed = Allowed::new(config.live.allow.clone());
+    let machine = machine(&config, &node_name, boot_id, &allowed)?;
     if let Err(error) = machine.sandboxes.free_nobodys_addresses() {
         tracing::warn!(
             reason = error.message,
@@ -182,6 +184,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         manifests,
         following: following.clone(),
         shared: shared.clone(),
+        allowed,
         desired: desired_sender,
         refusals: Refusals::default(),
         kept: kept.all,
@@ -259,11 +262,12 @@ async fn until_told_to_stop(mut workers: tokio::task::JoinHandle<()>) -> anyhow:
     }
 }
 
-fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<NodeMachine> {
+fn machine(config: &Config, node_name: &str, boot_id: String, allowed: &Allowed) -> anyhow::Result<NodeMachine> {
     let mut runtime = containerd::Config::new(&config.containerd, node_name);
     runtime.namespace.clone_from(&config.containerd_namespace);
     runtime.state_dir.clone_from(&config.state_dir);
     runtime.run_dir.clone_from(&config.run_dir);
+    runtime.allowed = allowed.clone();
     runtime.seccomp_default = config.seccomp_default;
     runtime.seccomp_abi = if config.seccomp_32_bit { Abi::With32Bit } else { Abi::Native };
     let oci_runtime = |class: &config::RuntimeClass| match class {
@@ -290,6 +294,7 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
         pod_cidrs,
         bridge: sandbox::BRIDGE.to_owned(),
         node_files: sandbox::NodeFiles::default(),
+        allowed: allowed.clone(),
         cluster: sandbox::Cluster { dns: config.cluster_dns.clone(), domain: config.cluster_domain.clone() },
     };
     Ok(NodeMachine {
