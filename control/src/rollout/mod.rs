@@ -91,9 +91,7 @@ fn replace(mut counted: Vec<&mut Local<'_>>, max: usize) -> Rolled {
 
 /// Ends the old pods of up to `count` nodes whose health is this one. Whether there are more such nodes.
 fn take(counted: &mut [&mut Local<'_>], health: Health, count: usize) -> bool {
-    let old = |l: &&mut &mut Local<'_>| {
-        l.is_reached() && l.health() == health && l.living().all(|p| !p.updated && p.hold == Hold::Owned)
-    };
+    let old = |l: &&mut &mut Local<'_>| l.health() == health && l.living().all(|p| !p.updated && p.hold == Hold::Owned);
     let mut candidates = counted.iter_mut().filter(old);
     for local in candidates.by_ref().take(count) {
         local.pods.iter_mut().for_each(|p| p.end(Ending::Update));

@@ -98,6 +98,20 @@ fn with_surge_one_pod_that_ends_is_not_waited_for_and_two_are() {
 }
 
 #[test]
+fn with_surge_an_old_pod_goes_when_its_successor_is_available_or_it_serves_nobody() {
+    let mut surging = daemonset(surge(1));
+    surging.template_data = "v2".into();
+    let beside = |old: Pod, new: Pod| {
+        let mut seen = seen(vec![node("a")], vec![old, new]);
+        seen.revisions.push(revision("v2", 2));
+        short(&decided(&surging, &seen))
+    };
+    assert_eq!(beside(pod("old", "a", "v1"), pod("new", "a", "v2")), ["-old Update"]);
+    assert_eq!(beside(pod("old", "a", "v1"), unready(pod("new", "a", "v2"))), [""; 0]);
+    assert_eq!(beside(unready(pod("old", "a", "v1")), unready(pod("new", "a", "v2"))), ["-old Update"]);
+}
+
+#[test]
 fn of_several_pods_on_a_node_the_healthier_stays_then_the_older() {
     let mut younger = pod("a-younger", "a", "v1");
     younger.created = at(5);
