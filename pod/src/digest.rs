@@ -129,6 +129,7 @@ impl Feed for PodSpec {
             volumes,
             restart_policy,
             termination_grace,
+            active_deadline,
             host_network,
             host_pid,
             host_ipc,
@@ -147,6 +148,10 @@ impl Feed for PodSpec {
         }
         if runtime_class.is_some() {
             feed_all!(*sum, runtime_class);
+        }
+        if active_deadline.is_some() {
+            sum.tag("active deadline");
+            feed_all!(*sum, active_deadline);
         }
     }
 }

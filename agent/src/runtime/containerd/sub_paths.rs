@@ -52,7 +52,7 @@ pub struct SubPath {
     /// Where it is bound for the container's creation.
     pub bound: PathBuf,
     /// Of a host path, where the node has rules for these.
-    pub host: Option<HostPart>,
+    pub host: Option<Box<HostPart>>,
 }
 
 /// By what a part of the host's tree is judged.
@@ -109,7 +109,7 @@ pub fn places(
 ) -> Result<BTreeMap<usize, SubPath>, String> {
     let mut places = BTreeMap::new();
     for (index, mount) in run.container.mounts.iter().enumerate() {
-        let host = allow.and_then(|allow| host_part(run, &mount.volume, mount.read_only, allow));
+        let host = allow.and_then(|allow| host_part(run, &mount.volume, mount.read_only, allow)).map(Box::new);
         let whole = String::new();
         let (path, written) = match &mount.sub_path {
             None => (String::new(), &whole),

@@ -174,7 +174,7 @@ impl Case {
             written: volume.to_str().expect("text").into(),
         };
         let bound = self.dir.path().join("run/subpaths/main/0/host/0");
-        SubPath { volume, path: PathBuf::new(), written: String::new(), bound, host: Some(host) }
+        SubPath { volume, path: PathBuf::new(), written: String::new(), bound, host: Some(Box::new(host)) }
     }
 }
 
