@@ -58,9 +58,11 @@ async fn main() {
             volumes: vec![],
             restart_policy: RestartPolicy::Never,
             termination_grace: Duration::from_secs(30),
+            active_deadline: None,
             host_network: true,
             host_pid: false,
             host_ipc: false,
+            sysctls: Default::default(),
             priority: 0,
             priority_class: None,
             runtime_class: None,
@@ -81,6 +83,7 @@ async fn main() {
         boot_id: String::new(),
         lifecycle: Lifecycle::Running,
         containers: BTreeMap::new(),
+        course: Default::default(),
     };
     let cgroup = format!("/create-times-{uid}");
     let sandbox = Sandbox { cgroup: CgroupParent::Cgroupfs(cgroup.clone()), ..Sandbox::default() };

@@ -140,6 +140,7 @@ pub fn record(uid: &str, name: &str) -> Record {
         boot_id: "b".into(),
         lifecycle: Lifecycle::Running,
         containers: BTreeMap::new(),
+        course: Default::default(),
     }
 }
 
@@ -187,9 +188,11 @@ pub fn template() -> PodTemplate {
             volumes: vec![],
             restart_policy: RestartPolicy::Always,
             termination_grace: Duration::from_secs(30),
+            active_deadline: None,
             host_network: false,
             host_pid: false,
             host_ipc: false,
+            sysctls: Default::default(),
             priority: 0,
             priority_class: None,
             runtime_class: None,
