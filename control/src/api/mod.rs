@@ -3,3 +3,4 @@
 
 pub mod patch;
 pub mod schema;
+pub mod selector;
