@@ -14,7 +14,7 @@ mod findings;
 mod handlers;
 mod json;
 mod mounts;
-mod names;
+pub mod names;
 mod naming;
 mod placement;
 mod pod;
@@ -24,6 +24,7 @@ pub mod quantity;
 mod resources;
 mod scalar;
 mod security;
+mod sysctls;
 #[cfg(test)]
 mod tests;
 mod tree;
