@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::PatchError;
 use super::strategic::refused;
+use crate::api::interleave::interleave;
 use crate::api::schema::{List, Patch};
 
 /// The order that a patch asks for.
@@ -58,8 +59,7 @@ impl Order {
         Ok(())
     }
 
-    /// Items that are named stand as the order has them. The others keep their order, each before the named ones unless it stood behind them
-    /// in the list as it was before.
+    /// Items that are named stand as the order has them, the others where they were (`interleave`).
     pub fn arrange(&self, items: Vec<Value>, before: Option<&Value>) -> Vec<Value> {
         let stood = before.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let stood: BTreeMap<String, usize> =
@@ -67,16 +67,10 @@ impl Order {
         let was = |item: &Value| self.identity(item).and_then(|i| stood.get(&i).copied());
         let (mut named, others): (Vec<Value>, Vec<Value>) = items.into_iter().partition(|i| self.place(i).is_some());
         named.sort_by_key(|item| self.place(item));
-        let mut arranged = Vec::with_capacity(named.len() + others.len());
-        let mut named = named.into_iter().peekable();
-        for other in others {
-            let behind = |item: &Value| matches!((was(item), was(&other)), (Some(a), Some(b)) if a < b);
-            while let Some(item) = named.next_if(behind) {
-                arranged.push(item);
-            }
-            arranged.push(other);
-        }
-        arranged.extend(named);
-        arranged
+        let placed = |item: Value| (was(&item), item);
+        let named = named.into_iter().map(placed).map(|(was, item)| (item, was)).collect();
+        // What a patch adds without naming it comes last.
+        let others = others.into_iter().map(placed).map(|(was, item)| (item, was.unwrap_or(usize::MAX))).collect();
+        interleave(named, others)
     }
 }
