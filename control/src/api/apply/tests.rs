@@ -228,19 +228,54 @@ fn an_update_takes_what_it_changes_from_whoever_had_it() {
 }
 
 #[test]
+fn whoever_updates_again_keeps_what_it_had_and_loses_what_it_removes() {
+    let labelled = |labels: Value, live: &Value| {
+        let mut new = live.clone();
+        new["metadata"]["labels"] = labels;
+        new
+    };
+    let live = update(None, &pod(json!({}), json!({})), &writer("made"));
+    let x = update(Some(&live), &labelled(json!({"x": "1"}), &live), &writer("edit"));
+    let later = Writer { now: Timestamp::from_second(2000).unwrap(), ..writer("edit") };
+    let again = update(Some(&x), &labelled(json!({"x": "2"}), &x), &later);
+    assert_eq!(again["metadata"]["managedFields"], x["metadata"]["managedFields"], "nothing has changed hands");
+    let both = update(Some(&x), &labelled(json!({"x": "1", "y": "1"}), &x), &later);
+    assert_eq!(owned(&both, "edit")["f:metadata"]["f:labels"], json!({"f:x": {}, "f:y": {}}));
+    let less = update(Some(&both), &labelled(json!({"y": "1"}), &both), &later);
+    assert_eq!(owned(&less, "edit")["f:metadata"]["f:labels"], json!({"f:y": {}}));
+}
+
+#[test]
+fn a_null_is_as_if_it_were_not_there() {
+    let object = applied(None, &pod(json!({"x": null, "y": "1"}), json!({"nodeName": null})), "m");
+    assert_eq!(bare(&object), pod(json!({"y": "1"}), json!({})));
+    assert_eq!(owned(&object, "m"), json!({"f:metadata": {"f:labels": {"f:y": {}}}, "f:spec": {}}));
+}
+
+#[test]
+fn entries_stand_as_kubernetes_writes_them() {
+    let early = Writer { now: Timestamp::from_second(500).unwrap(), ..writer("edit") };
+    let updated = update(None, &pod(json!({"x": "1"}), json!({})), &early);
+    let object = applied(Some(&updated), &pod(json!({"y": "1"}), json!({})), "m");
+    let entries = object["metadata"]["managedFields"].as_array().unwrap();
+    assert_eq!((&entries[0]["operation"], &entries[1]["operation"]), (&json!("Apply"), &json!("Update")));
+}
+
+#[test]
 fn only_the_last_ten_that_updated_are_remembered_by_name() {
     let mut object = update(None, &pod(json!({}), json!({})), &writer("first"));
     for n in 0..12 {
         let mut new = object.clone();
         new["metadata"]["labels"][format!("l{n}")] = json!("1");
-        let manager = format!("m{n}");
+        // The later, the earlier in the alphabet.
+        let manager = format!("m{}", 50 - n);
         let at = Writer { now: Timestamp::from_second(2000 + n).unwrap(), ..writer(&manager) };
         object = update(Some(&object), &new, &at);
     }
     let entries = object["metadata"]["managedFields"].as_array().unwrap();
     assert_eq!(entries.len(), 11);
     let ancient = owned(&object, "ancient-changes");
-    assert!(ancient["f:metadata"]["f:labels"]["f:l1"].is_object() && owned(&object, "m2").is_object(), "{ancient}");
+    assert!(ancient["f:metadata"]["f:labels"]["f:l1"].is_object() && owned(&object, "m48").is_object(), "{ancient}");
 }
 
 #[test]
