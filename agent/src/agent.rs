@@ -14,6 +14,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::allowed::Allowed;
 use crate::board::{Board, Check, ImageOutcome};
 use crate::collect::Collector;
 use crate::config::{self, Config, Following, Settings};
@@ -21,7 +22,7 @@ use crate::contents;
 use crate::desired;
 use crate::disk::Disk;
 use crate::doctor;
-use crate::events::{About, Event, Severity};
+use crate::events::{self, About, Event, Severity};
 use crate::exec;
 use crate::execute::chain;
 use crate::gate::Gate;
@@ -109,6 +110,8 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let Start { config, flags, config_file } = start;
     let doors = Doors::open(&config.run_dir, config.listen).await?;
     let (board, commands) = Board::new();
+    let events = events::kept::Places::new(&config.run_dir, &config.state_dir);
+    board.restore_events(events.load(&Disk).await);
     let node_name = node_name(&config)?;
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .context("cannot read /proc/sys/kernel/random/boot_id: is /proc mounted?")?
@@ -143,7 +146,8 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         }
     };
 
-    let machine = machine(&config, &node_name, boot_id)?;
+    let allowed = Allowed::new(config.live.allow.clone());
+    let machine = machine(&config, &node_name, boot_id, following.clone(), &allowed)?;
     if let Err(error) = machine.sandboxes.free_nobodys_addresses() {
         tracing::warn!(
             reason = error.message,
@@ -182,6 +186,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         manifests,
         following: following.clone(),
         shared: shared.clone(),
+        allowed,
         desired: desired_sender,
         refusals: Refusals::default(),
         kept: kept.all,
@@ -223,6 +228,8 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let beat = beat(board.clone(), progress.clone());
     tokio::spawn(watch_progress(board.clone(), progress));
     let workers = tokio::spawn(Workers::new(shared.clone(), desired_set, commands).run(loaded.records, beat));
+    let (end_events, events_end) = tokio::sync::oneshot::channel();
+    let keeping_events = tokio::spawn(events::kept::keep(Disk, board.clone(), events, events_end));
     let mut doors_stop = stop.subscribe();
     let doors = tokio::spawn(doors.serve(board, async move {
         // An error means that the sender is gone, and with it the agent.
@@ -239,8 +246,9 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     if tokio::time::timeout(STOP_MAX, ended).await.is_err() {
         tracing::warn!("steps in flight were cut short; the next start completes them");
     }
-    // The doors close within their own bound.
-    let _ = doors.await;
+    // Both end within their own bounds.
+    drop(end_events);
+    let _ = tokio::join!(doors, keeping_events);
     tracing::info!("stopped; containers run on");
     Ok(())
 }
@@ -259,11 +267,18 @@ async fn until_told_to_stop(mut workers: tokio::task::JoinHandle<()>) -> anyhow:
     }
 }
 
-fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<NodeMachine> {
+fn machine(
+    config: &Config,
+    node_name: &str,
+    boot_id: String,
+    following: watch::Receiver<Following>,
+    allowed: &Allowed,
+) -> anyhow::Result<NodeMachine> {
     let mut runtime = containerd::Config::new(&config.containerd, node_name);
     runtime.namespace.clone_from(&config.containerd_namespace);
     runtime.state_dir.clone_from(&config.state_dir);
     runtime.run_dir.clone_from(&config.run_dir);
+    runtime.allowed = allowed.clone();
     runtime.seccomp_dir.clone_from(&config.seccomp_dir);
     runtime.seccomp_default = config.seccomp_default;
     runtime.seccomp_abi = if config.seccomp_32_bit { Abi::With32Bit } else { Abi::Native };
@@ -291,12 +306,13 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
         pod_cidrs,
         bridge: sandbox::BRIDGE.to_owned(),
         node_files: sandbox::NodeFiles::default(),
+        allowed: allowed.clone(),
         cluster: sandbox::Cluster { dns: config.cluster_dns.clone(), domain: config.cluster_domain.clone() },
     };
     Ok(NodeMachine {
         runtime: Containerd::open(runtime)?,
         sandboxes: NodeSandboxes::open(sandboxes)?,
-        logs: Pipes::new(&config.run_dir, &config.log_dir),
+        logs: Pipes::new(&config.run_dir, &config.log_dir, following),
         boot_id,
     })
 }

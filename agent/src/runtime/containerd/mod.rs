@@ -16,6 +16,7 @@ use pod::name::WorkloadKey;
 use pod::observed::ObservedContainer;
 use pod::plan::Signal;
 
+use crate::allowed::Allowed;
 use crate::exec::{Exec, ExecError, ExecStreams};
 use crate::seams::{CreateRun, CreatedRun, ImageWanted, Layers, PodRuns, Prepared, Runtime, ShimEnd, StepError, Wake};
 
@@ -84,6 +85,8 @@ pub struct Config {
     /// Runtimes other than the usual one, by the name that pods give.
     pub classes: BTreeMap<String, OciRuntime>,
     pub pulls: images::pull::Settings,
+    /// Which host paths volumes may show.
+    pub allowed: Allowed,
 }
 
 impl Config {
@@ -101,6 +104,7 @@ impl Config {
             seccomp_abi: seccomp::Abi::default(),
             classes: BTreeMap::new(),
             pulls: images::pull::Settings::default(),
+            allowed: Allowed::default(),
         }
     }
 }
@@ -109,6 +113,11 @@ impl Config {
     /// Pipes of commands in containers, by container and command.
     fn exec_dir(&self) -> PathBuf {
         self.run_dir.join("exec")
+    }
+
+    /// The stdin of a container that asks for one: a FIFO to which nobody writes.
+    fn stdin(&self, id: &str) -> PathBuf {
+        self.run_dir.join("stdin").join(id)
     }
 }
 
