@@ -58,6 +58,7 @@ async fn main() {
             volumes: vec![],
             restart_policy: RestartPolicy::Never,
             termination_grace: Duration::from_secs(30),
+            active_deadline: None,
             host_network: true,
             host_pid: false,
             host_ipc: false,
@@ -83,6 +84,7 @@ async fn main() {
         boot_id: String::new(),
         lifecycle: Lifecycle::Running,
         containers: BTreeMap::new(),
+        course: Default::default(),
     };
     let cgroup = format!("/create-times-{uid}");
     let sandbox = Sandbox { cgroup: CgroupParent::Cgroupfs(cgroup.clone()), ..Sandbox::default() };

@@ -212,6 +212,7 @@ mod tests {
             boot_id: "b".into(),
             lifecycle: Lifecycle::Running,
             containers: BTreeMap::new(),
+            course: Default::default(),
         }
     }
 

@@ -20,13 +20,13 @@ use std::time::Duration;
 
 use pod::content::Contents;
 use pod::desired::{DesiredPod, Wanted};
-use pod::manifest::{Context, parse_recorded};
+use pod::manifest::Context;
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::observed::{Health, ImageState, ObservedContainer, SandboxState};
 use pod::plan::{
     Delivery, Failure, HookEnd, Plan, PodView, RunStep, Signal, Step, StepKey, Stray, View, Waiting, is_unsaid, plan,
 };
-use pod::record::{Lifecycle, Record};
+use pod::record::{Course, Lifecycle, Record};
 use pod::time::{Moment, Now};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -182,7 +182,7 @@ impl<M: Machine> Worker<M> {
             configs: contents::Configs::default(),
         };
         for record in records {
-            match parse_recorded(&record.document, &record.origin, &worker.shared.context) {
+            match record.read_back(&worker.shared.context) {
                 Ok(desired) => {
                     worker.resume_deletions(&record);
                     worker.pods.push(new_view(record, desired));
@@ -549,6 +549,7 @@ impl<M: Machine> Worker<M> {
             boot_id: self.shared.machine.boot_id().to_owned(),
             lifecycle: Lifecycle::Running,
             containers: BTreeMap::new(),
+            course: Course::of(&wanted.template, now),
         }
     }
 

@@ -365,6 +365,7 @@ fn unreadable(name: &str) -> Record {
         boot_id: "boot-0".into(),
         lifecycle: Lifecycle::Running,
         containers: BTreeMap::new(),
+        course: Default::default(),
     }
 }
 

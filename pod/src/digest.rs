@@ -129,6 +129,7 @@ impl Feed for PodSpec {
             volumes,
             restart_policy,
             termination_grace,
+            active_deadline,
             host_network,
             host_pid,
             host_ipc,
@@ -156,6 +157,10 @@ impl Feed for PodSpec {
         if !sysctls.is_empty() {
             sum.tag("sysctls");
             sysctls.feed(sum);
+        }
+        if active_deadline.is_some() {
+            sum.tag("active deadline");
+            feed_all!(*sum, active_deadline);
         }
     }
 }

@@ -57,6 +57,9 @@ impl Record {
                 }
             }
             Change::Terminating { deadline, reason } => self.terminate(deadline, reason, now),
+            Change::Failed(failure) => {
+                self.course.failed.get_or_insert(Box::new(failure));
+            }
             Change::Finished => {
                 if self.lifecycle == Lifecycle::Running {
                     self.lifecycle = Lifecycle::Finished;
@@ -86,6 +89,7 @@ impl Record {
     /// Moments of another boot mean nothing. No process has outlived it, so nothing is left to be patient with.
     fn new_boot(&mut self, now: Now, boot_id: &str) {
         boot_id.clone_into(&mut self.boot_id);
+        self.course.admitted_moment = None;
         for memory in self.containers.values_mut() {
             memory.started_moment = None;
             memory.failures = 0;

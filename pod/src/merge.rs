@@ -6,6 +6,7 @@
 mod claims;
 mod contents;
 mod ports;
+mod priorities;
 mod stamp;
 #[cfg(test)]
 mod tests;
@@ -114,7 +115,10 @@ pub fn merge(snapshots: &[Snapshot], recorded: &[Recorded], node: &Node, max_pod
     for (key, claim) in claims.winners(recorded) {
         let wanted = match claim {
             Claim::Held { reason } => Wanted::Hold { reason },
-            Claim::Wants(pod) => place(*pod, recorded, node, &mut claims),
+            Claim::Wants(mut pod) => match claims.prioritise(&mut pod) {
+                Ok(()) => place(*pod, recorded, node, &mut claims),
+                Err(reason) => Wanted::Hold { reason },
+            },
         };
         merged.set.workloads.insert(key, wanted);
     }

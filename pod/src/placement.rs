@@ -73,8 +73,9 @@ fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     !empty && labels.iter().all(label) && fields.iter().all(field)
 }
 
-/// Negative operators also match where the key is absent; numbers that are none match nothing.
-fn matches(requirement: &Requirement, value: Option<&str>) -> bool {
+/// Whether a requirement holds for the value of its key. Negative operators also match where the key is absent; numbers
+/// that are none match nothing. Label selectors are judged by the same rule.
+pub fn matches(requirement: &Requirement, value: Option<&str>) -> bool {
     let listed = |value: &str| requirement.values.iter().any(|v| v == value);
     let number = |text: &str| text.parse::<i64>().ok();
     let numbers = || Some((number(value?)?, number(requirement.values.first()?)?));

@@ -5,6 +5,7 @@
 //! converged pod is empty.
 
 mod conflict;
+mod deadline;
 mod draft;
 mod ending;
 mod missed;
@@ -25,10 +26,11 @@ use std::sync::Arc;
 use crate::desired::Wanted;
 use crate::name::{RunKey, Uid};
 use crate::observed::{Health, ImageState, ObservedContainer, SandboxState};
-use crate::record::{Record, Stopping, Termination};
+use crate::record::{PodFailure, Record, Stopping, Termination};
 use crate::spec::PodTemplate;
 use crate::time::{Moment, Now};
 
+pub use deadline::DEADLINE_EXCEEDED;
 pub use orphans::{Orphans, orphans};
 pub use pod::is_unsaid;
 pub use run::{FAILED_HOOK, back_off};
@@ -219,6 +221,8 @@ pub enum Change {
     Renewed,
     /// Termination begins, or its deadline shrinks.
     Terminating { deadline: Moment, reason: String },
+    /// The pod has failed as a whole: its containers end, and none runs again.
+    Failed(PodFailure),
     /// All containers ended and none is to run again.
     Finished,
     /// Labels, annotations or the update strategy changed, the running thing did not: same uid, new document.

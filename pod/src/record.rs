@@ -2,13 +2,16 @@
 //! the state directory. What *runs* is containerd's to know and is not here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::desired::Origin;
+use crate::desired::{DesiredPod, Origin};
+use crate::manifest::{Context, Rejection, is_known_class, parse_recorded};
 use crate::name::{Uid, WorkloadKey};
 use crate::received::Received;
-use crate::time::Moment;
+use crate::spec::{PodSpec, PodTemplate};
+use crate::time::{Moment, Now};
 
 /// An admitted pod. Its template is not stored twice: `manifest` reads it from `document`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,9 +32,63 @@ pub struct Record {
     pub lifecycle: Lifecycle,
     /// By container name. Boxed, because a map has room for eleven values at once and a pod has one container or two.
     pub containers: BTreeMap<String, Box<ContainerMemory>>,
+    /// What few pods need.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub course: Course,
+}
+
+/// What has become of a pod as a whole, beside its lifecycle.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Course {
+    /// Boot clock at the admission of a pod with `activeDeadlineSeconds`; None: it has none, or that was another boot.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub admitted_moment: Option<Moment>,
+    /// What its priority class gave the pod at its admission, where a document says what the class is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub priority: Option<Box<Classed>>,
+    /// The pod has failed, whatever becomes of its containers. Never taken back.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub failed: Option<Box<PodFailure>>,
+}
+
+/// A priority class and its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Classed {
+    pub class: String,
+    pub value: i32,
+}
+
+/// Why a pod has failed as a whole: `reason` and `message` of v1 PodStatus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodFailure {
+    pub reason: String,
+    pub message: String,
+}
+
+impl Course {
+    /// Of a pod that is admitted now.
+    pub fn of(template: &PodTemplate, now: Now) -> Course {
+        let PodSpec { priority, priority_class, active_deadline, .. } = &template.spec;
+        let class = priority_class.as_ref().filter(|class| !is_known_class(class));
+        Course {
+            admitted_moment: active_deadline.map(|_| now.boot),
+            priority: class.map(|class| Classed { class: class.clone(), value: *priority }.into()),
+            failed: None,
+        }
+    }
 }
 
 impl Record {
+    /// What the pod was admitted as: its document read back, with what was looked up for it.
+    pub fn read_back(&self, context: &Context) -> Result<DesiredPod, Vec<Rejection>> {
+        let mut pod = parse_recorded(&self.document, &self.origin, context)?;
+        if let Some(Classed { class, value }) = self.course.priority.as_deref() {
+            let spec = &mut Arc::make_mut(&mut pod.template).spec;
+            (spec.priority, spec.priority_class) = (*value, Some(class.clone()));
+        }
+        Ok(pod)
+    }
+
     /// What is remembered of this container; None: it has never been started.
     pub fn remembered(&self, container: &str) -> Option<&ContainerMemory> {
         self.containers.get(container).map(Box::as_ref)

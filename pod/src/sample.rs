@@ -31,6 +31,7 @@ pub fn template(containers: &[&str]) -> PodTemplate {
             volumes: Vec::new(),
             restart_policy: RestartPolicy::Always,
             termination_grace: Duration::from_secs(30),
+            active_deadline: None,
             host_network: false,
             host_pid: false,
             host_ipc: false,
@@ -111,5 +112,6 @@ pub fn record(uid: &str) -> Record {
         boot_id: "boot".into(),
         lifecycle: Lifecycle::Running,
         containers: BTreeMap::new(),
+        course: Default::default(),
     }
 }

@@ -25,6 +25,8 @@ pub struct PodSpec {
     pub restart_policy: RestartPolicy,
     /// `terminationGracePeriodSeconds`; default 30 s.
     pub termination_grace: Duration,
+    /// `activeDeadlineSeconds`: how long after its admission the pod has failed; Pod documents only.
+    pub active_deadline: Option<Duration>,
     pub host_network: bool,
     pub host_pid: bool,
     pub host_ipc: bool,
@@ -32,7 +34,7 @@ pub struct PodSpec {
     pub share_processes: bool,
     /// `securityContext.sysctls`: values of the pod's own namespaces by their names with dots. Only those that Kubernetes calls safe.
     pub sysctls: BTreeMap<String, String>,
-    /// `priority`, or the value of a well-known `priorityClassName`; 0 otherwise.
+    /// `priority`, or the value of a well-known `priorityClassName`; `merge` looks up the others. 0 otherwise.
     pub priority: i32,
     pub priority_class: Option<String>,
     /// `runtimeClassName`: which of the node's configured runtimes; None: its usual one.

@@ -3,7 +3,7 @@
 use pod::observed::{ContainerState, ObservedContainer};
 use pod::plan::{PodView, Waiting, back_off, order};
 use pod::record::{ContainerMemory, Lifecycle, Termination};
-use pod::spec::{Container, Role};
+use pod::spec::{Container, RecursiveReadOnly, Resources, Role, VolumeMount};
 use serde_json::{Map, Value, json};
 
 use super::time;
@@ -44,7 +44,8 @@ impl ContainerStatus {
         matches!(self.state, State::Running { .. })
     }
 
-    pub fn to_json(&self) -> Value {
+    /// `container`: what it is the status of.
+    pub fn to_json(&self, container: &Container) -> Value {
         let mut status = Map::new();
         status.insert("name".into(), self.name.clone().into());
         status.insert("image".into(), self.image.clone().into());
@@ -67,8 +68,33 @@ impl ContainerStatus {
         );
         let last = self.last.as_ref().map_or_else(|| json!({}), |last| json!({"terminated": terminated(last)}));
         status.insert("lastState".into(), last);
+        let Resources { requests, limits, .. } = &container.resources;
+        let both = [("limits", limits), ("requests", requests)];
+        let given = both.into_iter().filter(|(_, amounts)| !amounts.is_empty());
+        let given: Map<String, Value> = given.map(|(name, amounts)| (name.to_owned(), json!(amounts))).collect();
+        status.insert("resources".into(), given.into());
+        if !requests.is_empty() {
+            status.insert("allocatedResources".into(), json!(requests));
+        }
+        if !container.mounts.is_empty() {
+            status.insert("volumeMounts".into(), container.mounts.iter().map(mounted).collect());
+        }
         Value::Object(status)
     }
+}
+
+/// v1 VolumeMountStatus. Whether `IfPossible` was possible is not known here: it is left out.
+fn mounted(mount: &VolumeMount) -> Value {
+    let mut shown = json!({"name": mount.volume, "mountPath": mount.mount_path});
+    if mount.read_only {
+        shown["readOnly"] = true.into();
+        match mount.recursive_read_only {
+            RecursiveReadOnly::Disabled => shown["recursiveReadOnly"] = "Disabled".into(),
+            RecursiveReadOnly::Enabled => shown["recursiveReadOnly"] = "Enabled".into(),
+            RecursiveReadOnly::IfPossible => {}
+        }
+    }
+    shown
 }
 
 /// In the template's order.

@@ -54,6 +54,10 @@ pub fn pod(published: &Published, view: &PodView, node: &NodeFacts) -> Value {
     let phase = phase::phase(view, &statuses);
     status.insert("phase".into(), phase.into());
     status.insert("conditions".into(), phase::conditions(published, view, &statuses, phase));
+    if let Some(failure) = view.record.course.failed.as_ref().filter(|_| phase == "Failed") {
+        status.insert("reason".into(), failure.reason.clone().into());
+        status.insert("message".into(), failure.message.clone().into());
+    }
     if let Lifecycle::Terminating { reason, .. } = &view.record.lifecycle
         && reason == EVICTED
     {
@@ -75,8 +79,9 @@ pub fn pod(published: &Published, view: &PodView, node: &NodeFacts) -> Value {
         status.insert("podIPs".into(), ips(pod_ips));
     }
     let of = |inits: bool| -> Vec<Value> {
-        let listed = statuses.iter().filter(|status| (status.role != Role::Main) == inits);
-        listed.map(containers::ContainerStatus::to_json).collect()
+        let both = statuses.iter().zip(&view.template.spec.containers);
+        let listed = both.filter(|(status, _)| (status.role != Role::Main) == inits);
+        listed.map(|(status, container)| status.to_json(container)).collect()
     };
     let inits = of(true);
     if !inits.is_empty() {
@@ -162,6 +167,10 @@ fn spec(view: &PodView, node: &NodeFacts) -> Value {
         _ => Map::new(),
     };
     spec.insert("nodeName".into(), node.name.clone().into());
+    spec.insert("priority".into(), view.template.spec.priority.into());
+    if let Some(class) = &view.template.spec.priority_class {
+        spec.insert("priorityClassName".into(), class.clone().into());
+    }
     Value::Object(spec)
 }
 

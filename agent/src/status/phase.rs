@@ -16,6 +16,14 @@ pub fn phase(view: &PodView, statuses: &[ContainerStatus]) -> &'static str {
     if spec.containers.iter().any(|container| order::failed_for_good(view, container)) {
         return "Failed";
     }
+    if view.record.course.failed.is_some() {
+        // As in Kubernetes it is told when nothing of the pod runs any more.
+        return match statuses.iter().any(ContainerStatus::is_running) {
+            false => "Failed",
+            true if is_initialized(view) => "Running",
+            true => "Pending",
+        };
+    }
     let mains = || statuses.iter().filter(|status| status.role == Role::Main);
     if !is_initialized(view) && view.record.lifecycle != Lifecycle::Finished {
         return "Pending";

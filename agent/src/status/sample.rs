@@ -44,6 +44,7 @@ pub fn view() -> PodView {
         volumes: vec![],
         restart_policy: RestartPolicy::Always,
         termination_grace: std::time::Duration::from_secs(30),
+        active_deadline: None,
         host_network: true,
         host_pid: false,
         host_ipc: false,
@@ -69,6 +70,7 @@ pub fn view() -> PodView {
         boot_id: "b".into(),
         lifecycle: Lifecycle::Running,
         containers: BTreeMap::new(),
+        course: Default::default(),
     };
     let labels = [("name".to_owned(), "ds".to_owned())].into();
     PodView {

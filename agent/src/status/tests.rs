@@ -1,7 +1,7 @@
 use pod::observed::ContainerState;
 use pod::plan::Waiting;
-use pod::record::ContainerMemory;
-use pod::spec::RestartPolicy;
+use pod::record::{ContainerMemory, PodFailure};
+use pod::spec::{RecursiveReadOnly, RestartPolicy, VolumeMount};
 use pod::time::Moment;
 
 use super::sample::{at, ended, published, run, view, waits};
@@ -248,4 +248,51 @@ fn a_node_says_whether_its_disk_is_full() {
     assert_eq!(says()["status"], "False");
     board.set_node(|node| node.disk_pressure = Some("nothing more can go".into()));
     assert_eq!((&says()["status"], &says()["message"]), (&json!("True"), &json!("nothing more can go")));
+}
+
+#[test]
+fn resources_and_mounts_are_shown_as_the_container_has_them() {
+    let mut view = view();
+    let template = std::sync::Arc::make_mut(&mut view.template);
+    let container = &mut template.spec.containers[0];
+    container.resources.limits.insert("memory".into(), "64Mi".into());
+    container.resources.requests = [("cpu".into(), "100m".into()), ("memory".into(), "64Mi".into())].into();
+    let plain = VolumeMount { volume: "v".into(), mount_path: "/v".into(), ..VolumeMount::default() };
+    let read_only = VolumeMount { read_only: true, recursive_read_only: RecursiveReadOnly::Enabled, ..plain.clone() };
+    container.mounts = vec![plain, read_only];
+    template.spec.priority = 7;
+    let pod = shown(view, vec![]);
+    let status = &pod["status"]["containerStatuses"][0];
+    let requests = json!({"cpu": "100m", "memory": "64Mi"});
+    assert_eq!(status["resources"], json!({"limits": {"memory": "64Mi"}, "requests": requests}));
+    assert_eq!(status["allocatedResources"], requests);
+    assert_eq!(status["volumeMounts"][0], json!({"name": "v", "mountPath": "/v"}));
+    assert_eq!(
+        status["volumeMounts"][1],
+        json!({"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": "Enabled"})
+    );
+    assert_eq!(pod["spec"]["priority"], 7);
+}
+
+#[test]
+fn pod_that_failed_as_a_whole_says_so_when_nothing_of_it_runs() {
+    let mut view = view();
+    let memory = ContainerMemory { started_attempt: Some(0), started_at: Some(at(101)), ..Default::default() };
+    view.record.containers.insert("c".into(), memory.into());
+    view.containers.push(run(0, ContainerState::Running { pid: 7 }));
+    let failure = PodFailure { reason: "DeadlineExceeded".into(), message: "too long".into() };
+    view.record.course.failed = Some(failure.into());
+    let running = shown(view.clone(), vec![]);
+    assert_eq!((&running["status"]["phase"], &running["status"]["reason"]), (&json!("Running"), &Value::Null));
+    view.containers.clear();
+    let memory = ContainerMemory { started_attempt: Some(0), last: Some(ended(0, 143)), ..Default::default() };
+    view.record.containers.insert("c".into(), memory.into());
+    let failed = shown(view, vec![]);
+    assert_eq!(failed["status"]["phase"], "Failed");
+    assert_eq!(
+        (&failed["status"]["reason"], &failed["status"]["message"]),
+        (&json!("DeadlineExceeded"), &json!("too long"))
+    );
+    assert_eq!(failed["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 143);
+    assert_eq!(condition(&failed, "Ready")["reason"], "PodFailed");
 }

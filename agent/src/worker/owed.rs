@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use pod::backoff;
 use pod::lifecycle::{GRACE_MIN, deadline};
-use pod::manifest::parse_recorded;
 use pod::name::{RunKey, Uid};
 use pod::plan::{Change, Owed, StepKey};
 use pod::record::{ContainerMemory, Lifecycle, Record};
@@ -174,7 +173,7 @@ impl<M: Machine> Worker<M> {
         self.shared.directory.claim(&record);
         let reread = self.view(&record.uid).filter(|v| v.record.document != record.document).map(|_| {
             // Labels or annotations changed: what runs is the same, its status is not.
-            parse_recorded(&record.document, &record.origin, &self.shared.context)
+            record.read_back(&self.shared.context)
         });
         self.count_start(&record);
         if let Some(view) = self.view_mut(&record.uid) {

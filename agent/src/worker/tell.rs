@@ -16,6 +16,10 @@ impl<M: Machine> Worker<M> {
             tracing::info!(workload = %self.key, container, attempt = stopping.attempt, why = stopping.message, "container is to end");
             self.tell_stopping(&record.uid, container, &stopping.message);
         }
+        if let Change::Failed(failure) = change {
+            tracing::info!(workload = %self.key, uid = %record.uid, reason = failure.reason, why = failure.message, "pod has failed");
+            self.tell(&record.uid, None, Severity::Normal, &failure.reason, &failure.message);
+        }
         if let Change::Ended { container, termination, not_before, .. } = change {
             tracing::info!(workload = %self.key, container, attempt = termination.attempt,
                 exit_code = termination.exit_code, reason = termination.reason, "container ended");

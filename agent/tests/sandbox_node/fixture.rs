@@ -141,6 +141,7 @@ pub fn record(uid: &str, name: &str) -> Record {
         boot_id: "b".into(),
         lifecycle: Lifecycle::Running,
         containers: BTreeMap::new(),
+        course: Default::default(),
     }
 }
 
@@ -188,6 +189,7 @@ pub fn template() -> PodTemplate {
             volumes: vec![],
             restart_policy: RestartPolicy::Always,
             termination_grace: Duration::from_secs(30),
+            active_deadline: None,
             host_network: false,
             host_pid: false,
             host_ipc: false,

@@ -254,6 +254,7 @@ impl TestPod {
                 volumes: vec![],
                 restart_policy: RestartPolicy::Always,
                 termination_grace: Duration::from_secs(30),
+                active_deadline: None,
                 host_network: true,
                 host_pid: false,
                 host_ipc: false,
@@ -279,6 +280,7 @@ impl TestPod {
             boot_id: String::new(),
             lifecycle: Lifecycle::Running,
             containers: BTreeMap::new(),
+            course: Default::default(),
         };
         let sandbox = Sandbox {
             cgroup: CgroupParent::Cgroupfs(format!("/{}/pod{uid}", node.namespace)),

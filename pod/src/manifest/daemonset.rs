@@ -29,6 +29,9 @@ pub fn read(object: &At<'_>, findings: &mut Findings) -> Option<(PodTemplate, Up
     {
         findings.rule(&at, "must be Always in a DaemonSet: use a Pod for something that ends");
     }
+    if let Some(at) = template_at.get("spec").and_then(|spec| spec.get("activeDeadlineSeconds")) {
+        findings.rule(&at, "cannot stand in a DaemonSet: use a Pod for something that ends");
+    }
     selector(&spec, &template_at, &template.labels, findings);
     Some((template, update?))
 }

@@ -7,7 +7,7 @@ use super::tree::{Node, Value};
 use super::yaml::Broken;
 use super::{
     Context, Document, DocumentOutcome, Identity, MAX_DOCUMENTS, Parsed, Rejection, content, daemonset, json, names,
-    pod, walk, yaml,
+    pod, priority_class, walk, yaml,
 };
 use crate::content::{Content, ContentKey, ContentKind};
 use crate::desired::{DesiredPod, Origin, Source, UpdateStrategy};
@@ -204,11 +204,14 @@ fn identity(at: &At<'_>, implied: Option<WorkloadKind>) -> Option<Identity> {
     let name = metadata.get("name")?.text()?;
     let namespace = match (bystander(kind), metadata.get("namespace").and_then(Node::text)) {
         (Some(Bystander { namespaced: false, .. }), _) => "",
+        _ if kind == PRIORITY_CLASS => "",
         (_, Some(namespace)) if !namespace.is_empty() => namespace,
         _ => "default",
     };
     Some(Identity { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() })
 }
+
+const PRIORITY_CLASS: &str = "PriorityClass";
 
 /// The document's meaning. None: the findings say why not.
 fn judge(
@@ -237,6 +240,10 @@ fn judge(
     if let Some(bystander) = bystander(kind) {
         name(at, findings)?;
         return Some(Document::Accepted { kind: kind.to_owned(), reason: bystander.reason.to_owned() });
+    }
+    if kind == PRIORITY_CLASS {
+        let name = name(at, findings)?;
+        return priority_class::read(at, name, findings).map(Document::PriorityClass);
     }
     if let Some(kind) = ContentKind::of(kind) {
         name(at, findings)?;
@@ -345,7 +352,6 @@ fn bystander(kind: &str) -> Option<&'static Bystander> {
         row("Service", true, "no effect: a daemon is reached through its node's address"),
         row("Namespace", false, "no effect: namespaces need no making here"),
         row("CustomResourceDefinition", false, "no effect: there is no API server to serve it"),
-        row("PriorityClass", false, "no effect yet: give the pods `priority` instead"),
     ];
     BYSTANDERS.iter().find(|b| b.kind == kind)
 }
@@ -361,7 +367,7 @@ fn foreign(kind: &str) -> String {
             format!("a {kind} needs a list of `items`, and cannot stand in another list")
         }
         other => {
-            let known = ["Pod", "DaemonSet", "ConfigMap", "Secret", "List"];
+            let known = ["Pod", "DaemonSet", "ConfigMap", "Secret", PRIORITY_CLASS, "List"];
             match walk::nearest(other, known.into_iter()) {
                 Some(near) => format!("{} is not run here: did you mean {near}?", names::shown(other)),
                 None => format!("{} is not run here: use a Pod or a DaemonSet", names::shown(other)),

@@ -18,6 +18,7 @@ mod names;
 mod naming;
 mod placement;
 mod pod;
+mod priority_class;
 mod projected;
 pub mod quantity;
 mod resources;
@@ -132,9 +133,25 @@ pub enum Document {
     /// A Pod or a DaemonSet: `workload.kind` says which.
     Workload(Box<DesiredPod>),
     /// A kind that is accepted so that whole bundles can be dropped in, and that does nothing here.
-    Accepted { kind: String, reason: String },
+    Accepted {
+        kind: String,
+        reason: String,
+    },
     /// A ConfigMap or a Secret.
-    Content { key: ContentKey, content: Arc<Content> },
+    Content {
+        key: ContentKey,
+        content: Arc<Content>,
+    },
+    PriorityClass(PriorityClass),
+}
+
+/// scheduling.k8s.io/v1 PriorityClass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PriorityClass {
+    pub name: String,
+    pub value: i32,
+    /// It is the class of pods that name none.
+    pub global_default: bool,
 }
 
 /// A reason why a document or a file is not taken.
@@ -165,6 +182,11 @@ pub struct NoEffect {
     pub line: u32,
     pub path: String,
     pub reason: String,
+}
+
+/// Whether Kubernetes brings the priority class of this name.
+pub fn is_known_class(name: &str) -> bool {
+    pod::PRIORITY_CLASSES.iter().any(|(known, _)| *known == name)
 }
 
 /// Reads a file. Every document is judged by itself: one that is refused stops no other.

@@ -14,7 +14,7 @@ use crate::spec::{
 /// Bytes of all annotations of one object, as in Kubernetes.
 const MAX_ANNOTATIONS_BYTES: usize = 256 * 1024;
 /// Values of Kubernetes' two built-in priority classes.
-const PRIORITY_CLASSES: [(&str, i32); 2] =
+pub const PRIORITY_CLASSES: [(&str, i32); 2] =
     [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
 
 /// Reads `metadata` (perhaps absent) and `spec` of the object at `object`. None: nothing can be run from it; the
@@ -106,6 +106,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         containers,
         restart_policy,
         termination_grace: pod.grace,
+        active_deadline: active_deadline(spec, findings),
         host_network: pod.host_network,
         host_pid: spec.boolean_in("hostPID", findings).unwrap_or(false),
         host_ipc: spec.boolean_in("hostIPC", findings).unwrap_or(false),
@@ -192,6 +193,16 @@ fn share_processes(spec: &At<'_>, findings: &mut Findings) -> bool {
     shared && !nodes_own
 }
 
+/// Kubernetes' bounds: 1 second to those of 32 bits.
+fn active_deadline(spec: &At<'_>, findings: &mut Findings) -> Option<Duration> {
+    let at = spec.get("activeDeadlineSeconds")?;
+    let seconds = u64::try_from(at.integer(findings)?).ok().filter(|seconds| (1..=i32::MAX as u64).contains(seconds));
+    if seconds.is_none() {
+        findings.rule(&at, format!("must be 1 to {} seconds", i32::MAX));
+    }
+    seconds.map(Duration::from_secs)
+}
+
 /// The empty name is the node's usual runtime, as in Kubernetes.
 fn runtime_class(spec: &At<'_>, findings: &mut Findings) -> Option<String> {
     let at = spec.get("runtimeClassName")?;
@@ -221,11 +232,6 @@ fn priority(spec: &At<'_>, findings: &mut Findings) -> (i32, Option<String>) {
             if let Some(priority) = spec.get("priority") {
                 findings.rule(&priority, format!("must be {value}, the value of {name}, or be left out"));
             }
-        }
-        (None, None) => {
-            let reason =
-                "there are no priority classes on this node: the priority is 0; give `priority` a value to change it";
-            findings.no_effect(at.node.line, at.path.clone(), reason);
         }
         _ => {}
     }

@@ -4,6 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::contents::{self, Lost};
+use super::priorities::Priorities;
 use super::{Fate, Outcome, Recorded, Said, Snapshot};
 use crate::content::{ContentKey, Contents, Kept};
 use crate::desired::{DesiredPod, Origin, Source};
@@ -27,6 +28,7 @@ pub struct Claims {
     dark: BTreeMap<(Source, Option<String>), String>,
     fates: BTreeMap<Origin, Vec<(Option<Identity>, Fate)>>,
     contents: contents::Said,
+    priorities: Priorities,
 }
 
 impl Claims {
@@ -47,6 +49,7 @@ impl Claims {
             dark.contains_key(&(origin.source, None)) || dark.contains_key(&file)
         };
         claims.contents.hold(snapshots, is_dark);
+        claims.tell_classes_that_lost();
         claims
     }
 
@@ -68,6 +71,13 @@ impl Claims {
             Ok(Document::Accepted { reason, .. }) => Fate::NoEffect { reason: reason.clone() },
             Ok(Document::Content { key, content }) => {
                 if self.contents.claim(key.clone(), &origin, Some(content.clone())) {
+                    Fate::Accepted
+                } else {
+                    Fate::Duplicate { winner: origin.clone() }
+                }
+            }
+            Ok(Document::PriorityClass(class)) => {
+                if self.priorities.claim(class.clone(), &origin) {
                     Fate::Accepted
                 } else {
                     Fate::Duplicate { winner: origin.clone() }
@@ -112,6 +122,27 @@ impl Claims {
             }
             Entry::Occupied(_) => false,
         }
+    }
+
+    fn tell_classes_that_lost(&mut self) {
+        let losers: Vec<(String, Origin, Origin)> =
+            self.priorities.losers().map(|(n, l, w)| (n.to_owned(), l.clone(), w.clone())).collect();
+        for (name, loser, winner) in losers {
+            for (identity, fate) in self.fates.entry(loser).or_default() {
+                let same = identity.as_ref().is_some_and(|id| id.kind == "PriorityClass" && id.name == name);
+                if same && *fate == Fate::Accepted {
+                    *fate = Fate::Duplicate { winner: winner.clone() };
+                }
+            }
+        }
+    }
+
+    /// Gives the pod the value of its priority class. Err: why it is refused, which its file is told.
+    pub fn prioritise(&mut self, pod: &mut DesiredPod) -> Result<(), String> {
+        self.priorities.resolve(pod).map_err(|(path, reason)| {
+            self.refuse(pod, path, reason.clone());
+            reason
+        })
     }
 
     /// ConfigMaps and Secrets: what is good of each source, and what counts.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::content::{Content, ContentKind, Entry, Hidden};
-use crate::manifest::{Document, DocumentOutcome};
+use crate::manifest::{Document, DocumentOutcome, PriorityClass};
 use crate::sample;
 use crate::spec::{EnvValue, EnvVar, PodTemplate, RESTART_ON_CONFIG_CHANGE_ANNOTATION};
 
@@ -488,4 +488,70 @@ fn other_values_are_another_revision_only_where_the_template_asks_for_it() {
         // A later version that hashes again what was recorded comes to the same.
         assert_eq!(crate::digest::revision(kind, &pod.template, &pod.document.read()), revision);
     }
+}
+
+fn class(line: u32, name: &str, value: i32, global_default: bool) -> DocumentOutcome {
+    let class = PriorityClass { name: name.into(), value, global_default };
+    let identity = Identity { kind: "PriorityClass".into(), namespace: String::new(), name: name.into() };
+    DocumentOutcome {
+        line,
+        identity: Some(identity),
+        result: Ok(Document::PriorityClass(class)),
+        no_effect: Vec::new(),
+    }
+}
+
+fn of_class(line: u32, key: &WorkloadKey, name: &str) -> DocumentOutcome {
+    let mut template = sample::template(&["a"]);
+    template.spec.priority_class = Some(name.into());
+    wants_template(line, key, template)
+}
+
+fn priority(merged: &Merged, key: &WorkloadKey) -> Option<(i32, Option<String>)> {
+    match &merged.set.workloads[key] {
+        Wanted::Run(pod) => Some((pod.template.spec.priority, pod.template.spec.priority_class.clone())),
+        Wanted::Hold { .. } | Wanted::Gone => None,
+    }
+}
+
+#[test]
+fn pod_has_the_value_of_its_class_wherever_the_class_stands_and_keeps_its_revision() {
+    let d = sample::daemonset("d");
+    let snapshots = [static_files(vec![
+        file("a", vec![of_class(1, &d, "high")]),
+        file("z", vec![class(1, "high", 7, false), class(9, "high", 8, false)]),
+    ])];
+    let with = merged(&snapshots, &[]);
+    assert_eq!(priority(&with, &d), Some((7, Some("high".into()))));
+    let winner = Origin { source: Source::Static, file: "z".into(), line: 1 };
+    assert_eq!(with.outcomes[2].fate, Fate::Duplicate { winner });
+    let mut template = sample::template(&["a"]);
+    template.spec.priority_class = Some("high".into());
+    let Wanted::Run(pod) = &with.set.workloads[&d] else { panic!("it is wanted") };
+    assert_eq!(pod.revision, sample::desired(&d, template).revision);
+}
+
+#[test]
+fn pod_of_an_unknown_class_is_refused_until_there_is_one_and_ends_nothing() {
+    let d = sample::daemonset("d");
+    let snapshots = [static_files(vec![file("a", vec![of_class(1, &d, "high")])])];
+    let without = merged(&snapshots, &[recorded(&d, Source::Static, "a")]);
+    assert!(matches!(without.set.wanted(&d), Wanted::Hold { .. }));
+    let Fate::Refused { rejections } = fate_in(&without, "a") else { panic!("{without:?}") };
+    assert_eq!(rejections[0].path, "spec.template.spec.priorityClassName");
+    assert!(rejections[0].reason.starts_with("no PriorityClass with name high was found"));
+}
+
+#[test]
+fn pod_without_a_class_has_that_of_the_global_default_and_well_known_names_need_none() {
+    let (d, e, p) = (sample::daemonset("d"), sample::daemonset("e"), sample::static_pod("p"));
+    let mut own = sample::desired(&p, sample::template(&["a"]));
+    own.document = serde_json::json!({"spec": {"priority": 3}}).into();
+    let own = outcome(20, Some(&p), Ok(Document::Workload(Box::new(own))));
+    let classes = vec![class(1, "all", 9, true), class(2, "least", 5, true), class(3, "other", 1, false)];
+    let pods = vec![wants(1, &d), of_class(9, &e, "system-node-critical"), own];
+    let merged = merged(&[static_files(vec![file("c", classes), file("d", pods)])], &[]);
+    assert_eq!(priority(&merged, &d), Some((5, Some("least".into()))));
+    assert_eq!(priority(&merged, &e).unwrap().1.as_deref(), Some("system-node-critical"));
+    assert_eq!(priority(&merged, &p), Some((0, None)), "what it says itself stays as it is read");
 }

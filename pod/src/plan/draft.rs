@@ -61,6 +61,11 @@ impl<'a> Draft<'a> {
         self.plan.waiting_for.push(waiting);
     }
 
+    /// Plan anew then, although nothing waits.
+    pub fn look(&mut self, at: Moment) {
+        self.looks.push(at);
+    }
+
     pub fn failure(&self, key: &StepKey) -> Option<&'a Failure> {
         self.view.failures.get(key)
     }

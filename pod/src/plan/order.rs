@@ -17,6 +17,9 @@ pub fn policy(pod: &PodView) -> RestartPolicy {
 
 /// Whether the container gets another run after this end.
 pub fn restarts(pod: &PodView, container: &Container, last: &Termination) -> bool {
+    if pod.record.course.failed.is_some() {
+        return false;
+    }
     match (container.role, policy(pod)) {
         (Role::Sidecar, _) => !winds_down(pod),
         (Role::Main, RestartPolicy::Always) => true,
@@ -27,6 +30,9 @@ pub fn restarts(pod: &PodView, container: &Container, last: &Termination) -> boo
 
 /// Whether the container has run for the last time.
 pub fn done(pod: &PodView, container: &Container) -> bool {
+    if pod.record.course.failed.is_some() {
+        return true;
+    }
     match container.role {
         Role::Init => is_through(pod, container) || failed_for_good(pod, container),
         Role::Sidecar => winds_down(pod),

@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, pod_wait};
 use super::roles::{self, Goal};
-use super::{Change, PodView, Step, View, ending, missed, run, sandbox, silence};
+use super::{Change, PodView, Step, View, deadline, ending, missed, run, sandbox, silence};
 use crate::desired::Wanted;
 use crate::lifecycle;
 use crate::name::RunKey;
@@ -47,6 +47,9 @@ fn live(draft: &mut Draft<'_>, view: &View<'_>, index: usize, until: run::Until)
     let pod = &view.pods[index];
     if let Some(end) = missed::end(view, pod) {
         return remember(draft, pod, end);
+    }
+    if let Some(failed) = deadline::exceeded(draft, view, pod) {
+        return remember(draft, pod, failed);
     }
     document(draft, view, pod);
     words(draft, view, pod);

@@ -276,7 +276,10 @@ impl Runs<'_> {
         let beside = || self.pod.containers.iter().any(|c| c.run.container != self.container.name && c.state.may_run());
         for run in own() {
             match standing(self.view, self.pod, run) {
-                Standing::Runs => self.stop(draft, run, "the pod's main containers are done"),
+                Standing::Runs => {
+                    let failed = self.pod.record.course.failed.as_ref().map(|failure| failure.reason.as_str());
+                    self.stop(draft, run, failed.unwrap_or("the pod's main containers are done"));
+                }
                 Standing::Ended(ended) => remember(draft, self.pod, ended),
                 Standing::Waits => draft.step(self.delete(run.run.attempt)),
                 Standing::Debris if self.container.role == Role::Init && beside() => {

@@ -13,7 +13,7 @@ use crate::plan::{
     Change, Delivery, Failure, HookEnd, Owed, Plan, PodView, SHIM_PATIENCE, Signal, Step, StepKey, Stray, View,
     end_strays, plan,
 };
-use crate::record::{Lifecycle, Record};
+use crate::record::{Course, Lifecycle, Record};
 use crate::sample;
 use crate::spec::Role;
 use crate::time::{Moment, Now};
@@ -515,6 +515,7 @@ impl Model {
             boot_id: self.boot_id(),
             lifecycle: Lifecycle::Running,
             containers: BTreeMap::new(),
+            course: Course::of(&wanted.template, self.now()),
         };
         self.disk.insert(record.uid.clone(), record.clone());
         self.pods.push(PodView {

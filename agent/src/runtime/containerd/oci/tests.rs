@@ -68,6 +68,7 @@ fn case() -> Case {
             boot_id: String::new(),
             lifecycle: Lifecycle::Running,
             containers: BTreeMap::new(),
+            course: Default::default(),
         },
         template: PodTemplate {
             labels: BTreeMap::from([("app".into(), "a".into())]),
@@ -77,6 +78,7 @@ fn case() -> Case {
                 volumes: vec![],
                 restart_policy: RestartPolicy::Always,
                 termination_grace: Duration::from_secs(30),
+                active_deadline: None,
                 host_network: false,
                 host_pid: false,
                 host_ipc: false,

@@ -1,0 +1,9 @@
+//! The decisions of the control endpoint: what a DaemonSet wants of a fleet of nodes, and the rules of its API.
+//!
+//! Pure: no network, no store, no files, no clock and no randomness. What was read from the store and the time are handed
+//! in; values come out, and whoever drives it writes them. Read [`daemonset`] for the nouns and the one decision,
+//! [`rollout`] for what an update may take.
+
+pub mod daemonset;
+pub mod rollout;
+pub mod selector;
