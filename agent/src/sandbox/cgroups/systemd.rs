@@ -209,7 +209,10 @@ mod tests {
         assert_eq!(signature(&set_body("a.slice", &properties)), "sba(sv)");
         assert_eq!(signature(&start_body("a.slice", properties)), "ssa(sv)a(sa(sv))");
         let scope = of_scope("a.slice", &Uid("0a".into()), 7);
-        assert_eq!(scope.iter().find(|(name, _)| *name == "PIDs").map(|(_, pids)| pids), Some(&Value::from(vec![7_u32])));
+        assert_eq!(
+            scope.iter().find(|(name, _)| *name == "PIDs").map(|(_, pids)| pids),
+            Some(&Value::from(vec![7_u32]))
+        );
         assert_eq!(signature(&start_body("a.scope", scope)), "ssa(sv)a(sa(sv))");
     }
 
