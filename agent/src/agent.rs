@@ -291,6 +291,7 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
         pod_cidrs,
         bridge: sandbox::BRIDGE.to_owned(),
         node_files: sandbox::NodeFiles::default(),
+        keeper: keeper_program(config)?,
         cluster: sandbox::Cluster { dns: config.cluster_dns.clone(), domain: config.cluster_domain.clone() },
     };
     Ok(NodeMachine {

@@ -324,7 +324,7 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("hostPID", Boolean, Honoured("")),
     row("hostIPC", Boolean, Honoured("")),
     row("hostUsers", Boolean, Only("true", "not built yet: containers share the node's user namespace")),
-    row("shareProcessNamespace", Boolean, Only("false", "not built yet: every container has its own process namespace, or the node's with hostPID")),
+    row("shareProcessNamespace", Boolean, Honoured("process 1 is a small one of the log keeper's program; if it ends, all containers start anew; not with hostPID")),
     row("securityContext", Object, Honoured("")),
     row("securityContext.runAsUser", Integer, Honoured("")),
     row("securityContext.runAsGroup", Integer, Honoured("")),
