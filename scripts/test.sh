@@ -99,6 +99,8 @@ step build cargo build --quiet --workspace --all-targets || {
 crates
 DAEMONLET_TEST_DOCKER_BIN=$(scripts/docker.sh)
 export DAEMONLET_TEST_DOCKER_BIN
+DAEMONLET_TEST_DAEMONS=$(scripts/daemons.sh)
+export DAEMONLET_TEST_DAEMONS
 # The other versions of containerd that are in use, oldest first. Without the network there are none, and that is said.
 others=$(scripts/containerds.sh)
 DAEMONLET_TEST_CONTAINERDS=$(printf '%s' "$others" | tr '\n' ':')
