@@ -10,6 +10,7 @@ mod beneath;
 mod budget;
 mod container;
 mod cri;
+mod deleted;
 mod door;
 mod hold;
 mod journal;
