@@ -40,6 +40,7 @@ impl Node {
             bridge: "daemonlet0".into(),
             node_files: NodeFiles { etc: self.dir.path().join("etc"), resolved: self.dir.path().join("resolved") },
             keeper: tests::node::program("daemonlet-logkeeper"),
+            allowed: agent::allowed::Allowed::default(),
             cluster: Cluster::default(),
         }
     }

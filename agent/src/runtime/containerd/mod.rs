@@ -16,6 +16,7 @@ use pod::name::WorkloadKey;
 use pod::observed::ObservedContainer;
 use pod::plan::Signal;
 
+use crate::allowed::Allowed;
 use crate::exec::{Exec, ExecError, ExecStreams};
 use crate::seams::{CreateRun, CreatedRun, ImageWanted, Layers, PodRuns, Prepared, Runtime, ShimEnd, StepError, Wake};
 
@@ -84,6 +85,8 @@ pub struct Config {
     /// Runtimes other than the usual one, by the name that pods give.
     pub classes: BTreeMap<String, OciRuntime>,
     pub pulls: images::pull::Settings,
+    /// Which host paths volumes may show.
+    pub allowed: Allowed,
 }
 
 impl Config {
@@ -101,6 +104,7 @@ impl Config {
             seccomp_abi: seccomp::Abi::default(),
             classes: BTreeMap::new(),
             pulls: images::pull::Settings::default(),
+            allowed: Allowed::default(),
         }
     }
 }
