@@ -4,8 +4,6 @@
 //! garbage collection sees who owns it (an unowned active snapshot may be collected within milliseconds).
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -17,9 +15,6 @@ use containerd_client::services::v1::{
 use containerd_client::tonic::{Code, Status};
 use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status as TaskStatus};
-use nix::errno::Errno;
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
 use oci_spec::runtime::Spec;
 use prost_types::Any;
 use tokio::task::JoinSet;
@@ -42,7 +37,7 @@ use super::tasks::NewTask;
 use super::volume_images::Views;
 use super::{
     Containerd, OciRuntime, cgroup, classes, environment, exec, image_volumes, labels, propagation, selinux, snapshots,
-    sub_paths, tasks,
+    stdin, sub_paths, tasks,
 };
 use crate::execute::chain;
 use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
@@ -133,7 +128,7 @@ impl Containerd {
             let task = NewTask {
                 id: id.clone(),
                 rootfs,
-                stdin: self.open_stdin(run, &id)?,
+                stdin: stdin::make(run, self.config.stdin(&id))?,
                 stdout: text(&run.stdout),
                 stderr: text(&run.stderr),
                 terminal: run.container.tty,
@@ -161,28 +156,6 @@ impl Containerd {
             let _ = self.remove(&id).await;
         }
         outcome.map(|()| created)
-    }
-
-    /// An open stdin that says nothing and never ends: the shim opens both ends of the pipe until the container is deleted.
-    fn open_stdin(&self, run: &CreateRun<'_>, id: &str) -> Result<String, StepError> {
-        if !run.container.stdin {
-            return Ok(String::new());
-        }
-        let path = self.config.stdin(id);
-        let dir = path.parent().expect("it is in a directory");
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir).and_then(|()| {
-            match mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR) {
-                Err(Errno::EEXIST) | Ok(()) => Ok(()),
-                Err(why) => Err(why.into()),
-            }
-        });
-        match made {
-            Ok(()) => Ok(path.to_string_lossy().into_owned()),
-            Err(why) => {
-                let message = format!("the stdin of container {}: cannot make {}: {why}", run.run, path.display());
-                Err(StepError::new("CreateContainerError", message))
-            }
-        }
     }
 
     async fn spec_of(

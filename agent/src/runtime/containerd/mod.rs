@@ -57,6 +57,7 @@ pub mod seccomp;
 pub mod selinux;
 mod shim;
 mod snapshots;
+mod stdin;
 mod sub_paths;
 mod tasks;
 pub mod user;

@@ -91,6 +91,7 @@ pub fn pod(name: &str, node: &str, hash: &str) -> Pod {
         ready_since: Some(at(0)),
         created: at(0),
         deletion: None,
+        restarts: 0,
         trouble: None,
     }
 }
