@@ -6,26 +6,26 @@ cd "$(dirname "$0")/.."
 place=$PWD/target/daemons
 
 # root NAME PROGRAM FILE… of what was unpacked in $work/unpacked: those files with the libraries that they load, where the loader looks for them.
+# Who asks for its outcome switches `set -e` off in it: each step answers for itself.
 root() {
     name=$1
     shift
     root=$work/$name
     libraries=$(find "$work/unpacked" -name '*.so*' -exec dirname {} + | sort -u | tr '\n' ':')
     for file in "$@"; do
-        mkdir -p "$root/$(dirname "$file")"
-        cp -L "$work/unpacked/$file" "$root/$file"
+        mkdir -p "$root/$(dirname "$file")" && cp -L "$work/unpacked/$file" "$root/$file" || return 1
     done
-    for file in "$@"; do LD_LIBRARY_PATH=$libraries ldd "$work/unpacked/$file"; done |
-        awk '$2 == "=>" { print $1, $3 } $1 ~ /^\// { print $1, $1 }' | sort -u |
-        while read -r library path; do
-            [ "$path" != not ] || { echo "$library is missing"; exit 1; }
-            case $library in /*) target=$library ;; *) target=/usr/lib/$library ;; esac
-            mkdir -p "$root$(dirname "$target")"
-            cp -L "$path" "$root$target"
-        done
+    for file in "$@"; do LD_LIBRARY_PATH=$libraries ldd "$work/unpacked/$file" || return 1; done >"$work/$name.ldd" || return 1
+    awk '$2 == "=>" { print $1, $3 } $1 ~ /^\// { print $1, $1 }' "$work/$name.ldd" | sort -u >"$work/$name.libraries"
+    [ -s "$work/$name.libraries" ] || return 1
+    while read -r library path; do
+        [ "$path" != not ] || { echo "$library is missing" && return 1; }
+        case $library in /*) target=$library ;; *) target=/usr/lib/$library ;; esac
+        mkdir -p "$root$(dirname "$target")" && cp -L "$path" "$root$target" || return 1
+    done <"$work/$name.libraries"
     # The loader looks in /lib and /usr/lib by itself, whatever the architecture's own directory is called.
-    ln -s usr/lib "$root/lib"
-    tar -C "$root" --sort=name --owner=0 --group=0 --mtime=@0 -cf "$work/$name.tar" .
+    ln -s usr/lib "$root/lib" || return 1
+    tar -C "$root" --sort=name --owner=0 --group=0 --mtime=@0 -cf "$work/$name.tar" . || return 1
 }
 
 if [ ! -e "$place/rsyslog.tar" ]; then
@@ -44,14 +44,11 @@ if [ ! -e "$place/rsyslog.tar" ]; then
     fi
     modules=$(cd "$work/unpacked" && find usr/lib -path '*/rsyslog/*.so' \
         \( -name 'imfile.so' -o -name 'imtcp.so' -o -name 'lm*.so' \))
-    {
-        root node-exporter usr/bin/prometheus-node-exporter
-        # shellcheck disable=SC2086
-        root rsyslog usr/sbin/rsyslogd $modules
-    } >>"$place.log" 2>&1 || {
-        echo "daemons: a library that they need is missing, so the suite about them skips; see $place.log" >&2
+    # shellcheck disable=SC2086
+    if ! { root node-exporter usr/bin/prometheus-node-exporter && root rsyslog usr/sbin/rsyslogd $modules; } >>"$place.log" 2>&1; then
+        echo "daemons: what they need is not all there, so the suite about them skips; see $place.log" >&2
         exit 0
-    }
+    fi
     rm -rf "$place" && mkdir "$place"
     mv "$work/node-exporter.tar" "$work/rsyslog.tar" "$place/"
     rm -rf "$work"

@@ -8,6 +8,7 @@ use std::path::Path;
 use tokio::sync::Semaphore;
 
 use crate::seams::Files;
+use crate::threads;
 
 /// The machine's disk.
 #[derive(Debug, Clone, Copy, Default)]
@@ -73,11 +74,8 @@ impl Files for Disk {
     }
 }
 
-/// Calls of the disk at once. A disk that hangs keeps as many of tokio's blocking threads, which are eight, and no more: the
-/// others are needed to start containers.
-const AT_ONCE: usize = 5;
-
-static PLACES: Semaphore = Semaphore::const_new(AT_ONCE);
+/// Calls of the disk at once: a disk that hangs keeps as many threads and no more.
+static PLACES: Semaphore = Semaphore::const_new(threads::DISK);
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     let place = PLACES.acquire().await.map_err(io::Error::other)?;

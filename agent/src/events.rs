@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 /// How many different events are kept; the oldest goes first. 110 pods with a handful of different events each.
 pub const EVENTS_MAX: usize = 1000;
 
+/// How long one is kept after it was last seen; it goes when the next event comes. Kubernetes keeps events for an hour, but a node
+/// is looked at the next morning.
+pub const AGE_MAX: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+
 /// The longest message that is kept, in bytes: a runtime's error may quote a whole specification.
 const MESSAGE_MAX: usize = 1024;
 
@@ -62,6 +66,8 @@ pub struct Events {
     ring: VecDeque<Seen>,
     /// How many were ever recorded: tells the newer of two copies.
     recorded: u64,
+    /// How many of this agent's were no repetition: what is lost with them is more than a count.
+    added: u64,
 }
 
 impl Events {
@@ -75,6 +81,9 @@ impl Events {
             message.truncate(end);
             message.push('…');
         }
+        while self.ring.front().is_some_and(|oldest| at.duration_since(oldest.last) > AGE_MAX) {
+            self.ring.pop_front();
+        }
         let same = |seen: &Seen| seen.reason == reason && seen.about == about && seen.message == message;
         if let Some(at_index) = self.ring.iter().rposition(same)
             && let Some(mut seen) = self.ring.remove(at_index)
@@ -84,6 +93,7 @@ impl Events {
             self.ring.push_back(seen);
             return;
         }
+        self.added = self.added.saturating_add(1);
         if self.ring.len() >= EVENTS_MAX {
             self.ring.pop_front();
         }
@@ -137,6 +147,18 @@ mod tests {
         }
         assert_eq!(events.list().len(), EVENTS_MAX);
         assert_eq!(events.list()[0].message, "1");
+    }
+
+    #[test]
+    fn what_was_not_seen_for_a_day_goes_with_the_next_event() {
+        let day = AGE_MAX.as_secs();
+        let mut events = Events::default();
+        events.record(event("old", 0));
+        events.record(event("seen again", 0));
+        events.record(event("seen again", 1));
+        events.record(event("new", day + 1));
+        let messages: Vec<_> = events.list().into_iter().map(|seen| seen.message).collect();
+        assert_eq!(messages, ["seen again", "new"]);
     }
 
     #[test]

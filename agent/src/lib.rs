@@ -38,5 +38,6 @@ pub mod seams;
 pub mod sources;
 pub mod status;
 pub mod storage;
+pub mod threads;
 pub mod worker;
 pub mod workers;

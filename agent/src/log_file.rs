@@ -1,8 +1,8 @@
 //! A container's log files as the keeper leaves them: opened safely, in order, read as CRI lines.
 //!
-//! Driven by the command line's `logs`, and by the agent for the last lines of what failed. Daemons may have the log directory mounted, writable, and plant links, pipes and devices in it at
-//! any moment: every path is resolved by the kernel beneath the directory without links, and what is not a regular file
-//! of ours with one name is refused before it is opened.
+//! Driven by the command line's `logs`, and by the agent for the last lines of what failed. Daemons may have the log directory
+//! mounted, writable, and plant links, pipes and devices in it at any moment: every path is resolved by the kernel beneath the
+//! directory without links, and what is not a regular file of ours with one name is refused before it is opened.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -228,7 +228,8 @@ impl LogFile {
                 line.clear();
             }
         }
-        let begin = starts.front().copied().unwrap_or(at);
+        // Not within a line that is being written.
+        let begin = starts.front().copied().unwrap_or(line_start);
         self.file.seek(SeekFrom::Start(begin))?;
         Ok(starts.len())
     }

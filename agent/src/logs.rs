@@ -24,6 +24,7 @@ use crate::config::{Following, LogLimits};
 use crate::execute::chain;
 use crate::log_file::{Line, LogDir};
 use crate::seams::{LogPipes, StepError};
+use crate::threads;
 
 /// Between two tries to start a keeper that does not come up: soon, because daemons block while nobody reads.
 const START_RETRY: Duration = Duration::from_secs(1);
@@ -38,9 +39,8 @@ const TAIL_BYTES: usize = 2048;
 const TAIL_READ: u64 = 64 << 10;
 /// The disk of the logs may not answer: then nothing is shown.
 const TAIL_MAX: Duration = Duration::from_secs(5);
-/// Threads that it may hold meanwhile: the others are needed to start containers.
-const TAILS_MAX: usize = 2;
-static TAILS: Semaphore = Semaphore::const_new(TAILS_MAX);
+/// Threads that it may hold meanwhile.
+static TAILS: Semaphore = Semaphore::const_new(threads::TAILS);
 
 /// See the top of the file. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -143,8 +143,9 @@ fn last_lines(log_dir: &Path, pod: &str, run: &RunKey) -> std::io::Result<String
     Ok(text[cut..].to_owned())
 }
 
-/// Removes a pod's logs, or has them kept aside for a while. Runs whose creation never succeeded, or whose closing was cut short, are still open in the
-/// keeper, and nobody else knows them any more: they are closed here, since no container of the pod is left.
+/// Removes a pod's logs, or has them kept aside for a while. Runs whose creation never succeeded, or whose closing was cut
+/// short, are still open in the keeper, and nobody else knows them any more: they are closed here, since no container of the
+/// pod is left.
 fn forget(keeper: &Keeper, dir: &str, keep: Duration) -> Result<(), keeper::client::Error> {
     let forget = || if keep.is_zero() { keeper.forget(dir) } else { keeper.retire(dir, keep) };
     let refused = match forget() {
@@ -232,7 +233,8 @@ fn end_of(process: OwnedFd) -> oneshot::Receiver<()> {
 async fn comes_up(socket: &Path) -> bool {
     let deadline = tokio::time::Instant::now() + START_MAX;
     while tokio::time::Instant::now() < deadline {
-        if UnixStream::connect(socket).is_ok() {
+        // Not the blocking one: a keeper that hangs has a full queue, and the loop would wait in it.
+        if tokio::net::UnixStream::connect(socket).await.is_ok() {
             return true;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use agent::agent::Start;
 use agent::cli::{self, AgentArgs, Cli, Word};
 use agent::config::Config;
+use agent::threads::BLOCKING_MAX;
 use clap::Parser as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -19,10 +20,6 @@ fn main() -> ExitCode {
         word => cli::run(run_dir.as_ref(), word),
     }
 }
-
-/// Threads for what may block: small files, mounts, calls of the log keeper. Each has a stack and a heap of its own, so
-/// there are as few as keep a burst of pods moving while one of them hangs.
-const BLOCKING_THREADS_MAX: usize = 8;
 
 fn run_agent(args: AgentArgs, run_dir: Option<std::path::PathBuf>) -> ExitCode {
     let AgentArgs { config: file, mut settings } = args;
@@ -41,7 +38,7 @@ fn run_agent(args: AgentArgs, run_dir: Option<std::path::PathBuf>) -> ExitCode {
     log_to_stderr();
     // One thread: the agent waits far more than it works, and each further stack and heap is memory on every node.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = match runtime.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build() {
+    let runtime = match runtime.enable_all().max_blocking_threads(BLOCKING_MAX).build() {
         Ok(runtime) => runtime,
         Err(why) => {
             eprintln!("daemonlet: cannot start: {why}");

@@ -1,8 +1,9 @@
 //! Events for documents that are refused, or for which the node is full: a person who edits a manifest looks at the workload,
 //! not at a list of files.
 //!
-//! ConfigMaps and Secrets are told on themselves. Driven by `desired` after each merge. A refusal is told when it is new or says something else than before, and told off
-//! when the workload is taken again. Knows documents and workloads; what runs is handed in.
+//! ConfigMaps and Secrets are told on themselves. Driven by `desired` after each merge. A refusal is told when it is new or
+//! says something else than before, and told off when the workload is taken again. Knows documents and workloads; what runs is
+//! handed in.
 
 use std::collections::BTreeMap;
 

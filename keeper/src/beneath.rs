@@ -70,10 +70,11 @@ impl Beneath {
         Ok(at)
     }
 
-    /// Removes a directory and everything in it. Absent is fine. Links in it are removed, never followed.
-    pub fn remove_tree(&self, parent: &str, name: &str) -> io::Result<()> {
+    /// Removes a directory and everything in it, what is called `last` after everything else. Absent is fine. Links in it are
+    /// removed, never followed.
+    pub fn remove_tree(&self, parent: &str, name: &str, last: &str) -> io::Result<()> {
         match self.dir(parent) {
-            Ok(parent) => remove(&parent, name),
+            Ok(parent) => remove(&parent, name, last),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
@@ -176,9 +177,10 @@ pub fn names(dir: &OwnedFd) -> io::Result<Vec<String>> {
 }
 
 /// Removes a tree within one request's bound.
-fn remove(parent: &OwnedFd, name: &str) -> io::Result<()> {
+fn remove(parent: &OwnedFd, name: &str, last: &str) -> io::Result<()> {
     let mut left = REMOVED_MAX;
-    keeper::tree::remove(parent, &CString::new(name).map_err(io::Error::other)?, || {
+    let text = |text: &str| CString::new(text).map_err(io::Error::other);
+    keeper::tree::remove_with_last(parent, &text(name)?, Some(&text(last)?), || {
         left = left
             .checked_sub(1)
             .ok_or_else(|| io::Error::other(format!("{REMOVED_MAX} names in {name} are removed, more are there")))?;
@@ -243,8 +245,8 @@ mod tests {
             mkdirat(&at, "d", DIR_MODE).unwrap();
             at = resolve(&at, "d", OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
         }
-        assert!(beneath.remove_tree("pods", "a").is_err());
-        let requests = (1..10).find(|_| beneath.remove_tree("pods", "a").is_ok());
+        assert!(beneath.remove_tree("pods", "a", "mark").is_err());
+        let requests = (1..10).find(|_| beneath.remove_tree("pods", "a", "mark").is_ok());
         assert!(requests.is_some() && !root.path().join("pods/a").exists());
     }
 
@@ -258,9 +260,9 @@ mod tests {
         assert!(beneath.make_dirs("pods/a/b").is_err());
         assert!(beneath.dir("pods/a/b").is_err());
         assert!(beneath.dir("..").is_err());
-        beneath.remove_tree("pods", "a").unwrap();
+        beneath.remove_tree("pods", "a", "mark").unwrap();
         assert!(!root.path().join("pods/a").exists());
         assert!(outside.path().join("keep").exists());
-        beneath.remove_tree("pods", "a").unwrap();
+        beneath.remove_tree("pods", "a", "mark").unwrap();
     }
 }

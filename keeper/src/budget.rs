@@ -56,7 +56,7 @@ pub fn enforce(shared: &mut Shared, containers: &mut BTreeMap<u64, Container>, n
 /// Removes a pod's log directory and every link into it.
 pub fn forget(logs: &Beneath, dir: &str) -> io::Result<()> {
     let (_, pod) = dir.split_once('/').expect("a checked pod directory has two names");
-    logs.remove_tree(PODS, pod)?;
+    logs.remove_tree(PODS, pod, log_file::MARK)?;
     remove_links(logs, &format!("{dir}/"));
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use keeper::protocol::DELETED;
+use nix::errno::Errno;
 use nix::fcntl::renameat;
 use nix::sys::stat::{fstat, futimens};
 use nix::sys::time::TimeSpec;
@@ -30,7 +31,13 @@ pub fn retire(logs: &Beneath, dir: &str, keep: Duration, now: Duration) -> io::R
             budget::remove_links(logs, &format!("{dir}/"));
             Ok(())
         }
-        _ => budget::forget(logs, dir),
+        Ok(false) => budget::forget(logs, dir),
+        Err(why) => {
+            if why.kind() != io::ErrorKind::NotFound {
+                crate::say(&format!("the log of {dir} is removed at once: it cannot be kept in {}: {why}", place()));
+            }
+            budget::forget(logs, dir)
+        }
     }
 }
 
@@ -43,33 +50,73 @@ fn set_aside(logs: &Beneath, dir: &str, until: Duration) -> io::Result<bool> {
     let all = place();
     let to = logs.make_dirs(&all)?;
     // Of an earlier request that was cut short; uids are not used twice.
-    logs.remove_tree(&all, pod)?;
+    logs.remove_tree(&all, pod, log_file::MARK)?;
     let until = TimeSpec::from_duration(until);
     futimens(&from, &until, &until)?;
     renameat(&logs.dir(pods)?, pod, &to, pod)?;
     Ok(true)
 }
 
-/// Removes one pod's logs whose time has come, or that are too many. When to come again, since 1970; None: nothing is kept.
-pub fn sweep(logs: &Beneath, now: Duration) -> Option<Duration> {
+/// What a look at the kept logs came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// When to come again, since 1970; None: nothing is kept.
+    pub due: Option<Duration>,
+    /// What could not be looked at or removed, and why: it is tried again.
+    pub failed: Option<String>,
+}
+
+/// Removes one pod's logs whose time has come, or that are too many.
+pub fn sweep(logs: &Beneath, now: Duration) -> Swept {
     let all = place();
-    let dir = logs.dir(&all).ok()?;
-    let kept = |name: String| {
-        let at = logs.dir(&format!("{all}/{name}")).ok().filter(log_file::is_marked)?;
-        Some((until(&at)?, name))
+    let again = Some(now.saturating_add(TRY_AGAIN));
+    let names = match logs.dir(&all).and_then(|dir| beneath::names(&dir)) {
+        Ok(names) => names,
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Swept::default(),
+        Err(why) => return Swept { due: again, failed: Some(format!("{all} cannot be read: {why}")) },
     };
-    let mut kept: Vec<(Duration, String)> = beneath::names(&dir).ok()?.into_iter().filter_map(kept).collect();
+    let (mut kept, mut failed): (Vec<(Duration, String)>, Option<String>) = (Vec::new(), None);
+    for name in names {
+        let path = format!("{all}/{name}");
+        match logs.dir(&path) {
+            Ok(dir) => {
+                let ours = Some(dir).filter(log_file::is_marked);
+                kept.extend(ours.and_then(|dir| until(&dir)).map(|until| (until, name)));
+            }
+            Err(why) if is_foreign(&why) => {}
+            Err(why) => failed = failed.or(Some(format!("{path} cannot be opened: {why}"))),
+        }
+    }
     kept.sort();
     let surplus = kept.len().saturating_sub(KEPT_MAX);
     let goes = |(at, (until, _)): &(usize, &(Duration, String))| *at < surplus || *until <= now;
     let going: Vec<usize> = kept.iter().enumerate().take_while(goes).map(|(at, _)| at).collect();
-    let removed = going.iter().take(TRIES_MAX).find(|at| logs.remove_tree(&all, &kept[**at].1).is_ok());
-    match (going.len(), removed) {
-        (0, _) => kept.first().map(|(until, _)| *until),
-        (1, Some(_)) => kept.get(1).map(|(until, _)| *until),
-        (_, Some(_)) => Some(now),
-        (_, None) => Some(now.saturating_add(TRY_AGAIN)),
+    let mut removed = false;
+    for at in going.iter().take(TRIES_MAX) {
+        let name = &kept[*at].1;
+        match logs.remove_tree(&all, name, log_file::MARK) {
+            Ok(()) => {
+                removed = true;
+                break;
+            }
+            Err(why) => failed = failed.or(Some(format!("{all}/{name} cannot be removed: {why}"))),
+        }
     }
+    let due = match (going.len(), removed) {
+        (0, _) => kept.first().map(|(until, _)| *until),
+        (1, true) => kept.get(1).map(|(until, _)| *until),
+        (_, true) => Some(now),
+        (_, false) => again,
+    };
+    // The next look is not later than the next try at what failed.
+    let due = if failed.is_some() { due.min(again).or(again) } else { due };
+    Swept { due, failed }
+}
+
+/// No directory (any more): links and files that others put there are nobody's concern.
+fn is_foreign(why: &io::Error) -> bool {
+    let errno = why.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV))
 }
 
 fn until(dir: &OwnedFd) -> Option<Duration> {
@@ -121,9 +168,9 @@ mod tests {
         assert_eq!(it.names("containers"), ["b.log"]);
         assert_eq!(it.names("pods"), [DELETED, "b"]);
         assert_eq!(std::fs::read(it.root.path().join("pods/.deleted/a/c/0.log")).unwrap(), b"x\n");
-        assert_eq!(sweep(&it.logs, NOW), Some(NOW + HOUR));
+        assert_eq!(sweep(&it.logs, NOW).due, Some(NOW + HOUR));
         assert_eq!(it.names("pods/.deleted"), ["a"]);
-        assert_eq!(sweep(&it.logs, NOW + HOUR), None);
+        assert_eq!(sweep(&it.logs, NOW + HOUR).due, None);
         assert!(it.names("pods/.deleted").is_empty());
         retire(&it.logs, "pods/a", HOUR, NOW).unwrap();
         assert_eq!(it.names("pods"), [DELETED, "b"]);
@@ -135,7 +182,7 @@ mod tests {
         it.logs.make_dirs("pods/.deleted/theirs").unwrap();
         std::os::unix::fs::symlink("/etc", it.root.path().join("pods/.deleted/link")).unwrap();
         retire(&it.logs, "pods/a", Duration::ZERO, NOW).unwrap();
-        assert_eq!(sweep(&it.logs, NOW + HOUR), None);
+        assert_eq!(sweep(&it.logs, NOW + HOUR).due, None);
         assert_eq!(it.names("pods/.deleted"), ["link", "theirs"]);
         assert!(std::fs::exists("/etc/hostname").unwrap());
     }
@@ -150,6 +197,35 @@ mod tests {
     }
 
     #[test]
+    fn a_removal_that_is_cut_short_is_gone_on_with() {
+        let it = Logs::of(&["a"]);
+        for n in 0..1500 {
+            std::fs::write(it.root.path().join(format!("pods/a/c/0.log.{n:04}")), "x").unwrap();
+            std::fs::write(it.root.path().join(format!("pods/a/planted-{n:04}")), "x").unwrap();
+        }
+        retire(&it.logs, "pods/a", HOUR, NOW).unwrap();
+        // What a pass removes changes the time, to the machine's own.
+        let late = NOW * 2;
+        for pass in 0..3 {
+            let swept = sweep(&it.logs, late);
+            assert_eq!(swept.due, Some(late + TRY_AGAIN), "{pass}");
+            assert!(swept.failed.as_ref().is_some_and(|why| why.contains("pods/.deleted/a cannot be removed")));
+            assert!(log_file::is_marked(&it.logs.dir("pods/.deleted/a").unwrap()), "{pass}");
+        }
+        let ends = (0..3).find(|_| sweep(&it.logs, late) == Swept::default());
+        assert!(ends.is_some() && it.names("pods/.deleted").is_empty());
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_read_is_tried_again_and_said() {
+        let it = Logs::of(&["a"]);
+        std::os::unix::fs::symlink("/etc", it.root.path().join("pods/.deleted")).unwrap();
+        let swept = sweep(&it.logs, NOW);
+        assert_eq!(swept.due, Some(NOW + TRY_AGAIN));
+        assert!(swept.failed.unwrap().starts_with("pods/.deleted cannot be read: "));
+    }
+
+    #[test]
     fn of_too_many_the_oldest_go() {
         let pods: Vec<String> = (0..KEPT_MAX + 3).map(|n| format!("p{n:04}")).collect();
         let it = Logs::of(&[]);
@@ -158,7 +234,7 @@ mod tests {
             let later = NOW + Duration::from_secs(n as u64);
             retire(&it.logs, &format!("pods/{pod}"), HOUR, later).unwrap();
         }
-        let passes = (0..10).take_while(|_| sweep(&it.logs, NOW) == Some(NOW)).count();
+        let passes = (0..10).take_while(|_| sweep(&it.logs, NOW).due == Some(NOW)).count();
         assert_eq!(passes, 2);
         assert_eq!(it.names("pods/.deleted"), pods[3..]);
     }

@@ -17,7 +17,7 @@ const TRIES_MAX: usize = 4;
 const REFUSED: &str = "refused";
 
 /// In each pod's directory whose logs we write. Others, a kubelet above all, keep theirs in the same place under such names.
-const MARK: &str = ".daemonlet-logkeeper";
+pub const MARK: &str = ".daemonlet-logkeeper";
 
 /// An open log file.
 #[derive(Debug)]

@@ -85,8 +85,8 @@ pub enum Class {
     Active,
 }
 
-/// What has to go so that the files fit: those of deleted pods first, then rotated ones, then those of ended containers, oldest first; then,
-/// because the budget is one for the whole node, files that are being written, largest first.
+/// What has to go so that the files fit: those of deleted pods first, then rotated ones, then those of ended containers, oldest
+/// first; then, because the budget is one for the whole node, files that are being written, largest first.
 pub fn over_budget(mut files: Vec<Kept>, budget: u64) -> Vec<Kept> {
     let mut total = files.iter().fold(0u64, |sum, file| sum.saturating_add(file.bytes));
     files.sort_by_key(|file| {

@@ -18,7 +18,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::budget;
 use crate::container::{CLOSE_MAX, Container, Now, Shared};
 use crate::cri::Stream;
-use crate::deleted;
+use crate::deleted::{self, Swept};
 use crate::door::{Door, Line};
 
 /// Events taken from the kernel at once; those beyond come with the next round.
@@ -54,6 +54,8 @@ pub struct Serve {
     removed: u64,
     /// When the next log of a deleted pod goes, since 1970.
     deleted_due: Option<Duration>,
+    /// Said already.
+    deleted_failed: Option<String>,
 }
 
 impl Serve {
@@ -76,6 +78,7 @@ impl Serve {
             check_at: 0,
             removed: 0,
             deleted_due: None,
+            deleted_failed: None,
         })
     }
 
@@ -92,7 +95,7 @@ impl Serve {
             }
         }
         self.check_budget(now);
-        self.deleted_due = deleted::sweep(&self.shared.logs, now.wall);
+        self.sweep_deleted(now);
         Ok(())
     }
 
@@ -174,7 +177,7 @@ impl Serve {
             }
         }
         if self.deleted_due.is_some_and(|due| due <= now.wall) {
-            self.deleted_due = deleted::sweep(&self.shared.logs, now.wall);
+            self.sweep_deleted(now);
         }
         if self.shared.used > self.check_at {
             self.check_budget(now);
@@ -273,6 +276,15 @@ impl Serve {
         }
     }
 
+    fn sweep_deleted(&mut self, now: Now) {
+        let Swept { due, failed } = deleted::sweep(&self.shared.logs, now.wall);
+        self.deleted_due = due;
+        if let Some(why) = failed.as_ref().filter(|why| self.deleted_failed.as_ref() != Some(why)) {
+            crate::say(&format!("logs of deleted pods: {why}; it is tried again"));
+        }
+        self.deleted_failed = failed;
+    }
+
     fn forget(&mut self, dir: &str, keep: Duration, now: Now) -> io::Result<()> {
         if let Some(open) = self.containers.values().find(|container| container.target.pod_dir() == dir) {
             return Err(io::Error::other(format!("{dir} is still written by container {}: close it first", open.id)));
@@ -281,7 +293,7 @@ impl Serve {
             true => budget::forget(&self.shared.logs, dir)?,
             false => {
                 deleted::retire(&self.shared.logs, dir, keep, now.wall)?;
-                self.deleted_due = deleted::sweep(&self.shared.logs, now.wall);
+                self.sweep_deleted(now);
             }
         }
         self.check_budget(now);

@@ -17,7 +17,18 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// Removes `name` in `parent`, whatever it is; Ok when it is not there. `go_on` is asked before each name that is dealt with, and ends
 /// the removal with its error: what is left is removed by the next one. Another error keeps nothing else from being removed.
-pub fn remove(parent: impl AsFd, name: &CStr, mut go_on: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+pub fn remove(parent: impl AsFd, name: &CStr, go_on: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    remove_with_last(parent, name, None, go_on)
+}
+
+/// As [`remove`]; what is called `last` in the directory itself goes after everything else, so that who knows the directory by it
+/// knows it again where a removal was cut short.
+pub fn remove_with_last(
+    parent: impl AsFd,
+    name: &CStr,
+    mut last: Option<&CStr>,
+    mut go_on: impl FnMut() -> io::Result<()>,
+) -> io::Result<()> {
     if unlink(&parent, name)? {
         return Ok(());
     }
@@ -27,7 +38,7 @@ pub fn remove(parent: impl AsFd, name: &CStr, mut go_on: impl FnMut() -> io::Res
         let (mut done, mut first) = (false, Ok(()));
         for entry in entries(&top)?.iter() {
             let entry = entry?;
-            if !is_own(entry.file_name()) {
+            if !is_own(entry.file_name()) && Some(entry.file_name()) != last {
                 let dealt = flatten(&top, entry.file_name(), &mut moved, &mut go_on);
                 done |= dealt.did;
                 first = first.and(dealt.outcome);
@@ -38,6 +49,9 @@ pub fn remove(parent: impl AsFd, name: &CStr, mut go_on: impl FnMut() -> io::Res
         }
         if !done {
             first?;
+            if last.take().is_some() {
+                continue;
+            }
             return gone(unlinkat(&parent, name, UnlinkatFlags::RemoveDir));
         }
     }

@@ -116,20 +116,36 @@ fn an_exporter_and_a_log_collector_see_the_whole_node() {
     wait_ready(&node, "collector");
     let script = format!("i=0; while [ $i -lt {LINES} ]; do echo \"chatty says $i\"; i=$((i+1)); done; {OBEDIENT}");
     node.put("chatty.yaml", &pod("chatty").script(&script).text());
+    let collected = node.pods_of("collector").pop().expect("it runs");
+    let lines = node.state_dir().join("pods").join(collected.uid()).join("volumes/empty-dir/buffer/lines");
+    let arrived = || -> Result<Vec<String>, String> {
+        let text = fs::read_to_string(&lines).map_err(|error| format!("{}: {error}", lines.display()))?;
+        let chatty = text.lines().filter(|line| line.contains("/containers/chatty"));
+        let said = chatty.filter_map(|line| Some(line.split_once(" F ")?.1.to_owned()));
+        Ok(said.filter(|line| line.starts_with("chatty says ")).collect())
+    };
+    wait_within(PATIENCE, "the first lines arrive", || match arrived()?.len() {
+        0 => Err("none has arrived".to_owned()),
+        _ => Ok(()),
+    });
     node.kill_agent();
     node.start_agent();
     node.wait_agent();
-    let collected = node.pods_of("collector").pop().expect("it is adopted");
-    let lines = node.state_dir().join("pods").join(collected.uid()).join("volumes/empty-dir/buffer/lines");
+    let adopted = node.pods_of("collector").pop().expect("it is adopted");
+    assert_eq!(adopted.uid(), collected.uid());
     let expected: BTreeSet<String> = (0..LINES).map(|line| format!("chatty says {line}")).collect();
     wait_within(PATIENCE, "every line has arrived", || {
-        let text = fs::read_to_string(&lines).map_err(|error| format!("{}: {error}", lines.display()))?;
-        let chatty = text.lines().filter(|line| line.contains("/containers/chatty"));
-        let seen: BTreeSet<String> =
-            chatty.filter_map(|line| Some(format!("chatty says {}", line.split_once(" F chatty says ")?.1))).collect();
+        let seen: BTreeSet<String> = arrived()?.into_iter().collect();
         let missing = expected.difference(&seen).count();
         if missing == 0 { Ok(()) } else { Err(format!("{missing} of {LINES} are missing")) }
     });
+    assert_eq!(arrived().expect("they are there").len(), LINES, "no line arrives twice");
+    let chatty = node.pods_of("chatty").pop().expect("it runs");
+    let log = node.log_dir().join("pods").join(format!("default_chatty-node-a_{}", chatty.uid())).join("main");
+    let rotated = fs::read_dir(&log).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
+    let rotated = rotated
+        .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("0.log.")));
+    assert!(rotated.count() > 0, "the log was rotated meanwhile");
 
     for file in ["exporter.yaml", "collector.yaml", "chatty.yaml"] {
         node.remove(file);

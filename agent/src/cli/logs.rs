@@ -99,9 +99,11 @@ pub fn run(client: &Client, args: &LogsArgs, out: &mut impl Write) -> Result<(),
     };
     let Found { log_dir, places, is_over } = found;
     let last_lines = Some(args.tail.unwrap_or(usize::MAX));
+    // A run before the present one is over.
+    let then = if args.follow && !args.previous && !is_over { Then::Follow } else { Then::End };
     let mut logs = Vec::new();
     for place in places {
-        match open(&log_dir, place, args, last_lines, out) {
+        match open(&log_dir, place, args, last_lines, then, out) {
             Ok(log) => logs.push(log),
             // Of several, one that has not begun yet.
             Err(Failure::NotFound(why)) if args.all_containers => note(&why),
@@ -109,10 +111,18 @@ pub fn run(client: &Client, args: &LogsArgs, out: &mut impl Write) -> Result<(),
         }
     }
     out.flush()?;
-    match args.follow && !is_over {
-        true => follow::follow(client, &log_dir, args, logs, out),
-        false => Ok(()),
+    match then {
+        Then::Follow => follow::follow(client, &log_dir, args, logs, out),
+        Then::End => Ok(()),
     }
+}
+
+/// What comes after what a log holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// More of it: what has no line's end yet waits for it.
+    Follow,
+    End,
 }
 
 /// Opens a log and prints what it holds. `tail`: how many lines of it; None: all.
@@ -121,6 +131,7 @@ fn open(
     place: Place,
     args: &LogsArgs,
     tail: Option<usize>,
+    then: Then,
     out: &mut impl Write,
 ) -> Result<Log, Failure> {
     let missing = |why: io::Error| cannot(&place, &why);
@@ -139,12 +150,20 @@ fn open(
         keep_last(&mut files, most).map_err(missing)?;
     }
     let prefix = if args.prefix { format!("[pod/{}/{}] ", place.pod, place.container) } else { String::new() };
-    let mut printer = Printer::new(shown, prefix);
+    let mut printer = Printer::new(shown, prefix, args.all_containers && then == Then::Follow);
+    let mut current = files.pop().expect("there is one, or it is an error");
     for file in &mut files {
         file.print(|line| printer.print(line, out))?;
         file.finish(|line| printer.print(line, out))?;
     }
-    let current = files.pop().expect("there is one, or it is an error");
+    current.print(|line| printer.print(line, out))?;
+    if then == Then::End {
+        current.finish(|line| printer.print(line, out))?;
+        if args.all_containers {
+            // Another container's line does not go on with it.
+            printer.cut(out)?;
+        }
+    }
     Ok(Log { place, dir, current, printer })
 }
 

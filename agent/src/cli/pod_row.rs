@@ -41,7 +41,7 @@ pub fn inits(pod: &Value) -> &[Value] {
 }
 
 /// Whether this status of an init container is one of a container that runs as long as the pod.
-fn is_sidecar(pod: &Value, status: &Value) -> bool {
+pub fn is_sidecar(pod: &Value, status: &Value) -> bool {
     let spec = pod.pointer("/spec/initContainers").and_then(Value::as_array);
     spec.into_iter().flatten().any(|init| init["name"] == status["name"] && init["restartPolicy"] == "Always")
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::{Events, Seen};
 use crate::board::Board;
@@ -24,8 +24,13 @@ const FORMAT: &str = "daemonlet-events/1";
 const BYTES_MAX: u64 = 8 << 20;
 /// What a killed agent loses at most. Events come in flocks: they are written together.
 const RUN_PAUSE: Duration = Duration::from_secs(2);
-/// What a power cut loses at most: some 30 KB at a time, less than 10 MB a day, and nothing where nothing happens.
+/// What a power cut loses at most. Each write is the whole ring: some 400 bytes for each event of the last day, so 400 KB where
+/// the ring is full, and nothing where nothing happens.
 const STATE_PAUSE: Duration = Duration::from_secs(300);
+/// The same where nothing but counts has moved: a container that crashes for ever must not wear out flash.
+const COUNTS_PAUSE: Duration = Duration::from_secs(3600);
+/// Until a copy in memory that could not be written is tried again; the one on the disk waits for its own pause.
+const RUN_TRY_AGAIN: Duration = Duration::from_secs(30);
 /// At the agent's end: a disk that hangs must not keep it.
 const END_MAX: Duration = Duration::from_secs(2);
 
@@ -90,57 +95,77 @@ pub async fn keep(files: impl Files, board: Board, places: Places, mut end: ones
     let mut recorded = board.events_recorded();
     // Something may have been recorded before.
     recorded.mark_changed();
+    let (mut run_due, mut state_due): (Option<Instant>, Option<Instant>) = (None, None);
     // From the start on: what happens at a boot is written once.
-    let mut state_due = Instant::now() + STATE_PAUSE;
-    let mut state_lags = false;
-    let mut said = Said::default();
+    let mut state_tried = Instant::now();
+    // What the state directory has of new events; None: nobody knows.
+    let mut added = None;
+    let (mut run_said, mut state_said) = (Said::default(), Said::default());
     loop {
         let due = async {
-            match state_lags {
-                true => sleep_until(state_due).await,
-                false => std::future::pending().await,
+            match [run_due, state_due].into_iter().flatten().min() {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
             }
         };
         // All arms only wait.
         tokio::select! {
             _ = &mut end => break,
-            changed = recorded.changed() => if changed.is_err() { break },
-            () = due => {
-                state_lags = false;
-                state_due = Instant::now() + STATE_PAUSE;
-                said.say(&places.state, places.write_state(&files, &board).await);
+            changed = recorded.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let soon = Instant::now() + RUN_PAUSE;
+                run_due.get_or_insert(soon);
+                let only_counts = added == Some(board.with_events(|events| events.added));
+                let pause = if only_counts { COUNTS_PAUSE } else { STATE_PAUSE };
+                let at = soon.max(state_tried + pause);
+                state_due = Some(state_due.map_or(at, |due| due.min(at)));
                 continue;
             }
+            () = due => {}
         }
-        // Both arms only wait.
-        tokio::select! {
-            _ = &mut end => break,
-            () = sleep(RUN_PAUSE) => {}
+        let now = Instant::now();
+        if run_due.is_some_and(|due| due <= now) {
+            let written = places.write_run(&files, &board).await;
+            run_due = written.is_err().then(|| Instant::now() + RUN_TRY_AGAIN);
+            run_said.say(&places.run, written);
         }
-        recorded.mark_unchanged();
-        state_lags = true;
-        said.say(&places.run, places.write_run(&files, &board).await);
+        if state_due.is_some_and(|due| due <= now) {
+            let adds = board.with_events(|events| events.added);
+            let written = places.write_state(&files, &board).await;
+            state_tried = Instant::now();
+            state_due = written.is_err().then(|| state_tried + STATE_PAUSE);
+            if written.is_ok() {
+                added = Some(adds);
+            }
+            state_said.say(&places.state, written);
+        }
     }
     let last = async {
-        said.say(&places.run, places.write_run(&files, &board).await);
-        said.say(&places.state, places.write_state(&files, &board).await);
+        run_said.say(&places.run, places.write_run(&files, &board).await);
+        state_said.say(&places.state, places.write_state(&files, &board).await);
     };
     if tokio::time::timeout(END_MAX, last).await.is_err() {
         tracing::warn!("the last events are not written: the disk does not answer");
     }
 }
 
-/// A fault is logged once, not at each try.
+/// A place's fault is logged once, not at each try, and so is its end.
 #[derive(Debug, Default)]
 struct Said(Option<String>);
 
 impl Said {
     fn say(&mut self, path: &Path, written: io::Result<()>) {
-        let now = written.err().map(|why| format!("{}: {}", path.display(), chain(&why)));
-        if let Some(why) = now.as_ref().filter(|why| self.0.as_ref() != Some(why)) {
-            tracing::warn!(why, "events are not written; they are known to this agent alone");
+        let now = written.err().map(|why| chain(&why));
+        match &now {
+            Some(why) if self.0.as_ref() != Some(why) => {
+                tracing::warn!(path = %path.display(), why, "events are not written; it is tried again");
+            }
+            None if self.0.is_some() => tracing::info!(path = %path.display(), "events are written again"),
+            _ => {}
         }
-        self.0 = now.or(self.0.take());
+        self.0 = now;
     }
 }
 
@@ -167,6 +192,8 @@ fn decode(content: &[u8]) -> Result<Known, String> {
 #[cfg(test)]
 mod tests {
     use super::super::{About, Event, Severity};
+    use tokio::time::sleep;
+
     use super::*;
     use crate::disk::Disk;
 
@@ -266,5 +293,44 @@ mod tests {
         drop(end);
         keeping.await.unwrap();
         assert_eq!(counts(&board).len(), 1);
+    }
+
+    async fn appears(path: &Path, within: Duration) -> bool {
+        let there = async {
+            while !path.exists() {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(within, there).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_that_could_not_be_written_is_written_when_the_disk_takes_it() {
+        let node = Node::new();
+        let (run, state) = (node.dir.path().join("run"), node.dir.path().join("state"));
+        let (board, _end, _keeping) = node.agent().await;
+        [&run, &state].iter().for_each(|dir| std::fs::remove_dir_all(dir).unwrap());
+        board.record(event("x"));
+        sleep(STATE_PAUSE + RUN_PAUSE * 2).await;
+        [&run, &state].iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+        assert!(appears(&node.places().run, RUN_TRY_AGAIN * 2).await, "no event comes any more");
+        assert!(appears(&node.places().state, STATE_PAUSE * 2).await, "no event comes any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn counts_alone_are_written_to_the_state_disk_once_an_hour() {
+        let node = Node::new();
+        let (board, _end, _keeping) = node.agent().await;
+        let state = node.places().state;
+        board.record(event("x"));
+        assert!(appears(&state, STATE_PAUSE * 2).await);
+        std::fs::remove_file(&state).unwrap();
+        board.record(event("x"));
+        assert!(!appears(&state, STATE_PAUSE * 2).await, "it is only a count");
+        board.record(event("y"));
+        assert!(appears(&state, RUN_PAUSE * 3).await, "the pause is over");
+        std::fs::remove_file(&state).unwrap();
+        board.record(event("x"));
+        assert!(appears(&state, COUNTS_PAUSE + RUN_PAUSE * 2).await);
     }
 }

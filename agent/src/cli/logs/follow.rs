@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use notify::{RecursiveMode, Watcher as _};
 use serde_json::Value;
 
-use super::{Failure, Log, LogsArgs, Place, cannot, note, open, places, status, staying};
+use super::{Failure, Log, LogsArgs, Place, Then, cannot, note, open, places, status, staying};
 use crate::cli::client::Client;
 use crate::cli::find::{self, field};
+use crate::cli::pod_row;
 use crate::http::rows::Kind;
 use crate::log_file::LogFile;
 
@@ -28,13 +29,13 @@ pub fn follow(
     mut logs: Vec<Log>,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let (hints, hint) = mpsc::channel();
+    // All hints say the same: one that waits is enough.
+    let (hints, hint) = mpsc::sync_channel(1);
     // Without inotify (no instances left) the slow look alone goes on.
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Our own opening and reading are events too, and must not wake us.
         if event.is_ok_and(|event| !event.kind.is_access()) {
-            // Nobody listens any more when the word has ended.
-            let _ended = hints.send(());
+            let _waits_already = hints.try_send(());
         }
     })
     .ok();
@@ -42,11 +43,15 @@ pub fn follow(
         watch(&mut watcher, log);
     }
     let mut uid = logs.first().map(|log| log.place.uid.clone()).unwrap_or_default();
+    // What follows is of the same namespace, also where the name was enough to find it.
+    let of_place =
+        logs.first().and_then(|log| log.place.pod_dir.split_once('_')).map(|(namespace, _)| namespace.to_owned());
+    let namespace = args.namespace.clone().or(of_place);
     let mut asked: Option<Instant> = None;
     loop {
         // Asked before reading: what it wrote before its end is printed after we have learned of that.
         let due = asked.is_none_or(|asked| asked.elapsed() >= LOOK_AGAIN);
-        let look = if due { Look::take(client, args, &uid) } else { Look::Unknown };
+        let look = if due { Look::take(client, &args.name, namespace.as_deref(), &uid) } else { Look::Unknown };
         if due {
             asked = Some(Instant::now());
         }
@@ -56,9 +61,6 @@ pub fn follow(
         match look {
             Look::Unknown => {}
             Look::Here(pod) => {
-                if args.previous {
-                    return end(&mut logs, out);
-                }
                 // A container that is not known yet is one later.
                 let wanted = places(&pod, args).unwrap_or_default();
                 let over = !wanted.is_empty() && wanted.iter().all(|place| is_over(&pod, place));
@@ -101,30 +103,27 @@ enum Look {
 }
 
 impl Look {
-    fn take(client: &Client, args: &LogsArgs, uid: &str) -> Look {
+    fn take(client: &Client, name: &str, namespace: Option<&str>, uid: &str) -> Look {
         let Ok(pods) = client.list(Kind::Pods) else { return Look::Unknown };
         if let Some(pod) = pods.iter().find(|pod| field(pod, "/metadata/uid") == uid) {
             return Look::Here(pod.clone());
         }
-        if args.previous {
-            return Look::Over;
-        }
-        match find::pods(pods, &args.name, args.namespace.as_deref()) {
+        match find::pods(pods, name, namespace) {
             Ok(pods) => staying(&pods).map_or(Look::Unknown, |pod| Look::Successor(pod.clone())),
-            Err(_) if is_wanted(client, args) => Look::Unknown,
+            Err(_) if is_wanted(client, name, namespace) => Look::Unknown,
             Err(_) => Look::Over,
         }
     }
 }
 
 /// Whether an accepted document asks for what has the name.
-fn is_wanted(client: &Client, args: &LogsArgs) -> bool {
+fn is_wanted(client: &Client, name: &str, namespace: Option<&str>) -> bool {
     let (Ok(files), Ok(node)) = (client.list(Kind::Files), client.list(Kind::Node)) else { return true };
     let node = node.first().map_or("", |node| field(node, "/metadata/name"));
-    let (set, name) = match args.name.split_once('/') {
+    let (set, name) = match name.split_once('/') {
         Some(("ds" | "daemonset" | "daemonsets", name)) => (true, name),
         Some((_, name)) => (false, name),
-        None => (false, args.name.as_str()),
+        None => (false, name),
     };
     files.iter().filter(|file| file["state"] == "Accepted").any(|file| {
         let named = match field(file, "/kind") {
@@ -132,7 +131,7 @@ fn is_wanted(client: &Client, args: &LogsArgs) -> bool {
             "Pod" => !set && name.strip_suffix(node).and_then(|it| it.strip_suffix('-')) == Some(field(file, "/name")),
             _ => false,
         };
-        named && args.namespace.as_deref().is_none_or(|namespace| namespace == field(file, "/namespace"))
+        named && namespace.is_none_or(|namespace| namespace == field(file, "/namespace"))
     })
 }
 
@@ -185,7 +184,7 @@ fn restarted(
         finish(&mut logs[at], out)?;
     }
     for attempt in between.into_iter().chain([place.attempt]) {
-        let log = match open(log_dir, Place { attempt, ..place.clone() }, args, None, out) {
+        let log = match open(log_dir, Place { attempt, ..place.clone() }, args, None, Then::Follow, out) {
             Ok(log) => log,
             // It has not begun to write.
             Err(Failure::NotFound(_)) => continue,
@@ -196,7 +195,10 @@ fn restarted(
         }
         watch(watcher, &log);
         match logs.iter_mut().find(|it| it.place.container == place.container) {
-            Some(before) => *before = log,
+            Some(before) => {
+                finish(before, out)?;
+                *before = log;
+            }
             None => logs.push(log),
         }
     }
@@ -205,14 +207,23 @@ fn restarted(
 
 /// The run is over and no other follows it in this pod.
 fn is_over(pod: &Value, place: &Place) -> bool {
+    // What comes is another pod, or nothing: the agent says which once this one is gone.
+    if pod.pointer("/metadata/deletionTimestamp").is_some() {
+        return false;
+    }
+    if matches!(field(pod, "/status/phase"), "Succeeded" | "Failed") {
+        return true;
+    }
+    let init = pod_row::inits(pod).iter().find(|status| status["name"] == place.container.as_str());
+    if init.is_some_and(|status| pod_row::is_sidecar(pod, status)) {
+        return false;
+    }
     let ended = status(pod, &place.container).map_or(&Value::Null, |status| &status["state"]["terminated"]);
-    let phase = field(pod, "/status/phase");
-    let done = match field(pod, "/spec/restartPolicy") {
+    match field(pod, "/spec/restartPolicy") {
         "Never" => !ended.is_null(),
         "OnFailure" => ended["exitCode"] == 0,
-        _ => false,
-    };
-    done || matches!(phase, "Succeeded" | "Failed")
+        _ => init.is_some() && ended["exitCode"] == 0,
+    }
 }
 
 fn end(logs: &mut [Log], out: &mut impl Write) -> Result<(), Failure> {
@@ -232,5 +243,56 @@ fn finish(log: &mut Log, out: &mut impl Write) -> Result<(), Failure> {
 fn watch(watcher: &mut Option<notify::RecommendedWatcher>, log: &Log) {
     if let Some(watcher) = watcher {
         let _slow_look_instead = watcher.watch(log.dir.watch_path().as_ref(), RecursiveMode::NonRecursive);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn over(policy: &str, container: &str, change: impl FnOnce(&mut Value)) -> bool {
+        let ended = |name: &str, code: u8| json!({"name": name, "state": {"terminated": {"exitCode": code}}});
+        let mut pod = json!({
+            "metadata": {},
+            "spec": {"restartPolicy": policy, "initContainers": [{"name": "init"}, {"name": "side", "restartPolicy": "Always"}]},
+            "status": {
+                "phase": "Running",
+                "initContainerStatuses": [ended("init", 0), ended("side", 0)],
+                "containerStatuses": [ended("well", 0), ended("badly", 1), {"name": "runs", "state": {"running": {}}}],
+            },
+        });
+        change(&mut pod);
+        let (pod_name, uid, pod_dir) = ("p".into(), "u".into(), "a_p_u".into());
+        is_over(&pod, &Place { pod: pod_name, uid, pod_dir, container: container.into(), attempt: 0 })
+    }
+
+    #[test]
+    fn a_container_is_over_when_nothing_starts_it_again() {
+        let cases = [
+            ("Never", "badly", true),
+            ("Never", "runs", false),
+            ("OnFailure", "well", true),
+            ("OnFailure", "badly", false),
+            ("Always", "well", false),
+            ("Always", "init", true),
+            ("Never", "side", false),
+            ("OnFailure", "side", false),
+        ];
+        for (policy, container, expected) in cases {
+            assert_eq!(over(policy, container, |_| {}), expected, "{policy} {container}");
+        }
+        for container in ["well", "runs", "side", "init"] {
+            assert!(over("Always", container, |pod| pod["status"]["phase"] = json!("Succeeded")), "{container}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_ends_for_its_successor_is_not_over() {
+        let terminating = |pod: &mut Value| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        for (policy, container) in [("Never", "badly"), ("OnFailure", "well"), ("Always", "init")] {
+            assert!(!over(policy, container, terminating), "{policy} {container}");
+        }
     }
 }

@@ -5,6 +5,9 @@ use std::io::{self, Write};
 
 use crate::log_file::Line;
 
+/// The longest line that waits for its end; a longer one is broken there.
+const LINE_MAX: usize = 1 << 20;
+
 /// What is shown of every log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shown {
@@ -21,6 +24,8 @@ pub struct Printer {
     /// `[pod/NAME/CONTAINER] `, or nothing.
     prefix: String,
     place: Place,
+    /// Where several containers write: what waits for its line's end, so that no other's line comes in between.
+    held: Option<Vec<u8>>,
 }
 
 /// Where in a line the next piece comes.
@@ -34,11 +39,24 @@ enum Place {
 }
 
 impl Printer {
-    pub fn new(shown: Shown, prefix: String) -> Printer {
-        Printer { shown, prefix, place: Place::Begin }
+    /// `whole`: only whole lines are printed.
+    pub fn new(shown: Shown, prefix: String, whole: bool) -> Printer {
+        Printer { shown, prefix, place: Place::Begin, held: whole.then(Vec::new) }
     }
 
     pub fn print(&mut self, line: Line<'_>, out: &mut impl Write) -> io::Result<()> {
+        let Some(mut held) = self.held.take() else { return self.piece(line, out) };
+        self.piece(line, &mut held)?;
+        if self.place == Place::Begin {
+            out.write_all(&held)?;
+            held = Vec::new();
+        }
+        let long = held.len() > LINE_MAX;
+        self.held = Some(held);
+        if long { self.cut(out) } else { Ok(()) }
+    }
+
+    fn piece(&mut self, line: Line<'_>, out: &mut impl Write) -> io::Result<()> {
         if self.place == Place::Begin {
             self.place = if self.is_late_enough(line) { Place::Printed } else { Place::Passed };
             if self.place == Place::Printed {
@@ -61,6 +79,9 @@ impl Printer {
     /// The log goes on in another file of another run: a line that had no end is one.
     pub fn cut(&mut self, out: &mut impl Write) -> io::Result<()> {
         let within = std::mem::replace(&mut self.place, Place::Begin);
+        if let Some(held) = &mut self.held {
+            out.write_all(&std::mem::take(held))?;
+        }
         if within == Place::Printed { out.write_all(b"\n") } else { Ok(()) }
     }
 
@@ -77,7 +98,7 @@ mod tests {
     use super::*;
 
     fn printed(shown: Shown, lines: &[(Option<&str>, &str)]) -> String {
-        let (mut printer, mut out) = (Printer::new(shown, "[p] ".into()), Vec::new());
+        let (mut printer, mut out) = (Printer::new(shown, "[p] ".into(), false), Vec::new());
         for (time, content) in lines {
             let line = Line { time: time.map(str::as_bytes), content: content.as_bytes() };
             printer.print(line, &mut out).unwrap();
@@ -94,6 +115,22 @@ mod tests {
         let text = printed(shown, &[(EARLY, "a"), (LATE, "b\n"), (LATE, "c\n"), (None, "no log line\n")]);
         let (early, late) = (EARLY.unwrap(), LATE.unwrap());
         assert_eq!(text, format!("[p] {early} ab\n[p] {late} c\n[p] no log line\n"));
+    }
+
+    #[test]
+    fn no_containers_line_comes_into_anothers() {
+        let mut printers = ["a", "b"].map(|name| Printer::new(Shown::default(), format!("{name} "), true));
+        let mut out = Vec::new();
+        for (who, content) in [(0, "one"), (1, "two\n"), (0, " line\n"), (0, "torn"), (1, "three\n")] {
+            printers[who].print(Line { time: None, content: content.as_bytes() }, &mut out).unwrap();
+        }
+        printers[0].cut(&mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "b two\na one line\nb three\na torn\n");
+        let mut out = Vec::new();
+        for _ in 0..3 {
+            printers[0].print(Line { time: None, content: &[b'x'; LINE_MAX / 2] }, &mut out).unwrap();
+        }
+        assert!(out.len() > LINE_MAX && out.ends_with(b"x\n"), "what waits is bounded");
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod session;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -26,12 +26,14 @@ use nix::sys::stat::Mode;
 use oci_spec::runtime::{BoxBuilder, Process, Spec};
 use pod::name::Uid;
 use prost_types::Any;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::client::{Client, QUICK, SLOW, bounded, causes, found, is_unavailable, shorten};
 use super::{Containerd, containers, labels, tasks};
 use crate::exec::{Caller, Exec, ExecError, ExecStreams, PIECE_BYTES_MAX, Stage, Stream, TerminalSize};
-use pipes::{Pipes, Reader, Writer};
+use crate::threads;
+use pipes::{Pipes, Writer};
 
 /// containerd's name for a process specification; 2.x takes no other.
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -68,34 +70,74 @@ pub(super) struct Execs {
 enum Turns {
     OfContainer(String),
     OfPeople(Uid),
+    /// To look at the container's working directory.
+    OfDirectory(String),
 }
 
 impl Execs {
-    async fn enter(&self, uid: &Uid, container: &str, caller: Caller) -> Result<OwnedSemaphorePermit, ExecError> {
+    /// Of a container's few turns each may be held by a command that hangs: who counts the time (`stage`) counts from here.
+    async fn enter(
+        &self,
+        uid: &Uid,
+        container: &str,
+        caller: Caller,
+        stage: Option<&watch::Sender<Stage>>,
+    ) -> Result<OwnedSemaphorePermit, ExecError> {
+        if let Some(stage) = stage {
+            stage.send_replace(Stage::Starts);
+        }
         let (whose, most) = match caller {
             Caller::Node => (Turns::OfContainer(container.to_owned()), NODE_EXECS_MAX),
             Caller::Person => (Turns::OfPeople(uid.clone()), PERSON_EXECS_MAX),
         };
-        let semaphore = {
-            let mut turns = self.turns.lock().expect("nothing panics while it is held");
-            turns.retain(|_, held| held.strong_count() > 0);
-            let weak = turns.entry(whose).or_default();
-            weak.upgrade().unwrap_or_else(|| {
-                let made = Arc::new(Semaphore::new(most));
-                *weak = Arc::downgrade(&made);
-                made
-            })
-        };
+        let semaphore = self.turns(whose, most);
         match caller {
             Caller::Node => semaphore.acquire_owned().await.map_err(|_| ExecError::NotRunning),
             Caller::Person => semaphore.try_acquire_owned().map_err(|_| ExecError::TooMany(most)),
         }
     }
+
+    fn turns(&self, whose: Turns, most: usize) -> Arc<Semaphore> {
+        let mut turns = self.turns.lock().expect("nothing panics while it is held");
+        turns.retain(|_, held| held.strong_count() > 0);
+        let weak = turns.entry(whose).or_default();
+        weak.upgrade().unwrap_or_else(|| {
+            let made = Arc::new(Semaphore::new(most));
+            *weak = Arc::downgrade(&made);
+            made
+        })
+    }
+
+    /// Looks at a container's working directory. One in a file system that does not answer holds a thread: one of few, and as
+    /// long as it does nobody looks at the same container's again.
+    async fn look(
+        &self,
+        container: &str,
+        limit: Duration,
+        look: impl FnOnce() -> Result<(), String> + Send + 'static,
+    ) -> Result<(), ExecError> {
+        let hangs = || ExecError::NotStarted("the working directory does not answer; is its file system gone?".into());
+        let turn = self.turns(Turns::OfDirectory(container.to_owned()), 1).acquire_owned();
+        let Ok(Ok(turn)) = tokio::time::timeout(limit, turn).await else { return Err(hangs()) };
+        let Ok(Ok(place)) = tokio::time::timeout(limit, LOOKS.acquire()).await else {
+            let why = "the working directories of other containers do not answer and take every thread for such looks";
+            return Err(ExecError::Failed(why.into()));
+        };
+        let looking = tokio::task::spawn_blocking(move || {
+            let looked = look();
+            // Not before: whoever waits may have given up, the thread has not.
+            drop((turn, place));
+            looked
+        });
+        match tokio::time::timeout(limit, looking).await {
+            Ok(Ok(looked)) => looked.map_err(ExecError::NotStarted),
+            Ok(Err(ended)) => Err(ExecError::Failed(format!("the look at the working directory ended: {ended}"))),
+            Err(_) => Err(hangs()),
+        }
+    }
 }
 
-/// Threads that working directories may hold which do not answer.
-const LOOKS_MAX: usize = 8;
-static LOOKS: Semaphore = Semaphore::const_new(LOOKS_MAX);
+static LOOKS: Semaphore = Semaphore::const_new(threads::WORKING_DIRECTORIES);
 /// Opening a directory takes microseconds.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
@@ -106,14 +148,19 @@ impl Containerd {
         let record = record.map_err(|status| failed("the container's record", &status))?;
         let record = record.ok_or(ExecError::NotRunning)?;
         let (_, run) = labels::identity(&record.labels).ok_or(ExecError::NotRunning)?;
-        let permit = self.execs.enter(&run.uid, exec.id, exec.caller).await?;
+        // Before its turn: what is asked of the runtime may not count against the container, and the wait for a turn does.
         let task = tasks::get(&self.client, exec.id).await.map_err(|status| failed("the container's task", &status))?;
+        let permit = self.execs.enter(&run.uid, exec.id, exec.caller, streams.stage.as_ref()).await?;
         let task = task.filter(|it| it.status() == TaskStatus::Running).ok_or(ExecError::NotRunning)?;
         let spec: Option<Spec> = record.spec.and_then(|any| serde_json::from_slice(&any.value).ok());
         let own = spec.and_then(|spec| spec.process().clone());
         let own = own.ok_or_else(|| ExecError::Failed("its specification cannot be read".into()))?;
         let process = process(own, &exec);
-        look_at_directory(task.pid, process.cwd().clone()).await.map_err(ExecError::NotStarted)?;
+        let (pid, dir) = (task.pid, process.cwd().clone());
+        // The root itself leads nowhere.
+        if dir != Path::new("/") {
+            self.execs.look(exec.id, LOOK_MAX, move || check_directory(pid, &dir)).await?;
+        }
         let command = Command {
             client: self.client.clone(),
             container: exec.id.to_owned(),
@@ -143,21 +190,6 @@ fn process(mut process: Process, exec: &Exec<'_>) -> Process {
         process.set_env(Some(env));
     }
     process
-}
-
-/// A directory in a file system that does not answer holds a thread.
-async fn look_at_directory(pid: u32, dir: PathBuf) -> Result<(), String> {
-    const HANGS: &str = "the working directory does not answer; is its file system gone?";
-    let turn = LOOKS.try_acquire().map_err(|_| HANGS.to_owned())?;
-    let looking = tokio::task::spawn_blocking(move || {
-        let looked = check_directory(pid, &dir);
-        drop(turn);
-        looked
-    });
-    match tokio::time::timeout(LOOK_MAX, looking).await {
-        Ok(looked) => looked.map_err(|ended| format!("the look at the working directory ended: {ended}"))?,
-        Err(_) => Err(HANGS.to_owned()),
-    }
 }
 
 /// The working directory lies in the container's hands: one that has become a link into `/proc/<n>/fd` has led out of
@@ -216,16 +248,11 @@ impl Command {
             }
         };
         let left = Left { client: self.client.clone(), container: self.container.clone(), id: self.id.clone(), dir };
-        let stage = streams.stage.clone();
-        let tell = |reached: Stage| {
-            if let Some(stage) = &stage {
-                stage.send_replace(reached);
-            }
-        };
-        tell(Stage::Starts);
         let outcome = match self.start(process, &pipes).await {
             Ok(()) => {
-                tell(Stage::Runs);
+                if let Some(stage) = &streams.stage {
+                    stage.send_replace(Stage::Runs);
+                }
                 self.follow(pipes, streams, caller_gone).await
             }
             Err(why) => Err(why),
@@ -328,7 +355,7 @@ impl Command {
                 _ = &mut outputs => break,
                 _ = &mut caller_gone => break,
                 () = tokio::time::sleep(QUIET_MAX) => {
-                    outputs_ended = flow.moved.load(Ordering::Relaxed) == before && !flow.waits.load(Ordering::Relaxed);
+                    outputs_ended = flow.moved.load(Ordering::Relaxed) == before && flow.waiting.load(Ordering::Relaxed) == 0;
                 }
             }
         }
@@ -392,11 +419,16 @@ impl Command {
 #[derive(Debug, Default)]
 struct Flow {
     moved: AtomicU64,
-    /// Somebody does not take what is there.
-    waits: AtomicBool,
+    /// Streams of which somebody does not take what is there.
+    waiting: AtomicUsize,
 }
 
-async fn pump(mut from: Reader, stream: Stream, to: mpsc::Sender<(Stream, Bytes)>, flow: &Flow) -> io::Result<()> {
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    stream: Stream,
+    to: mpsc::Sender<(Stream, Bytes)>,
+    flow: &Flow,
+) -> io::Result<()> {
     let mut buffer = vec![0; PIECE_BYTES_MAX];
     loop {
         let read = from.read(&mut buffer).await?;
@@ -404,9 +436,9 @@ async fn pump(mut from: Reader, stream: Stream, to: mpsc::Sender<(Stream, Bytes)
             return Ok(());
         }
         flow.moved.fetch_add(1, Ordering::Relaxed);
-        flow.waits.store(true, Ordering::Relaxed);
+        flow.waiting.fetch_add(1, Ordering::Relaxed);
         let taken = to.send((stream, Bytes::copy_from_slice(&buffer[..read]))).await;
-        flow.waits.store(false, Ordering::Relaxed);
+        flow.waiting.fetch_sub(1, Ordering::Relaxed);
         flow.moved.fetch_add(1, Ordering::Relaxed);
         if taken.is_err() {
             return Ok(());
@@ -594,21 +626,74 @@ mod tests {
         let (execs, uid) = (Execs::default(), Uid("u".into()));
         let mut held = Vec::new();
         for _ in 0..PERSON_EXECS_MAX {
-            held.push(execs.enter(&uid, "c", Caller::Person).await.unwrap());
+            held.push(execs.enter(&uid, "c", Caller::Person, None).await.unwrap());
         }
-        assert_eq!(execs.enter(&uid, "c", Caller::Person).await.unwrap_err(), ExecError::TooMany(PERSON_EXECS_MAX));
+        assert_eq!(
+            execs.enter(&uid, "c", Caller::Person, None).await.unwrap_err(),
+            ExecError::TooMany(PERSON_EXECS_MAX)
+        );
         for _ in 0..NODE_EXECS_MAX {
-            held.push(execs.enter(&uid, "c", Caller::Node).await.unwrap());
+            held.push(execs.enter(&uid, "c", Caller::Node, None).await.unwrap());
         }
-        let waits = tokio::time::timeout(Duration::from_millis(20), execs.enter(&uid, "c", Caller::Node));
+        let waits = tokio::time::timeout(Duration::from_millis(20), execs.enter(&uid, "c", Caller::Node, None));
         assert!(waits.await.is_err());
         assert!(
-            execs.enter(&uid, "d", Caller::Node).await.is_ok(),
+            execs.enter(&uid, "d", Caller::Node, None).await.is_ok(),
             "what hangs in one container takes no other's turn"
         );
-        assert!(execs.enter(&Uid("other".into()), "c", Caller::Person).await.is_ok());
+        assert!(execs.enter(&Uid("other".into()), "c", Caller::Person, None).await.is_ok());
         drop(held);
-        assert!(execs.enter(&uid, "c", Caller::Person).await.is_ok());
+        assert!(execs.enter(&uid, "c", Caller::Person, None).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_waits_for_hung_starts_counts_its_time() {
+        let (execs, uid) = (Execs::default(), Uid("u".into()));
+        let mut hung = Vec::new();
+        for _ in 0..NODE_EXECS_MAX {
+            hung.push(execs.enter(&uid, "c", Caller::Node, None).await.unwrap());
+        }
+        let (stage, reached) = watch::channel(Stage::default());
+        let one_more = execs.enter(&uid, "c", Caller::Node, Some(&stage));
+        assert!(tokio::time::timeout(Duration::from_millis(20), one_more).await.is_err());
+        assert_eq!(*reached.borrow(), Stage::Starts);
+    }
+
+    #[tokio::test]
+    async fn a_working_directory_that_hangs_holds_one_thread_and_no_other_containers_look() {
+        let (execs, short) = (Execs::default(), Duration::from_millis(100));
+        let (answer, hangs) = std::sync::mpsc::channel::<()>();
+        let look = execs.look("c", short, move || {
+            let _ = hangs.recv();
+            Ok(())
+        });
+        assert!(look.await.unwrap_err().to_string().contains("does not answer"));
+        let again = execs.look("c", short, || panic!("a second thread for what hangs"));
+        assert!(again.await.unwrap_err().to_string().contains("does not answer"));
+        assert_eq!(execs.look("d", short, || Ok(())).await, Ok(()));
+        drop(answer);
+        assert_eq!(execs.look("c", LOOK_MAX, || Ok(())).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_not_taken_waits_whatever_the_other_does() {
+        let (to, mut pieces) = mpsc::channel(1);
+        let (flow, long) = (Flow::default(), vec![b'x'; PIECE_BYTES_MAX * 4]);
+        let pumps = async {
+            let out = pump(&long[..], Stream::Out, to.clone(), &flow);
+            tokio::join!(out, pump(&b"done"[..], Stream::Err, to.clone(), &flow))
+        };
+        let reading = async {
+            while pieces.recv().await.expect("more comes").0 == Stream::Out {}
+            // The other's turn has come and gone.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+        };
+        tokio::select! {
+            _ = pumps => panic!("the long one is not taken"),
+            () = reading => {}
+        }
+        assert_eq!(flow.waiting.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use crate::threads;
+
 /// A look takes less than a millisecond.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(5);
-/// Looks at a time, those that hang included: less than half of the agent's threads for what blocks.
-const LOOKS_MAX: usize = 3;
+/// Looks at a time, those that hang included.
+const LOOKS_MAX: usize = threads::HOST_PATHS;
 
 /// Why there is nothing to tell.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
 
 /// Open pipes with their paths.
@@ -19,7 +19,7 @@ pub struct Pipes {
 }
 
 /// Ends once the shim has closed its end: to be read only after the command has been started.
-pub struct Reader(pipe::Receiver);
+pub type Reader = pipe::Receiver;
 
 pub struct Writer(pipe::Sender);
 
@@ -32,8 +32,7 @@ impl Pipes {
             mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
             Ok(path)
         };
-        let reader =
-            |name: &str| -> io::Result<Reader> { Ok(Reader(pipe::OpenOptions::new().open_receiver(fifo(name)?)?)) };
+        let reader = |name: &str| -> io::Result<Reader> { pipe::OpenOptions::new().open_receiver(fifo(name)?) };
         // Also for reading, since there is no reader yet; it closes before the shim's own reader does.
         let writer = |name: &str| -> io::Result<Writer> {
             Ok(Writer(pipe::OpenOptions::new().read_write(true).open_sender(fifo(name)?)?))
@@ -61,13 +60,6 @@ impl Pipes {
 
     fn path(&self, name: &str) -> String {
         self.dir.join(name).to_string_lossy().into_owned()
-    }
-}
-
-impl Reader {
-    /// 0 at the end.
-    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer).await
     }
 }
 

@@ -16,6 +16,7 @@ use super::shelf::shelf_failed;
 use super::{ImageError, Images};
 use crate::runtime::containerd::client::{QUICK, bounded};
 use crate::seams::{DiskUse, ShelfError};
+use crate::threads;
 
 /// containerd's filter for its content store.
 pub const CONTENT: &str = "type==io.containerd.content.v1";
@@ -30,7 +31,7 @@ pub struct DiskLook {
 
 impl Default for DiskLook {
     fn default() -> DiskLook {
-        DiskLook { limit: DISK_TIME_MAX, place: Arc::new(Semaphore::new(1)) }
+        DiskLook { limit: DISK_TIME_MAX, place: Arc::new(Semaphore::new(threads::IMAGE_DISKS)) }
     }
 }
 
