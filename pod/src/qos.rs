@@ -53,6 +53,25 @@ pub struct Cgroup {
     pub memory_max: Option<u64>,
 }
 
+/// Limits of a cgroup as it stands. None: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    pub quota_us: Option<u64>,
+    pub memory_max: Option<u64>,
+}
+
+impl Cgroup {
+    /// The same where no limit is less than that one.
+    pub fn widened_to(self, present: Bounds) -> Cgroup {
+        let wider = |own: Option<u64>, present: Option<u64>| Some(own?.max(present?));
+        Cgroup {
+            quota_us: wider(self.quota_us, present.quota_us),
+            memory_max: wider(self.memory_max, present.memory_max),
+            ..self
+        }
+    }
+}
+
 /// Guaranteed: every container's requests are its limits, for both resources. BestEffort: nobody asks for anything.
 /// A quantity of 0 is none.
 pub fn class(spec: &PodSpec) -> Class {
@@ -204,6 +223,14 @@ mod tests {
         assert_eq!(of_container(&fluentd.containers[0].resources), expected);
         assert_eq!(of_container(&spec(&[(500, 5, 0, 0)]).containers[0].resources).quota_us, Some(1000));
         assert_eq!(of_container(&spec(&[(u64::MAX, 0, 0, 0)]).containers[0].resources).shares, SHARES_MAX);
+    }
+
+    #[test]
+    fn pod_that_grows_first_loses_no_limit_and_gets_none_that_is_less() {
+        let wanted = Cgroup { shares: 2, quota_us: Some(10), memory_max: Some(10) };
+        let widened = |quota_us, memory_max| wanted.widened_to(Bounds { quota_us, memory_max });
+        assert_eq!(widened(Some(5), Some(20)), Cgroup { memory_max: Some(20), ..wanted });
+        assert_eq!(widened(None, None), Cgroup { quota_us: None, memory_max: None, ..wanted });
     }
 
     #[test]

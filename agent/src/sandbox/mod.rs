@@ -56,7 +56,7 @@ use pod::observed::SandboxState;
 use pod::record::Record;
 use pod::spec::{HostPathKind, PodSpec, PodTemplate, VolumeSource};
 
-use crate::seams::{Leave, Projected, Sandbox, Sandboxes, StepError};
+use crate::seams::{Leave, Projected, RESIZE_ERROR, Reach, Sandbox, Sandboxes, StepError};
 use called::Called;
 use cgroups::Cgroups;
 use cgroups::Limits;
@@ -221,6 +221,12 @@ impl Sandboxes for NodeSandboxes {
             mounted?;
         }
         fs::write(shared.pod_dir(uid).join("made"), "").map_err(|e| step(CREATE, &e))
+    }
+
+    async fn resize(&self, uid: &Uid, template: &PodTemplate, reach: Reach) -> Result<(), StepError> {
+        check_uid(uid, RESIZE_ERROR)?;
+        let limits = Limits::of(&template.spec);
+        self.shared.cgroups.resize(uid, &limits, reach).await.map_err(|e| step(RESIZE_ERROR, &e))
     }
 
     async fn connect(&self, record: &Record, template: &PodTemplate) -> Result<Vec<IpAddr>, StepError> {

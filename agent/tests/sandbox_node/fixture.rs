@@ -170,6 +170,7 @@ pub fn template() -> PodTemplate {
         env: vec![],
         env_from: vec![],
         resources: Resources::default(),
+        resize_policy: Default::default(),
         mounts: vec![],
         security: Security::default(),
         ports: vec![],

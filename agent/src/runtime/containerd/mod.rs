@@ -15,6 +15,7 @@ use pod::downward::NodeSize;
 use pod::name::WorkloadKey;
 use pod::observed::ObservedContainer;
 use pod::plan::Signal;
+use pod::spec::Container;
 
 use crate::exec::{Exec, ExecError, ExecStreams};
 use crate::seams::{CreateRun, CreatedRun, ImageWanted, Layers, PodRuns, Prepared, Runtime, ShimEnd, StepError, Wake};
@@ -51,6 +52,7 @@ pub mod look;
 pub mod oci;
 mod propagation;
 mod recursion;
+mod resize;
 mod resources;
 pub mod seccomp;
 mod shim;
@@ -262,6 +264,10 @@ impl Runtime for Containerd {
         tasks::start(&self.client, id)
             .await
             .map_err(|status| self.client.step_error("RunContainerError", &format!("starting container {id}"), &status))
+    }
+
+    async fn resize(&self, id: &str, container: &Container) -> Result<(), StepError> {
+        self.resize_run(id, container).await
     }
 
     async fn signal(&self, id: &str, signal: Signal) -> Result<(), StepError> {

@@ -18,14 +18,8 @@ pub fn of_container(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> LinuxRes
     let asked = &inputs.run.container.resources;
     let mut out = LinuxResources::default();
     out.set_devices(Some(device_rules(inputs))).set_cpu(Some(cpu(asked)));
-    if let Some(limit) = qos::of_container(asked).memory_max {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut memory = LinuxMemory::default();
-        memory.set_limit(Some(limit));
-        if inputs.host.swap_limits {
-            // Memory and swap together: no swap at all.
-            memory.set_swap(Some(limit));
-        } else {
+    if let Some(memory) = memory(asked, inputs.host.swap_limits) {
+        if !inputs.host.swap_limits {
             adapted.push(Adapted {
                 what: "the memory limit does not count swap".into(),
                 why: "the kernel does not account swap".into(),
@@ -42,6 +36,13 @@ pub fn of_container(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> LinuxRes
         }
         out.set_unified(Some(unified));
     }
+    out
+}
+
+/// What a container that is there is given instead of what it has: everything that is limited stays so.
+pub fn of_update(asked: &Resources, swap_limits: bool) -> LinuxResources {
+    let mut out = LinuxResources::default();
+    out.set_devices(None).set_cpu(Some(cpu(asked))).set_memory(memory(asked, swap_limits));
     out
 }
 
@@ -72,6 +73,15 @@ pub fn oom_score_adj(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> i32 {
         });
     }
     wanted.max(least)
+}
+
+/// None: no limit.
+fn memory(asked: &Resources, swap_limits: bool) -> Option<LinuxMemory> {
+    let limit = i64::try_from(qos::of_container(asked).memory_max?).unwrap_or(i64::MAX);
+    let mut memory = LinuxMemory::default();
+    // Memory and swap together are no more than memory: no swap at all.
+    memory.set_limit(Some(limit)).set_swap(swap_limits.then_some(limit));
+    Some(memory)
 }
 
 fn cpu(asked: &Resources) -> LinuxCpu {

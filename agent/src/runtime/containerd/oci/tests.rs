@@ -43,6 +43,7 @@ fn case() -> Case {
         env: vec![],
         env_from: vec![],
         resources: Resources::default(),
+        resize_policy: Default::default(),
         mounts: vec![],
         security: Security::default(),
         ports: vec![],
