@@ -20,8 +20,8 @@ use crate::metrics::Metrics;
 use crate::probes::handlers::{self, Answer, Blame, NotDone, Target};
 use crate::records::Records;
 use crate::seams::{
-    CreateRun, CreatedRun, ImageNews, ImageWanted, Leave, LogPipes, Machine, PodRuns, Prepared, Projected, Reach, Runtime,
-    Sandboxes, ShimEnd, StepError,
+    CreateRun, CreatedRun, ImageNews, ImageWanted, Leave, LogPipes, Machine, PodRuns, Prepared, Projected, Reach,
+    Runtime, Sandboxes, ShimEnd, StepError,
 };
 
 /// An admitted pod with its template read back.
@@ -414,7 +414,8 @@ async fn resize<M: Machine>(ground: &Ground<'_, M>, pod: Admitted, runs: Vec<Run
     machine.sandboxes().resize(uid, template, Reach::Widened).await?;
     for run in &runs {
         if let Some(container) = template.spec.container(&run.container) {
-            let resized = machine.runtime().resize(&run.container_id(), container);
+            let id = run.container_id();
+            let resized = machine.runtime().resize(&id, container);
             counted(metrics, "update_container", resized).await?;
         }
     }

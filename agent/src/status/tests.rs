@@ -315,7 +315,10 @@ fn resize_that_does_not_get_there_shows_what_the_container_has_and_why() {
     assert_eq!(status["allocatedResources"], json!({"cpu": "2"}));
     let resizing = condition(&shown, "PodResizeInProgress");
     assert_eq!((&resizing["status"], &resizing["reason"]), (&json!("True"), &json!("Error")));
-    assert_eq!((&resizing["message"], &resizing["lastTransitionTime"]), (&json!("in use"), &json!("1970-01-01T00:02:30Z")));
+    assert_eq!(
+        (&resizing["message"], &resizing["lastTransitionTime"]),
+        (&json!("in use"), &json!("1970-01-01T00:02:30Z"))
+    );
     assert_eq!((&shown["metadata"]["generation"], &shown["status"]["observedGeneration"]), (&json!(2), &json!(2)));
     view.record.course.resize.as_mut().unwrap().applied = true;
     let shown = pod(&published, &view, &NodeFacts::default());

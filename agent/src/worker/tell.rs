@@ -17,7 +17,9 @@ impl<M: Machine> Worker<M> {
             self.tell_stopping(&record.uid, container, &stopping.message);
         }
         match change {
-            Change::Resize { .. } => self.tell(&record.uid, None, Severity::Normal, "ResizeStarted", "Pod resize started"),
+            Change::Resize { .. } => {
+                self.tell(&record.uid, None, Severity::Normal, "ResizeStarted", "Pod resize started")
+            }
             Change::Resized { .. } => {
                 self.tell(&record.uid, None, Severity::Normal, "ResizeCompleted", "Pod resize completed");
             }

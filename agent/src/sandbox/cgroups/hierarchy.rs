@@ -123,7 +123,8 @@ pub fn present(hierarchies: &Hierarchies, pod: &Path) -> Bounds {
     let read = |mount: &Path, file: &str| fs::read_to_string(mount.join(pod).join(file)).unwrap_or_default();
     match hierarchies {
         Hierarchies::V1 { controllers, .. } => {
-            let of = |controller: &str, file| controllers.get(controller).map(|mount| read(mount, file)).unwrap_or_default();
+            let of =
+                |controller: &str, file| controllers.get(controller).map(|mount| read(mount, file)).unwrap_or_default();
             bounds_v1(&of("cpu", "cpu.cfs_quota_us"), &of("memory", "memory.limit_in_bytes"))
         }
         Hierarchies::V2 { root } => bounds_v2(&read(root, "cpu.max"), &read(root, "memory.max")),

@@ -18,7 +18,9 @@ use pod::qos::{self, Cgroup, Class, weight};
 use pod::spec::PodSpec;
 
 use crate::seams::{CgroupParent, Reach};
-use hierarchy::{Hierarchies, delegate, hierarchies, make, pids, present, remove_tree, set, set_cpu_v1, set_if_there, set_v2};
+use hierarchy::{
+    Hierarchies, delegate, hierarchies, make, pids, present, remove_tree, set, set_cpu_v1, set_if_there, set_v2,
+};
 
 /// What a pod's cgroup is made with. The containers' own limits lie below it and are the runtime's.
 #[derive(Debug, Clone, PartialEq, Eq)]
