@@ -6,8 +6,11 @@ cd "$(dirname "$0")/.." || exit 1
 . scripts/lib.sh
 need_root test
 
-# The node suites wait on runc and containerd more than they compute; each test has a node of its own, so three share two processors well.
-NODE_THREADS=3
+# The node suites wait on runc, containerd and grace periods far more than they compute: six at once keep two processors about busy. Each test
+# has a node of its own (namespaces, containerd, directories), so they do not meet.
+NODE_THREADS=6
+# So do the crates' own suites, though less; the simulation and the units compute.
+CRATE_THREADS=3
 
 scripts/setup.sh test || exit 1
 began_all=$(date +%s)
@@ -19,7 +22,13 @@ export DAEMONLET_TEST_SKIPS
 : >"$DAEMONLET_TEST_SKIPS"
 skips() { wc -l <"$DAEMONLET_TEST_SKIPS"; }
 
-suite() {
+add() {
+    summary="$summary$1
+"
+}
+
+# step NAME COMMAND…: one line of the summary with the time that passed. Returns whether the command succeeded.
+step() {
     name=$1
     shift
     echo "== $name"
@@ -31,63 +40,79 @@ suite() {
     fi
     skipped=$(($(skips) - skips_before))
     [ "$skipped" = 0 ] && said= || said=", $skipped of its tests skipped"
-    summary="$summary$(printf '%-28s %-7s %5d s%s' "$name" "$outcome" $(($(date +%s) - began)) "$said")
-"
+    add "$(printf '%-34s %-7s %5d s%s' "$name" "$outcome" $(($(date +%s) - began)) "$said")"
+    [ "$outcome" = passed ]
 }
 
-# nextest gives each test a process and a bound of its own (.config/nextest.toml); cargo test does as well where nextest is missing.
-# Always the whole workspace: for one package alone cargo would choose other features of its dependencies and build them again.
+# nextest gives each test a process and a bound of its own, and runs the tests of many suites side by side (.config/nextest.toml); cargo test
+# goes suite by suite where nextest is missing. Always the whole workspace: for one package alone cargo would choose other features of its
+# dependencies and build them again.
 if cargo nextest --version >/dev/null 2>&1; then
-    units() { cargo nextest run --workspace --lib --bins --no-fail-fast --status-level fail; }
-    integration() { cargo nextest run --workspace --test "$1" --no-fail-fast --status-level slow; }
-    black_box() { cargo nextest run --workspace --test "$1" --no-fail-fast --status-level slow --test-threads "$NODE_THREADS"; }
+    # group NAME THREADS EXPRESSION: the suites that nextest's filter expression names, and a line for each with its tests' seconds, which
+    # add up to more than the group's because they run side by side.
+    group() {
+        report=target/nextest/default/junit.xml
+        rm -f "$report"
+        step "$1" cargo nextest run --workspace --no-fail-fast --status-level slow --test-threads "$2" -E "$3"
+        [ ! -f "$report" ] || add "$(awk '
+            /<testcase / {
+                match($0, /classname="[^"]*"/); suite = substr($0, RSTART + 11, RLENGTH - 12)
+                match($0, / time="[^"]*"/); seconds[suite] += substr($0, RSTART + 7, RLENGTH - 8)
+                tests[suite]++
+            }
+            END { for (suite in tests) printf "  %-40s %5d tests, %4d s\n", suite, tests[suite], seconds[suite] | "sort" }' "$report")"
+    }
+    crates() { group crates "$CRATE_THREADS" 'not package(tests) or kind(lib) or kind(bin)'; }
+    nodes() { group nodes "$NODE_THREADS" 'package(tests) & kind(test)'; }
+    # The upgrade has gone through all versions already.
+    nodes_on() { group "nodes, containerd $1" "$NODE_THREADS" 'package(tests) & binary(/^node_/) - binary(node_upgrade)'; }
 else
     echo "test: cargo-nextest is not installed, using cargo test"
-    units() { cargo test --quiet --workspace --lib --bins; }
-    integration() { cargo test --quiet --workspace --test "$1"; }
-    black_box() { cargo test --quiet --workspace --test "$1" -- --test-threads "$NODE_THREADS"; }
+    crates() {
+        step units cargo test --quiet --workspace --lib --bins
+        for file in */tests/*; do
+            case $file in
+            tests/*) continue ;;
+            *.rs) name=$(basename "$file" .rs) ;;
+            *)
+                [ -f "$file/main.rs" ] || continue
+                name=$(basename "$file")
+                ;;
+            esac
+            step "${file%%/*}-$name" cargo test --quiet --workspace --test "$name"
+        done
+    }
+    nodes() {
+        for file in tests/tests/*.rs; do
+            name=$(basename "$file" .rs)
+            case $1$name in -*harness | -*node_upgrade) continue ;; esac
+            step "$name$1" cargo test --quiet --workspace --test "$name" -- --test-threads 3
+        done
+    }
+    nodes_on() { nodes "-$1"; }
 fi
 
-# --one SUITE: that black-box suite alone, for the loop below and for whoever works on one.
-if [ "${1:-}" = --one ]; then
-    black_box "$2"
-    exit
-fi
-
-suite build cargo build --quiet --workspace --all-targets
-[ -z "$failed" ] || { echo "test: the build failed" >&2; exit 1; }
-
-suite units units
-# Each integration test of a crate is a suite; the simulation is one of the agent's, with its own fixed seeds.
-for file in pod/tests/* keeper/tests/* agent/tests/*; do
-    case $file in
-    *.rs) name=$(basename "$file" .rs) ;;
-    *)
-        [ -f "$file/main.rs" ] || continue
-        name=$(basename "$file")
-        ;;
-    esac
-    suite "${file%%/*}-$name" integration "$name"
-done
+step build cargo build --quiet --workspace --all-targets || {
+    echo "test: the build failed" >&2
+    exit 1
+}
+crates
 DAEMONLET_TEST_DOCKER_BIN=$(scripts/docker.sh)
 export DAEMONLET_TEST_DOCKER_BIN
+DAEMONLET_TEST_DAEMONS=$(scripts/daemons.sh)
+export DAEMONLET_TEST_DAEMONS
 # The other versions of containerd that are in use, oldest first. Without the network there are none, and that is said.
 others=$(scripts/containerds.sh)
 DAEMONLET_TEST_CONTAINERDS=$(printf '%s' "$others" | tr '\n' ':')
 export DAEMONLET_TEST_CONTAINERDS
-# Everything under tests/tests is a suite, so that a new one cannot be forgotten here.
-for file in tests/tests/*.rs; do
-    suite "$(basename "$file" .rs)" black_box "$(basename "$file" .rs)"
-done
-# The same suites against each of the others: about a minute and a half a version. The upgrade has gone through all of them already.
+nodes ''
 for bin in $others; do
-    version=$("$bin/containerd" --version | cut -d ' ' -f 3)
-    for file in tests/tests/node_*.rs; do
-        name=$(basename "$file" .rs)
-        [ "$name" = node_upgrade ] || suite "$name-$version" env DAEMONLET_TEST_CONTAINERD_BIN="$bin" "$0" --one "$name"
-    done
+    DAEMONLET_TEST_CONTAINERD_BIN=$bin
+    export DAEMONLET_TEST_CONTAINERD_BIN
+    nodes_on "$("$bin/containerd" --version | cut -d ' ' -f 3)"
 done
-suite machine scripts/machine.sh --short
+unset DAEMONLET_TEST_CONTAINERD_BIN
+step machine scripts/machine.sh --short
 
 printf '\n%s%-36s %5d s\n' "$summary" "all suites" $(($(date +%s) - began_all))
 if [ "$(skips)" != 0 ]; then

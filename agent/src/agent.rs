@@ -264,6 +264,7 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
     runtime.namespace.clone_from(&config.containerd_namespace);
     runtime.state_dir.clone_from(&config.state_dir);
     runtime.run_dir.clone_from(&config.run_dir);
+    runtime.seccomp_dir.clone_from(&config.seccomp_dir);
     runtime.seccomp_default = config.seccomp_default;
     runtime.seccomp_abi = if config.seccomp_32_bit { Abi::With32Bit } else { Abi::Native };
     let oci_runtime = |class: &config::RuntimeClass| match class {

@@ -57,6 +57,8 @@ pub struct Config {
     pub cluster_domain: String,
     /// The name of our cgroup beneath the hierarchy's root.
     pub cgroup_root: String,
+    /// Where seccomp profiles of type Localhost lie.
+    pub seccomp_dir: PathBuf,
     /// seccomp unset means RuntimeDefault unless privileged.
     pub seccomp_default: bool,
     /// RuntimeDefault lets 32-bit programs run too.
@@ -236,6 +238,9 @@ pub struct Settings {
     /// Size of all log files of the node [default: 1Gi]
     #[arg(long, value_name = "SIZE", value_parser = value::size)]
     pub log_budget: Option<u64>,
+    /// Where seccomp profiles of type Localhost lie [default: /var/lib/daemonlet/seccomp]
+    #[arg(long, value_name = "D", value_parser = value::path)]
+    pub seccomp_dir: Option<PathBuf>,
     /// Whether an unset seccomp profile means RuntimeDefault [default: true]
     #[arg(long, value_name = "BOOL")]
     pub seccomp_default: Option<bool>,
@@ -321,6 +326,7 @@ impl Config {
             log_max_size,
             log_max_files,
             log_budget,
+            seccomp_dir,
             seccomp_default,
             seccomp_32_bit,
             runtime_class,
@@ -374,6 +380,7 @@ impl Config {
             cluster_dns,
             cluster_domain: cluster_domain.unwrap_or_else(|| "cluster.local".into()),
             cgroup_root: cgroup_root.unwrap_or_else(|| "daemonlet".into()),
+            seccomp_dir: path(seccomp_dir, "/var/lib/daemonlet/seccomp"),
             seccomp_default: seccomp_default.unwrap_or(true),
             seccomp_32_bit: seccomp_32_bit.unwrap_or(false),
             runtime_classes: runtime_class.into_iter().collect(),
@@ -410,6 +417,7 @@ impl Config {
             cluster_dns,
             cluster_domain,
             cgroup_root,
+            seccomp_dir,
             seccomp_default,
             seccomp_32_bit,
             runtime_classes,
@@ -437,6 +445,7 @@ impl Config {
             ("cluster-dns", *cluster_dns != new.cluster_dns),
             ("cluster-domain", *cluster_domain != new.cluster_domain),
             ("cgroup-root", *cgroup_root != new.cgroup_root),
+            ("seccomp-dir", *seccomp_dir != new.seccomp_dir),
             ("seccomp-default", *seccomp_default != new.seccomp_default),
             ("seccomp-32-bit", *seccomp_32_bit != new.seccomp_32_bit),
             ("runtime-class", *runtime_classes != new.runtime_classes),
@@ -487,6 +496,7 @@ impl Settings {
             log_max_size: self.log_max_size.or(file.log_max_size),
             log_max_files: self.log_max_files.or(file.log_max_files),
             log_budget: self.log_budget.or(file.log_budget),
+            seccomp_dir: self.seccomp_dir.or(file.seccomp_dir),
             seccomp_default: self.seccomp_default.or(file.seccomp_default),
             seccomp_32_bit: self.seccomp_32_bit.or(file.seccomp_32_bit),
             runtime_class,

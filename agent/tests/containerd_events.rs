@@ -5,10 +5,14 @@ mod support;
 use std::time::Duration;
 
 use agent::seams::{PodRuns, Runtime as _, ShimEnd, Wake};
-use nix::sys::signal::{Signal as Posix, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal as Posix;
 use pod::observed::ContainerState;
 use support::pods::{TestContainerd, TestPod, TestRun, exit_code, state, woken};
+use tests::process::Process;
+
+fn process(pid: i32) -> Process {
+    Process::find(pid).expect("it lives")
+}
 
 #[tokio::test]
 async fn containers_outlive_containerd_and_everybody_is_woken_when_it_is_back() {
@@ -30,7 +34,7 @@ async fn containers_outlive_containerd_and_everybody_is_woken_when_it_is_back() 
     woken(&runtime, "containerd's return", |it| *it == Wake::All).await;
     assert_eq!(state(&runtime, &run.create.run).await, Some(ContainerState::Running { pid }));
     // The new subscription is live.
-    kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), Posix::SIGKILL).expect("ours");
+    process(i32::try_from(pid).expect("a pid")).signal(Posix::SIGKILL);
     let id = run.id();
     woken(&runtime, "the exit", |it| *it == Wake::Container(id.clone())).await;
     assert_eq!(exit_code(&runtime, &run.create.run).await, 137);
@@ -81,7 +85,7 @@ async fn a_killed_shim_ends_its_containers() {
     run.go(&runtime).await;
     let shims = node.shims();
     assert_eq!(shims.len(), 1);
-    kill(Pid::from_raw(shims[0]), Posix::SIGKILL).expect("ours");
+    process(shims[0]).signal(Posix::SIGKILL);
     let id = run.id();
     woken(&runtime, "the exit", |it| *it == Wake::Container(id.clone())).await;
     let seen = state(&runtime, &run.create.run).await;
@@ -98,9 +102,9 @@ async fn a_shim_that_does_not_answer_is_not_taken_for_a_dead_one() {
     let other = TestPod::new(&node, "b", "while :; do sleep 1; done");
     let (run, beside) = (pod.run(0, 0), other.run(0, 0));
     run.go(&runtime).await;
-    let shim = Pid::from_raw(node.shims()[0]);
+    let shim = process(node.shims()[0]);
     beside.go(&runtime).await;
-    kill(shim, Posix::SIGSTOP).expect("ours");
+    shim.stop();
     let seen = state(&runtime, &run.create.run).await;
     // The next look does not wait for it: containerd, asked by somebody who does not know, is slower to give it up.
     let stranger = node.open();
@@ -109,7 +113,7 @@ async fn a_shim_that_does_not_answer_is_not_taken_for_a_dead_one() {
         seen = stranger.observe(None) => panic!("a shim that is known to be silent held up a look: {seen:?}"),
         seen = async { (state(&runtime, &beside.create.run).await, state(&runtime, &run.create.run).await) } => seen,
     };
-    kill(shim, Posix::SIGCONT).expect("ours");
+    shim.signal(Posix::SIGCONT);
     assert_eq!([seen, still], [Some(ContainerState::Unanswered), Some(ContainerState::Unanswered)]);
     assert!(matches!(unharmed, Some(ContainerState::Running { .. })), "{unharmed:?}");
     // It answers again: whoever wants to end it leaves it alone.
@@ -136,10 +140,9 @@ async fn a_shim_that_never_answers_is_ended_with_its_containers_and_nobody_elses
     let other = TestPod::new(&node, "b", "while :; do sleep 1; done");
     let beside = other.run(0, 0);
     beside.go(&runtime).await;
-    let foreign = Pid::from_raw(*node.shims().iter().find(|pid| **pid != shim).expect("the other pod's"));
-    for shim in [Pid::from_raw(shim), foreign] {
-        kill(shim, Posix::SIGSTOP).expect("ours");
-    }
+    let foreign = process(*node.shims().iter().find(|pid| **pid != shim).expect("the other pod's"));
+    process(shim).stop();
+    foreign.stop();
 
     // Who does not know of the run that named it finds nothing, says so and kills nobody.
     let ignorant = PodRuns { newest: [("second".to_owned(), 7)].into(), ..runs_of(&run, 0) };
@@ -152,7 +155,7 @@ async fn a_shim_that_never_answers_is_ended_with_its_containers_and_nobody_elses
     assert_eq!(end, ShimEnd::Ended { found: format!("shim {shim} (stopped)") });
     // The clean-up of containerd is a command of the same program.
     tests::wait::wait_for("only the other pod's shim is left", || match node.shims() {
-        left if left == [foreign.as_raw()] => Ok(()),
+        left if left == [foreign.pid] => Ok(()),
         left => Err(format!("{left:?}")),
     });
     for pid in pids {
@@ -168,7 +171,7 @@ async fn a_shim_that_never_answers_is_ended_with_its_containers_and_nobody_elses
         assert!(!mounts.contains(&run.id()), "its root is still mounted");
         assert!(!node.runc_state(&run.id()).exists(), "runc still knows it");
     }
-    kill(foreign, Posix::SIGCONT).expect("ours");
+    foreign.signal(Posix::SIGCONT);
     // It was seen to be silent: the look that finds it answering is the one after that which asks.
     let asks = state(&runtime, &beside.create.run).await;
     if asks == Some(ContainerState::Unanswered) {
@@ -188,14 +191,14 @@ async fn a_stopped_containerd_is_noticed_within_seconds_and_taken_up_again() {
     woken(&runtime, "the subscription", |it| *it == Wake::All).await;
     let pod = TestPod::new(&node, "a", "exit 4");
     let mut run = pod.run(0, 0);
-    node.signal(Posix::SIGSTOP);
+    node.process().stop();
     let begun = std::time::Instant::now();
     let version = runtime.version().await;
     let took = begun.elapsed();
     // No shim is to blame for what containerd does not say.
     let end = runtime.end_shim(&runs_of(&run, 0)).await;
     let seen = runtime.observe(Some(run.create.workload)).await;
-    node.signal(Posix::SIGCONT);
+    node.process().signal(Posix::SIGCONT);
     assert!(version.is_err() && took < Duration::from_secs(8), "{version:?} after {took:?}");
     assert!(end.is_err() && seen.is_err(), "{end:?} {seen:?}");
     assert!(runtime.version().await.is_ok());

@@ -3,7 +3,7 @@
 mod support;
 
 use agent::seams::Runtime as _;
-use pod::spec::{AppArmor, EnvValue, EnvVar, HostPathKind, Seccomp};
+use pod::spec::{AppArmor, EnvValue, EnvVar, GroupsPolicy, HostPathKind, Seccomp};
 use support::pods::{TestContainerd, TestPod};
 use tests::image::{Image, Tarball};
 
@@ -169,6 +169,37 @@ async fn an_apparmor_profile_that_is_not_in_the_kernel_is_a_reason_and_never_lef
 }
 
 #[tokio::test]
+async fn a_seccomp_profile_of_the_nodes_own_confines_and_without_it_nothing_is_made() {
+    let node = TestContainerd::start();
+    let profiles = node.path().join("seccomp");
+    let runtime = node.open_with(|config| config.seccomp_dir.clone_from(&profiles));
+    let mut pod = TestPod::new(&node, "a", "mkdir /x 2>&1; chmod 700 /tmp 2>&1; grep Seccomp: /proc/self/status");
+    pod.main().security.seccomp = Some(Seccomp::Localhost("team/no-mkdir.json".into()));
+    let refused = async |pod: &TestPod, reason: &str| {
+        let error = runtime.create(&pod.run(0, 0).create).await.expect_err("refused");
+        assert_eq!(error.reason, "CreateContainerConfigError");
+        assert!(error.message.contains("team/no-mkdir.json") && error.message.contains(reason), "{error}");
+        assert_eq!(runtime.observe(None).await.expect("observed"), []);
+    };
+    refused(&pod, "there is no such file").await;
+    let file = profiles.join("team/no-mkdir.json");
+    std::fs::create_dir_all(profiles.join("team")).expect("made");
+    std::fs::write(&file, "{}").expect("written");
+    refused(&pod, "defaultAction").await;
+    let profile = r#"{"defaultAction": "SCMP_ACT_ALLOW", "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": []}],
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28, "excludes": {"caps": ["CAP_SYS_ADMIN"]}},
+                     {"name": "chmod", "action": "SCMP_ACT_ERRNO", "includes": {"caps": ["CAP_SYS_ADMIN"]}},
+                     {"names": ["fchmodat"], "action": "SCMP_ACT_ERRNO", "includes": {"caps": ["CAP_SYS_ADMIN"]}}]}"#;
+    std::fs::write(&file, profile).expect("written");
+    let mut run = pod.run(0, 0);
+    let (_, out) = run.finish(&runtime).await;
+    runtime.delete(&run.id()).await.expect("deleted");
+    // ENOSPC, which nothing else would answer.
+    assert!(out.contains("No space left on device") && !out.contains("chmod"), "{out}");
+    assert_eq!(field(&out, "Seccomp"), "2");
+}
+
+#[tokio::test]
 async fn a_read_only_root_still_has_its_volumes() {
     let node = TestContainerd::start();
     let dir = node.path().join("volume");
@@ -236,6 +267,12 @@ async fn the_images_user_is_found_by_name_and_hostile_ones_are_refused() {
     node.import(&accounts("app", "docker.io/library/named:1"));
     let out = said(&node, "id", |pod| pod.main().image = "named:1".into()).await;
     assert!(out.contains("uid=100(app) gid=101(app) groups=55(logs),101(app)"), "{out}");
+    let strict = |pod: &mut TestPod| {
+        pod.main().image = "named:1".into();
+        pod.main().security.groups_policy = GroupsPolicy::Strict;
+    };
+    let out = said(&node, "id", strict).await;
+    assert!(out.contains("uid=100(app) gid=101(app) groups=101(app)"), "{out}");
 
     node.import(&accounts("4294967296", "docker.io/library/wraps:1"));
     let runtime = node.open();

@@ -4,6 +4,7 @@
 //! in; values come out, and whoever drives it writes them. Read [`daemonset`] for the nouns and the one decision,
 //! [`rollout`] for what an update may take.
 
+pub mod api;
 pub mod daemonset;
 pub mod rollout;
 pub mod selector;

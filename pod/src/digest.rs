@@ -19,11 +19,11 @@ use crate::content::ContentKind;
 use crate::name::WorkloadKind;
 use crate::spec::{
     AppArmor, CONFIG_DIGEST_ANNOTATION, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy,
-    DownwardField, DownwardFile, DownwardValue, EmptyDir, EnvFrom, EnvValue, EnvVar, Handler, Hooks, HostAlias,
-    HostPathKind, HttpGet, KeyToPath, LastWords, Medium, Naming, NodeSelectorTerm, Operator, Placement, PodField,
-    PodSpec, PodTemplate, PortReference, Probe, Probes, Projected, Projection, Propagation, PullPolicy, Quantity,
-    RecursiveReadOnly, Requirement, ResizePolicy, Resources, RestartPolicy, Role, Scheme, Seccomp, Security, SubPath,
-    TaintEffect, Toleration, Volume, VolumeMount, VolumeSource,
+    DownwardField, DownwardFile, DownwardValue, EmptyDir, EnvFrom, EnvValue, EnvVar, GroupsPolicy, Handler, Hooks,
+    HostAlias, HostPathKind, HttpGet, KeyToPath, LastWords, Medium, Naming, NodeSelectorTerm, Operator, Placement,
+    PodField, PodSpec, PodTemplate, PortReference, Probe, Probes, Projected, Projection, Propagation, PullPolicy,
+    Quantity, RecursiveReadOnly, Requirement, ResizePolicy, Resources, RestartPolicy, Role, Scheme, SeLinux, Seccomp,
+    Security, SubPath, TaintEffect, Toleration, Volume, VolumeMount, VolumeSource,
 };
 
 /// Feeds several values, in this order.
@@ -133,6 +133,7 @@ impl Feed for PodSpec {
             host_network,
             host_pid,
             host_ipc,
+            sysctls,
             priority,
             priority_class,
             runtime_class,
@@ -148,6 +149,10 @@ impl Feed for PodSpec {
         }
         if runtime_class.is_some() {
             feed_all!(*sum, runtime_class);
+        }
+        if !sysctls.is_empty() {
+            sum.tag("sysctls");
+            sysctls.feed(sum);
         }
         if active_deadline.is_some() {
             sum.tag("active deadline");
@@ -436,12 +441,35 @@ impl Feed for Security {
             capabilities_add,
             capabilities_drop,
             supplemental_groups,
+            groups_policy,
             seccomp,
             apparmor,
+            selinux,
         } = self;
         feed_all!(*sum, privileged, run_as_user, run_as_group, run_as_non_root, read_only_root);
         feed_all!(*sum, allow_privilege_escalation, capabilities_add, capabilities_drop);
         feed_all!(*sum, supplemental_groups, seccomp, apparmor);
+        // Revisions of containers without these are as they were before these were known.
+        if *groups_policy != GroupsPolicy::default() {
+            feed_all!(*sum, groups_policy);
+        }
+        if let Some(SeLinux { user, role, kind, level }) = selinux {
+            sum.tag("selinux");
+            feed_all!(*sum, user, role, kind, level);
+        }
+    }
+}
+
+impl Feed for Seccomp {
+    fn feed(&self, sum: &mut Sum) {
+        match self {
+            Seccomp::RuntimeDefault => sum.tag("default"),
+            Seccomp::Unconfined => sum.tag("unconfined"),
+            Seccomp::Localhost(profile) => {
+                sum.tag("localhost");
+                feed_all!(*sum, profile);
+            }
+        }
     }
 }
 
@@ -653,7 +681,7 @@ feed_words! {
     PullPolicy { Always => "always", IfNotPresent => "if not present", Never => "never" }
     Role { Init => "init", Sidecar => "sidecar", Main => "main" }
     Scheme { Http => "http", Https => "https" }
-    Seccomp { RuntimeDefault => "default", Unconfined => "unconfined" }
+    GroupsPolicy { Merge => "groups merged", Strict => "groups strict" }
     Propagation {
         None => "propagation none",
         HostToContainer => "host to container",

@@ -30,6 +30,8 @@ pub struct PodSpec {
     pub host_network: bool,
     pub host_pid: bool,
     pub host_ipc: bool,
+    /// `securityContext.sysctls`: values of the pod's own namespaces by their names with dots. Only those that Kubernetes calls safe.
+    pub sysctls: BTreeMap<String, String>,
     /// `priority`, or the value of a well-known `priorityClassName`; `merge` looks up the others. 0 otherwise.
     pub priority: i32,
     pub priority_class: Option<String>,
@@ -420,9 +422,30 @@ pub struct Security {
     pub capabilities_add: Vec<String>,
     pub capabilities_drop: Vec<String>,
     pub supplemental_groups: Vec<u32>,
+    pub groups_policy: GroupsPolicy,
     pub seccomp: Option<Seccomp>,
     /// None: the runtime's default unless privileged.
     pub apparmor: Option<AppArmor>,
+    pub selinux: Option<SeLinux>,
+}
+
+/// `supplementalGroupsPolicy` (KEP-3619).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GroupsPolicy {
+    /// The groups that the image's /etc/group has the user in are added.
+    #[default]
+    Merge,
+    /// Only what the pod says.
+    Strict,
+}
+
+/// `seLinuxOptions`: parts of a label; None: the node's usual one. At least one is set.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SeLinux {
+    pub user: Option<String>,
+    pub role: Option<String>,
+    pub kind: Option<String>,
+    pub level: Option<String>,
 }
 
 /// `appArmorProfile`, or the annotation that preceded it.
@@ -434,10 +457,13 @@ pub enum AppArmor {
     Localhost(String),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// `seccompProfile`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seccomp {
     RuntimeDefault,
     Unconfined,
+    /// A file below the node's directory of profiles: relative, never empty, without `..`.
+    Localhost(String),
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::wait::wait_within;
+use crate::wait::{wait_for, wait_within};
 
 /// A process by id and start time, so that a reused id is never mistaken for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +38,21 @@ impl Process {
             // It may end by itself between the look and the signal; that is what was wanted.
             let _ = kill(Pid::from_raw(self.pid), signal);
         }
+    }
+
+    /// SIGSTOP, and waits until every thread stands still: until then one of them may answer once more.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        wait_for(&format!("every thread of process {} is stopped", self.pid), || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).map_err(|error| error.to_string())?.flatten();
+            let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+            let moving = stats.filter(|stat| !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')));
+            match moving.count() {
+                0 => Ok(()),
+                some => Err(format!("{some} are not")),
+            }
+        });
     }
 
     /// SIGKILL, and waits until it is gone.

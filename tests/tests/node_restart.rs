@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use serde_json::json;
 use tests::audit::Traces;
 use tests::client::{self, Pod};
@@ -185,7 +184,7 @@ fn a_stopped_shim_is_told_and_ended_after_its_patience_once_its_pod_is_to_go() {
     let parent = process.status("PPid").and_then(|pid| pid.trim().parse().ok()).and_then(Process::find);
     let shim = parent.expect("a container's process is its shim's child");
     assert!(shim.command_line().contains("containerd-shim"), "{}", shim.command_line());
-    shim.signal(Signal::SIGSTOP);
+    shim.stop();
     let began = Instant::now();
     node.remove("a.yaml");
     let told = node.wait_pod("a", "tells of its shim", |pod| pod.condition("ShimNotAnswering").is_some());

@@ -196,10 +196,11 @@ impl Sandboxes for NodeSandboxes {
             let (shared, uid) = (shared.clone(), uid.clone());
             let (naming, namespace) = (template.spec.naming.clone(), record.workload.namespace.clone());
             let (host_network, host_ipc) = (template.spec.host_network, template.spec.host_ipc);
+            let sysctls = template.spec.sysctls.clone();
             blocking(move || {
                 let (called, naming, namespace) = (&called, &naming, namespace.as_str());
                 let wanted = files::Wanted { called, naming, namespace, host_network, host_ipc };
-                shared.make(&uid, &wanted).map_err(|error| step(CREATE, &*error))
+                shared.make(&uid, &wanted, &sysctls).map_err(|error| step(CREATE, &*error))
             })
         };
         // What has no type is made, where nothing is, with the first container that mounts it (as CRI does).
@@ -354,13 +355,19 @@ impl Shared {
     }
 
     /// Namespaces and files. Blocking.
-    fn make(&self, uid: &Uid, wanted: &files::Wanted<'_>) -> Result<(), Box<dyn std::error::Error>> {
+    fn make(
+        &self,
+        uid: &Uid,
+        wanted: &files::Wanted<'_>,
+        sysctls: &BTreeMap<String, String>,
+    ) -> Result<(), Box<dyn std::error::Error>> {
         let pod_dir = self.pod_dir(uid);
         let ns = pod_dir.join("ns");
         mounts::tmpfs(&pod_dir, POD_DIR_OPTIONS)?;
         let kinds = namespaces::own_kinds(wanted.host_network, wanted.host_ipc);
         if !kinds.iter().all(|kind| namespaces::is_pinned(&ns.join(kind.file()))) {
-            namespaces::make(&ns, &kinds, &wanted.called.kernel)?;
+            let hostname = &wanted.called.kernel;
+            namespaces::make(&ns, &namespaces::Wanted { kinds: &kinds, hostname, sysctls })?;
         }
         Ok(files::make(&pod_dir, wanted, &self.config.node_files, &self.config.cluster)?)
     }

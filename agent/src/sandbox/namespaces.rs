@@ -1,11 +1,12 @@
 //! A pod's own namespaces, kept by bind mounts instead of a process.
 //!
-//! A thread of its own unshares them, sets the hostname, brings the loopback interface up, binds its
+//! A thread of its own unshares them, sets the hostname and the pod's sysctls, brings the loopback interface up, binds its
 //! `/proc/thread-self/ns/*` onto files and ends; the files hold the namespaces until they are unmounted. Driven by
 //! `sandbox`; blocking, about a millisecond. Must not know containers or addresses.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -73,6 +74,8 @@ pub enum NamespaceError {
     Unshare { source: nix::Error },
     #[error("cannot set the hostname {hostname}")]
     Hostname { hostname: String, source: nix::Error },
+    #[error("cannot set the sysctl {name} to {value:?}; does this kernel have it, and take such a value?")]
+    Sysctl { name: String, value: String, source: io::Error },
     #[error("cannot bring up the loopback interface of the pod's network namespace")]
     Loopback { source: io::Error },
     #[error("cannot pin a namespace at {path}")]
@@ -85,20 +88,29 @@ pub enum NamespaceError {
     Panicked,
 }
 
-/// Makes new namespaces of these kinds, pinned at `<dir>/{net,ipc,uts}`; what was pinned there before is replaced. After
-/// an error nothing is left.
-pub fn make(dir: &Path, kinds: &[Kind], hostname: &str) -> Result<(), NamespaceError> {
+/// How the namespaces are to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub kinds: &'a [Kind],
+    pub hostname: &'a str,
+    /// Of the network and IPC namespaces among them, by names with dots.
+    pub sysctls: &'a BTreeMap<String, String>,
+}
+
+/// Makes new namespaces, pinned at `<dir>/{net,ipc,uts}`; what was pinned there before is replaced. What is pinned is as
+/// it is wanted. After an error nothing is left.
+pub fn make(dir: &Path, wanted: &Wanted<'_>) -> Result<(), NamespaceError> {
     fs::create_dir_all(dir).map_err(|source| NamespaceError::Directory { path: dir.to_owned(), source })?;
     remove(dir)?;
     fs::create_dir_all(dir).map_err(|source| NamespaceError::Directory { path: dir.to_owned(), source })?;
-    if kinds.is_empty() {
+    if wanted.kinds.is_empty() {
         return Ok(());
     }
     let made = std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("namespaces".into())
             .stack_size(THREAD_STACK_BYTES)
-            .spawn_scoped(scope, || unshare_and_pin(dir, kinds, hostname))
+            .spawn_scoped(scope, || unshare_and_pin(dir, wanted))
             .map_err(|source| NamespaceError::Thread { source })?
             .join()
             .unwrap_or(Err(NamespaceError::Panicked))
@@ -109,7 +121,8 @@ pub fn make(dir: &Path, kinds: &[Kind], hostname: &str) -> Result<(), NamespaceE
     made
 }
 
-fn unshare_and_pin(dir: &Path, kinds: &[Kind], hostname: &str) -> Result<(), NamespaceError> {
+fn unshare_and_pin(dir: &Path, wanted: &Wanted<'_>) -> Result<(), NamespaceError> {
+    let Wanted { kinds, hostname, sysctls } = *wanted;
     let flags = kinds.iter().fold(CloneFlags::empty(), |flags, kind| flags | kind.flag());
     unshare(flags).map_err(|source| NamespaceError::Unshare { source })?;
     if kinds.contains(&Kind::Uts) {
@@ -119,10 +132,20 @@ fn unshare_and_pin(dir: &Path, kinds: &[Kind], hostname: &str) -> Result<(), Nam
     if kinds.contains(&Kind::Network) {
         netlink::loopback_up().map_err(|source| NamespaceError::Loopback { source })?;
     }
+    for (name, value) in sysctls {
+        let failed = |source| NamespaceError::Sysctl { name: name.clone(), value: value.clone(), source };
+        set_sysctl(name, value).map_err(failed)?;
+    }
     kinds.iter().try_for_each(|kind| {
         let path = dir.join(kind.file());
         pin(*kind, &path).map_err(|source| NamespaceError::Pin { path, source })
     })
+}
+
+/// The kernel shows under /proc/sys what the thread's own namespaces have. The file is there or the kernel lacks it.
+fn set_sysctl(name: &str, value: &str) -> io::Result<()> {
+    let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+    OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }
 
 fn pin(kind: Kind, path: &Path) -> io::Result<()> {

@@ -113,6 +113,11 @@ fn image_archives() {
 }
 
 #[test]
+fn seccomp_profiles() {
+    run(&targets::SECCOMP);
+}
+
+#[test]
 fn hosts_files() {
     run(&targets::HOSTS);
 }

@@ -6,12 +6,14 @@ use std::sync::atomic::AtomicBool;
 
 use agent::registry::credentials::AuthFile;
 use agent::registry::{Credential, challenge, hosts, manifest};
+use agent::runtime::containerd::capabilities::CapSet;
 use agent::runtime::containerd::images::ImageError;
 use agent::runtime::containerd::images::bundle::{self, Kind, kind_of};
 use agent::runtime::containerd::images::config;
 use agent::runtime::containerd::images::documents::{MAX_LIST, ManifestOrIndex};
 use agent::runtime::containerd::images::platform::Platform;
 use agent::runtime::containerd::images::tarball::Tarball;
+use agent::runtime::containerd::seccomp::localhost;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde_json::Value;
 use tests::image::{Image, Layout, digest, docker_archive};
@@ -328,5 +330,57 @@ pub const CHALLENGE: Target = Target {
             1..=16 if !long => Judged::Accepted,
             n => Judged::Broken(format!("{n} challenges of {} bytes", input.len())),
         }
+    },
+};
+
+pub const SECCOMP: Target = Target {
+    name: "seccomp",
+    rounds: 2_000,
+    input_max: 64 << 10,
+    memory: document,
+    words: &[
+        "null",
+        "[]",
+        "{}",
+        "-1",
+        "18446744073709551616",
+        "\"\"",
+        "\\u0000",
+        "defaultAction",
+        "archMap",
+        "architectures",
+        "subArchitectures",
+        "syscalls",
+        "names",
+        "name",
+        "action",
+        "args",
+        "includes",
+        "excludes",
+        "caps",
+        "arches",
+        "minKernel",
+        "SCMP_ACT_ALLOW",
+        "SCMP_ACT_NOTIFY",
+        "SCMP_ARCH_X86_64",
+        "CAP_SYS_ADMIN",
+        "CAP_FLY",
+        "6.1",
+    ],
+    more: nothing,
+    judge: |input| {
+        let circumstances = localhost::Circumstances {
+            capabilities: CapSet::default_of_containers(),
+            architecture: "x86_64",
+            kernel: (6, 1),
+        };
+        judged(localhost::profile(input, &circumstances), |profile| {
+            let rules = profile.syscalls().iter().flatten();
+            let strange =
+                |name: &String| name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            let bad = rules.clone().any(|rule| rule.names().is_empty() || rule.names().iter().any(strange));
+            let listens = profile.listener_path().is_some();
+            (bad || listens).then(|| "a rule of no system call, or a listener".to_owned())
+        })
     },
 };

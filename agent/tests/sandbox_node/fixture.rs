@@ -193,6 +193,7 @@ pub fn template() -> PodTemplate {
             host_network: false,
             host_pid: false,
             host_ipc: false,
+            sysctls: Default::default(),
             priority: 0,
             priority_class: None,
             runtime_class: None,

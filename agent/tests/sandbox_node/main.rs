@@ -74,6 +74,41 @@ fn a_pod_gets_namespaces_files_and_an_address_and_gives_all_back() {
 }
 
 #[test]
+fn sysctls_hold_in_the_pods_own_namespaces_and_nowhere_else() {
+    on_a_node(|node| async move {
+        let (sandboxes, record, mut template) = (node.open(), pod("tuned"), template());
+        let nodes_own = || {
+            ["net/ipv4/ip_unprivileged_port_start", "kernel/shm_rmid_forced"]
+                .map(|name| fs::read_to_string(Path::new("/proc/sys").join(name)).unwrap())
+        };
+        let before = nodes_own();
+        let set = [
+            ("kernel.shm_rmid_forced", "1"),
+            ("net.ipv4.ip_local_port_range", "20000 20010"),
+            ("net.ipv4.ip_unprivileged_port_start", "80"),
+        ];
+        template.spec.sysctls = set.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        sandboxes.set_up(&record, &template).await.unwrap();
+        let of = sandboxes.describe(&record, &template).await.unwrap().namespaces;
+        let range = ["cat", "/proc/sys/net/ipv4/ip_local_port_range", "/proc/sys/net/ipv4/ip_unprivileged_port_start"];
+        assert_eq!(
+            inside("net", &of["network"], &range).split_whitespace().collect::<Vec<_>>(),
+            ["20000", "20010", "80"]
+        );
+        assert_eq!(inside("ipc", &of["ipc"], &["cat", "/proc/sys/kernel/shm_rmid_forced"]), "1");
+        assert_eq!(nodes_own(), before);
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
+
+        // A value that the kernel does not take: nothing runs without what was asked for.
+        template.spec.sysctls = [("net.ipv4.ip_local_port_range".to_owned(), "9 1".to_owned())].into();
+        let error = sandboxes.set_up(&record, &template).await.unwrap_err();
+        assert!(error.reason == "CreatePodSandboxError" && error.message.contains("ip_local_port_range"), "{error}");
+        assert!(!node.pod_dir(&record).join("ns").exists());
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
+    });
+}
+
+#[test]
 fn a_pod_on_the_hosts_network_shares_its_name_addresses_and_hosts_file() {
     on_a_node(|node| async move {
         let (sandboxes, record, mut template) = (node.open(), pod("agent-node"), template());

@@ -22,6 +22,7 @@ use pod::spec::{
     VolumeMount, VolumeSource,
 };
 use tests::image::{Image, oci_archive};
+use tests::process::Process;
 use tests::wait::wait_for;
 
 /// How long anything may take on a machine that is busy with other tests.
@@ -96,22 +97,10 @@ impl TestContainerd {
         }
     }
 
-    /// To containerd itself. After a SIGSTOP all of its threads stand still.
-    pub fn signal(&self, signal: Signal) {
+    /// containerd's own process.
+    pub fn process(&self) -> Process {
         let child = self.child.as_ref().expect("it is up");
-        kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), signal).expect("it is ours");
-        if signal == Signal::SIGSTOP {
-            tests::wait::wait_for("every thread is stopped", || {
-                let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).expect("it lives").flatten();
-                let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
-                let moving =
-                    stats.filter(|stat| !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')));
-                match moving.count() {
-                    0 => Ok(()),
-                    some => Err(format!("{some} are not")),
-                }
-            });
-        }
+        Process::find(i32::try_from(child.id()).expect("a pid")).expect("it lives")
     }
 
     /// Where runc keeps what it knows of a container.
@@ -259,6 +248,7 @@ impl TestPod {
                 host_network: true,
                 host_pid: false,
                 host_ipc: false,
+                sysctls: Default::default(),
                 priority: 0,
                 priority_class: None,
                 runtime_class: None,

@@ -24,6 +24,10 @@ fn spec_counts_for_both_kinds() {
         assert!(changed(kind, |t| t.spec.containers[0].security.run_as_user = Some(0)));
         assert!(changed(kind, |t| t.spec.runtime_class = Some("crun".into())));
         assert!(changed(kind, |t| t.spec.containers[0].security.apparmor = Some(AppArmor::Unconfined)));
+        assert!(changed(kind, |t| t.spec.containers[0].security.groups_policy = GroupsPolicy::Strict));
+        assert!(changed(kind, |t| t.spec.containers[0].security.seccomp = Some(Seccomp::Localhost("a".into()))));
+        assert!(changed(kind, |t| t.spec.containers[0].security.selinux = Some(SeLinux::default())));
+        assert!(changed(kind, |t| t.spec.sysctls = [("a".into(), "1".into())].into()));
         assert!(changed(kind, |t| t.spec.placement.required_terms = Some(Vec::new())));
     }
 }

@@ -24,6 +24,7 @@ pub mod quantity;
 mod resources;
 mod scalar;
 mod security;
+mod sysctls;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::container::Listed;
 use super::findings::{At, Findings};
-use super::{container, content, names, naming, placement, security, volumes};
+use super::{container, content, names, naming, placement, security, sysctls, volumes};
 use crate::spec::{
     AppArmor, Container, EGRESS_BANDWIDTH_ANNOTATION, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
     RESTART_ON_CONFIG_CHANGE_ANNOTATION, RUN_ONCE_ANNOTATION, RestartPolicy, STANDBY_ANNOTATION,
@@ -111,6 +111,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         host_network: pod.host_network,
         host_pid: spec.boolean_in("hostPID", findings).unwrap_or(false),
         host_ipc: spec.boolean_in("hostIPC", findings).unwrap_or(false),
+        sysctls: sysctls::read(spec, findings),
         priority,
         priority_class,
         runtime_class: runtime_class(spec, findings),

@@ -3,7 +3,7 @@
 use super::findings::{At, Findings};
 use super::walk::nearest;
 use super::{names, pod};
-use crate::spec::{AppArmor, Seccomp, Security};
+use crate::spec::{AppArmor, GroupsPolicy, SeLinux, Seccomp, Security};
 
 /// Users and groups above this do not exist in Kubernetes (CVE-2024-40635: larger ones wrap to root).
 const MAX_ID: i128 = i32::MAX as i128;
@@ -12,6 +12,8 @@ const MAX_ID: i128 = i32::MAX as i128;
 const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 /// Characters of a profile's name, as in Kubernetes.
 const MAX_PROFILE_NAME: usize = 4095;
+/// Characters of a part of an SELinux label: a label is at most a page of the kernel's.
+const MAX_LABEL_PART: usize = 1023;
 
 /// Linux's capabilities (linux/capability.h), without `CAP_`.
 const CAPABILITIES: &[&str] = &[
@@ -71,13 +73,20 @@ pub fn pod(at: &At<'_>, findings: &mut Findings) -> Security {
     {
         pod::one_of::<()>(at, "fsGroupChangePolicy", policy, &["Always", "OnRootMismatch"], findings);
     }
+    if let Some(policy) = at.text_in("seLinuxChangePolicy", findings)
+        && !matches!(policy, "MountOption" | "Recursive")
+    {
+        pod::one_of::<()>(at, "seLinuxChangePolicy", policy, &["MountOption", "Recursive"], findings);
+    }
     Security {
         run_as_user: id_in(at, "runAsUser", findings),
         run_as_group: id_in(at, "runAsGroup", findings),
         run_as_non_root: at.boolean_in("runAsNonRoot", findings).unwrap_or(false),
         supplemental_groups: groups,
+        groups_policy: groups_policy(at, findings),
         seccomp: seccomp(at, findings),
         apparmor: apparmor(at, findings),
+        selinux: selinux(at, findings),
         ..Security::default()
     }
 }
@@ -114,8 +123,10 @@ pub fn container(at: &At<'_>, of_pod: &Security, findings: &mut Findings) -> Sec
         capabilities_add,
         capabilities_drop,
         supplemental_groups: of_pod.supplemental_groups.clone(),
-        seccomp: seccomp(at, findings).or(of_pod.seccomp),
+        groups_policy: of_pod.groups_policy,
+        seccomp: seccomp(at, findings).or_else(|| of_pod.seccomp.clone()),
         apparmor: apparmor(at, findings).or_else(|| of_pod.apparmor.clone()),
+        selinux: selinux(at, findings).or_else(|| of_pod.selinux.clone()),
     };
     if security.run_as_non_root && security.run_as_user == Some(0) {
         findings.rule(at, "runAsNonRoot is true and runAsUser is 0, which is root: drop one of the two");
@@ -142,18 +153,72 @@ fn capability_list(at: &At<'_>, key: &str, findings: &mut Findings) -> Vec<Strin
     list
 }
 
+fn groups_policy(at: &At<'_>, findings: &mut Findings) -> GroupsPolicy {
+    match at.text_in("supplementalGroupsPolicy", findings) {
+        None | Some("Merge") => GroupsPolicy::Merge,
+        Some("Strict") => GroupsPolicy::Strict,
+        Some(other) => {
+            let allowed = ["Merge", "Strict"];
+            pod::one_of(at, "supplementalGroupsPolicy", other, &allowed, findings).unwrap_or_default()
+        }
+    }
+}
+
 fn seccomp(at: &At<'_>, findings: &mut Findings) -> Option<Seccomp> {
     let profile = at.get("seccompProfile")?;
-    let kind = profile.need("type", findings)?;
-    match kind.text(findings)? {
+    let kind = profile.need("type", findings)?.text(findings)?;
+    let file = profile.get("localhostProfile");
+    if let (Some(file), true) = (&file, kind != "Localhost") {
+        findings.rule(file, "must be left out unless type is Localhost");
+    }
+    match kind {
         "RuntimeDefault" => Some(Seccomp::RuntimeDefault),
         "Unconfined" => Some(Seccomp::Unconfined),
         "Localhost" => {
-            findings.impossible(&kind, "Localhost is not built yet: use RuntimeDefault or Unconfined");
-            None
+            let file = profile.need("localhostProfile", findings)?;
+            let path = file.text(findings)?;
+            // An empty path ran the container unconfined (CVE-2023-2431).
+            if let Some(reason) = no_descending_path(path) {
+                findings.impossible(&file, reason);
+                return None;
+            }
+            Some(Seccomp::Localhost(path.to_owned()))
         }
-        other => pod::one_of(&profile, "type", other, &["RuntimeDefault", "Unconfined"], findings),
+        other => pod::one_of(&profile, "type", other, &["RuntimeDefault", "Localhost", "Unconfined"], findings),
     }
+}
+
+/// Why this is no file below a directory.
+fn no_descending_path(path: &str) -> Option<&'static str> {
+    if path.trim().is_empty() {
+        return Some("must name a file below the node's directory of seccomp profiles (--seccomp-dir)");
+    }
+    if path.starts_with('/') {
+        return Some("must be relative: it is below the node's directory of seccomp profiles (--seccomp-dir)");
+    }
+    if path.split('/').any(|part| part == "..") || path.contains(char::is_control) {
+        return Some("must not contain `..` or control characters");
+    }
+    (path.len() > MAX_PROFILE_NAME).then_some("is longer than a path may be")
+}
+
+fn selinux(at: &At<'_>, findings: &mut Findings) -> Option<SeLinux> {
+    let options = at.get("seLinuxOptions")?;
+    let mut part = |key: &str| {
+        let part = options.get(key)?;
+        let text = part.text(findings).filter(|text| !text.is_empty())?;
+        // Only a level has colons and commas: `s0:c1,c2`. Anything else would be another part of the label.
+        let more: &[char] = if key == "level" { &[':', ','] } else { &[] };
+        if text.len() > MAX_LABEL_PART
+            || !text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c) || more.contains(&c))
+        {
+            findings.impossible(&part, format!("{} is no part of an SELinux label", names::shown(text)));
+            return None;
+        }
+        Some(text.to_owned())
+    };
+    let selinux = SeLinux { user: part("user"), role: part("role"), kind: part("type"), level: part("level") };
+    (selinux != SeLinux::default()).then_some(selinux)
 }
 
 fn apparmor(at: &At<'_>, findings: &mut Findings) -> Option<AppArmor> {

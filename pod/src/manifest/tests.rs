@@ -378,7 +378,57 @@ fn what_is_refused_is_refused_by_path_and_line() {
         (
             "type: RuntimeDefault",
             "type: Localhost, localhostProfile: \"\"",
-            "24: spec.securityContext.seccompProfile.localhostProfile: not built yet",
+            "24: spec.securityContext.seccompProfile.localhostProfile: must name a file",
+        ),
+        (
+            "type: RuntimeDefault",
+            "type: Localhost",
+            "24: spec.securityContext.seccompProfile.localhostProfile: is missing",
+        ),
+        (
+            "type: RuntimeDefault",
+            "type: Localhost, localhostProfile: a/../b",
+            "24: spec.securityContext.seccompProfile.localhostProfile: must not contain `..`",
+        ),
+        (
+            "type: RuntimeDefault",
+            "type: Localhost, localhostProfile: /etc/a.json",
+            "24: spec.securityContext.seccompProfile.localhostProfile: must be relative",
+        ),
+        (
+            "type: RuntimeDefault",
+            "type: RuntimeDefault, localhostProfile: a",
+            "24: spec.securityContext.seccompProfile.localhostProfile: must be left out unless type is Localhost",
+        ),
+        (
+            "runAsUser: 1000",
+            "supplementalGroupsPolicy: Some",
+            "24: spec.securityContext.supplementalGroupsPolicy: \"Some\" is not one of Merge, Strict",
+        ),
+        (
+            "runAsUser: 1000",
+            "seLinuxOptions: {type: \"a:b\"}",
+            "24: spec.securityContext.seLinuxOptions.type: \"a:b\" is no part of an SELinux label",
+        ),
+        (
+            "runAsUser: 1000",
+            "sysctls: [{name: net.ipv4.tcp_syncookies, value: \"1\"}]",
+            "24: spec.securityContext.sysctls[0].name: cannot be set with hostNetwork",
+        ),
+        (
+            "runAsUser: 1000",
+            "sysctls: [{name: kernel.core_pattern, value: \"|/x\"}]",
+            "24: spec.securityContext.sysctls[0].name: \"kernel.core_pattern\" is not among the sysctls",
+        ),
+        (
+            "runAsUser: 1000",
+            "sysctls: [{name: kernel.shm_rmid_forced, value: 1+kernel.core_pattern=x}]",
+            "24: spec.securityContext.sysctls[0].value: \"1+kernel.core_pattern=x\" is no value of it",
+        ),
+        (
+            "runAsUser: 1000",
+            "sysctls: [{name: kernel.shm_rmid_forced, value: \"1\"}, {name: kernel/shm_rmid_forced, value: \"0\"}]",
+            "24: spec.securityContext.sysctls[1].name: is set twice",
         ),
         (
             "runAsUser: 1000",
@@ -614,6 +664,30 @@ fn what_is_refused_is_refused_by_path_and_line() {
         let wanted = format!("f.yaml:{wanted}");
         assert!(refused.iter().any(|r| r.starts_with(&wanted)), "{from} -> {to}: {refused:#?}");
         assert!(refused.len() <= 2, "{from} -> {to}: one fault is told once: {refused:#?}");
+    }
+}
+
+#[test]
+fn sysctls_are_known_by_their_names_with_dots() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  securityContext:\n    sysctls:\n    \
+                - {name: net/ipv4/ip_local_port_range, value: \"1024 65000\"}\n    \
+                - {name: net.ipv4.ip_local_reserved_ports, value: \"8080,9148-9150\"}\n  \
+                containers:\n  - {name: main, image: \"a:1\"}\n";
+    let sysctls = pod(text).template.spec.sysctls.clone();
+    let expected =
+        [("net.ipv4.ip_local_port_range", "1024 65000"), ("net.ipv4.ip_local_reserved_ports", "8080,9148-9150")];
+    assert_eq!(sysctls, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    let with_host_ipc = text.replace("  containers:", "  hostIPC: true\n  containers:");
+    assert_eq!(pod(&with_host_ipc).template.spec.sysctls.len(), 2);
+    let of_ipc = with_host_ipc.replace("net/ipv4/ip_local_port_range", "kernel.shm_rmid_forced");
+    assert!(refused(&of_ipc)[0].contains("cannot be set with hostIPC"));
+    for name in ["net.ipv4.ip_forward", "net.ipv4/tcp_syncookies", "net.ipv4.TCP_SYNCOOKIES", "../kernel/x", ""] {
+        let refused = refused(&text.replace("net/ipv4/ip_local_port_range", &format!("\"{name}\"")));
+        assert!(refused[0].contains("is not among"), "{name}: {refused:#?}");
+    }
+    for value in ["1;2", "$(X)", "0x10", "1\\n2", " ", ""] {
+        let refused = refused(&text.replace("1024 65000", value));
+        assert!(refused[0].contains("is no value of it"), "{value:?}: {refused:#?}");
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use pod::name::WorkloadKey;
 use pod::observed::{ContainerState, ObservedContainer};
-use pod::spec::{AppArmor, HostPathKind, VolumeSource};
+use pod::spec::{AppArmor, HostPathKind, Seccomp, VolumeSource};
 
 use super::apparmor::IsNeeded;
 use super::client::{Client, QUICK, bounded, found};
@@ -30,10 +30,11 @@ use super::host::{self, HostDevice};
 use super::hung::Looks;
 use super::image_facts::ImageFacts;
 use super::oci::{self, Inputs};
+use super::seccomp::localhost;
 use super::sub_paths::SubPath;
 use super::tasks::NewTask;
 use super::{
-    Containerd, OciRuntime, cgroup, classes, environment, exec, image_volumes, labels, propagation, snapshots,
+    Containerd, OciRuntime, cgroup, classes, environment, exec, image_volumes, labels, propagation, selinux, snapshots,
     sub_paths, tasks,
 };
 use crate::execute::chain;
@@ -153,6 +154,11 @@ impl Containerd {
         let host = self.host();
         let (host_devices, volume_devices) = devices(&self.device_looks, run).await?;
         let recursive_read_only = self.recursion.asked(run, runtime).await;
+        let seccomp_profile = self.seccomp_profile(run).await?;
+        let selinux = match run.container.security.selinux {
+            Some(_) => selinux::Node::read(),
+            None => selinux::Node::Off,
+        };
         let inputs = Inputs {
             run,
             image,
@@ -167,9 +173,26 @@ impl Containerd {
             node_name: &self.config.node_name,
             seccomp_default: self.config.seccomp_default,
             seccomp_abi: self.config.seccomp_abi,
+            seccomp_profile: &seccomp_profile,
+            selinux: &selinux,
             shim_group,
         };
         oci::spec(&inputs).map_err(|error| StepError::new(error.reason(), error.to_string()))
+    }
+
+    /// The file of the profile that the container asks for; empty where it asks for none.
+    async fn seccomp_profile(&self, run: &CreateRun<'_>) -> Result<Vec<u8>, StepError> {
+        let security = &run.container.security;
+        let Some(Seccomp::Localhost(profile)) = security.seccomp.as_ref().filter(|_| !security.privileged) else {
+            return Ok(Vec::new());
+        };
+        let (directory, path) = (self.config.seccomp_dir.clone(), profile.clone());
+        let looked = self.device_looks.look(vec![directory.join(&path)], move || localhost::read(&directory, &path));
+        let read = looked.await.unwrap_or_else(|hung| Err(hung.to_string()));
+        read.map_err(|why| {
+            let refused = oci::SpecError::SeccompProfile { profile: profile.clone(), why };
+            StepError::new(refused.reason(), refused.to_string())
+        })
     }
 
     /// Binds the parts of volumes that this container mounts; they are there until what is returned is dropped.

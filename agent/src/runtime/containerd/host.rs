@@ -12,6 +12,7 @@ use pod::downward::NodeSize;
 use pod::spec::HostPathKind;
 
 use super::capabilities::CapSet;
+use super::seccomp::localhost::version;
 
 /// Facts that hold as long as this containerd runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Host {
     pub thermal: Vec<String>,
     /// `std::env::consts::ARCH`.
     pub architecture: &'static str,
+    /// Major and minor version.
+    pub kernel: (u32, u32),
     /// Processors.
     pub cpus: u64,
     /// Bytes.
@@ -85,6 +88,10 @@ impl Host {
             swap_limits,
             thermal: thermal(Path::new("/sys/devices/system/cpu")),
             architecture: std::env::consts::ARCH,
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
+                .ok()
+                .and_then(|text| version(&text))
+                .unwrap_or_default(),
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
             memory: memory_total(&fs::read_to_string("/proc/meminfo").unwrap_or_default()).unwrap_or(0),
             storage: storage_total(state_dir),

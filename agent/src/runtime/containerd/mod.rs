@@ -55,6 +55,7 @@ mod recursion;
 mod resize;
 mod resources;
 pub mod seccomp;
+pub mod selinux;
 mod shim;
 mod snapshots;
 mod sub_paths;
@@ -77,6 +78,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The agent's: mounts below its `pods` reach containerd.
     pub run_dir: PathBuf,
+    /// Where profiles of seccomp lie (`Localhost`).
+    pub seccomp_dir: PathBuf,
     /// Whether an unset seccomp profile means RuntimeDefault.
     pub seccomp_default: bool,
     pub seccomp_abi: seccomp::Abi,
@@ -95,6 +98,7 @@ impl Config {
             node_name: node_name.into(),
             state_dir: "/var/lib/daemonlet".into(),
             run_dir: "/run/daemonlet".into(),
+            seccomp_dir: "/var/lib/daemonlet/seccomp".into(),
             seccomp_default: true,
             seccomp_abi: seccomp::Abi::default(),
             classes: BTreeMap::new(),

@@ -22,7 +22,8 @@ use super::image_facts::ImageFacts;
 use super::image_volumes;
 use super::propagation;
 use super::resources;
-use super::seccomp;
+use super::seccomp::{self, localhost};
+use super::selinux;
 use super::sub_paths::SubPath;
 use super::user::{self, Accounts, UserError};
 use crate::seams::CreateRun;
@@ -74,6 +75,10 @@ pub struct Inputs<'a> {
     /// An unset profile means RuntimeDefault; false: Unconfined, as in Kubernetes.
     pub seccomp_default: bool,
     pub seccomp_abi: seccomp::Abi,
+    /// The file of a `Localhost` profile; empty where none is asked for.
+    pub seccomp_profile: &'a [u8],
+    /// Asked for only where it matters.
+    pub selinux: &'a selinux::Node,
     /// [`OciRuntime::shim_group`](super::classes::OciRuntime::shim_group).
     pub shim_group: &'a str,
 }
@@ -110,6 +115,8 @@ pub enum SpecError {
     NoVolume(String),
     #[error("{place} cannot be made recursively read-only: {why}; or set recursiveReadOnly to IfPossible")]
     NoRecursion { place: String, why: String },
+    #[error("the seccomp profile {profile:?} cannot be used: {why}")]
+    SeccompProfile { profile: String, why: String },
     #[error(
         "the AppArmor profile {profile:?} is not in this node's kernel: {why}; load it (apparmor_parser -r FILE), or choose RuntimeDefault"
     )]
@@ -143,7 +150,7 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
         }
     }
     let capabilities = given_capabilities(inputs, &mut adapted)?;
-    let process = process(inputs, capabilities, &mut adapted)?;
+    let mut process = process(inputs, capabilities, &mut adapted)?;
     let mounts = mounts(inputs, &mut adapted)?;
 
     let mut linux = Linux::default();
@@ -159,14 +166,18 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
     if !security.privileged {
         let masked = MASKED_PATHS.iter().map(|path| (*path).to_owned()).chain(host.thermal.iter().cloned());
         linux.set_masked_paths(Some(masked.collect())).set_readonly_paths(Some(owned(&READONLY_PATHS)));
-        let confined = match security.seccomp {
-            Some(Seccomp::RuntimeDefault) => true,
-            Some(Seccomp::Unconfined) => false,
-            None => inputs.seccomp_default,
-        };
-        if confined {
-            linux.set_seccomp(Some(seccomp::runtime_default(capabilities, host.architecture, inputs.seccomp_abi)));
-        }
+        let default = || seccomp::runtime_default(capabilities, host.architecture, inputs.seccomp_abi);
+        linux.set_seccomp(match &security.seccomp {
+            Some(Seccomp::RuntimeDefault) => Some(default()),
+            Some(Seccomp::Unconfined) => None,
+            Some(Seccomp::Localhost(profile)) => Some(localhost_profile(inputs, profile, capabilities)?),
+            None => inputs.seccomp_default.then(default),
+        });
+    }
+    let labels = selinux_labels(inputs, &mut adapted);
+    if let Some(selinux::Labels { process: of_process, mount }) = labels {
+        process.set_selinux_label(Some(of_process));
+        linux.set_mount_label(Some(mount));
     }
 
     let mut root = Root::default();
@@ -262,6 +273,28 @@ fn open_files(host: &Host, adapted: &mut Vec<Adapted>) -> PosixRlimit {
         .soft(limit)
         .build()
         .expect("every field has a value")
+}
+
+fn localhost_profile(
+    inputs: &Inputs<'_>,
+    profile: &str,
+    capabilities: CapSet,
+) -> Result<oci_spec::runtime::LinuxSeccomp, SpecError> {
+    let Host { architecture, kernel, .. } = *inputs.host;
+    let circumstances = localhost::Circumstances { capabilities, architecture, kernel };
+    localhost::profile(inputs.seccomp_profile, &circumstances)
+        .map_err(|why| SpecError::SeccompProfile { profile: profile.to_owned(), why })
+}
+
+/// A privileged container has no label of its own, as with CRI.
+fn selinux_labels(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Option<selinux::Labels> {
+    let security = &inputs.run.container.security;
+    let asked = security.selinux.as_ref().filter(|_| !security.privileged)?;
+    let labels = inputs.selinux.labels(asked, &inputs.run.run.uid);
+    if labels.is_none() {
+        adapted.push(Adapted { what: "no SELinux label".into(), why: "this node's kernel has SELinux off".into() });
+    }
+    labels
 }
 
 /// A profile that is asked for by name is a must; the default confines where this node can.

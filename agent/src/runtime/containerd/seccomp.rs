@@ -9,6 +9,8 @@ use oci_spec::runtime::{
 
 use super::capabilities::CapSet;
 
+pub mod localhost;
+
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 /// CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET: what `clone` may not ask for.

@@ -4,7 +4,7 @@
 //! Pure: the two files are handed in as text. They and `USER` are untrusted: ids above 2^31-1 are refused
 //! (CVE-2024-40635: they wrap to negative numbers, and from there to root), lines that are malformed are skipped.
 
-use pod::spec::Security;
+use pod::spec::{GroupsPolicy, Security};
 
 /// Highest id that a container may run as.
 const ID_MAX: u32 = i32::MAX as u32;
@@ -89,7 +89,7 @@ pub fn run_as(security: &Security, image_user: &str, accounts: &Accounts) -> Res
     };
     let mut all = vec![gid];
     all.extend(&security.supplemental_groups);
-    if let Some(entry) = &entry {
+    if let (Some(entry), GroupsPolicy::Merge) = (&entry, security.groups_policy) {
         all.extend(groups(accounts).filter(|line| line.members.contains(&entry.name)).map(|line| line.gid));
     }
     all.sort_unstable();
@@ -181,6 +181,14 @@ mod tests {
             ..Security::default()
         };
         assert_eq!(check(security, "root:root"), Ok((100, 5, vec![5, 10, 77])));
+    }
+
+    #[test]
+    fn strict_groups_are_those_of_the_pod_alone() {
+        let strict = |security: Security| Security { groups_policy: GroupsPolicy::Strict, ..security };
+        assert_eq!(check(strict(Security::default()), "app"), Ok((100, 101, vec![101])));
+        let security = Security { run_as_user: Some(100), supplemental_groups: vec![77], ..Security::default() };
+        assert_eq!(check(strict(security), ""), Ok((100, 101, vec![77, 101])));
     }
 
     #[test]

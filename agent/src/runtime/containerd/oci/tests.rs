@@ -8,7 +8,7 @@ use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::record::{Lifecycle, Record};
 use pod::spec::{
     Container, ContainerResource, EnvValue, EnvVar, Placement, PodField, PodSpec, PodTemplate, Propagation, PullPolicy,
-    Quantity, RecursiveReadOnly, Resources, RestartPolicy, Security, VolumeMount,
+    Quantity, RecursiveReadOnly, Resources, RestartPolicy, SeLinux, Security, VolumeMount,
 };
 use serde_json::{Value, json};
 
@@ -29,6 +29,8 @@ struct Case {
     image_volumes: BTreeMap<PathBuf, PathBuf>,
     sub_paths: BTreeMap<usize, SubPath>,
     recursive_read_only: Result<(), String>,
+    seccomp_profile: Vec<u8>,
+    selinux: selinux::Node,
 }
 
 fn case() -> Case {
@@ -81,6 +83,7 @@ fn case() -> Case {
                 host_network: false,
                 host_pid: false,
                 host_ipc: false,
+                sysctls: Default::default(),
                 priority: 0,
                 priority_class: None,
                 runtime_class: None,
@@ -125,6 +128,7 @@ fn case() -> Case {
             swap_limits: true,
             thermal: vec![],
             architecture: "x86_64",
+            kernel: (6, 1),
             cpus: 4,
             memory: 1000 << 20,
         },
@@ -134,6 +138,8 @@ fn case() -> Case {
         image_volumes: BTreeMap::new(),
         sub_paths: BTreeMap::new(),
         recursive_read_only: Ok(()),
+        seccomp_profile: vec![],
+        selinux: selinux::Node::Off,
     }
 }
 
@@ -178,6 +184,8 @@ impl Case {
             node_name: "node-1",
             seccomp_default: true,
             seccomp_abi: seccomp::Abi::Native,
+            seccomp_profile: &self.seccomp_profile,
+            selinux: &self.selinux,
             shim_group: "5f0c-runc-1.6",
         })
     }
@@ -609,6 +617,42 @@ fn the_security_context_reaches_the_process() {
     assert_eq!(json["linux"].get("seccomp"), None);
     it.main().security.capabilities_add = vec!["FLY".into()];
     assert_eq!(it.try_spec().err(), Some(SpecError::UnknownCapability("FLY".into())));
+}
+
+#[test]
+fn a_profile_of_the_nodes_own_replaces_the_default_and_a_bad_one_makes_no_container() {
+    let mut it = case();
+    it.main().security.seccomp = Some(Seccomp::Localhost("mine.json".into()));
+    it.seccomp_profile = br#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
+        {"names": ["clock_settime"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_TIME"]}}]}"#
+        .to_vec();
+    assert_eq!(it.json()["linux"]["seccomp"], json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": []}));
+    it.main().security.capabilities_add = vec!["SYS_TIME".into()];
+    assert_eq!(it.json()["linux"]["seccomp"]["syscalls"][0]["names"], json!(["clock_settime"]));
+    // Never unconfined: an empty file is as bad as any other.
+    for file in ["", "{}"] {
+        it.seccomp_profile = file.into();
+        let error = it.try_spec().expect_err("refused");
+        assert_eq!(error.reason(), "CreateContainerConfigError");
+        assert!(error.to_string().contains("mine.json"), "{error}");
+    }
+    it.main().security.privileged = true;
+    assert_eq!(it.json()["linux"].get("seccomp"), None);
+}
+
+#[test]
+fn selinux_labels_are_set_where_the_node_has_them_and_told_where_it_has_not() {
+    let mut it = case();
+    it.main().security.selinux = Some(SeLinux { level: Some("s0:c1,c2".into()), ..SeLinux::default() });
+    assert_eq!(it.adapted(), ["no SELinux label"]);
+    assert_eq!(it.json()["process"].get("selinuxLabel"), None);
+    it.selinux = selinux::Node::On { process: "u:r:container_t:s0".into(), file: "u:object_r:file_t:s0".into() };
+    let json = it.json();
+    assert_eq!(json["process"]["selinuxLabel"], "u:r:container_t:s0:c1,c2");
+    assert_eq!(json["linux"]["mountLabel"], "u:object_r:file_t:s0:c1,c2");
+    assert_eq!(it.adapted(), Vec::<String>::new());
+    it.main().security.privileged = true;
+    assert_eq!(it.json()["process"].get("selinuxLabel"), None);
 }
 
 #[test]
