@@ -123,6 +123,17 @@ fn at_once(spec: &PodSpec, of: fn(&Resources) -> Option<u64>) -> u64 {
     most.max(mains.saturating_add(sidecars))
 }
 
+/// cgroup v2 `memory.high` of a container, from which on the kernel slows it down and reclaims: nine tenths of the way from its
+/// request to its limit, in whole pages (KEP-2570 with the kubelet's factor). None where there is no such way: without a limit,
+/// and where the request is the limit.
+pub fn memory_high(resources: &Resources) -> Option<u64> {
+    const PAGE: u64 = 4096;
+    let (limit, request) = (some(resources.memory_limit)?, resources.memory_request.unwrap_or(0));
+    let way = limit.checked_sub(request)?;
+    let high = (request + way / 10 * 9 + way % 10 * 9 / 10) / PAGE * PAGE;
+    (high > request).then_some(high)
+}
+
 /// `oom_score_adj` of a container of this pod on a node with `node_memory` bytes. A sidecar lives as long as the main containers
 /// that it serves.
 pub fn oom_score_adj(spec: &PodSpec, container: &Container, node_memory: u64) -> i32 {
@@ -223,6 +234,14 @@ mod tests {
         assert_eq!(of_container(&fluentd.containers[0].resources), expected);
         assert_eq!(of_container(&spec(&[(500, 5, 0, 0)]).containers[0].resources).quota_us, Some(1000));
         assert_eq!(of_container(&spec(&[(u64::MAX, 0, 0, 0)]).containers[0].resources).shares, SHARES_MAX);
+    }
+
+    #[test]
+    fn container_is_slowed_down_at_nine_tenths_of_the_way_to_its_limit() {
+        let high = |request, limit| memory_high(&spec(&[(0, 0, request, limit)]).containers[0].resources);
+        assert_eq!(high(0, 100 << 20), Some(94_371_840));
+        assert_eq!(high(50 << 20, 100 << 20), Some(99_614_720));
+        assert_eq!((high(100 << 20, 100 << 20), high(50 << 20, 0), high(0, 0), high(0, 1)), (None, None, None, None));
     }
 
     #[test]

@@ -208,7 +208,7 @@ impl Sandboxes for NodeSandboxes {
         checked
             .volumes
             .retain(|volume| !matches!(volume.source, VolumeSource::HostPath { kind: HostPathKind::Unset, .. }));
-        let limits = Limits::of(&template.spec);
+        let limits = Limits::of(&template.spec, shared.config.pod_max_pids);
         let cgroup = async { shared.cgroups.make(uid, &limits).await.map_err(|e| step(CREATE, &e)) };
         if checked.volumes.iter().any(volumes::needs_pod_dir) {
             let (made, grouped) = tokio::join!(making, cgroup);
@@ -226,7 +226,7 @@ impl Sandboxes for NodeSandboxes {
 
     async fn resize(&self, uid: &Uid, template: &PodTemplate, reach: Reach) -> Result<(), StepError> {
         check_uid(uid, RESIZE_ERROR)?;
-        let limits = Limits::of(&template.spec);
+        let limits = Limits::of(&template.spec, self.shared.config.pod_max_pids);
         self.shared.cgroups.resize(uid, &limits, reach).await.map_err(|e| step(RESIZE_ERROR, &e))
     }
 

@@ -34,6 +34,7 @@ impl Node {
             node_name: "node".into(),
             cgroup_root: self.cgroup_root.clone(),
             cgroup_driver: Driver::Cgroupfs,
+            pod_max_pids: Some(5000),
             cni_bin_dirs: vec![self.bin_dir.clone(), PLUGINS.into()],
             cni_conf_dir: self.dir.path().join("net.d"),
             pod_cidrs: vec!["198.18.0.0/15".parse().unwrap()],

@@ -30,6 +30,14 @@ pub fn memory_used_v2(cgroups_path: &str) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
+/// Writes a file of the cgroup in version 2 of the hierarchy; what is not there, there or in the other, is passed over.
+pub fn set_v2(cgroups_path: &str, file: &str, value: u64) {
+    let place = Path::new("/sys/fs/cgroup").join(path_below_root(cgroups_path)).join(file);
+    if place.exists() && fs::write(&place, value.to_string()).is_err() {
+        tracing::warn!(place = %place.display(), value, "a cgroup's value cannot be written");
+    }
+}
+
 /// Whether it is the cgroup of the container with this id, as we name them: the last part bears the id, and nothing climbs.
 pub fn is_of(cgroups_path: &str, container_id: &str) -> bool {
     let own = match cgroups_path.rsplit_once(':') {

@@ -28,6 +28,7 @@ use self::hung::Looks;
 use self::image_facts::ImageFacts;
 use self::images::Images;
 use self::late::Late;
+pub use self::resources::MemoryPolicy;
 use self::user::Accounts;
 
 pub use self::classes::OciRuntime;
@@ -83,6 +84,7 @@ pub struct Config {
     /// Whether an unset seccomp profile means RuntimeDefault.
     pub seccomp_default: bool,
     pub seccomp_abi: seccomp::Abi,
+    pub memory: MemoryPolicy,
     /// Runtimes other than the usual one, by the name that pods give.
     pub classes: BTreeMap<String, OciRuntime>,
     pub pulls: images::pull::Settings,
@@ -101,6 +103,7 @@ impl Config {
             seccomp_dir: "/var/lib/daemonlet/seccomp".into(),
             seccomp_default: true,
             seccomp_abi: seccomp::Abi::default(),
+            memory: MemoryPolicy::default(),
             classes: BTreeMap::new(),
             pulls: images::pull::Settings::default(),
         }

@@ -39,8 +39,13 @@ impl Containerd {
         }
         let wanted = resources::of_update(asked, self.host().swap_limits);
         let value = serde_json::to_vec(&wanted).expect("numbers become JSON");
-        let resources = Any { type_url: RESOURCES_TYPE.to_owned(), value };
-        update(&self.client, id, resources).await.map_err(failed)
+        let value = Any { type_url: RESOURCES_TYPE.to_owned(), value };
+        update(&self.client, id, value).await.map_err(failed)?;
+        if let (Some(high), Some(place)) = (resources::memory_high(asked, self.config.memory), place) {
+            // OCI runtimes take it when they make a container and not when they change one.
+            cgroup::set_v2(&place, "memory.high", high);
+        }
+        Ok(())
     }
 }
 

@@ -13,6 +13,20 @@ use pod::spec::Resources;
 use super::host::HostDevice;
 use super::oci::{Adapted, Inputs};
 
+/// What this node does with containers that want more memory than there is. Of cgroup v2 only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryPolicy {
+    /// One process ends, not the whole container.
+    pub single_process_oom_kill: bool,
+    /// Containers are slowed down before they reach their limit ([`qos::memory_high`]).
+    pub throttled: bool,
+}
+
+/// memory.high of a container; None: it is not slowed down.
+pub fn memory_high(asked: &Resources, policy: MemoryPolicy) -> Option<u64> {
+    qos::memory_high(asked).filter(|_| policy.throttled)
+}
+
 /// `linux.resources` of a container.
 pub fn of_container(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> LinuxResources {
     let asked = &inputs.run.container.resources;
@@ -28,8 +42,14 @@ pub fn of_container(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> LinuxRes
         out.set_memory(Some(memory));
     }
     if inputs.host.cgroup_v2 {
-        // Out of memory ends the whole container, not one process of it.
-        let mut unified = HashMap::from([("memory.oom.group".to_owned(), "1".to_owned())]);
+        let mut unified = HashMap::new();
+        if !inputs.memory.single_process_oom_kill {
+            // Out of memory ends the whole container, not one process of it.
+            unified.insert("memory.oom.group".to_owned(), "1".to_owned());
+        }
+        if let Some(high) = memory_high(asked, inputs.memory) {
+            unified.insert("memory.high".to_owned(), high.to_string());
+        }
         if inputs.host.swap_limits {
             // No swap, with a memory limit or without one: the kubelet's NoSwap, its default. v1 cannot say it without.
             unified.insert("memory.swap.max".to_owned(), "0".to_owned());

@@ -115,6 +115,9 @@ pub fn set_v2(path: &Path, limits: &Limits) -> Result<(), CgroupError> {
     if let Some(bytes) = limits.values.memory_max {
         set_if_there(path, "memory.max", &bytes.to_string())?;
     }
+    if let Some(pids) = limits.pids_max {
+        set_if_there(path, "pids.max", &pids.to_string())?;
+    }
     Ok(())
 }
 

@@ -28,11 +28,13 @@ pub struct Limits {
     /// Under which parent it lies.
     pub class: Class,
     pub values: Cgroup,
+    /// Processes and threads; None: no limit of its own.
+    pub pids_max: Option<u64>,
 }
 
 impl Limits {
-    pub fn of(spec: &PodSpec) -> Limits {
-        Limits { class: qos::class(spec), values: qos::of_pod(spec) }
+    pub fn of(spec: &PodSpec, pids_max: Option<u64>) -> Limits {
+        Limits { class: qos::class(spec), values: qos::of_pod(spec), pids_max }
     }
 }
 
@@ -157,7 +159,7 @@ impl Cgroups {
             }
             Reach::Widened => limits.values.widened_to(present(&self.hierarchies, &pod)),
         };
-        self.make(uid, &Limits { class: limits.class, values }).await
+        self.make(uid, &Limits { values, ..limits.clone() }).await
     }
 
     /// Version 2 kills where a limit becomes less than what is used. Version 1 refuses it by itself.
@@ -250,6 +252,9 @@ impl Cgroups {
                 }
                 if let (Some(mount), Some(bytes)) = (controllers.get("memory"), limits.values.memory_max) {
                     set(&mount.join(&pod), "memory.limit_in_bytes", bytes)?;
+                }
+                if let (Some(mount), Some(pids)) = (controllers.get("pids"), limits.pids_max) {
+                    set(&mount.join(&pod), "pids.max", pids)?;
                 }
             }
             Hierarchies::V2 { root } => {
@@ -442,6 +447,7 @@ mod tests {
         let limits = Limits {
             class: Class::Burstable,
             values: Cgroup { shares: 102, quota_us: Some(1000), memory_max: Some(1 << 20) },
+            pids_max: Some(10),
         };
         cgroups.make(&uid, &limits).await.unwrap();
         cgroups.make(&uid, &limits).await.unwrap();
