@@ -21,7 +21,7 @@ use crate::contents;
 use crate::desired;
 use crate::disk::Disk;
 use crate::doctor;
-use crate::events::{About, Event, Severity};
+use crate::events::{self, About, Event, Severity};
 use crate::exec;
 use crate::execute::chain;
 use crate::gate::Gate;
@@ -109,6 +109,8 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let Start { config, flags, config_file } = start;
     let doors = Doors::open(&config.run_dir, config.listen).await?;
     let (board, commands) = Board::new();
+    let events = events::kept::Places::new(&config.run_dir, &config.state_dir);
+    board.restore_events(events.load(&Disk).await);
     let node_name = node_name(&config)?;
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .context("cannot read /proc/sys/kernel/random/boot_id: is /proc mounted?")?
@@ -143,7 +145,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         }
     };
 
-    let machine = machine(&config, &node_name, boot_id)?;
+    let machine = machine(&config, &node_name, boot_id, following.clone())?;
     if let Err(error) = machine.sandboxes.free_nobodys_addresses() {
         tracing::warn!(
             reason = error.message,
@@ -223,6 +225,8 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let beat = beat(board.clone(), progress.clone());
     tokio::spawn(watch_progress(board.clone(), progress));
     let workers = tokio::spawn(Workers::new(shared.clone(), desired_set, commands).run(loaded.records, beat));
+    let (end_events, events_end) = tokio::sync::oneshot::channel();
+    let keeping_events = tokio::spawn(events::kept::keep(Disk, board.clone(), events, events_end));
     let mut doors_stop = stop.subscribe();
     let doors = tokio::spawn(doors.serve(board, async move {
         // An error means that the sender is gone, and with it the agent.
@@ -239,8 +243,9 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     if tokio::time::timeout(STOP_MAX, ended).await.is_err() {
         tracing::warn!("steps in flight were cut short; the next start completes them");
     }
-    // The doors close within their own bound.
-    let _ = doors.await;
+    // Both end within their own bounds.
+    drop(end_events);
+    let _ = tokio::join!(doors, keeping_events);
     tracing::info!("stopped; containers run on");
     Ok(())
 }
@@ -259,7 +264,12 @@ async fn until_told_to_stop(mut workers: tokio::task::JoinHandle<()>) -> anyhow:
     }
 }
 
-fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<NodeMachine> {
+fn machine(
+    config: &Config,
+    node_name: &str,
+    boot_id: String,
+    following: watch::Receiver<Following>,
+) -> anyhow::Result<NodeMachine> {
     let mut runtime = containerd::Config::new(&config.containerd, node_name);
     runtime.namespace.clone_from(&config.containerd_namespace);
     runtime.state_dir.clone_from(&config.state_dir);
@@ -299,7 +309,7 @@ fn machine(config: &Config, node_name: &str, boot_id: String) -> anyhow::Result<
     Ok(NodeMachine {
         runtime: Containerd::open(runtime)?,
         sandboxes: NodeSandboxes::open(sandboxes)?,
-        logs: Pipes::new(&config.run_dir, &config.log_dir),
+        logs: Pipes::new(&config.run_dir, &config.log_dir, following),
         boot_id,
     })
 }

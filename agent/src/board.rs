@@ -2,7 +2,7 @@
 //!
 //! Workers, sources and the composition root write; the doors (http, metrics) read and wait for the version to move.
 //! Cheap to clone. Latest wins: a reader that is slow misses intermediate states, never the last one. Nothing here is
-//! decided, and nothing is remembered beyond the process.
+//! decided, and of what is here only events outlive the process ([`kept`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::config::{Cidr, Live};
-use crate::events::{Event, Events, Seen};
+use crate::events::{Event, Events, Seen, kept};
 use crate::exec::serve::ExecRequest;
 use crate::image_pull::ImagePull;
 use crate::metrics::Metrics;
@@ -243,6 +243,8 @@ struct Shared {
     image_words: OnceLock<mpsc::Sender<ImageRequest>>,
     /// Set once, by whoever carries out people's commands in containers.
     execs: OnceLock<mpsc::Sender<ExecRequest>>,
+    /// Moves with every event.
+    recorded: watch::Sender<()>,
     metrics: Metrics,
 }
 
@@ -294,6 +296,7 @@ impl Board {
             commands,
             image_words: OnceLock::new(),
             execs: OnceLock::new(),
+            recorded: watch::Sender::new(()),
             metrics: Metrics::default(),
         };
         (Board { shared: Arc::new(shared) }, receiver)
@@ -400,6 +403,22 @@ impl Board {
 
     pub fn record(&self, event: Event) {
         self.change(|state| state.events.record(event));
+        self.shared.recorded.send_replace(());
+    }
+
+    /// What an earlier agent knew, before anything is recorded.
+    pub fn restore_events(&self, known: kept::Known) {
+        self.change(|state| state.events.restore(known));
+    }
+
+    /// Moves with every event.
+    pub fn events_recorded(&self) -> watch::Receiver<()> {
+        self.shared.recorded.subscribe()
+    }
+
+    /// The ring as it stands, without a copy of it.
+    pub fn with_events<T>(&self, read: impl FnOnce(&Events) -> T) -> T {
+        read(&self.state().events)
     }
 
     /// Hands a pod's end to the workers and waits for their answer.

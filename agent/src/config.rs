@@ -18,7 +18,7 @@ use std::time::Duration;
 use pod::spec::{Taint, TaintEffect};
 use serde::{Deserialize, Serialize, Serializer};
 
-pub use value::Cidr;
+pub use value::{Cidr, duration};
 pub use watch::{Following, follow};
 
 /// The default of `--run-dir`; client words use it too.
@@ -27,8 +27,10 @@ pub const RUN_DIR: &str = "/run/daemonlet";
 /// The name of the socket for client words, beneath the run directory.
 pub const SOCKET: &str = "daemonlet.sock";
 
-/// The keeper's own defaults, which are the kubelet's: 10 MiB a file, 5 files a container; 1 GiB for all of them.
-const LOG_LIMITS: LogLimits = LogLimits { max_file_size: 10 << 20, max_files: 5, budget: 1 << 30 };
+/// The keeper's own defaults, which are the kubelet's: 10 MiB a file, 5 files a container; 1 GiB for all of them. A deleted pod's
+/// log can be read on the next day.
+const LOG_LIMITS: LogLimits =
+    LogLimits { max_file_size: 10 << 20, max_files: 5, budget: 1 << 30, retention: Duration::from_secs(24 * 3600) };
 
 /// The agent's configuration, resolved: nothing in it is optional that has a default.
 #[derive(Debug, Clone, PartialEq)]
@@ -173,6 +175,9 @@ pub struct LogLimits {
     pub max_files: u64,
     /// Bytes of all log files of the node.
     pub budget: u64,
+    /// How long the log of a deleted pod is kept, as far as the budget has room for it.
+    #[serde(default)]
+    pub retention: Duration,
 }
 
 impl Default for LogLimits {
@@ -244,6 +249,9 @@ pub struct Settings {
     /// Size of all log files of the node [default: 1Gi]
     #[arg(long, value_name = "SIZE", value_parser = value::size)]
     pub log_budget: Option<u64>,
+    /// How long a deleted pod's log is kept, as far as the budget has room for it; 0: it goes with its pod [default: 24h]
+    #[arg(long, value_name = "D", value_parser = value::duration)]
+    pub log_retention: Option<Duration>,
     /// Where seccomp profiles of type Localhost lie [default: /var/lib/daemonlet/seccomp]
     #[arg(long, value_name = "D", value_parser = value::path)]
     pub seccomp_dir: Option<PathBuf>,
@@ -342,6 +350,7 @@ impl Config {
             log_max_size,
             log_max_files,
             log_budget,
+            log_retention,
             seccomp_dir,
             seccomp_default,
             seccomp_32_bit,
@@ -363,6 +372,7 @@ impl Config {
             max_file_size: log_max_size.unwrap_or(LOG_LIMITS.max_file_size),
             max_files: log_max_files.unwrap_or(LOG_LIMITS.max_files),
             budget: log_budget.unwrap_or(LOG_LIMITS.budget),
+            retention: log_retention.unwrap_or(LOG_LIMITS.retention),
         };
         if log_limits.budget < log_limits.max_file_size {
             let LogLimits { max_file_size, budget, .. } = log_limits;
@@ -524,6 +534,7 @@ impl Settings {
             log_max_size: self.log_max_size.or(file.log_max_size),
             log_max_files: self.log_max_files.or(file.log_max_files),
             log_budget: self.log_budget.or(file.log_budget),
+            log_retention: self.log_retention.or(file.log_retention),
             seccomp_dir: self.seccomp_dir.or(file.seccomp_dir),
             seccomp_default: self.seccomp_default.or(file.seccomp_default),
             seccomp_32_bit: self.seccomp_32_bit.or(file.seccomp_32_bit),

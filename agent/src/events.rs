@@ -1,6 +1,8 @@
 //! What happened lately, for `get events` and `describe`: a bounded ring, counted instead of repeated.
 //!
-//! Anybody may record; only the doors read. Nothing is decided from events.
+//! Anybody may record; only the doors read, and [`kept`], through which they outlive the agent. Nothing is decided from events.
+
+pub mod kept;
 
 use std::collections::VecDeque;
 
@@ -58,6 +60,8 @@ pub struct Seen {
 #[derive(Debug, Default)]
 pub struct Events {
     ring: VecDeque<Seen>,
+    /// How many were ever recorded: tells the newer of two copies.
+    recorded: u64,
 }
 
 impl Events {
@@ -65,6 +69,7 @@ impl Events {
     /// [`EVENTS_MAX`].
     pub fn record(&mut self, event: Event) {
         let Event { severity, reason, about, mut message, at } = event;
+        self.recorded = self.recorded.saturating_add(1);
         if message.len() > MESSAGE_MAX {
             let end = (0..=MESSAGE_MAX).rev().find(|i| message.is_char_boundary(*i)).unwrap_or(0);
             message.truncate(end);
@@ -83,6 +88,14 @@ impl Events {
             self.ring.pop_front();
         }
         self.ring.push_back(Seen { severity, reason, about, message, first: at, last: at, count: 1 });
+    }
+
+    /// Takes back what an earlier agent knew; to be called before anything is recorded.
+    pub fn restore(&mut self, known: kept::Known) {
+        self.ring = known.events.into();
+        self.recorded = known.recorded;
+        let surplus = self.ring.len().saturating_sub(EVENTS_MAX);
+        self.ring.drain(..surplus);
     }
 
     /// All that is kept, oldest last-seen first.

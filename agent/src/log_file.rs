@@ -6,14 +6,15 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::geteuid;
 
 /// Read at a time.
@@ -36,8 +37,39 @@ pub struct LogDir {
 #[derive(Debug)]
 pub struct LogFile {
     pub identity: Identity,
+    /// When it was last written.
+    pub written: SystemTime,
     file: File,
     rest: Vec<u8>,
+}
+
+/// One line of a log file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// RFC 3339; None: it is no CRI line, and all of it is content.
+    pub time: Option<&'a [u8]>,
+    /// With its end where the line that the daemon wrote ends here, without where it goes on.
+    pub content: &'a [u8],
+}
+
+/// The names beneath a directory of the log directory (`pods`), sorted, with when each was changed; nothing is followed
+/// on the way. Names that are no text are nobody's.
+pub fn names(log_dir: &Path, below: &str) -> io::Result<Vec<(String, SystemTime)>> {
+    let root = open(log_dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let dir = beneath(&root, below, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    let own = beneath(&dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    let mut names = Vec::new();
+    for entry in Dir::from_fd(own)?.iter() {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        // Gone by now: so is its name.
+        let stat = fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        if let (false, Ok(stat)) = (matches!(name, "." | ".."), stat) {
+            names.push((name.to_owned(), written(&stat)));
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 impl LogDir {
@@ -87,7 +119,8 @@ impl LogDir {
         }
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = open(format!("/proc/self/fd/{}", found.as_raw_fd()).as_str(), flags, Mode::empty())?;
-        Ok(LogFile { identity: (stat.st_dev, stat.st_ino), file: File::from(file), rest: Vec::new() })
+        let identity = (stat.st_dev, stat.st_ino);
+        Ok(LogFile { identity, written: written(&stat), file: File::from(file), rest: Vec::new() })
     }
 
     /// `<n>.log.<stamp>`, which sort by age. A name that comes while a directory is read may be missed though a later
@@ -121,35 +154,33 @@ impl LogDir {
 }
 
 impl LogFile {
-    /// Prints what has come since the last call. False when nothing had.
-    pub fn print(&mut self, out: &mut impl Write) -> io::Result<bool> {
+    /// Hands on the lines that have come since the last call.
+    pub fn print(&mut self, mut each: impl FnMut(Line<'_>) -> io::Result<()>) -> io::Result<()> {
         let mut chunk = vec![0; CHUNK];
-        let mut any = false;
         loop {
             let read = self.file.read(&mut chunk)?;
             if read == 0 {
-                return Ok(any);
+                return Ok(());
             }
-            any = true;
             self.rest.extend_from_slice(&chunk[..read]);
             let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else {
                 if self.rest.len() > LINE_MAX {
-                    self.finish(out)?;
+                    self.finish(&mut each)?;
                 }
                 continue;
             };
             let after = self.rest.split_off(end + 1);
             for line in self.rest.split_inclusive(|b| *b == b'\n') {
-                content(line, out)?;
+                each(parse(line))?;
             }
             self.rest = after;
         }
     }
 
-    /// Prints what no line's end follows: nothing more is coming.
-    pub fn finish(&mut self, out: &mut impl Write) -> io::Result<()> {
+    /// Hands on what no line's end follows: nothing more is coming.
+    pub fn finish(&mut self, mut each: impl FnMut(Line<'_>) -> io::Result<()>) -> io::Result<()> {
         let rest = std::mem::take(&mut self.rest);
-        if rest.is_empty() { Ok(()) } else { content(&rest, out) }
+        if rest.is_empty() { Ok(()) } else { each(parse(&rest)) }
     }
 
     /// Moves the place of reading to the first line that begins in the last `bytes`.
@@ -203,17 +234,21 @@ impl LogFile {
     }
 }
 
-/// The content of `<time> <stream> <F|P> <content>\n`: a piece without, a full line with its end. What is no CRI line
-/// is printed as it is.
-fn content(line: &[u8], out: &mut impl Write) -> io::Result<()> {
+/// `<time> <stream> <F|P> <content>\n`. What is no CRI line is content as it is.
+fn parse(line: &[u8]) -> Line<'_> {
     let mut parts = line.splitn(4, |b| *b == b' ');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some(_), Some(b"stdout" | b"stderr"), Some(tag), Some(content)) => match tag {
-            b"P" => out.write_all(content.strip_suffix(b"\n").unwrap_or(content)),
-            _ => out.write_all(content),
+        (Some(time), Some(b"stdout" | b"stderr"), Some(tag), Some(content)) => match tag {
+            b"P" => Line { time: Some(time), content: content.strip_suffix(b"\n").unwrap_or(content) },
+            _ => Line { time: Some(time), content },
         },
-        _ => out.write_all(line),
+        _ => Line { time: None, content: line },
     }
+}
+
+fn written(stat: &FileStat) -> SystemTime {
+    let since_1970 = u64::try_from(stat.st_mtime).unwrap_or(0);
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(since_1970)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 fn is_partial(head: &[u8]) -> bool {
@@ -238,6 +273,7 @@ fn beneath(at: &OwnedFd, path: &str, flags: OFlag) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Write as _;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -268,7 +304,7 @@ mod tests {
 
     fn printed(file: &mut LogFile) -> String {
         let mut out = Vec::new();
-        file.print(&mut out).unwrap();
+        file.print(|line| out.write_all(line.content)).unwrap();
         String::from_utf8(out).unwrap()
     }
 

@@ -4,6 +4,7 @@
 //! Under systemd its unit restarts it; elsewhere this module starts it, detached, beside this program. Never stopped
 //! from here.
 
+use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -17,11 +18,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pod::name::RunKey;
 use pod::record::Record;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::config::{Following, LogLimits};
 use crate::execute::chain;
-use crate::log_file::LogDir;
+use crate::log_file::{Line, LogDir};
 use crate::seams::{LogPipes, StepError};
 
 /// Between two tries to start a keeper that does not come up: soon, because daemons block while nobody reads.
@@ -37,17 +38,21 @@ const TAIL_BYTES: usize = 2048;
 const TAIL_READ: u64 = 64 << 10;
 /// The disk of the logs may not answer: then nothing is shown.
 const TAIL_MAX: Duration = Duration::from_secs(5);
+/// Threads that it may hold meanwhile: the others are needed to start containers.
+const TAILS_MAX: usize = 2;
+static TAILS: Semaphore = Semaphore::const_new(TAILS_MAX);
 
 /// See the top of the file. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Pipes {
     keeper: Keeper,
     log_dir: PathBuf,
+    live: watch::Receiver<Following>,
 }
 
 impl Pipes {
-    pub fn new(run_dir: &Path, log_dir: &Path) -> Pipes {
-        Pipes { keeper: Keeper::new(run_dir), log_dir: log_dir.to_owned() }
+    pub fn new(run_dir: &Path, log_dir: &Path, live: watch::Receiver<Following>) -> Pipes {
+        Pipes { keeper: Keeper::new(run_dir), log_dir: log_dir.to_owned(), live }
     }
 
     /// Runs a call of the blocking client beside the loop.
@@ -101,13 +106,22 @@ impl LogPipes for Pipes {
 
     async fn last_lines(&self, record: &Record, run: &RunKey) -> Option<String> {
         let (log_dir, pod, run) = (self.log_dir.clone(), pod_dir(record), run.clone());
-        let reading = tokio::task::spawn_blocking(move || last_lines(&log_dir, &pod, &run).ok());
-        tokio::time::timeout(TAIL_MAX, reading).await.ok()?.ok()?.filter(|lines| !lines.is_empty())
+        let reading = async {
+            let turn = TAILS.acquire().await.ok()?;
+            let reading = tokio::task::spawn_blocking(move || {
+                let lines = last_lines(&log_dir, &pod, &run).ok();
+                drop(turn);
+                lines
+            });
+            reading.await.ok()?
+        };
+        tokio::time::timeout(TAIL_MAX, reading).await.ok()?.filter(|lines| !lines.is_empty())
     }
 
     async fn forget(&self, record: &Record) -> Result<(), StepError> {
         let dir = format!("pods/{}", pod_dir(record));
-        self.ask(move |keeper| forget(keeper, &dir)).await
+        let keep = self.live.borrow().live.log_limits.retention;
+        self.ask(move |keeper| forget(keeper, &dir, keep)).await
     }
 }
 
@@ -117,8 +131,9 @@ fn last_lines(log_dir: &Path, pod: &str, run: &RunKey) -> std::io::Result<String
     let Some(file) = files.last_mut() else { return Ok(String::new()) };
     let mut printed = Vec::new();
     file.seek_near_end(TAIL_READ)?;
-    file.print(&mut printed)?;
-    file.finish(&mut printed)?;
+    let mut each = |line: Line<'_>| printed.write_all(line.content);
+    file.print(&mut each)?;
+    file.finish(each)?;
     let text = String::from_utf8_lossy(&printed);
     let text = text.trim_end();
     let begin = text.rmatch_indices('\n').nth(TAIL_LINES - 1).map_or(0, |(at, _)| at + 1);
@@ -128,10 +143,11 @@ fn last_lines(log_dir: &Path, pod: &str, run: &RunKey) -> std::io::Result<String
     Ok(text[cut..].to_owned())
 }
 
-/// Removes a pod's logs. Runs whose creation never succeeded, or whose closing was cut short, are still open in the
+/// Removes a pod's logs, or has them kept aside for a while. Runs whose creation never succeeded, or whose closing was cut short, are still open in the
 /// keeper, and nobody else knows them any more: they are closed here, since no container of the pod is left.
-fn forget(keeper: &Keeper, dir: &str) -> Result<(), keeper::client::Error> {
-    let refused = match keeper.forget(dir) {
+fn forget(keeper: &Keeper, dir: &str, keep: Duration) -> Result<(), keeper::client::Error> {
+    let forget = || if keep.is_zero() { keeper.forget(dir) } else { keeper.retire(dir, keep) };
+    let refused = match forget() {
         Err(refused @ keeper::client::Error::Keeper { .. }) => refused,
         done => return done,
     };
@@ -142,15 +158,17 @@ fn forget(keeper: &Keeper, dir: &str) -> Result<(), keeper::client::Error> {
         keeper.close(&container.id)?;
         closed = true;
     }
-    if closed { keeper.forget(dir) } else { Err(refused) }
+    if closed { forget() } else { Err(refused) }
 }
 
 /// Keeps a keeper running and told of its limits, for as long as the agent lives.
 pub async fn supervise(run_dir: PathBuf, log_dir: PathBuf, program: PathBuf, mut live: watch::Receiver<Following>) {
-    let pipes = Pipes::new(&run_dir, &log_dir);
+    let pipes = Pipes::new(&run_dir, &log_dir, live.clone());
     let socket = run_dir.join(keeper::protocol::SOCKET);
     loop {
-        let Some(process) = present(&socket) else {
+        let at = socket.clone();
+        // To connect waits for a keeper that hangs, and a thread of its own may.
+        let Some(process) = tokio::task::spawn_blocking(move || present(&at)).await.ok().flatten() else {
             start(&program, &run_dir, &log_dir, live.borrow().live.log_limits);
             if !comes_up(&socket).await {
                 tracing::error!(program = %program.display(), "the log keeper does not come up: daemons will block");
@@ -172,7 +190,8 @@ pub async fn supervise(run_dir: PathBuf, log_dir: PathBuf, program: PathBuf, mut
         }
         let limits = async {
             loop {
-                let LogLimits { max_file_size, max_files, budget } = live.borrow_and_update().live.log_limits;
+                let LogLimits { max_file_size, max_files, budget, retention: _ } =
+                    live.borrow_and_update().live.log_limits;
                 let limits = Limits { max_file_size, max_files, budget };
                 if let Err(e) = pipes.ask(move |keeper| keeper.limits(limits)).await {
                     tracing::warn!(why = e.message, "the log keeper does not take its limits");
@@ -290,7 +309,7 @@ mod tests {
     fn a_pod_whose_run_was_never_created_can_be_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let keeper = stand_in(dir.path());
-        forget(&Keeper::new(dir.path()), "pods/ns_a_u").unwrap();
+        forget(&Keeper::new(dir.path()), "pods/ns_a_u", Duration::ZERO).unwrap();
         let asked = keeper.join().unwrap();
         assert_eq!(asked, ["forget pods/ns_a_u", "status", "close id-a", "forget pods/ns_a_u"]);
     }

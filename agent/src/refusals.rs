@@ -1,11 +1,12 @@
 //! Events for documents that are refused, or for which the node is full: a person who edits a manifest looks at the workload,
 //! not at a list of files.
 //!
-//! Driven by `desired` after each merge. A refusal is told when it is new or says something else than before, and told off
+//! ConfigMaps and Secrets are told on themselves. Driven by `desired` after each merge. A refusal is told when it is new or says something else than before, and told off
 //! when the workload is taken again. Knows documents and workloads; what runs is handed in.
 
 use std::collections::BTreeMap;
 
+use pod::content::ContentKey;
 use pod::desired::Wanted;
 use pod::merge::{Fate, Merged};
 use pod::name::{Uid, WorkloadKey, WorkloadKind};
@@ -26,6 +27,8 @@ const AT_ONCE_MAX: usize = 100;
 #[derive(Debug, Default)]
 pub struct Refusals {
     told: BTreeMap<WorkloadKey, Refusal>,
+    /// Of ConfigMaps and Secrets.
+    contents: BTreeMap<ContentKey, String>,
 }
 
 /// Why a workload's document is not taken.
@@ -64,8 +67,41 @@ impl Refusals {
             }
         }
         self.told = refused;
+        events.extend(self.follow_contents(merged, at));
         events
     }
+
+    /// The same for ConfigMaps and Secrets; faults of a Secret do not quote its values.
+    fn follow_contents(&mut self, merged: &Merged, at: jiff::Timestamp) -> Vec<Event> {
+        let mut refused: BTreeMap<ContentKey, String> = BTreeMap::new();
+        for outcome in &merged.outcomes {
+            let key = outcome.identity.as_ref().and_then(|identity| identity.content());
+            if let (Some(key), Fate::Refused { rejections }) = (key, &outcome.fate) {
+                let faults: Vec<String> = rejections.iter().map(ToString::to_string).collect();
+                refused.entry(key).or_insert_with(|| faults.join("; "));
+            }
+        }
+        let mut events = Vec::new();
+        let news = refused.iter().filter(|(key, faults)| self.contents.get(*key) != Some(*faults));
+        for (key, faults) in news.take(AT_ONCE_MAX) {
+            let message = match merged.set.contents.get(key) {
+                Some(_) => format!("Edit refused, what was good stays: {faults}"),
+                None => format!("Refused: {faults}"),
+            };
+            events.push(event(Severity::Warning, REFUSED, about_content(key), message, at));
+        }
+        let over = self.contents.keys().filter(|key| !refused.contains_key(*key));
+        for key in over.filter(|key| merged.set.contents.get(key).is_some()).take(AT_ONCE_MAX) {
+            events.push(event(Severity::Normal, ACCEPTED, about_content(key), "Accepted".into(), at));
+        }
+        self.contents = refused;
+        events
+    }
+}
+
+fn about_content(key: &ContentKey) -> About {
+    let ContentKey { kind, namespace, name } = key;
+    About { kind: kind.word().into(), namespace: namespace.clone(), name: name.clone(), ..About::default() }
 }
 
 /// Each workload of which a document is refused or has no place, or which a file that cannot be read keeps as it is.
@@ -187,6 +223,26 @@ mod tests {
         let told = directory.says(Some("a: [1,\nb: }"));
         assert!(matches!(told.as_slice(), [(Severity::Warning, _, message)] if message.contains("a.yaml")), "{told:?}");
         assert_eq!(directory.says(None), [], "taken away: neither refused nor accepted");
+    }
+
+    #[test]
+    fn a_refused_edit_of_a_secret_is_told_on_it_and_says_nothing_of_its_values() {
+        let context = Context { node_name: "n1".into() };
+        let mut refusals = Refusals::default();
+        let mut says = |data: &str| {
+            let text = format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n{data}\n");
+            let said = Said::Files(vec![parse("s.yaml", text.as_bytes(), &context)]);
+            let node = Node { name: "n1".into(), ..Node::default() };
+            let merged = merge(&[Snapshot { source: Source::Static, said, kept: BTreeMap::new() }], &[], &node, 9);
+            refusals.follow(&merged, |_| Vec::new(), jiff::Timestamp::UNIX_EPOCH)
+        };
+        assert_eq!(says("stringData: {key: hunter2}"), []);
+        let told = says("data: {key: 'hunter2!'}");
+        let [told] = told.as_slice() else { panic!("{told:?}") };
+        assert_eq!((told.about.kind.as_str(), told.reason.as_str()), ("Secret", "FailedValidation"));
+        assert!(told.message.contains("s.yaml:4: data.key") && !told.message.contains("hunter2"), "{told:?}");
+        assert_eq!(says("data: {key: 'hunter2!'}"), []);
+        assert_eq!(says("stringData: {key: hunter2}")[0].reason, "ManifestAccepted");
     }
 
     #[test]

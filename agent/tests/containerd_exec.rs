@@ -5,14 +5,14 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use agent::exec::{Caller, Exec, ExecError, ExecStreams, OUTPUT_PIECES_MAX, Stream, TerminalSize};
+use agent::exec::{Caller, Exec, ExecError, ExecStreams, OUTPUT_PIECES_MAX, Stage, Stream, TerminalSize};
 use agent::probes::handlers::{Answer, Target, probe};
 use agent::runtime::containerd::Containerd;
 use agent::seams::Runtime as _;
 use bytes::Bytes;
 use pod::spec::{Handler, Probe};
 use support::pods::{PATIENCE, TestContainerd, TestPod, TestRun};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 const DAEMON: &str = "trap 'exit 0' TERM; while :; do sleep 1; done";
 
@@ -30,18 +30,18 @@ async fn run(
     run_telling(runtime, id, words, stdin, None).await
 }
 
-/// `started` is told when containerd has answered that the command runs.
+/// `stage` is told when containerd has answered that the command runs.
 async fn run_telling(
     runtime: &Containerd,
     id: &str,
     words: &[&str],
     stdin: Option<&str>,
-    started: Option<oneshot::Sender<()>>,
+    stage: Option<watch::Sender<Stage>>,
 ) -> (Result<u32, ExecError>, String, String) {
     let command: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     let (output, pieces) = mpsc::channel(OUTPUT_PIECES_MAX);
     let (typed, read) = mpsc::channel(1);
-    let streams = ExecStreams { stdin: stdin.map(|_| read), output, started, size: None };
+    let streams = ExecStreams { stdin: stdin.map(|_| read), output, stage, size: None };
     let typing = async move {
         if let Some(text) = stdin {
             typed.send(Bytes::from(text.to_owned())).await.expect("it is read");
@@ -165,6 +165,36 @@ async fn streams_are_apart_and_the_exit_code_is_the_commands() {
     assert_eq!(shell(&runtime, &id, "true").await.0, Err(ExecError::NotRunning));
 }
 
+/// Real commands, cut off at different instants of their start and run; thousands of streams are `streams.rs`'s.
+const CUT_OFF: u64 = 40;
+
+#[tokio::test]
+async fn nothing_stays_of_commands_that_are_cut_off_at_any_instant() {
+    let node = TestContainerd::start();
+    let runtime = node.open();
+    let pod = TestPod::new(&node, "a", DAEMON);
+    let run_ = pod.run(0, 0);
+    run_.go(&runtime).await;
+    let id = run_.id();
+    assert_eq!(shell(&runtime, &id, "echo warm").await.0, Ok(0));
+    nothing_left(&node, &run_, "3333").await;
+    let descriptors = || std::fs::read_dir("/proc/self/fd").expect("proc is mounted").count();
+    let before = descriptors();
+    for n in 0..CUT_OFF {
+        // From the first request to a command that has run for a while: a start takes some 40 ms.
+        let cut = Duration::from_millis(n * 4);
+        let words = ["sh", "-c", "echo said; exec sleep 3333"];
+        let _cut_off = tokio::time::timeout(cut, run(&runtime, &id, &words, Some("typed"))).await;
+    }
+    nothing_left(&node, &run_, "3333").await;
+    let end = Instant::now() + PATIENCE;
+    while descriptors() > before {
+        assert!(Instant::now() < end, "{before} descriptors before, {} after", descriptors());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    runtime.delete(&id).await.expect("deleted");
+}
+
 #[tokio::test]
 async fn a_dropped_command_is_killed_with_what_it_started() {
     let node = TestContainerd::start();
@@ -211,12 +241,12 @@ async fn a_killed_agents_commands_are_taken_away_at_the_next_start() {
                     let runtime = Containerd::open(config).expect("opened");
                     runtime.create(&create).await.expect("created");
                     runtime.start(&id).await.expect("started");
-                    let (tell, started) = oneshot::channel();
+                    let (tell, mut stage) = watch::channel(Stage::default());
                     let words = ["sh", "-c", "sleep 2222 & sleep 2222"];
                     let running = run_telling(&runtime, &id, &words, None, Some(tell));
                     let watching = async {
                         // Of a start that is cut off containerd forgets the process.
-                        started.await.expect("it is told");
+                        stage.wait_for(|stage| *stage == Stage::Runs).await.expect("it is told");
                         running_all(&id, "2222", 2).await;
                     };
                     tokio::select! {
@@ -247,7 +277,7 @@ async fn a_terminal_has_the_size_that_it_is_given() {
     let (output, mut pieces) = mpsc::channel(OUTPUT_PIECES_MAX);
     let (typed, stdin) = mpsc::channel(1);
     let (sizes, newest) = watch::channel(size);
-    let streams = ExecStreams { stdin: Some(stdin), output, started: None, size: Some(newest) };
+    let streams = ExecStreams { stdin: Some(stdin), output, stage: None, size: Some(newest) };
     let running =
         runtime.exec(Exec { id: &id, command: &command, terminal: Some(size), caller: Caller::Person }, streams);
     let talking = async {

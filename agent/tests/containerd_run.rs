@@ -5,12 +5,13 @@ mod support;
 use std::fs::{File, OpenOptions};
 use std::io::BufRead as _;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use agent::seams::{RESIZE_ERROR, Runtime as _, Wake};
 use pod::observed::ContainerState;
 use pod::plan::Signal;
 use pod::spec::Resources;
-use support::pods::{TestContainerd, TestPod, exit_code, state, woken};
+use support::pods::{PATIENCE, TestContainerd, TestPod, exit_code, state, woken};
 
 #[tokio::test]
 async fn a_run_starts_ends_and_is_observed_with_its_code() {
@@ -36,6 +37,35 @@ async fn a_run_starts_ends_and_is_observed_with_its_code() {
     assert!(of_workload[0].image_id.starts_with("docker.io/library/small@sha256:"), "{}", of_workload[0].image_id);
     let other = TestPod::new(&node, "b", "").record.workload;
     assert_eq!(runtime.observe(Some(&other)).await.expect("observed"), []);
+}
+
+#[tokio::test]
+async fn stdin_stays_open_and_a_terminal_is_one() {
+    let node = TestContainerd::start();
+    let runtime = node.open();
+    let script = "test -t 0 && test -t 1 && echo terminal; echo out; echo err >&2; cat; echo stdin-ended";
+    let mut pod = TestPod::new(&node, "a", script);
+    pod.main().stdin = true;
+    pod.add("plain");
+    pod.main().tty = true;
+    let fifos = || std::fs::read_dir(node.path().join("agent-run/stdin")).map_or(0, |entries| entries.count());
+    for (index, said) in [(0, "err\r\nout\r\nterminal\r\n"), (1, "err\nout\n")] {
+        let mut run = pod.run(index, 0);
+        let pid = run.go(&runtime).await;
+        let end = Instant::now() + PATIENCE;
+        while run.output().len() < said.len() && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // Of two pipes nobody knows the order.
+        let mut lines: Vec<&str> = run.output().split_inclusive('\n').collect();
+        lines.sort_unstable();
+        assert_eq!(lines.concat(), said);
+        assert_eq!(state(&runtime, &run.create.run).await, Some(ContainerState::Running { pid }), "cat waits");
+        assert_eq!(fifos(), 1);
+        runtime.delete(&run.id()).await.expect("deleted");
+        assert_eq!(run.output().len(), said.len(), "nobody ended its stdin");
+        assert_eq!(fifos(), 0);
+    }
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use keeper::protocol::Target;
 
 use crate::beneath::{self, Beneath};
 use crate::container::{Container, Now, Shared};
+use crate::deleted;
 use crate::log_file;
 use crate::rotate::{self, Class, Kept, Kind};
 
@@ -86,7 +87,7 @@ fn remove(logs: &Beneath, dir: &str, name: &str) -> io::Result<()> {
 }
 
 /// Removes the links of ours whose log is `path`, or beneath it when it ends in a slash.
-fn remove_links(logs: &Beneath, path: &str) {
+pub fn remove_links(logs: &Beneath, path: &str) {
     let Ok(dir) = logs.dir(LINKS) else { return };
     for name in beneath::names(&dir).unwrap_or_default() {
         let Some(text) = beneath::read_link(&dir, &name) else { continue };
@@ -101,12 +102,28 @@ fn remove_links(logs: &Beneath, path: &str) {
 /// Every log file in `pods/<pod>/<container>/` of a pod of ours, with what it is to the budget.
 fn count(logs: &Beneath, active: &BTreeMap<String, u64>) -> Vec<Kept> {
     let mut files = Vec::new();
-    let ours = |pod: &String| logs.dir(pod).is_ok_and(|pod| log_file::is_marked(&pod));
-    for pod in children(logs, PODS).into_iter().filter(ours) {
-        for container in children(logs, &pod) {
-            let Ok(dir) = logs.dir(&container) else { continue };
-            files.extend(names(&dir).filter_map(|name| kept(&dir, &container, &name, active)));
-        }
+    for pod in ours(logs, &deleted::place()) {
+        let kept = in_pod(logs, &pod, active);
+        files.extend(kept.into_iter().map(|file| Kept { class: Class::Deleted, ..file }));
+    }
+    for pod in ours(logs, PODS) {
+        files.extend(in_pod(logs, &pod, active));
+    }
+    files
+}
+
+/// The pods in a directory whose logs are ours.
+fn ours(logs: &Beneath, path: &str) -> Vec<String> {
+    let mut pods = children(logs, path);
+    pods.retain(|pod| logs.dir(pod).is_ok_and(|pod| log_file::is_marked(&pod)));
+    pods
+}
+
+fn in_pod(logs: &Beneath, pod: &str, active: &BTreeMap<String, u64>) -> Vec<Kept> {
+    let mut files = Vec::new();
+    for container in children(logs, pod) {
+        let Ok(dir) = logs.dir(&container) else { continue };
+        files.extend(names(&dir).filter_map(|name| kept(&dir, &container, &name, active)));
     }
     files
 }
@@ -193,5 +210,9 @@ mod tests {
         let mut counted: Vec<String> = count(&logs, &BTreeMap::new()).into_iter().map(|file| file.path).collect();
         counted.sort();
         assert_eq!(counted, ["pods/ours/c/0.log", "pods/ours/c/0.log.20261122-000000", "pods/ours/c/1.log"]);
+        deleted::retire(&logs, "pods/ours", Duration::from_secs(60), Duration::from_secs(1_795_315_579)).unwrap();
+        let kept = count(&logs, &BTreeMap::new());
+        assert_eq!(kept.len(), 3);
+        assert!(kept.iter().all(|file| file.class == Class::Deleted && file.path.starts_with("pods/.deleted/ours/c/")));
     }
 }

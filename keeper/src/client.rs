@@ -140,6 +140,16 @@ impl Keeper {
         self.ask(&Request::Forget(protocol::pod_dir(pod_dir)?.into())).map(|_| ())
     }
 
+    /// As [`Keeper::forget`], but the directory is kept aside for `keep`, unless the budget takes it.
+    pub fn retire(&self, pod_dir: &str, keep: Duration) -> Result<(), Error> {
+        let request = |dir: &str| Request::Retire(keep.as_secs(), dir.into());
+        match self.ask(&request(protocol::pod_dir(pod_dir)?)) {
+            // A keeper of an earlier version keeps nothing.
+            Err(Error::Keeper { why, .. }) if why.starts_with("unknown request") => self.forget(pod_dir),
+            answer => answer.map(|_| ()),
+        }
+    }
+
     /// Sets the limits, for this keeper and those after it until the run directory is gone.
     pub fn limits(&self, limits: Limits) -> Result<(), Error> {
         self.ask(&Request::Limits(limits.check()?)).map(|_| ())

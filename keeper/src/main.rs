@@ -9,6 +9,7 @@ mod beneath;
 mod budget;
 mod container;
 mod cri;
+mod deleted;
 mod door;
 mod journal;
 mod log_file;

@@ -17,6 +17,9 @@ pub const STREAMS: &str = "logs";
 pub const LIMITS: &str = "logkeeper.limits";
 /// The file that says where a container's lines go, in its directory.
 pub const TARGET: &str = "target";
+/// Beneath `pods`: the logs of deleted pods that are kept for a while. Not a pod's name, and one level too deep for those who
+/// collect `pods/*/*/*.log`.
+pub const DELETED: &str = ".deleted";
 /// Longest request: an id or a path, both bounded by the file system's 255 a name, and three names at most.
 pub const LINE_MAX: usize = 1024;
 /// Longest target file: two paths of four names of 255 bytes, with room.
@@ -102,6 +105,8 @@ pub enum Request {
     Close(String),
     /// Remove `pods/<dir>` and the links to it.
     Forget(String),
+    /// As `Forget`, but keep the directory aside for so many seconds.
+    Retire(u64, String),
     /// New limits, from now on.
     Limits(Limits),
     /// What is being read, and what went wrong.
@@ -118,10 +123,16 @@ impl Request {
             "open" => Ok(Self::Open(container_id(rest)?.into())),
             "close" => Ok(Self::Close(container_id(rest)?.into())),
             "forget" => Ok(Self::Forget(pod_dir(rest)?.into())),
+            "retire" => match rest.split_once(' ').map(|(seconds, dir)| (seconds.parse(), dir)) {
+                Some((Ok(seconds), dir)) => Ok(Self::Retire(seconds, pod_dir(dir)?.into())),
+                _ => Err(Refusal("retire takes seconds and pods/<pod>".into())),
+            },
             "limits" => Limits::parse(rest).map(Self::Limits),
             "status" if rest.is_empty() => Ok(Self::Status),
             "handover" if rest.is_empty() => Ok(Self::Handover),
-            _ => Err(Refusal("unknown request: open, close, forget, limits, status and handover are known".into())),
+            _ => Err(Refusal(
+                "unknown request: open, close, forget, retire, limits, status and handover are known".into(),
+            )),
         }
     }
 }
@@ -132,6 +143,7 @@ impl fmt::Display for Request {
             Self::Open(id) => write!(f, "open {id}"),
             Self::Close(id) => write!(f, "close {id}"),
             Self::Forget(dir) => write!(f, "forget {dir}"),
+            Self::Retire(seconds, dir) => write!(f, "retire {seconds} {dir}"),
             Self::Limits(limits) => write!(f, "limits {limits}"),
             Self::Status => f.write_str("status"),
             Self::Handover => f.write_str("handover"),
@@ -357,6 +369,7 @@ mod tests {
             Request::Open("abc-1".into()),
             Request::Close("abc_2".into()),
             Request::Forget("pods/ns_name_uid".into()),
+            Request::Retire(3600, "pods/ns_name_uid".into()),
             Request::Limits(Limits::default()),
             Request::Status,
             Request::Handover,
@@ -370,6 +383,9 @@ mod tests {
         for line in
             ["open ../x", "open a/b", "open", "open .", "close ", "forget pods/..", "forget pods", "forget /etc/x"]
         {
+            assert!(Request::parse(line).is_err(), "{line}");
+        }
+        for line in ["retire pods/a", "retire x pods/a", "retire 5 pods/../a", "retire 5 pods/.deleted"] {
             assert!(Request::parse(line).is_err(), "{line}");
         }
         for line in ["forget pods/a/b", "forget pods/", "limits 1 2", "limits 10 5 100", "status now", "dance"] {

@@ -75,6 +75,8 @@ pub struct Kept {
 /// In which order the budget takes files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
+    /// Of a pod that was deleted.
+    Deleted,
     /// Rotated, of any container.
     Rotated,
     /// The last file of a container that is not open.
@@ -83,7 +85,7 @@ pub enum Class {
     Active,
 }
 
-/// What has to go so that the files fit: rotated ones first, then those of ended containers, oldest first; then,
+/// What has to go so that the files fit: those of deleted pods first, then rotated ones, then those of ended containers, oldest first; then,
 /// because the budget is one for the whole node, files that are being written, largest first.
 pub fn over_budget(mut files: Vec<Kept>, budget: u64) -> Vec<Kept> {
     let mut total = files.iter().fold(0u64, |sum, file| sum.saturating_add(file.bytes));
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_takes_rotated_then_ended_then_the_largest_active() {
+    fn the_budget_takes_deleted_then_rotated_then_ended_then_the_largest_active() {
         let file = |path: &str, bytes, written, class| Kept {
             path: path.into(),
             bytes,
@@ -180,14 +182,16 @@ mod tests {
             file("ended", 20, 1, Class::Ended),
             file("rotated-new", 20, 8, Class::Rotated),
             file("rotated-old", 20, 7, Class::Rotated),
+            file("deleted", 5, 9, Class::Deleted),
         ];
         let taken =
             |budget| -> Vec<String> { over_budget(files.clone(), budget).into_iter().map(|file| file.path).collect() };
-        assert_eq!(taken(120), names(&[]));
-        assert_eq!(taken(119), names(&["rotated-old"]));
-        assert_eq!(taken(85), names(&["rotated-old", "rotated-new"]));
-        assert_eq!(taken(65), names(&["rotated-old", "rotated-new", "ended"]));
-        assert_eq!(taken(15), names(&["rotated-old", "rotated-new", "ended", "active-big"]));
-        assert_eq!(taken(0).len(), 5);
+        assert_eq!(taken(125), names(&[]));
+        assert_eq!(taken(120), names(&["deleted"]));
+        assert_eq!(taken(119), names(&["deleted", "rotated-old"]));
+        assert_eq!(taken(85), names(&["deleted", "rotated-old", "rotated-new"]));
+        assert_eq!(taken(65), names(&["deleted", "rotated-old", "rotated-new", "ended"]));
+        assert_eq!(taken(15), names(&["deleted", "rotated-old", "rotated-new", "ended", "active-big"]));
+        assert_eq!(taken(0).len(), 6);
     }
 }

@@ -18,6 +18,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::budget;
 use crate::container::{CLOSE_MAX, Container, Now, Shared};
 use crate::cri::Stream;
+use crate::deleted;
 use crate::door::{Door, Line};
 
 /// Events taken from the kernel at once; those beyond come with the next round.
@@ -51,6 +52,8 @@ pub struct Serve {
     /// Bytes at which the budget is looked at again, so that a full node is not counted at every line.
     check_at: u64,
     removed: u64,
+    /// When the next log of a deleted pod goes, since 1970.
+    deleted_due: Option<Duration>,
 }
 
 impl Serve {
@@ -72,6 +75,7 @@ impl Serve {
             next_key: 0,
             check_at: 0,
             removed: 0,
+            deleted_due: None,
         })
     }
 
@@ -88,6 +92,7 @@ impl Serve {
             }
         }
         self.check_budget(now);
+        self.deleted_due = deleted::sweep(&self.shared.logs, now.wall);
         Ok(())
     }
 
@@ -129,8 +134,10 @@ impl Serve {
 
     fn timeout(&self) -> Option<Duration> {
         let now = Now::read();
-        let due = self.containers.values().filter_map(|container| container.due(now)).min()?;
-        Some(due.saturating_duration_since(now.mono))
+        let due = self.containers.values().filter_map(|container| container.due(now)).min();
+        let due = due.map(|due| due.saturating_duration_since(now.mono));
+        let deleted = self.deleted_due.map(|due| due.saturating_sub(now.wall));
+        due.into_iter().chain(deleted).min()
     }
 
     fn event(&mut self, token: u64) -> io::Result<Option<End>> {
@@ -165,6 +172,9 @@ impl Serve {
                     container.turn(stream, &mut self.shared, now);
                 }
             }
+        }
+        if self.deleted_due.is_some_and(|due| due <= now.wall) {
+            self.deleted_due = deleted::sweep(&self.shared.logs, now.wall);
         }
         if self.shared.used > self.check_at {
             self.check_budget(now);
@@ -203,7 +213,8 @@ impl Serve {
         let outcome = match request {
             Request::Open(id) => self.open(&id, now).map(|()| "ok\n".into()),
             Request::Close(id) => Ok(self.close(&id, now)),
-            Request::Forget(dir) => self.forget(&dir, now).map(|()| "ok\n".into()),
+            Request::Forget(dir) => self.forget(&dir, Duration::ZERO, now).map(|()| "ok\n".into()),
+            Request::Retire(keep, dir) => self.forget(&dir, Duration::from_secs(keep), now).map(|()| "ok\n".into()),
             Request::Limits(limits) => self.limits(limits, now).map(|()| "ok\n".into()),
             Request::Status => Ok(self.status().render()),
             // Answered by the loop itself, which it ends.
@@ -262,11 +273,17 @@ impl Serve {
         }
     }
 
-    fn forget(&mut self, dir: &str, now: Now) -> io::Result<()> {
+    fn forget(&mut self, dir: &str, keep: Duration, now: Now) -> io::Result<()> {
         if let Some(open) = self.containers.values().find(|container| container.target.pod_dir() == dir) {
             return Err(io::Error::other(format!("{dir} is still written by container {}: close it first", open.id)));
         }
-        budget::forget(&self.shared.logs, dir)?;
+        match keep.is_zero() {
+            true => budget::forget(&self.shared.logs, dir)?,
+            false => {
+                deleted::retire(&self.shared.logs, dir, keep, now.wall)?;
+                self.deleted_due = deleted::sweep(&self.shared.logs, now.wall);
+            }
+        }
         self.check_budget(now);
         Ok(())
     }

@@ -39,6 +39,23 @@ fn both_streams_reach_the_log_and_closing_leaves_only_the_log() {
 }
 
 #[test]
+fn a_deleted_pods_log_is_kept_aside_and_goes_by_itself_over_a_restart() {
+    let mut node = Node::start(&[]);
+    let container = node.open("web", "c1");
+    container.say("last words\n");
+    container.wait_lines(1);
+    assert!(node.keeper.retire("pods/ns_web_uid", Duration::from_secs(2)).is_err(), "it is written");
+    node.keeper.close("c1").unwrap();
+    node.keeper.retire("pods/ns_web_uid", Duration::from_secs(2)).unwrap();
+    let kept = node.log_dir().join("pods/.deleted/ns_web_uid");
+    assert!(kept.join("main/0.log").exists() && !container.log.exists());
+    assert!(std::fs::symlink_metadata(&container.link).is_err(), "collectors see it gone");
+    node.kill();
+    node.spawn();
+    wait("the end of its time", || !kept.exists());
+}
+
+#[test]
 fn a_killed_keeper_loses_doubles_and_tears_nothing() {
     let mut node = Node::start(&["--max-file-size", "300000", "--max-files", "100000"]);
     let container = node.open("web", "c1");

@@ -109,7 +109,7 @@ fn doctor_answers_line_by_line() {
 
 #[test]
 fn get_node_files_images_and_events_answer() {
-    let node = TestNode::start();
+    let mut node = TestNode::start();
     node.put("a.yaml", &pod("a").text());
     node.wait_running("a");
     assert!(node.cli(&["get", "files"]).ok().out.contains("a.yaml"));
@@ -117,6 +117,12 @@ fn get_node_files_images_and_events_answer() {
     assert!(node.cli(&["get", "node"]).ok().out.contains("node-a"));
     assert!(node.cli(&["get", "events"]).ok().out.contains("Started"));
     assert!(node.files().to_string().contains("a.yaml"));
+    // Over an agent's end, and over a boot, of which only what lies on the disk is left.
+    assert_eq!(node.stop_agent(), 0);
+    std::fs::remove_file(node.run_dir().join("events")).expect("its copy in memory");
+    node.start_agent();
+    node.wait_agent();
+    assert!(node.cli(&["get", "events"]).ok().out.contains("Started"));
 }
 
 #[test]

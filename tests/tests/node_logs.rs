@@ -211,15 +211,19 @@ fn a_planted_link_does_not_lead_the_reader_astray() {
 }
 
 #[test]
-fn logs_of_a_pod_go_with_it() {
-    let node = TestNode::start();
+fn logs_of_a_pod_go_with_it_and_are_kept_aside_for_their_time() {
+    let node = TestNode::builder().flag("--log-retention", "1h").start();
     node.put("a.yaml", &pod("a").text());
     let pod = node.wait_running("a");
     node.wait_log(&pod, "main", "started");
     node.remove("a.yaml");
     node.wait_no_pod("a");
-    wait_for("no log is left", || {
-        let left = |dir: &str| fs::read_dir(node.log_dir().join(dir)).map_or(0, |entries| entries.count());
-        if left("pods") + left("containers") == 0 { Ok(()) } else { Err("something is".to_owned()) }
+    let left = |dir: &str| fs::read_dir(node.log_dir().join(dir)).map_or(0, |entries| entries.count());
+    wait_for("only what is aside is left", || match (left("containers"), left("pods")) {
+        (0, 1) => Ok(()),
+        other => Err(format!("{other:?}")),
     });
+    let kept = node.cli(&["logs", &pod.name()]).ok();
+    assert_eq!(kept.out, "started\n");
+    assert!(kept.err.contains("was deleted"), "{}", kept.err);
 }

@@ -85,7 +85,7 @@ fn say(text: &str) {
 }
 
 /// The container, and a hint where it was chosen among several, in kubectl's words.
-fn container(pod: &Value, asked: Option<&str>) -> Result<(String, Option<String>), Failure> {
+pub(super) fn container(pod: &Value, asked: Option<&str>) -> Result<(String, Option<String>), Failure> {
     let names = |list: &str| -> Vec<String> {
         let all = pod.pointer(list).and_then(Value::as_array).into_iter().flatten();
         all.map(|it| field(it, "/name").to_owned()).collect()

@@ -104,7 +104,9 @@ fn watch(client: &Client, args: &GetArgs, out: &mut impl Write) -> Result<(), Fa
     let wide = args.output == Some(Output::Wide);
     let mut table = Table::new(heads(args.what, wide));
     client.watch(args.what.kind(), |changes| {
-        let fits = |change: &Change| fits(args, &change.object);
+        // An event that the ring has no place for any more is no news.
+        let is_news = |change: &Change| args.what != What::Events || !change.deleted;
+        let fits = |change: &Change| is_news(change) && fits(args, &change.object);
         let objects: Vec<Value> = changes.into_iter().filter(fits).map(|change| change.object).collect();
         let now = jiff::Timestamp::now();
         match args.output {
@@ -195,7 +197,20 @@ fn heads(what: What, wide: bool) -> &'static [&'static str] {
         (What::Files, _) => &["FILE", "KIND", "NAMESPACE", "NAME", "STATE", "REASON"],
         (What::Images, false) => &["IMAGE", "SIZE", "STATE", "FILE"],
         (What::Images, true) => &["IMAGE", "SIZE", "STATE", "FILE", "PINNED", "DIGEST", "REASON"],
-        (What::Events, _) => &["NAMESPACE", "LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"],
+        (What::Events, false) => &["NAMESPACE", "LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"],
+        (What::Events, true) => &[
+            "NAMESPACE",
+            "LAST SEEN",
+            "TYPE",
+            "REASON",
+            "OBJECT",
+            "SUBOBJECT",
+            "SOURCE",
+            "MESSAGE",
+            "FIRST SEEN",
+            "COUNT",
+            "NAME",
+        ],
         (What::Node, false) => &["NAME", "STATUS", "ROLES", "VERSION"],
         (What::Node, true) => &[
             "NAME",
@@ -241,16 +256,37 @@ fn row(what: What, item: &Value, wide: bool, now: jiff::Timestamp) -> Vec<String
             }
             row
         }
-        What::Events => vec![
-            text("/metadata/namespace"),
-            last_seen(item, now),
-            text("/type"),
-            text("/reason"),
-            format!("{}/{}", field(item, "/involvedObject/kind").to_lowercase(), field(item, "/involvedObject/name")),
-            field(item, "/message").to_owned(),
-        ],
+        What::Events => event(item, wide, now),
         What::Node => node(item, wide),
     }
+}
+
+fn event(item: &Value, wide: bool, now: jiff::Timestamp) -> Vec<String> {
+    let text = |pointer: &str| match field(item, pointer) {
+        "" => "<none>".to_owned(),
+        text => text.to_owned(),
+    };
+    let kind = field(item, "/involvedObject/kind").to_lowercase();
+    let mut row = vec![
+        text("/metadata/namespace"),
+        last_seen(item, now),
+        text("/type"),
+        text("/reason"),
+        format!("{kind}/{}", field(item, "/involvedObject/name")),
+    ];
+    let message = field(item, "/message").to_owned();
+    match wide {
+        false => row.push(message),
+        true => row.extend([
+            field(item, "/involvedObject/fieldPath").to_owned(),
+            text("/source/component"),
+            message,
+            age::since(item["firstTimestamp"].as_str(), now),
+            item["count"].as_u64().unwrap_or(1).to_string(),
+            text("/metadata/name"),
+        ]),
+    }
+    row
 }
 
 fn node(item: &Value, wide: bool) -> Vec<String> {

@@ -2,7 +2,6 @@
 //!
 //! Driven by `logs`. The log keeper, which runs without an agent, knows the log directory; else the configuration does.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -12,7 +11,8 @@ use keeper::protocol;
 
 use super::Failure;
 use super::find::nearest;
-use super::logs::{LogsArgs, Run};
+use super::logs::{LogsArgs, Place};
+use crate::log_file;
 use crate::records;
 
 /// What a DaemonSet's pod has behind the set's name: a dash and so many letters.
@@ -21,18 +21,12 @@ const SUFFIX: usize = 5;
 /// A pod's directory: `<ns>_<name>_<uid>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct PodDir {
+    /// Its path beneath `pods`.
     name: String,
     namespace: String,
     pod: String,
     uid: String,
     changed: SystemTime,
-}
-
-/// A log that was found, and the name of the pod's directory.
-#[derive(Debug)]
-pub struct Place {
-    pub pod_dir: String,
-    pub run: Run,
 }
 
 /// The log directory: the running keeper's, else the configured one.
@@ -43,28 +37,63 @@ pub fn log_dir(run_dir: &Path, configured: &Path) -> PathBuf {
     told.filter(|dir| !dir.is_empty()).map_or_else(|| configured.to_owned(), PathBuf::from)
 }
 
-/// The run that `args` name. Err(None): there is no log directory, or nobody may read it.
-pub fn find(log_dir: &Path, state_dir: &Path, args: &LogsArgs) -> Result<Place, Option<Failure>> {
-    let dirs = pod_dirs(log_dir).map_err(|_| None)?;
-    place(log_dir, state_dir, &dirs, args).map_err(Some)
+/// The runs that `args` name. Err(None): there is no log directory, or nobody may read it.
+pub fn find(log_dir: &Path, state_dir: &Path, args: &LogsArgs) -> Result<Vec<Place>, Option<Failure>> {
+    let dirs = pod_dirs(log_dir, "").map_err(|_| None)?;
+    places(log_dir, Some(state_dir), &dirs, args, Which::asked(args)).map_err(Some)
 }
 
-fn place(log_dir: &Path, state_dir: &Path, dirs: &[PodDir], args: &LogsArgs) -> Result<Place, Failure> {
+/// Runs of the pod of this name that was deleted last, of those whose logs are kept.
+pub fn deleted(log_dir: &Path, args: &LogsArgs, which: Which) -> Result<Vec<Place>, Failure> {
+    let dirs = pod_dirs(log_dir, &format!("{}/", protocol::DELETED)).unwrap_or_default();
+    places(log_dir, None, &dirs, args, which)
+}
+
+/// Of a container's runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    Last,
+    Before,
+}
+
+impl Which {
+    pub fn asked(args: &LogsArgs) -> Which {
+        if args.previous { Which::Before } else { Which::Last }
+    }
+}
+
+fn places(
+    log_dir: &Path,
+    state_dir: Option<&Path>,
+    dirs: &[PodDir],
+    args: &LogsArgs,
+    which: Which,
+) -> Result<Vec<Place>, Failure> {
     let pod = pod(dirs, args)?;
-    let path = log_dir.join("pods").join(&pod.name);
-    let container = container(&path, state_dir, pod, args)?;
-    let attempts = attempts(&path.join(&container));
-    let Some(newest) = attempts.iter().max().copied() else {
-        return Err(Failure::NotFound(format!("container {container} of {} has no log (yet)", pod.pod)));
+    let below = format!("pods/{}", pod.name);
+    let mut names = texts(log_dir, &below);
+    // The keeper's mark is no container.
+    names.retain(|name| !name.starts_with('.'));
+    let containers = match args.all_containers {
+        true => names,
+        false => vec![container(&names, state_dir, pod, args)?],
     };
-    let attempt = match (args.previous, newest.checked_sub(1)) {
-        (false, _) => newest,
-        (true, Some(before)) => before,
-        (true, None) => {
-            return Err(Failure::NotFound(format!("container {container} of {} has not been restarted", pod.pod)));
-        }
+    let run = |container: String| {
+        let attempts = texts(log_dir, &format!("{below}/{container}"));
+        let newest = attempts.iter().filter_map(|name| name.strip_suffix(".log")?.parse::<u64>().ok()).max();
+        let newest = newest
+            .ok_or_else(|| Failure::NotFound(format!("container {container} of {} has no log (yet)", pod.pod)))?;
+        let attempt = if which == Which::Before { newest.checked_sub(1) } else { Some(newest) };
+        let attempt = attempt
+            .ok_or_else(|| Failure::NotFound(format!("container {container} of {} has not been restarted", pod.pod)))?;
+        let PodDir { name, pod, uid, .. } = pod.clone();
+        Ok(Place { pod, uid, pod_dir: name, container, attempt })
     };
-    Ok(Place { pod_dir: pod.name.clone(), run: Run { uid: pod.uid.clone(), container, attempt } })
+    let found: Vec<Result<Place, Failure>> = containers.into_iter().map(run).collect();
+    match args.all_containers {
+        true if found.iter().any(Result::is_ok) => Ok(found.into_iter().flatten().collect()),
+        _ => found.into_iter().collect(),
+    }
 }
 
 /// Of an old pod and its successor the one whose directory is younger.
@@ -98,11 +127,7 @@ fn pod<'a>(dirs: &'a [PodDir], args: &LogsArgs) -> Result<&'a PodDir, Failure> {
 }
 
 /// The one that is named; else the record's first, which is what the agent would show; else the only one.
-fn container(path: &Path, state_dir: &Path, pod: &PodDir, args: &LogsArgs) -> Result<String, Failure> {
-    let mut names = names(path).unwrap_or_default();
-    // The keeper's mark is no container.
-    names.retain(|name| !name.starts_with('.'));
-    names.sort();
+fn container(names: &[String], state_dir: Option<&Path>, pod: &PodDir, args: &LogsArgs) -> Result<String, Failure> {
     let has = |name: &String| names.contains(name);
     if let Some(name) = &args.container {
         return match has(name) {
@@ -114,48 +139,44 @@ fn container(path: &Path, state_dir: &Path, pod: &PodDir, args: &LogsArgs) -> Re
             ))),
         };
     }
-    let record = records::read(&records::directory(state_dir).join(&pod.uid)).ok();
+    let record = state_dir.and_then(|state_dir| records::read(&records::directory(state_dir).join(&pod.uid)).ok());
     let first = record.and_then(|record| {
         let document = record.document.read();
         let spec = document.pointer("/spec/template/spec").or_else(|| document.pointer("/spec"))?;
         spec.pointer("/containers/0/name")?.as_str().map(str::to_owned)
     });
-    match (first.filter(has), names.as_slice()) {
+    match (first.filter(has), names) {
         (Some(first), _) => Ok(first),
         (None, [only]) => Ok(only.clone()),
         (None, []) => Err(Failure::NotFound(format!("pod {} has no log (yet)", pod.pod))),
         (None, names) => Err(Failure::Usage(format!(
-            "pod {} has several containers: choose one with -c: {}",
+            "pod {} has several containers: choose one with -c, or --all-containers: {}",
             pod.pod,
             names.join(", ")
         ))),
     }
 }
 
-fn pod_dirs(log_dir: &Path) -> io::Result<Vec<PodDir>> {
-    let dir = log_dir.join("pods");
-    let of = |name: String| {
-        let changed =
-            fs::symlink_metadata(dir.join(&name)).and_then(|it| it.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+/// `below`: nothing, or a directory beneath `pods` with a slash.
+fn pod_dirs(log_dir: &Path, below: &str) -> io::Result<Vec<PodDir>> {
+    let of = |(name, changed): (String, SystemTime)| {
         let mut parts = name.splitn(3, '_').map(str::to_owned);
         let (namespace, pod, uid) = (parts.next()?, parts.next()?, parts.next()?);
-        Some(PodDir { name, namespace, pod, uid, changed })
+        Some(PodDir { name: format!("{below}{name}"), namespace, pod, uid, changed })
     };
-    Ok(names(&dir)?.into_iter().filter_map(of).collect())
+    let dir = format!("pods/{below}");
+    Ok(log_file::names(log_dir, dir.trim_end_matches('/'))?.into_iter().filter_map(of).collect())
 }
 
-fn attempts(container_dir: &Path) -> Vec<u64> {
-    let names = names(container_dir).unwrap_or_default();
-    names.iter().filter_map(|name| name.strip_suffix(".log")?.parse().ok()).collect()
-}
-
-/// Names only: what they lead to is opened by [`crate::log_file`] alone, without links.
-fn names(dir: &Path) -> io::Result<Vec<String>> {
-    Ok(fs::read_dir(dir)?.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+fn texts(log_dir: &Path, below: &str) -> Vec<String> {
+    let names = log_file::names(log_dir, below).unwrap_or_default();
+    names.into_iter().map(|(name, _)| name).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use clap::Parser as _;
 
     use super::*;
@@ -183,9 +204,18 @@ mod tests {
 
         fn find(&self, words: &[&str]) -> Result<String, u8> {
             let found = find(self.0.path(), self.0.path(), &args(words));
-            let place = found.map_err(|failure| failure.map_or(3, |failure| failure.code()))?;
-            Ok(format!("{}/{}/{}", place.pod_dir, place.run.container, place.run.attempt))
+            found.map(shown).map_err(|failure| failure.map_or(3, |failure| failure.code()))
         }
+
+        fn deleted(&self, words: &[&str]) -> Result<String, u8> {
+            let args = args(words);
+            deleted(self.0.path(), &args, Which::asked(&args)).map(shown).map_err(|failure| failure.code())
+        }
+    }
+
+    fn shown(places: Vec<Place>) -> String {
+        let each = places.iter().map(|place| format!("{}/{}/{}", place.pod_dir, place.container, place.attempt));
+        each.collect::<Vec<_>>().join(" ")
     }
 
     #[test]
@@ -207,6 +237,16 @@ mod tests {
         assert_eq!(logs.find(&["a", "-n", "two"]), Ok("two_a_u2/c/0".into()));
         assert_eq!(logs.find(&["b"]), Err(2));
         assert_eq!(logs.find(&["b", "-c", "d"]), Ok("ns_b_u3/d/0".into()));
+        assert_eq!(logs.find(&["b", "--all-containers"]), Ok("ns_b_u3/c/0 ns_b_u3/d/0".into()));
+    }
+
+    #[test]
+    fn a_deleted_pods_log_is_found_by_its_name_and_only_where_it_is_kept() {
+        let logs = Logs::with(&[".deleted/ns_a_u1/c/0.log", ".deleted/ns_a_u1/c/1.log", "ns_b_u2/c/0.log"]);
+        assert_eq!(logs.deleted(&["a"]), Ok(".deleted/ns_a_u1/c/1".into()));
+        assert_eq!(logs.deleted(&["a", "--previous"]), Ok(".deleted/ns_a_u1/c/0".into()));
+        assert_eq!(logs.deleted(&["b"]), Err(4));
+        assert_eq!(logs.find(&["a"]), Err(4));
     }
 
     #[test]

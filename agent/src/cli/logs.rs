@@ -1,153 +1,278 @@
-//! `logs`: a container's output from its log files; the agent only says where they lie, and where none answers their names do.
+//! `logs`: containers' output from their log files; the agent only says where they lie, and where none answers, or the pod is
+//! gone, their names do.
+
+mod follow;
+mod show;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use notify::{RecursiveMode, Watcher as _};
 use serde_json::Value;
 
 use super::client::Client;
 use super::find::{self, field};
-use super::{Failure, log_place, pod_row};
-use crate::config::{Config, Settings};
+use super::log_place::Which;
+use super::{Failure, exec, log_place, pod_row};
+use crate::config::{self, Config, Settings};
 use crate::http::rows::Kind;
 use crate::log_file::{LogDir, LogFile};
+use show::{Printer, Shown};
 
-/// While following: how often the agent is asked whether the container still runs, and the safety net for inotify.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Containers of a pod whose logs are shown at once; each takes a few descriptors.
+const CONTAINERS_MAX: usize = 256;
 
 #[derive(Debug, Args)]
 pub struct LogsArgs {
-    /// A pod's name, or ds/NAME
+    /// A pod's name, or ds/NAME; of a deleted pod what is kept of its log
     pub name: String,
     /// Only needed where the name is ambiguous
     #[arg(short, long, value_name = "NS")]
     pub namespace: Option<String>,
     /// The container; the first one without
-    #[arg(short, long, value_name = "C")]
+    #[arg(short, long, value_name = "C", conflicts_with = "all_containers")]
     pub container: Option<String>,
-    /// Go on with what comes, until the container ends
+    /// All containers, those before the main ones first
+    #[arg(long)]
+    pub all_containers: bool,
+    /// Go on with what comes: over restarts to the pod's end, and with the pod that takes its place
     #[arg(short, long)]
     pub follow: bool,
-    /// Of the run before the present one
+    /// Of the run before the present one; where there was none, of the pod before this one, if its log is kept
     #[arg(short, long)]
     pub previous: bool,
-    /// Only the last N lines
+    /// Only the last N lines of each container
     #[arg(long, value_name = "N")]
     pub tail: Option<usize>,
+    /// Only lines of the last 90s, 5m, 1h30m …
+    #[arg(long, value_name = "DURATION", value_parser = config::duration)]
+    pub since: Option<Duration>,
+    /// Only lines from this moment on (RFC 3339)
+    #[arg(long, value_name = "TIME", conflicts_with = "since", value_parser = moment)]
+    pub since_time: Option<jiff::Timestamp>,
+    /// The time before each line
+    #[arg(long)]
+    pub timestamps: bool,
+    /// The pod's and the container's name before each line
+    #[arg(long)]
+    pub prefix: bool,
     /// The agent's configuration file: where the logs lie when neither agent nor log keeper answers
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
-/// Which run of which container of which pod.
-#[derive(Debug)]
-pub struct Run {
+/// One run of one container of one pod, and where its log lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub pod: String,
     pub uid: String,
+    /// The pod's directory beneath `pods`.
+    pub pod_dir: String,
     pub container: String,
     pub attempt: u64,
 }
 
+/// What to show.
+#[derive(Debug)]
+struct Found {
+    log_dir: PathBuf,
+    places: Vec<Place>,
+    /// The pod is gone: nothing follows.
+    is_over: bool,
+}
+
+/// A log that is open.
+struct Log {
+    place: Place,
+    dir: LogDir,
+    /// The one that is written, or was last.
+    current: LogFile,
+    printer: Printer,
+}
+
 pub fn run(client: &Client, args: &LogsArgs, out: &mut impl Write) -> Result<(), Failure> {
-    let (dir, run) = match client.list(Kind::Pods) {
+    let found = match client.list(Kind::Pods) {
         Ok(pods) => told(client, pods, args)?,
         Err(Failure::Unreachable(why)) => found(client, args, why)?,
         Err(other) => return Err(other),
     };
-    let missing = |why: io::Error| cannot(&run, &why);
-    let mut files = dir.files(run.attempt).map_err(missing)?;
-    if let Some(most) = args.tail {
-        keep_last(&mut files, most).map_err(missing)?;
-    }
-    for file in &mut files {
-        file.print(out)?;
-        file.finish(out)?;
+    let Found { log_dir, places, is_over } = found;
+    let last_lines = Some(args.tail.unwrap_or(usize::MAX));
+    let mut logs = Vec::new();
+    for place in places {
+        match open(&log_dir, place, args, last_lines, out) {
+            Ok(log) => logs.push(log),
+            // Of several, one that has not begun yet.
+            Err(Failure::NotFound(why)) if args.all_containers => note(&why),
+            Err(why) => return Err(why),
+        }
     }
     out.flush()?;
-    match (args.follow, files.pop()) {
-        (true, Some(current)) => follow(client, &dir, &run, current, out),
-        _ => Ok(()),
+    match args.follow && !is_over {
+        true => follow::follow(client, &log_dir, args, logs, out),
+        false => Ok(()),
     }
 }
 
-/// What the agent says.
-fn told(client: &Client, pods: Vec<Value>, args: &LogsArgs) -> Result<(LogDir, Run), Failure> {
-    let pods = find::pods(pods, &args.name, args.namespace.as_deref())?;
-    // Of an old pod and its successor the one that stays.
-    let leaving = |pod: &&Value| pod.pointer("/metadata/deletionTimestamp").is_some();
-    let pod = pods.iter().rev().find(|pod| !leaving(pod)).or_else(|| pods.last());
-    let pod = pod.ok_or_else(|| Failure::NotFound(format!("no pod {}", args.name)))?;
-    let run = which(pod, args)?;
-    Ok((open_dir(client, pod, &run)?, run))
+/// Opens a log and prints what it holds. `tail`: how many lines of it; None: all.
+fn open(
+    log_dir: &Path,
+    place: Place,
+    args: &LogsArgs,
+    tail: Option<usize>,
+    out: &mut impl Write,
+) -> Result<Log, Failure> {
+    let missing = |why: io::Error| cannot(&place, &why);
+    let dir = LogDir::open(log_dir, &place.pod_dir, &place.container).map_err(missing)?;
+    let mut files = dir.files(place.attempt).map_err(missing)?;
+    let shown = shown(args);
+    if let Some(since) = shown.since {
+        // What was written last before it has no line of afterwards; a second's difference is the file system's.
+        let since = SystemTime::from(since);
+        let last = files.len().saturating_sub(1);
+        let late = |file: &LogFile| file.written.checked_add(Duration::from_secs(1)).is_none_or(|it| it >= since);
+        let first = files.iter().position(late).unwrap_or(last);
+        files.drain(..first);
+    }
+    if let Some(most) = tail.filter(|most| *most < usize::MAX) {
+        keep_last(&mut files, most).map_err(missing)?;
+    }
+    let prefix = if args.prefix { format!("[pod/{}/{}] ", place.pod, place.container) } else { String::new() };
+    let mut printer = Printer::new(shown, prefix);
+    for file in &mut files {
+        file.print(|line| printer.print(line, out))?;
+        file.finish(|line| printer.print(line, out))?;
+    }
+    let current = files.pop().expect("there is one, or it is an error");
+    Ok(Log { place, dir, current, printer })
+}
+
+fn shown(args: &LogsArgs) -> Shown {
+    let ago = args.since.map(|since| jiff::Timestamp::now().checked_sub(since).unwrap_or(jiff::Timestamp::MIN));
+    Shown { since: args.since_time.or(ago), timestamps: args.timestamps }
+}
+
+fn moment(text: &str) -> Result<jiff::Timestamp, String> {
+    text.parse().map_err(|_| format!("{text:?} is no time of RFC 3339 (2026-01-31T12:00:00Z)"))
+}
+
+/// What the agent says; of a pod that it does not know, what the log directory says.
+fn told(client: &Client, pods: Vec<Value>, args: &LogsArgs) -> Result<Found, Failure> {
+    let node = client.list(Kind::Node)?;
+    let log_dir = PathBuf::from(node.first().map_or("", |node| field(node, "/daemonlet/logDir")));
+    let pods = match find::pods(pods, &args.name, args.namespace.as_deref()) {
+        Ok(pods) => pods,
+        Err(Failure::NotFound(why)) => {
+            return kept(log_dir, args, Which::asked(args)).map_err(|near| not_kept(why, near));
+        }
+        Err(other) => return Err(other),
+    };
+    let pod = staying(&pods).ok_or_else(|| Failure::NotFound(format!("no pod {}", args.name)))?;
+    match places(pod, args) {
+        Ok(places) => {
+            if let (false, Ok((_, Some(hint)))) = (args.all_containers, exec::container(pod, None)) {
+                args.container.is_none().then(|| note(&hint));
+            }
+            Ok(Found { log_dir, places, is_over: false })
+        }
+        Err(Failure::NotFound(why)) if args.previous => {
+            // The pod before this one: its last run came before this one's first.
+            kept(log_dir, args, Which::Last).map_err(|_| Failure::NotFound(why))
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// A deleted pod's.
+fn kept(log_dir: PathBuf, args: &LogsArgs, which: Which) -> Result<Found, Failure> {
+    let places = log_place::deleted(&log_dir, args, which)?;
+    if let Some(place) = places.first() {
+        note(&format!("pod {} was deleted; this is what is kept of its log", place.pod));
+    }
+    Ok(Found { log_dir, places, is_over: true })
+}
+
+/// Where neither a pod nor a kept log has the name, the agent's words say what is near; of a kept one its own.
+fn not_kept(unknown: String, failure: Failure) -> Failure {
+    match failure {
+        Failure::NotFound(_) => Failure::NotFound(unknown),
+        other => other,
+    }
 }
 
 /// What lies in the log directory: the keeper writes it whether the agent lives or not.
-fn found(client: &Client, args: &LogsArgs, why: String) -> Result<(LogDir, Run), Failure> {
+fn found(client: &Client, args: &LogsArgs, why: String) -> Result<Found, Failure> {
     let run_dir = client.socket().parent().unwrap_or(Path::new("/"));
     let flags = Settings { run_dir: Some(run_dir.to_owned()), ..Settings::default() };
     let config = Config::load(&flags, args.config.as_deref()).map_err(|fault| Failure::Usage(fault.to_string()))?;
     let log_dir = log_place::log_dir(run_dir, &config.log_dir);
-    let place = match log_place::find(&log_dir, &config.state_dir, args) {
-        Ok(place) => place,
-        Err(None) => return Err(Failure::Unreachable(why)),
-        Err(Some(failure)) => {
-            note(&log_dir);
-            return Err(failure);
+    let said = format!("the agent is not running; this is what the log files in {} hold", log_dir.display());
+    match log_place::find(&log_dir, &config.state_dir, args) {
+        Ok(places) => {
+            note(&said);
+            Ok(Found { log_dir, places, is_over: false })
         }
-    };
-    let dir = LogDir::open(&log_dir, &place.pod_dir, &place.run.container).map_err(|why| cannot(&place.run, &why))?;
-    note(&log_dir);
-    Ok((dir, place.run))
+        Err(None) => Err(Failure::Unreachable(why)),
+        Err(Some(failure)) => {
+            note(&said);
+            match failure {
+                Failure::NotFound(why) => kept(log_dir, args, Which::Last).map_err(|near| not_kept(why, near)),
+                other => Err(other),
+            }
+        }
+    }
 }
 
 /// On stderr, so that what is piped on is the log alone.
-fn note(log_dir: &Path) {
-    let _nobody_reads = writeln!(
-        io::stderr(),
-        "daemonlet: the agent is not running; this is what the log files in {} hold",
-        log_dir.display()
-    );
+fn note(what: &str) {
+    let _nobody_reads = writeln!(io::stderr(), "daemonlet: {what}");
 }
 
-fn which(pod: &Value, args: &LogsArgs) -> Result<Run, Failure> {
-    let statuses: Vec<&Value> = pod_row::containers(pod).iter().chain(pod_row::inits(pod)).collect();
-    let names: Vec<&str> = statuses.iter().map(|status| field(status, "/name")).collect();
-    let status = match &args.container {
-        Some(name) => statuses.into_iter().find(|status| status["name"] == name.as_str()),
-        None => statuses.into_iter().next(),
+/// Of an old pod and its successor the one that stays.
+fn staying(pods: &[Value]) -> Option<&Value> {
+    let leaving = |pod: &&Value| pod.pointer("/metadata/deletionTimestamp").is_some();
+    pods.iter().rev().find(|pod| !leaving(pod)).or_else(|| pods.last())
+}
+
+/// The runs of a pod's containers that are asked for.
+fn places(pod: &Value, args: &LogsArgs) -> Result<Vec<Place>, Failure> {
+    let place = |container: &str, attempt: u64| {
+        let uid = field(pod, "/metadata/uid").to_owned();
+        let pod_dir = format!("{}_{}_{uid}", find::namespace(pod), find::name(pod));
+        Place { pod: find::name(pod).to_owned(), uid, pod_dir, container: container.to_owned(), attempt }
     };
-    let Some(status) = status else {
-        let asked = args.container.as_deref().unwrap_or("first");
-        let why = format!("pod {} has no container {asked}; it has: {}", find::name(pod), names.join(", "));
-        return Err(Failure::NotFound(why));
-    };
-    let attempt = status["restartCount"].as_u64().unwrap_or(0);
-    let container = field(status, "/name").to_owned();
-    let attempt = match (args.previous, attempt.checked_sub(1)) {
-        (false, _) => attempt,
-        (true, Some(before)) => before,
+    let attempt = |status: Option<&Value>| status.and_then(|status| status["restartCount"].as_u64()).unwrap_or(0);
+    if args.all_containers {
+        let all = pod_row::inits(pod).iter().chain(pod_row::containers(pod)).take(CONTAINERS_MAX);
+        let wanted = all.filter_map(|status| {
+            let attempt = attempt(Some(status));
+            Some(place(field(status, "/name"), if args.previous { attempt.checked_sub(1)? } else { attempt }))
+        });
+        let wanted: Vec<Place> = wanted.collect();
+        return match wanted.is_empty() {
+            true => Err(Failure::NotFound(format!("no container of {} has been restarted", find::name(pod)))),
+            false => Ok(wanted),
+        };
+    }
+    let (container, _) = exec::container(pod, args.container.as_deref())?;
+    let attempt = attempt(status(pod, &container));
+    match (args.previous, attempt.checked_sub(1)) {
+        (false, _) => Ok(vec![place(&container, attempt)]),
+        (true, Some(before)) => Ok(vec![place(&container, before)]),
         (true, None) => {
-            return Err(Failure::NotFound(format!(
-                "container {container} of {} has not been restarted",
-                find::name(pod)
-            )));
+            let why = format!("container {container} of {} has not been restarted", find::name(pod));
+            Err(Failure::NotFound(why))
         }
-    };
-    Ok(Run { uid: field(pod, "/metadata/uid").to_owned(), container, attempt })
+    }
 }
 
-fn open_dir(client: &Client, pod: &Value, run: &Run) -> Result<LogDir, Failure> {
-    let node = client.list(Kind::Node)?;
-    let log_dir = node.first().map_or("", |node| field(node, "/daemonlet/logDir"));
-    let pod_dir = format!("{}_{}_{}", find::namespace(pod), find::name(pod), run.uid);
-    LogDir::open(&PathBuf::from(log_dir), &pod_dir, &run.container).map_err(|why| cannot(run, &why))
+fn status<'p>(pod: &'p Value, container: &str) -> Option<&'p Value> {
+    pod_row::containers(pod).iter().chain(pod_row::inits(pod)).find(|status| status["name"] == container)
 }
 
-fn cannot(run: &Run, why: &io::Error) -> Failure {
-    let Run { container, attempt, .. } = run;
+fn cannot(place: &Place, why: &io::Error) -> Failure {
+    let Place { container, attempt, .. } = place;
     match why.kind() {
         io::ErrorKind::NotFound => {
             Failure::NotFound(format!("container {container} has no log of its run {attempt} (yet)"))
@@ -167,82 +292,4 @@ fn keep_last(files: &mut Vec<LogFile>, most: usize) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn follow(client: &Client, dir: &LogDir, run: &Run, mut current: LogFile, out: &mut impl Write) -> Result<(), Failure> {
-    let (hints, hint) = mpsc::channel();
-    // Without inotify (no instances left) the slow look alone goes on.
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Our own opening and reading are events too, and must not wake us.
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            // Nobody listens any more when the word has ended.
-            let _ended = hints.send(());
-        }
-    });
-    if let Ok(watcher) = &mut watcher {
-        let _slow_look_instead = watcher.watch(dir.watch_path().as_ref(), RecursiveMode::NonRecursive);
-    }
-    let mut asked: Option<Instant> = None;
-    loop {
-        // Asked before reading: what it wrote before its end is printed after we have learned of that.
-        let due = asked.is_none_or(|asked| asked.elapsed() >= LOOK_AGAIN);
-        let ended = due && has_ended(client, run);
-        if due {
-            asked = Some(Instant::now());
-        }
-        current.print(out)?;
-        for file in newer(dir, run, &current)? {
-            // What was written between our last read and the rotation.
-            current.print(out)?;
-            current.finish(out)?;
-            current = file;
-            current.print(out)?;
-        }
-        out.flush()?;
-        if ended {
-            return Ok(current.finish(out)?);
-        }
-        match hint.recv_timeout(LOOK_AGAIN) {
-            // All hints that have come meanwhile say the same.
-            Ok(()) => while hint.try_recv().is_ok() {},
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK_AGAIN),
-        }
-    }
-}
-
-/// The files that came after this one by rotation, oldest first.
-fn newer(dir: &LogDir, run: &Run, current: &LogFile) -> Result<Vec<LogFile>, Failure> {
-    let same = |why: io::Error| match why.kind() {
-        // Between a rename and the new file, or the pod is gone: nothing newer at present.
-        io::ErrorKind::NotFound => Ok(Vec::new()),
-        _ => Err(cannot(run, &why)),
-    };
-    match dir.current(run.attempt) {
-        Ok(named) if named.identity == current.identity => return Ok(Vec::new()),
-        Ok(_) => {}
-        Err(why) => return same(why),
-    }
-    let mut files = match dir.files(run.attempt) {
-        Ok(files) => files,
-        Err(why) => return same(why),
-    };
-    // Where ours is no longer kept, all that is kept is newer.
-    if let Some(ours) = files.iter().position(|file| file.identity == current.identity) {
-        files.drain(..=ours);
-    }
-    Ok(files)
-}
-
-/// The run is over. An agent that does not answer says nothing about it: the log goes on without an agent.
-fn has_ended(client: &Client, run: &Run) -> bool {
-    let Ok(pods) = client.list(Kind::Pods) else { return false };
-    let Some(pod) = pods.iter().find(|pod| field(pod, "/metadata/uid") == run.uid) else { return true };
-    let status = pod_row::containers(pod).iter().find(|status| status["name"] == run.container.as_str());
-    status.is_none_or(|status| {
-        let attempt = status["restartCount"].as_u64().unwrap_or(0);
-        // A wait with an end behind it is a back-off.
-        let over = status["state"]["running"].is_null() && !status["lastState"]["terminated"].is_null();
-        attempt > run.attempt || over || !status["state"]["terminated"].is_null()
-    })
 }

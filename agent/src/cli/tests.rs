@@ -331,6 +331,79 @@ fn logs_are_read_from_the_keepers_files() {
     assert_eq!(say(&served, &["logs", "ds-abcde", "--previous"]).0, 4);
 }
 
+/// One log file's content of a pod beneath this directory.
+fn write_log(dir: &std::path::Path, place: &str, text: &str) {
+    let path = dir.join("pods").join(place);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, cri(text)).unwrap();
+}
+
+#[test]
+fn what_is_kept_of_a_deleted_pods_log_is_found_by_its_name_and_as_the_pod_before() {
+    let (served, dir) = (served(), tempfile::tempdir().unwrap());
+    std::fs::write(with_logs(&served, dir.path()), cri("present")).unwrap();
+    write_log(dir.path(), ".deleted/kube-system_ds-fghij_u0/c/2.log", "before");
+    assert_eq!(say(&served, &["logs", "ds-fghij"]).1, "before\n");
+    assert_eq!(say(&served, &["logs", "ds-fghij", "-f"]).1, "before\n", "nothing follows");
+    assert_eq!(say(&served, &["logs", "ds/ds"]).1, "present\n");
+    assert_eq!(say(&served, &["logs", "ds/ds", "--previous"]).1, "before\n");
+    let prefixed = say(&served, &["logs", "ds/ds", "--all-containers", "--prefix", "--timestamps"]).1;
+    assert_eq!(prefixed, "[pod/ds-abcde/c] 2026-01-01T00:00:00.000000000Z present\n");
+    assert_eq!(say(&served, &["logs", "ds/ds", "--since-time", "2026-01-01T00:00:01Z"]).1, "");
+    assert_eq!(say(&served, &["logs", "ds/ds", "--since-time", "2026-01-01T00:00:00Z"]).1, "present\n");
+    assert_eq!(say(&served, &["logs", "ds/ds", "--since", "1h"]).1, "");
+}
+
+#[test]
+fn following_goes_on_after_a_restart_and_with_the_successor_and_ends_with_the_daemonset() {
+    let (served, dir) = (served(), tempfile::tempdir().unwrap());
+    std::fs::write(with_logs(&served, dir.path()), cri("first")).unwrap();
+    let (board, socket, logs) = (served.board.clone(), served.socket(), dir.path().to_owned());
+    let document = FileOutcome {
+        file: "ds.yaml".into(),
+        line: 1,
+        kind: "DaemonSet".into(),
+        namespace: "kube-system".into(),
+        name: "ds".into(),
+        state: FileState::Accepted,
+        message: String::new(),
+    };
+    board.set_files(vec![document]);
+    let (key, published) = sample::running();
+    let (read, printed) = std::io::pipe().unwrap();
+    let following = std::thread::spawn(move || {
+        let word = Cli::parse_from(["daemonlet", "logs", "-f", "ds/ds"]).word;
+        let mut printed = printed;
+        speak(&Client::new(socket), word, &mut printed).unwrap();
+    });
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(read)).map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "first");
+
+    // Its container has been restarted twice since.
+    write_log(&logs, "kube-system_ds-abcde_u1/c/1.log", "second");
+    write_log(&logs, "kube-system_ds-abcde_u1/c/2.log", "third");
+    let mut restarted = published.clone();
+    restarted.pods[0].containers = vec![sample::run(2, pod::observed::ContainerState::Running { pid: 8 })];
+    restarted.pods[0].record.containers.get_mut("c").unwrap().started_attempt = Some(2);
+    board.publish(&key, Some(restarted));
+    assert_eq!([lines.next().unwrap(), lines.next().unwrap()], ["second", "third"]);
+
+    // Another pod in its place.
+    let mut successor = published;
+    successor.pods[0].record.uid = pod::name::Uid("u9".into());
+    successor.pods[0].record.name = "ds-fghij".into();
+    write_log(&logs, "kube-system_ds-fghij_u9/c/0.log", "fourth");
+    board.publish(&key, None);
+    board.publish(&key, Some(successor));
+    assert_eq!(lines.next().unwrap(), "fourth");
+
+    // Nobody asks for it any more.
+    board.set_files(Vec::new());
+    board.publish(&key, None);
+    following.join().unwrap();
+    assert_eq!(lines.next(), None);
+}
+
 #[test]
 fn following_loses_no_line_across_rotations_and_ends_with_the_container() {
     let (served, dir) = (served(), tempfile::tempdir().unwrap());

@@ -22,7 +22,10 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:10348");
     assert_eq!(config.pod_cidrs[0].to_string(), "10.88.0.0/16");
     assert_eq!(config.max_pods, 110);
-    assert_eq!(config.live.log_limits, LogLimits { max_file_size: 10 << 20, max_files: 5, budget: 1 << 30 });
+    assert_eq!(
+        config.live.log_limits,
+        LogLimits { max_file_size: 10 << 20, max_files: 5, budget: 1 << 30, retention: Duration::from_secs(86_400) }
+    );
     assert_eq!(config.socket(), PathBuf::from("/run/daemonlet/daemonlet.sock"));
     assert!(config.seccomp_default && !config.seccomp_32_bit);
 }
@@ -33,7 +36,7 @@ fn every_key_of_the_file_is_read() {
         "# a comment\nnode-name: n1\nmanifest-dir: /m\nimage-dir: /i\nstate-dir: /s\nrun-dir: /r\nlog-dir: /l\n\
          containerd: /c.sock\ncontainerd-namespace: ns\nlisten: localhost:1\nnode-label:\n  a: yes\n  b.c/d: '1'\n\
          node-taint: [x=y:NoSchedule, 'z:NoExecute']\nmax-pods: 3\ncni-bin-dir: [/p, /q]\n\
-         pod-cidr: 198.18.0.0/16,fd00::/64\ncgroup-root: mine\ncluster-dns: [10.96.0.10, fd00::a]\ncluster-domain: example.org.\nlog-max-size: 1Mi\nlog-max-files: 2\nlog-budget: 2Mi\n\
+         pod-cidr: 198.18.0.0/16,fd00::/64\ncgroup-root: mine\ncluster-dns: [10.96.0.10, fd00::a]\ncluster-domain: example.org.\nlog-max-size: 1Mi\nlog-max-files: 2\nlog-budget: 2Mi\nlog-retention: 0\n\
          runtime-class:\n  crun: /usr/bin/crun\n  kata.qemu: io.containerd.kata.v2\n\
          seccomp-dir: /profiles\nseccomp-default: false\nseccomp-32-bit: true\npod-max-pids: 100\nsingle-process-oom-kill: true\nmemory-qos: true\nlogkeeper: /k\nregistry-config: /certs.d\nregistry-auth: /auth.json\n\
          image-pull-rate-limit: 1M\nimage-gc-high-threshold: 70\nimage-gc-low-threshold: 60\nimage-minimum-gc-age: 1h30m\n\
@@ -45,7 +48,10 @@ fn every_key_of_the_file_is_read() {
     assert_eq!(config.live.labels["a"], "yes");
     assert_eq!(config.live.taints.iter().map(taint_text).collect::<Vec<_>>(), ["x=y:NoSchedule", "z:NoExecute"]);
     assert_eq!(config.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(), ["198.18.0.0/16", "fd00::/64"]);
-    assert_eq!(config.live.log_limits, LogLimits { max_file_size: 1 << 20, max_files: 2, budget: 2 << 20 });
+    assert_eq!(
+        config.live.log_limits,
+        LogLimits { max_file_size: 1 << 20, max_files: 2, budget: 2 << 20, retention: Duration::ZERO }
+    );
     assert_eq!(config.cni_bin_dirs, [PathBuf::from("/p"), PathBuf::from("/q")]);
     assert!(!config.seccomp_default && config.seccomp_32_bit);
     assert_eq!((config.pod_max_pids, config.single_process_oom_kill, config.memory_qos), (Some(100), true, true));

@@ -9,7 +9,7 @@ pub mod frames;
 pub mod serve;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 /// Pieces of output that wait for their reader; each is at most [`PIECE_BYTES_MAX`] long.
 pub const OUTPUT_PIECES_MAX: usize = 2;
@@ -50,6 +50,17 @@ pub enum Stream {
     Err,
 }
 
+/// How far a command has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// For its turn, or for the runtime.
+    #[default]
+    Waits,
+    /// The runtime answers, and is told to start it.
+    Starts,
+    Runs,
+}
+
 /// A command's streams. All are bounded: who does not read makes the command wait.
 #[derive(Debug)]
 pub struct ExecStreams {
@@ -57,8 +68,8 @@ pub struct ExecStreams {
     pub stdin: Option<mpsc::Receiver<Bytes>>,
     /// In the order in which it comes; nothing is sent after the command's end has been returned.
     pub output: mpsc::Sender<(Stream, Bytes)>,
-    /// Told once the command runs: what comes before is the runtime's time, not the command's.
-    pub started: Option<oneshot::Sender<()>>,
+    /// How far it has come; for who counts its time.
+    pub stage: Option<watch::Sender<Stage>>,
     /// The newest size of the terminal; without a terminal it is not looked at.
     pub size: Option<watch::Receiver<TerminalSize>>,
 }

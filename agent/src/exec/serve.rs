@@ -91,7 +91,7 @@ async fn serve<R: Runtime>(
     let (typed, stdin) = mpsc::channel(1);
     let (output, mut pieces) = mpsc::channel(OUTPUT_PIECES_MAX);
     let (sizes, size) = watch::channel(terminal.unwrap_or_default());
-    let streams = ExecStreams { stdin: ask.stdin.then_some(stdin), output, started: None, size: Some(size) };
+    let streams = ExecStreams { stdin: ask.stdin.then_some(stdin), output, stage: None, size: Some(size) };
     let exec = Exec { id, command: &ask.command, terminal, caller: Caller::Person };
     let running = runtime.exec(exec, streams);
     // Bounded by the window, which is counted.

@@ -9,7 +9,7 @@ use pod::plan::Signal;
 use pod::spec::{Container, PullPolicy, Role};
 
 use super::world::{FakeContainer, FakeExec, FakeState, World};
-use crate::exec::{Exec, ExecError, ExecStreams, Stream};
+use crate::exec::{Exec, ExecError, ExecStreams, Stage, Stream};
 use crate::seams::{CreateRun, CreatedRun, ImageWanted, PodRuns, Prepared, Runtime, ShimEnd, StepError, Wake};
 
 impl World {
@@ -191,10 +191,16 @@ impl Runtime for World {
         if !runs {
             return Err(ExecError::NotRunning);
         }
-        if let Some(started) = streams.started {
-            // Whoever does not wait for it need not know.
-            let _ = started.send(());
+        let tell = |reached: Stage| {
+            if let Some(stage) = &streams.stage {
+                stage.send_replace(reached);
+            }
+        };
+        tell(Stage::Starts);
+        if self.state().hung_starts.contains(&exec.command.join(" ")) {
+            std::future::pending::<()>().await;
         }
+        tell(Stage::Runs);
         let code = match scripted {
             Some(FakeExec { hangs: true, .. }) => std::future::pending().await,
             Some(FakeExec { exit_code, output, .. }) => {

@@ -97,6 +97,8 @@ pub struct WorldState {
     pub containers: BTreeMap<String, FakeContainer>,
     /// Commands that do not simply exit 0, by their words joined with blanks.
     pub execs: BTreeMap<String, FakeExec>,
+    /// Commands whose start never ends.
+    pub hung_starts: BTreeSet<String>,
     /// Ids of the runs whose pipes the log keeper has open.
     pub pipes: BTreeMap<String, Uid>,
     /// Sandboxes by uid: true once connected.

@@ -10,7 +10,7 @@ use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::internal::error;
 use super::reply::{self, Reply};
@@ -22,12 +22,22 @@ use crate::exec::serve::{ExecRequest, FRAMES_MAX};
 pub const PROTOCOL: &str = "daemonlet-exec-1";
 /// Until the first frame is here.
 const ASK_TIME_MAX: Duration = Duration::from_secs(5);
+/// Streams at a time: as many as run, and some that still ask. Upgraded connections are no longer among the door's.
+const OPEN_MAX: usize = 80;
+static OPEN: Semaphore = Semaphore::const_new(OPEN_MAX);
 
 pub fn open(board: Board, mut request: Request<Incoming>) -> Response<Reply> {
     if request.headers().get(UPGRADE).is_none_or(|wanted| wanted != PROTOCOL) {
         return error(StatusCode::UPGRADE_REQUIRED, "this path takes an upgrade; is the command line another version?");
     }
+    let Ok(place) = OPEN.try_acquire() else {
+        return error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many commands of people run on this node; end one of them first",
+        );
+    };
     tokio::spawn(async move {
+        let _place = place;
         match hyper::upgrade::on(&mut request).await {
             Ok(stream) => talk(&board, TokioIo::new(stream)).await,
             Err(why) => tracing::debug!(%why, "a connection was not upgraded"),

@@ -110,7 +110,11 @@ fn event(seen: &Seen) -> (String, Value) {
     let event = json!({
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": format!("{}.{hash}", about.name), "namespace": about.namespace},
+        "metadata": {
+            "name": format!("{}.{hash}", about.name),
+            "namespace": about.namespace,
+            "creationTimestamp": status::time(*first),
+        },
         "involvedObject": object,
         "type": severity,
         "reason": reason,
@@ -119,6 +123,7 @@ fn event(seen: &Seen) -> (String, Value) {
         "firstTimestamp": status::time(*first),
         "lastTimestamp": status::time(*last),
         "source": {"component": "daemonlet"},
+        "reportingComponent": "daemonlet",
     });
     (key, event)
 }

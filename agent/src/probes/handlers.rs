@@ -4,16 +4,21 @@
 //! connection closed. What the outcome means is decided elsewhere.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use pod::spec::{Container, Handler, PortReference, Probe};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, watch};
 
 use super::{grpc, http, tcp};
-use crate::exec::{Caller, Exec, ExecError, ExecStreams, OUTPUT_PIECES_MAX};
+use crate::exec::{Caller, Exec, ExecError, ExecStreams, OUTPUT_PIECES_MAX, Stage};
 use crate::seams::Runtime;
 
 /// Of a command's output or a body, in bytes: the kubelet's bound. More is read from a command and forgotten.
 pub const SAID_BYTES_MAX: usize = 10 << 10;
+
+/// What a start may take beside the probe's timeout: a runtime that answers starts a command within 40 ms, on the busiest node
+/// within seconds. One that takes longer hangs in this container, which is the container's failure.
+const START_ROOM: Duration = Duration::from_secs(10);
 
 /// Where a handler is carried out.
 #[derive(Debug, Clone, Copy)]
@@ -61,16 +66,20 @@ pub enum Purpose {
 pub async fn probe<R: Runtime>(runtime: &R, probe: &Probe, target: Target<'_>) -> Result<Answer, NotDone> {
     let late = || Ok(Answer::Failure(late(probe, target)));
     if let Handler::Exec(command) = &probe.handler {
-        let (started, starts) = oneshot::channel();
+        let (stage, mut reached) = watch::channel(Stage::default());
         let timer = async {
-            // A node that is too busy to start a command says nothing about the container. An error: it never starts, and
-            // the command's own end comes first.
-            let _ = starts.await;
-            tokio::time::sleep(probe.timeout).await;
+            // A runtime that does not answer says nothing about the container, nor does one that is busy. An error: it never
+            // starts, and the command's own end comes first.
+            let _ = reached.wait_for(|stage| *stage != Stage::Waits).await;
+            let runs =
+                tokio::time::timeout(probe.timeout + START_ROOM, reached.wait_for(|stage| *stage == Stage::Runs));
+            if runs.await.is_ok() {
+                tokio::time::sleep(probe.timeout).await;
+            }
         };
         // What loses is dropped, and with it the command.
         return tokio::select! {
-            answer = exec(runtime, target.container_id, command, Some(started)) => answer,
+            answer = exec(runtime, target.container_id, command, Some(stage)) => answer,
             () = timer => late(),
         };
     }
@@ -117,10 +126,10 @@ async fn exec<R: Runtime>(
     runtime: &R,
     id: &str,
     command: &[String],
-    started: Option<oneshot::Sender<()>>,
+    stage: Option<watch::Sender<Stage>>,
 ) -> Result<Answer, NotDone> {
     let (output, mut pieces) = mpsc::channel(OUTPUT_PIECES_MAX);
-    let streams = ExecStreams { stdin: None, output, started, size: None };
+    let streams = ExecStreams { stdin: None, output, stage, size: None };
     let running = runtime.exec(Exec { id, command, terminal: None, caller: Caller::Node }, streams);
     let reading = async {
         let mut said = Vec::new();

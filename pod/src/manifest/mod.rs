@@ -14,7 +14,7 @@ mod findings;
 mod handlers;
 mod json;
 mod mounts;
-mod names;
+pub mod names;
 mod naming;
 mod placement;
 mod pod;

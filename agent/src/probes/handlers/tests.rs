@@ -286,3 +286,19 @@ async fn command_fails_with_what_it_said_within_a_bound() {
     world.state().containers.clear();
     assert!(ask("fine").await.is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_command_whose_start_hangs_has_failed_and_one_whose_runtime_is_away_has_not() {
+    let (world, container) = (World::new(1), container());
+    world.run_container("c");
+    world.state().hung_starts.insert("stuck".into());
+    let probe_ = Probe { timeout: Duration::from_secs(3), ..of(Handler::Exec(vec!["stuck".into()])) };
+    let target = Target { container_id: "c", container: &container, address: None };
+    let begun = tokio::time::Instant::now();
+    assert_eq!(probe(&world, &probe_, target).await, failure("command \"stuck\" timed out after 3s"));
+    // To which the machine in memory adds milliseconds.
+    let after = begun.elapsed().saturating_sub(Duration::from_secs(3) + START_ROOM);
+    assert!(begun.elapsed() >= Duration::from_secs(3) + START_ROOM && after < Duration::from_secs(1), "{after:?}");
+    world.state().containers.clear();
+    assert!(probe(&world, &probe_, target).await.is_err());
+}

@@ -4,6 +4,8 @@
 //! garbage collection sees who owns it (an unowned active snapshot may be collected within milliseconds).
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,6 +17,9 @@ use containerd_client::services::v1::{
 use containerd_client::tonic::{Code, Status};
 use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status as TaskStatus};
+use nix::errno::Errno;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use oci_spec::runtime::Spec;
 use prost_types::Any;
 use tokio::task::JoinSet;
@@ -106,6 +111,7 @@ impl Containerd {
             let task = NewTask {
                 id: id.clone(),
                 rootfs,
+                stdin: self.open_stdin(run, &id)?,
                 stdout: text(&run.stdout),
                 stderr: text(&run.stderr),
                 terminal: run.container.tty,
@@ -134,6 +140,28 @@ impl Containerd {
             let _ = self.remove(&id).await;
         }
         outcome.map(|()| created)
+    }
+
+    /// An open stdin that says nothing and never ends: the shim opens both ends of the pipe until the container is deleted.
+    fn open_stdin(&self, run: &CreateRun<'_>, id: &str) -> Result<String, StepError> {
+        if !run.container.stdin {
+            return Ok(String::new());
+        }
+        let path = self.config.stdin(id);
+        let dir = path.parent().expect("it is in a directory");
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir).and_then(|()| {
+            match mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR) {
+                Err(Errno::EEXIST) | Ok(()) => Ok(()),
+                Err(why) => Err(why.into()),
+            }
+        });
+        match made {
+            Ok(()) => Ok(path.to_string_lossy().into_owned()),
+            Err(why) => {
+                let message = format!("the stdin of container {}: cannot make {}: {why}", run.run, path.display());
+                Err(StepError::new("CreateContainerError", message))
+            }
+        }
     }
 
     async fn spec_of(
@@ -268,6 +296,8 @@ impl Containerd {
         self.heard.forget(id);
         self.late.forget(id);
         exec::forget(&self.config.exec_dir(), id);
+        // Most have none.
+        let _ = std::fs::remove_file(self.config.stdin(id));
         Ok(())
     }
 

@@ -30,14 +30,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::client::{Client, QUICK, SLOW, bounded, causes, found, is_unavailable, shorten};
 use super::{Containerd, containers, labels, tasks};
-use crate::exec::{Caller, Exec, ExecError, ExecStreams, PIECE_BYTES_MAX, Stream, TerminalSize};
+use crate::exec::{Caller, Exec, ExecError, ExecStreams, PIECE_BYTES_MAX, Stage, Stream, TerminalSize};
 use pipes::{Pipes, Reader, Writer};
 
 /// containerd's name for a process specification; 2.x takes no other.
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
-/// Commands of probes and hooks that run in one pod at once: each costs a process of the runtime for some 40 ms, and a
-/// pod's containers have a few probes each.
-const NODE_EXECS_MAX: usize = 8;
+/// Commands of probes and hooks that run in one container at once, so that what hangs there takes no other's turn: a container
+/// has three probes and a hook.
+const NODE_EXECS_MAX: usize = 4;
 /// Commands of people in one pod: nobody types in more windows.
 const PERSON_EXECS_MAX: usize = 16;
 /// How long output may be quiet after the command's end until it counts as complete: what the command left running in
@@ -54,22 +54,32 @@ const WAIT_PAUSE: Duration = Duration::from_secs(1);
 /// What is left of killed agents' commands in one directory; more are left to the containers' end.
 const LEFT_MAX: usize = 1024;
 
+/// A request that a killed agent had sent may still be carried out: what containerd does not know is looked for once more.
+const SENT_BEFORE: Duration = Duration::from_secs(3);
+
 /// Who may run how many commands.
 #[derive(Debug, Default)]
 pub(super) struct Execs {
-    pods: Mutex<BTreeMap<Uid, [Weak<Semaphore>; 2]>>,
+    turns: Mutex<BTreeMap<Turns, Weak<Semaphore>>>,
+}
+
+/// Whose turns they are.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Turns {
+    OfContainer(String),
+    OfPeople(Uid),
 }
 
 impl Execs {
-    async fn enter(&self, uid: &Uid, caller: Caller) -> Result<OwnedSemaphorePermit, ExecError> {
-        let (place, most) = match caller {
-            Caller::Node => (0, NODE_EXECS_MAX),
-            Caller::Person => (1, PERSON_EXECS_MAX),
+    async fn enter(&self, uid: &Uid, container: &str, caller: Caller) -> Result<OwnedSemaphorePermit, ExecError> {
+        let (whose, most) = match caller {
+            Caller::Node => (Turns::OfContainer(container.to_owned()), NODE_EXECS_MAX),
+            Caller::Person => (Turns::OfPeople(uid.clone()), PERSON_EXECS_MAX),
         };
         let semaphore = {
-            let mut pods = self.pods.lock().expect("nothing panics while it is held");
-            pods.retain(|_, held| held.iter().any(|weak| weak.strong_count() > 0));
-            let weak = &mut pods.entry(uid.clone()).or_default()[place];
+            let mut turns = self.turns.lock().expect("nothing panics while it is held");
+            turns.retain(|_, held| held.strong_count() > 0);
+            let weak = turns.entry(whose).or_default();
             weak.upgrade().unwrap_or_else(|| {
                 let made = Arc::new(Semaphore::new(most));
                 *weak = Arc::downgrade(&made);
@@ -96,7 +106,7 @@ impl Containerd {
         let record = record.map_err(|status| failed("the container's record", &status))?;
         let record = record.ok_or(ExecError::NotRunning)?;
         let (_, run) = labels::identity(&record.labels).ok_or(ExecError::NotRunning)?;
-        let permit = self.execs.enter(&run.uid, exec.caller).await?;
+        let permit = self.execs.enter(&run.uid, exec.id, exec.caller).await?;
         let task = tasks::get(&self.client, exec.id).await.map_err(|status| failed("the container's task", &status))?;
         let task = task.filter(|it| it.status() == TaskStatus::Running).ok_or(ExecError::NotRunning)?;
         let spec: Option<Spec> = record.spec.and_then(|any| serde_json::from_slice(&any.value).ok());
@@ -206,8 +216,18 @@ impl Command {
             }
         };
         let left = Left { client: self.client.clone(), container: self.container.clone(), id: self.id.clone(), dir };
+        let stage = streams.stage.clone();
+        let tell = |reached: Stage| {
+            if let Some(stage) = &stage {
+                stage.send_replace(reached);
+            }
+        };
+        tell(Stage::Starts);
         let outcome = match self.start(process, &pipes).await {
-            Ok(()) => self.follow(pipes, streams, caller_gone).await,
+            Ok(()) => {
+                tell(Stage::Runs);
+                self.follow(pipes, streams, caller_gone).await
+            }
             Err(why) => Err(why),
         };
         match outcome {
@@ -269,11 +289,7 @@ impl Command {
         streams: ExecStreams,
         mut caller_gone: oneshot::Receiver<()>,
     ) -> Result<End, ExecError> {
-        let ExecStreams { stdin, output, started, size } = streams;
-        if let Some(started) = started {
-            // Whoever does not wait for it need not know.
-            let _ = started.send(());
-        }
+        let ExecStreams { stdin, output, stage: _, size } = streams;
         let Pipes { stdout, stderr, stdin: writer, .. } = pipes;
         let flow = Flow::default();
         let outputs = async {
@@ -443,6 +459,11 @@ impl Left {
         tracing::warn!(container = self.container, exec = self.id, "a command is left to the next start");
     }
 
+    async fn may_be_known(&self) -> bool {
+        let get = GetRequest { container_id: self.container.clone(), exec_id: self.id.clone() };
+        !matches!(found(bounded(QUICK, self.client.tasks().get(self.client.request(get))).await), Ok(None))
+    }
+
     async fn try_take_away(&self, kill: Kill) -> Result<(), Status> {
         let mut tasks = self.client.tasks();
         if kill == Kill::First {
@@ -492,17 +513,28 @@ pub(super) fn sweep(client: &Client, dir: &Path) {
         let of_container = dir.join(&container);
         names(&of_container).into_iter().map(move |id| (container.clone(), of_container.join(&id), id))
     });
-    let left: Vec<Left> =
-        left.map(|(container, dir, id)| Left { client: client.clone(), container, id, dir }).take(LEFT_MAX).collect();
-    if left.is_empty() {
+    let mut of_containers: BTreeMap<String, Vec<Left>> = BTreeMap::new();
+    let mut commands = 0;
+    for (container, dir, id) in left.take(LEFT_MAX) {
+        commands += 1;
+        let one = Left { client: client.clone(), container: container.clone(), id, dir };
+        of_containers.entry(container).or_default().push(one);
+    }
+    if commands == 0 {
         return;
     }
-    tracing::info!(commands = left.len(), "commands of an earlier agent are taken away");
-    tokio::spawn(async move {
-        for one in left {
-            one.take_away(Kill::First).await;
-        }
-    });
+    tracing::info!(commands, "commands of an earlier agent are taken away");
+    for left in of_containers.into_values() {
+        // One that cannot be taken away for now keeps none of another container.
+        tokio::spawn(async move {
+            for one in left {
+                if !one.may_be_known().await {
+                    tokio::time::sleep(SENT_BEFORE).await;
+                }
+                one.take_away(Kill::First).await;
+            }
+        });
+    }
 }
 
 /// The container is gone, and all of its commands with it.
@@ -562,17 +594,21 @@ mod tests {
         let (execs, uid) = (Execs::default(), Uid("u".into()));
         let mut held = Vec::new();
         for _ in 0..PERSON_EXECS_MAX {
-            held.push(execs.enter(&uid, Caller::Person).await.unwrap());
+            held.push(execs.enter(&uid, "c", Caller::Person).await.unwrap());
         }
-        assert_eq!(execs.enter(&uid, Caller::Person).await.unwrap_err(), ExecError::TooMany(PERSON_EXECS_MAX));
+        assert_eq!(execs.enter(&uid, "c", Caller::Person).await.unwrap_err(), ExecError::TooMany(PERSON_EXECS_MAX));
         for _ in 0..NODE_EXECS_MAX {
-            held.push(execs.enter(&uid, Caller::Node).await.unwrap());
+            held.push(execs.enter(&uid, "c", Caller::Node).await.unwrap());
         }
-        let waits = tokio::time::timeout(Duration::from_millis(20), execs.enter(&uid, Caller::Node));
+        let waits = tokio::time::timeout(Duration::from_millis(20), execs.enter(&uid, "c", Caller::Node));
         assert!(waits.await.is_err());
-        assert!(execs.enter(&Uid("other".into()), Caller::Person).await.is_ok());
+        assert!(
+            execs.enter(&uid, "d", Caller::Node).await.is_ok(),
+            "what hangs in one container takes no other's turn"
+        );
+        assert!(execs.enter(&Uid("other".into()), "c", Caller::Person).await.is_ok());
         drop(held);
-        assert!(execs.enter(&uid, Caller::Person).await.is_ok());
+        assert!(execs.enter(&uid, "c", Caller::Person).await.is_ok());
     }
 
     #[test]

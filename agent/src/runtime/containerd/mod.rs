@@ -115,6 +115,11 @@ impl Config {
     fn exec_dir(&self) -> PathBuf {
         self.run_dir.join("exec")
     }
+
+    /// The stdin of a container that asks for one: a FIFO to which nobody writes.
+    fn stdin(&self, id: &str) -> PathBuf {
+        self.run_dir.join("stdin").join(id)
+    }
 }
 
 /// containerd, reachable or not at present.

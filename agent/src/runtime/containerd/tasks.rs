@@ -23,6 +23,8 @@ const KILLED_WAIT: Duration = Duration::from_secs(10);
 pub struct NewTask {
     pub id: String,
     pub rootfs: Vec<Mount>,
+    /// A FIFO, of which the shim has both ends; empty: /dev/null.
+    pub stdin: String,
     /// FIFOs with a reader.
     pub stdout: String,
     pub stderr: String,
@@ -35,6 +37,7 @@ pub async fn create(client: &Client, task: &NewTask) -> Result<(), Status> {
     let request = || CreateTaskRequest {
         container_id: task.id.clone(),
         rootfs: task.rootfs.clone(),
+        stdin: task.stdin.clone(),
         stdout: task.stdout.clone(),
         // A terminal has one output.
         stderr: if task.terminal { String::new() } else { task.stderr.clone() },

@@ -1,4 +1,4 @@
-//! `$setElementOrder`: in which order a merged list stands.
+//! In which order a merged list stands: as the patch has it, or as `$setElementOrder` says.
 
 use std::collections::BTreeMap;
 
@@ -6,29 +6,49 @@ use serde_json::Value;
 
 use super::PatchError;
 use super::strategic::refused;
+use crate::api::interleave::interleave;
 use crate::api::schema::{List, Patch};
 
 /// The order that a patch asks for.
 pub struct Order {
     key: Option<&'static str>,
     /// The place of each item, by what tells it apart.
-    places: BTreeMap<String, usize>,
+    places: Places,
 }
 
+/// Where the items of a list stood, by what tells them apart.
+pub type Places = BTreeMap<String, usize>;
+
 impl Order {
+    /// Of `$setElementOrder`.
     pub fn read(wanted: &Value, list: &List, path: &str) -> Result<Order, PatchError> {
+        let items = wanted.as_array().ok_or_else(|| refused(path, "$setElementOrder must be a list"))?;
+        let order = Order::of(items, list);
+        if items.iter().any(|item| order.identity(item).is_none()) {
+            return Err(refused(path, "an item of $setElementOrder has no key"));
+        }
+        Ok(order)
+    }
+
+    /// In which these items stand themselves.
+    pub fn of(items: &[Value], list: &List) -> Order {
         let key = match list.patch {
             Patch::ByKey(key) => Some(key),
             Patch::Union | Patch::Replace => None,
         };
-        let mut order = Order { key, places: BTreeMap::new() };
-        let items = wanted.as_array().ok_or_else(|| refused(path, "$setElementOrder must be a list"))?;
+        let mut order = Order { key, places: Places::new() };
+        order.places = order.places_in(items);
+        order
+    }
+
+    pub fn places_in(&self, items: &[Value]) -> Places {
+        let mut places = Places::new();
         for (place, item) in items.iter().enumerate() {
-            let identity = order.identity(item);
-            let identity = identity.ok_or_else(|| refused(path, "an item of $setElementOrder has no key"))?;
-            order.places.entry(identity).or_insert(place);
+            if let Some(identity) = self.identity(item) {
+                places.entry(identity).or_insert(place);
+            }
         }
-        Ok(order)
+        places
     }
 
     fn identity(&self, item: &Value) -> Option<String> {
@@ -47,9 +67,8 @@ impl Order {
         let items = patched.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let mut last = None;
         for item in items.iter().filter(|i| i.get("$patch").is_none()) {
-            let place = self
-                .place(item)
-                .ok_or_else(|| refused(path, "$setElementOrder does not name every item of the patch"))?;
+            let place = self.place(item);
+            let place = place.ok_or_else(|| refused(path, "$setElementOrder does not name every item of the patch"))?;
             if last.is_some_and(|last| last > place) {
                 return Err(refused(path, "the items of the patch stand in another order than $setElementOrder has"));
             }
@@ -58,25 +77,15 @@ impl Order {
         Ok(())
     }
 
-    /// Items that are named stand as the order has them. The others keep their order, each before the named ones unless it stood behind them
-    /// in the list as it was before.
-    pub fn arrange(&self, items: Vec<Value>, before: Option<&Value>) -> Vec<Value> {
-        let stood = before.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let stood: BTreeMap<String, usize> =
-            stood.iter().enumerate().filter_map(|(n, item)| Some((self.identity(item)?, n))).collect();
-        let was = |item: &Value| self.identity(item).and_then(|i| stood.get(&i).copied());
+    /// Items that are named stand as the order has them, the others where they were (`interleave`).
+    pub fn arrange(&self, items: Vec<Value>, before: &Places) -> Vec<Value> {
+        let was = |item: &Value| self.identity(item).and_then(|i| before.get(&i).copied());
         let (mut named, others): (Vec<Value>, Vec<Value>) = items.into_iter().partition(|i| self.place(i).is_some());
         named.sort_by_key(|item| self.place(item));
-        let mut arranged = Vec::with_capacity(named.len() + others.len());
-        let mut named = named.into_iter().peekable();
-        for other in others {
-            let behind = |item: &Value| matches!((was(item), was(&other)), (Some(a), Some(b)) if a < b);
-            while let Some(item) = named.next_if(behind) {
-                arranged.push(item);
-            }
-            arranged.push(other);
-        }
-        arranged.extend(named);
-        arranged
+        let placed = |item: Value| (was(&item), item);
+        let named = named.into_iter().map(placed).map(|(was, item)| (item, was)).collect();
+        // What a patch adds without naming it comes last.
+        let others = others.into_iter().map(placed).map(|(was, item)| (item, was.unwrap_or(usize::MAX))).collect();
+        interleave(named, others)
     }
 }

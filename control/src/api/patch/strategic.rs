@@ -48,10 +48,17 @@ fn objects(
     if let Some(retained) = patch.get(RETAIN_KEYS) {
         retain(&mut object, patch, retained, path)?;
     }
-    let ordered = |key: &String| {
-        Some((key.strip_prefix(SET_ORDER)?.to_owned(), object.get(key.strip_prefix(SET_ORDER)?).cloned()))
-    };
-    let before: BTreeMap<String, Option<Value>> = patch.keys().filter_map(ordered).collect();
+    let mut orders = Vec::new();
+    for (key, wanted) in patch {
+        if let Some(field) = key.strip_prefix(SET_ORDER)
+            && let Some(Shape::List(list)) = of.field(field)
+        {
+            let order = Order::read(wanted, &list, &join(path, field))?;
+            order.check(patch.get(field), &join(path, field))?;
+            let before = object.get(field).and_then(Value::as_array).map(|items| order.places_in(items));
+            orders.push((field, order, before.unwrap_or_default()));
+        }
+    }
     for (key, value) in patch {
         if is_directive(key) {
             continue;
@@ -74,27 +81,25 @@ fn objects(
         }
     }
     // Last, so that what is put in order is what the patch has made.
-    for (field, before) in before {
-        let wanted = &patch[&format!("{SET_ORDER}{field}")];
-        let Some(Shape::List(list)) = of.field(&field) else { continue };
-        let order = Order::read(wanted, &list, &join(path, &field))?;
-        order.check(patch.get(&field), &join(path, &field))?;
-        if let Some(Value::Array(items)) = object.remove(&field) {
-            object.insert(field, Value::Array(order.arrange(items, before.as_ref())));
+    for (field, order, before) in orders {
+        if let Some(Value::Array(items)) = object.remove(field) {
+            object.insert(field.to_owned(), Value::Array(order.arrange(items, &before)));
         }
     }
     Ok(object)
 }
 
-/// Two lists of the same field.
+/// Two lists of the same field. Items of the patch stand in its order, the others where they were.
 fn lists(old: Vec<Value>, new: &[Value], list: &List, path: &str) -> Result<Vec<Value>, PatchError> {
     match list.patch {
         Patch::Replace => fresh_items(new, path),
         Patch::Union => {
+            let order = Order::of(new, list);
+            let before = order.places_in(&old);
             let mut merged = old;
             let mut known: BTreeSet<String> = merged.iter().map(Value::to_string).collect();
             merged.extend(new.iter().filter(|v| known.insert(v.to_string())).cloned());
-            Ok(merged)
+            Ok(order.arrange(merged, &before))
         }
         Patch::ByKey(key) => keyed(old, new, key, list, path),
     }
@@ -119,7 +124,8 @@ fn keyed(old: Vec<Value>, new: &[Value], key: &str, list: &List, path: &str) -> 
     if replaces {
         return plain.into_iter().map(|(path, item)| Ok(Value::Object(new_object(item, &path)?))).collect();
     }
-    // By position; an item that is being merged is taken out for that time.
+    let order = Order::of(new, list);
+    let before = order.places_in(&old);
     let kept = old.into_iter().filter(|item| item.get(key).is_none_or(|k| !deleted.contains(&k.to_string())));
     let mut merged: Vec<Value> = kept.collect();
     let mut at: BTreeMap<String, usize> = BTreeMap::new();
@@ -141,7 +147,7 @@ fn keyed(old: Vec<Value>, new: &[Value], key: &str, list: &List, path: &str) -> 
             }
         }
     }
-    Ok(merged)
+    Ok(order.arrange(merged, &before))
 }
 
 /// The value of the merge key, as JSON.

@@ -56,6 +56,11 @@ fn json_patch_applies_every_operation_or_none() {
 fn a_json_patch_is_bounded_in_operations_and_in_what_it_copies() {
     let many = Value::Array(vec![json!({"op": "test", "path": "", "value": {}}); 10_001]);
     assert!(matches!(json_patch(&json!({}), &many), Err(PatchError::TooManyOperations(10_001))));
+    let long = json!({"a": "x".repeat(100_000)});
+    let copies: Vec<Value> = (0..40).map(|n| json!({"op": "copy", "from": "/a", "path": format!("/{n}")})).collect();
+    let outcome = json_patch(&long, &Value::Array(copies.clone()));
+    assert!(matches!(outcome, Err(PatchError::CopiesTooMuch(31))), "{outcome:?}");
+    assert!(json_patch(&long, &Value::Array(copies[..31].to_vec())).is_ok());
     // Each copies all that there is into itself: 2^40 times as much in the end.
     let bomb: Vec<Value> = (0..40).map(|n| json!({"op": "copy", "from": "", "path": format!("/{n}")})).collect();
     let outcome = json_patch(&json!({"a": "x".repeat(100)}), &Value::Array(bomb));
@@ -70,11 +75,18 @@ fn merge_patch_merges_objects_replaces_the_rest_and_removes_nulls() {
 }
 
 #[test]
-fn keyed_lists_are_merged_by_their_key_and_new_items_come_last() {
+fn keyed_lists_are_merged_by_their_key_and_stand_as_the_patch_has_them() {
     let object = containers(json!([{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]));
     let patch = containers(json!([{"name": "c"}, {"name": "b", "image": "2"}]));
-    let wanted = containers(json!([{"name": "a", "image": "1"}, {"name": "b", "image": "2"}, {"name": "c"}]));
+    let wanted = containers(json!([{"name": "a", "image": "1"}, {"name": "c"}, {"name": "b", "image": "2"}]));
     assert_eq!(patched(object, patch), wanted);
+}
+
+#[test]
+fn an_item_that_the_patch_has_twice_becomes_one() {
+    let patch = containers(json!([{"name": "a", "image": "1"}, {"name": "a", "command": ["x"]}]));
+    let wanted = containers(json!([{"name": "a", "image": "1", "command": ["x"]}]));
+    assert_eq!(patched(containers(json!([])), patch), wanted);
 }
 
 #[test]
@@ -273,7 +285,12 @@ proptest! {
         }
         let mut all = names(&object);
         all.extend(names(&patch).into_iter().filter(|n| !names(&object).contains(n)));
-        prop_assert_eq!(names(&after), all);
+        let mut have = names(&after);
+        let in_patch: Vec<&str> = have.iter().filter(|n| names(&patch).contains(n)).copied().collect();
+        prop_assert_eq!(in_patch, names(&patch), "they stand as the patch has them");
+        have.sort_unstable();
+        all.sort_unstable();
+        prop_assert_eq!(have, all);
     }
 
     #[test]
