@@ -6,7 +6,7 @@
 set -eu
 
 # What each command needs. libc and a C compiler come with Rust's own set-up but are named, because linking needs them.
-BUILD_PACKAGES="protobuf-compiler gcc libc6-dev"
+BUILD_PACKAGES="protobuf-compiler libprotobuf-dev gcc libc6-dev"
 RUN_PACKAGES="$BUILD_PACKAGES containerd runc containernetworking-plugins busybox-static iptables iproute2 util-linux procps"
 TEST_PACKAGES="$RUN_PACKAGES curl"
 MACHINE_PACKAGES="debootstrap e2fsprogs"
@@ -83,22 +83,22 @@ install_qemu() {
     fi
 }
 
-# Debian's docker-registry for the tests, unpacked under target/ and not installed: its package would start a registry on port 5000.
-unpack_registry() {
-    place=$top/target/docker-registry
-    if command -v docker-registry >/dev/null || [ -x "$place/usr/bin/docker-registry" ]; then
+# unpack PACKAGE PROGRAM: a Debian package for the tests, unpacked under target/ and not installed: installing it would start a server.
+unpack() {
+    place=$top/target/$1
+    if command -v "$2" >/dev/null || [ -x "$place/usr/bin/$2" ]; then
         return 0
     fi
-    need_root "docker-registry (unpacked under target/)"
-    echo "setup: fetching docker-registry into target/"
+    need_root "$1 (unpacked under target/)"
+    echo "setup: fetching $1 into target/"
     rm -rf "$place.work"
     mkdir -p "$place.work/root"
     (
         cd "$place.work"
         apt update >/dev/null
-        apt -o APT::Sandbox::User=root download docker-registry >/dev/null
-        dpkg -x docker-registry_*.deb root
-    ) || die "docker-registry could not be fetched from this machine's apt sources"
+        apt -o APT::Sandbox::User=root download "$1" >/dev/null
+        dpkg -x "$1"_*.deb root
+    ) || die "$1 could not be fetched from this machine's apt sources"
     rm -rf "$place"
     mv "$place.work/root" "$place"
     rm -rf "$place.work"
@@ -112,7 +112,8 @@ for words in "${@:-run}"; do
     run) install $RUN_PACKAGES ;;
     test)
         install $TEST_PACKAGES
-        unpack_registry
+        unpack docker-registry docker-registry
+        unpack etcd-server etcd
         ;;
     machine)
         install $MACHINE_PACKAGES

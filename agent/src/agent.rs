@@ -14,6 +14,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::allowed::Allowed;
 use crate::board::{Board, Check, ImageOutcome};
 use crate::collect::Collector;
 use crate::config::{self, Config, Following, Settings};
@@ -145,7 +146,8 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         }
     };
 
-    let machine = machine(&config, &node_name, boot_id, following.clone())?;
+    let allowed = Allowed::new(config.live.allow.clone());
+    let machine = machine(&config, &node_name, boot_id, following.clone(), &allowed)?;
     if let Err(error) = machine.sandboxes.free_nobodys_addresses() {
         tracing::warn!(
             reason = error.message,
@@ -184,6 +186,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         manifests,
         following: following.clone(),
         shared: shared.clone(),
+        allowed,
         desired: desired_sender,
         refusals: Refusals::default(),
         kept: kept.all,
@@ -269,11 +272,13 @@ fn machine(
     node_name: &str,
     boot_id: String,
     following: watch::Receiver<Following>,
+    allowed: &Allowed,
 ) -> anyhow::Result<NodeMachine> {
     let mut runtime = containerd::Config::new(&config.containerd, node_name);
     runtime.namespace.clone_from(&config.containerd_namespace);
     runtime.state_dir.clone_from(&config.state_dir);
     runtime.run_dir.clone_from(&config.run_dir);
+    runtime.allowed = allowed.clone();
     runtime.seccomp_dir.clone_from(&config.seccomp_dir);
     runtime.seccomp_default = config.seccomp_default;
     runtime.memory =
@@ -304,6 +309,7 @@ fn machine(
         pod_cidrs,
         bridge: sandbox::BRIDGE.to_owned(),
         node_files: sandbox::NodeFiles::default(),
+        allowed: allowed.clone(),
         cluster: sandbox::Cluster { dns: config.cluster_dns.clone(), domain: config.cluster_domain.clone() },
     };
     Ok(NodeMachine {

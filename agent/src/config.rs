@@ -15,10 +15,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pod::allow::{self, Allow, AllowedPath, HostNamespace, Rule};
 use pod::spec::{Taint, TaintEffect};
 use serde::{Deserialize, Serialize, Serializer};
 
-pub use value::{Cidr, duration};
+pub use value::{Cidr, Entry, duration};
 pub use watch::{Following, follow};
 
 /// The default of `--run-dir`; client words use it too.
@@ -164,6 +165,8 @@ pub struct Live {
     #[serde(serialize_with = "taints_as_text", deserialize_with = "taints_from_text")]
     pub taints: Vec<Taint>,
     pub log_limits: LogLimits,
+    /// What pods may have.
+    pub allow: Allow,
 }
 
 /// How large and how many log files may become.
@@ -298,6 +301,24 @@ pub struct Settings {
     /// An image that was not used for longer is removed, however empty the disk is; 0: never [default: 0]
     #[arg(long, value_name = "D", value_parser = value::duration)]
     pub image_maximum_gc_age: Option<Duration>,
+    /// A part of the host's tree that hostPath volumes may show, PATH:ro for reading; may be repeated, `none` for none
+    /// [default: every path]
+    #[arg(long, value_name = "PATH[:ro]", value_parser = value::allowed_path)]
+    pub allow_host_path: Vec<Entry<AllowedPath>>,
+    /// A capability that containers may add to the usual ones, ALL for all; may be repeated, `none` for none [default:
+    /// every capability]
+    #[arg(long, value_name = "NAME", value_parser = value::capability)]
+    pub allow_capability: Vec<Entry<String>>,
+    /// Whether containers may be privileged [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub allow_privileged: Option<bool>,
+    /// A namespace of the host that pods may use (network, pid, ipc); may be repeated, `none` for none [default: all]
+    #[arg(long, value_name = "KIND", value_parser = value::host_namespace)]
+    pub allow_host_namespace: Vec<Entry<HostNamespace>>,
+    /// A registry from which images may come, or the beginning of their names (docker.io/library); may be repeated, `none`
+    /// for none [default: every registry]
+    #[arg(long, value_name = "NAME", value_parser = value::registry)]
+    pub allow_registry: Vec<Entry<String>>,
     /// The log keeper's program, started when none answers [default: daemonlet-logkeeper beside this program]
     #[arg(long, value_name = "PROGRAM", value_parser = value::path)]
     pub logkeeper: Option<PathBuf>,
@@ -325,10 +346,15 @@ impl Config {
             Some(path) => file::read(path)?,
             None => Settings::default(),
         };
-        Config::resolve(flags.clone().over(from_file))
+        let place = |by_flag: bool| match file {
+            Some(file) if !by_flag => format!("the configuration file {}", file.display()),
+            _ => "the agent's flags".to_owned(),
+        };
+        Config::resolve(flags.clone().over(from_file), |key| place(flags.gives(key)))
     }
 
-    fn resolve(settings: Settings) -> Result<Config, ConfigError> {
+    /// `place`: where a key of the allow-list stands, for people.
+    fn resolve(settings: Settings, place: impl Fn(&str) -> String) -> Result<Config, ConfigError> {
         let Settings {
             node_name,
             manifest_dir,
@@ -365,6 +391,11 @@ impl Config {
             image_gc_low_threshold,
             image_minimum_gc_age,
             image_maximum_gc_age,
+            allow_host_path,
+            allow_capability,
+            allow_privileged,
+            allow_host_namespace,
+            allow_registry,
             logkeeper,
             run_dir,
         } = settings;
@@ -387,6 +418,13 @@ impl Config {
             maximum_age: image_maximum_gc_age.filter(|age| !age.is_zero()),
         };
         image_gc.check()?;
+        let allow = Allow {
+            host_paths: rule(allow::HOST_PATH, allow_host_path, &place)?,
+            capabilities: rule(allow::CAPABILITY, allow_capability, &place)?,
+            privileged: allow_privileged.map(|is| Rule { only: vec![is], place: place(allow::PRIVILEGED) }),
+            host_namespaces: rule(allow::HOST_NAMESPACE, allow_host_namespace, &place)?,
+            registries: rule(allow::REGISTRY, allow_registry, &place)?,
+        };
         let path = |given: Option<PathBuf>, default: &str| given.unwrap_or_else(|| PathBuf::from(default));
         let cni_bin_dirs = match cni_bin_dir.is_empty() {
             true => vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
@@ -421,7 +459,7 @@ impl Config {
             image_pull_rate_limit,
             image_gc,
             logkeeper,
-            live: Live { labels: node_label.into_iter().collect(), taints: unique(node_taint), log_limits },
+            live: Live { labels: node_label.into_iter().collect(), taints: unique(node_taint), log_limits, allow },
         })
     }
 
@@ -500,10 +538,43 @@ impl Config {
     }
 }
 
+/// None: no such key was given.
+fn rule<T>(key: &str, given: Vec<Entry<T>>, place: impl Fn(&str) -> String) -> Result<Option<Rule<T>>, ConfigError> {
+    let count = given.len();
+    let only: Vec<T> = given
+        .into_iter()
+        .filter_map(|entry| match entry {
+            Entry::Nothing => None,
+            Entry::One(value) => Some(value),
+        })
+        .collect();
+    match (count, only.len()) {
+        (0, _) => Ok(None),
+        (1, _) => Ok(Some(Rule { only, place: place(key) })),
+        (given, kept) if given == kept => Ok(Some(Rule { only, place: place(key) })),
+        _ => Err(ConfigError::Unfit(format!("{key}: `none` stands alone, not beside others"))),
+    }
+}
+
 impl Settings {
+    /// Whether this key of the allow-list is given.
+    fn gives(&self, key: &str) -> bool {
+        match key {
+            allow::HOST_PATH => !self.allow_host_path.is_empty(),
+            allow::CAPABILITY => !self.allow_capability.is_empty(),
+            allow::PRIVILEGED => self.allow_privileged.is_some(),
+            allow::HOST_NAMESPACE => !self.allow_host_namespace.is_empty(),
+            allow::REGISTRY => !self.allow_registry.is_empty(),
+            _ => false,
+        }
+    }
+
     /// These where given, else those of `file`. Labels, taints and runtime classes are united: one given here wins over
     /// the same name, or the same key and effect, there.
     fn over(self, file: Settings) -> Settings {
+        fn list<T>(own: Vec<T>, of_file: Vec<T>) -> Vec<T> {
+            if own.is_empty() { of_file } else { own }
+        }
         let mut node_label = file.node_label;
         node_label.retain(|(key, _)| self.node_label.iter().all(|(own, _)| own != key));
         node_label.extend(self.node_label);
@@ -526,9 +597,9 @@ impl Settings {
             node_label,
             node_taint,
             max_pods: self.max_pods.or(file.max_pods),
-            cni_bin_dir: if self.cni_bin_dir.is_empty() { file.cni_bin_dir } else { self.cni_bin_dir },
+            cni_bin_dir: list(self.cni_bin_dir, file.cni_bin_dir),
             pod_cidr: self.pod_cidr.or(file.pod_cidr),
-            cluster_dns: if self.cluster_dns.is_empty() { file.cluster_dns } else { self.cluster_dns },
+            cluster_dns: list(self.cluster_dns, file.cluster_dns),
             cluster_domain: self.cluster_domain.or(file.cluster_domain),
             cgroup_root: self.cgroup_root.or(file.cgroup_root),
             log_max_size: self.log_max_size.or(file.log_max_size),
@@ -549,6 +620,11 @@ impl Settings {
             image_gc_low_threshold: self.image_gc_low_threshold.or(file.image_gc_low_threshold),
             image_minimum_gc_age: self.image_minimum_gc_age.or(file.image_minimum_gc_age),
             image_maximum_gc_age: self.image_maximum_gc_age.or(file.image_maximum_gc_age),
+            allow_host_path: list(self.allow_host_path, file.allow_host_path),
+            allow_capability: list(self.allow_capability, file.allow_capability),
+            allow_privileged: self.allow_privileged.or(file.allow_privileged),
+            allow_host_namespace: list(self.allow_host_namespace, file.allow_host_namespace),
+            allow_registry: list(self.allow_registry, file.allow_registry),
             logkeeper: self.logkeeper.or(file.logkeeper),
             run_dir: self.run_dir.or(file.run_dir),
         }

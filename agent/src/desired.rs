@@ -9,6 +9,7 @@ use pod::merge::{Fate, Outcome, Said, merge, stamp};
 use pod::name::WorkloadKey;
 use tokio::sync::{oneshot, watch};
 
+use crate::allowed::Allowed;
 use crate::board::{Board, Check, FileOutcome, FileState};
 use crate::config::{Following, node_labels};
 use crate::contents;
@@ -24,6 +25,8 @@ pub struct Merging<M> {
     pub manifests: watch::Receiver<Snapshot>,
     pub following: watch::Receiver<Following>,
     pub shared: Arc<Shared<M>>,
+    /// Told what the configuration allows before anything is merged under it.
+    pub allowed: Allowed,
     pub desired: watch::Sender<DesiredSet>,
     pub refusals: Refusals,
     /// ConfigMaps and Secrets as they are good: of the last life of the agent at first.
@@ -43,12 +46,14 @@ pub async fn follow<M: Machine>(mut merging: Merging<M>, tried: oneshot::Sender<
         let snapshot = merging.manifests.borrow_and_update().clone();
         let live = merging.following.borrow_and_update().live.clone();
         freed.borrow_and_update();
+        merging.allowed.set(live.allow.clone());
         // Generation 0 is the one before the directory has been tried: nothing can be said yet.
         if snapshot.generation > 0 {
             let node = Node {
                 name: merging.node_name.clone(),
                 labels: node_labels(&merging.node_name, &live),
                 taints: live.taints,
+                allow: live.allow,
             };
             merging.once(&snapshot, &node);
             if let Some(tried) = tried.take() {

@@ -4,6 +4,7 @@
 //! plans (in the `pod` crate), executes and publishes. Read [`seams`] first: what the workers act through.
 
 pub mod agent;
+pub mod allowed;
 pub mod board;
 pub mod cli;
 pub mod collect;

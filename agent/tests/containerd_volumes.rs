@@ -4,11 +4,16 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use agent::allowed::Allowed;
 use agent::runtime::containerd::Containerd;
 use agent::seams::Runtime as _;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use pod::spec::{EnvValue, EnvVar, Propagation, RecursiveReadOnly, SubPath, VolumeMount};
+use pod::allow::{Allow, AllowedPath, Rule};
+use pod::spec::{EnvValue, EnvVar, HostPathKind, Propagation, RecursiveReadOnly, SubPath, VolumeMount};
 use support::pods::{TestContainerd, TestPod, exit_code};
 
 /// A file system in memory with a propagation of its own, gone at the end with all that is mounted in it.
@@ -179,4 +184,108 @@ async fn a_part_that_leads_out_or_names_no_variable_is_a_reason() {
     }
     assert_eq!(fs::read_dir(&outside).expect("there").count(), 0, "something was made outside");
     assert_eq!(runtime.observe(None).await.expect("observed").len(), 0, "a container is left");
+}
+
+/// Only these host paths may be shown.
+fn allowing(paths: &[(&Path, bool)]) -> Allowed {
+    let entry = |(path, read_only): &(&Path, bool)| AllowedPath {
+        path: path.to_str().expect("text").into(),
+        read_only: *read_only,
+    };
+    let only = paths.iter().map(entry).collect();
+    let rule = Rule { only, place: "the configuration file /c".into() };
+    Allowed::new(Allow { host_paths: Some(rule), ..Allow::default() })
+}
+
+/// CVE-2026-14891. What the runtime is handed was a directory within the list a moment ago; somebody who may write there puts
+/// a link in its place, all the time.
+#[tokio::test]
+async fn a_host_path_that_is_swapped_for_a_link_never_leads_out_of_what_is_allowed() {
+    const ROUNDS: u32 = 12;
+    let node = TestContainerd::start();
+    let (inside, outside) = (node.path().join("inside"), node.path().join("outside"));
+    for directory in [&inside.join("data"), &outside] {
+        fs::create_dir_all(directory).expect("made");
+    }
+    fs::write(outside.join("secret"), "secret").expect("written");
+    std::os::unix::fs::symlink(&outside, inside.join("link")).expect("linked");
+    let runtime = node.open_with(|config| config.allowed = allowing(&[(&inside, false)]));
+    let over = Arc::new(AtomicBool::new(false));
+    let swapping = {
+        let (over, victim, link) = (Arc::clone(&over), inside.join("data"), inside.join("link"));
+        std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                let swap = renameat2(AT_FDCWD, &victim, AT_FDCWD, &link, RenameFlags::RENAME_EXCHANGE);
+                swap.expect("both are there");
+            }
+        })
+    };
+    let mut pod = TestPod::new(&node, "a", "cat /data/secret; touch /data/made; echo over");
+    pod.host_path_of(HostPathKind::Directory, "data", inside.join("data").to_str().expect("text"), "/data");
+    let (mut ran, mut refused) = (0, 0);
+    for attempt in 0..ROUNDS {
+        let mut run = pod.run(0, attempt);
+        match runtime.create(&run.create).await {
+            Ok(_) => {
+                runtime.start(&run.id()).await.expect("started");
+                exit_code(&runtime, &run.create.run).await;
+                let said = run.output().to_owned();
+                // Before the deletion, so that one that sees it leaves nothing behind.
+                runtime.delete(&run.id()).await.expect("deleted");
+                assert!(said.contains("over") && !said.contains("secret\n") && !said.ends_with("secret"), "{said}");
+                assert!(!said.starts_with("secret"), "{said}");
+                ran += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.reason, "CreateContainerConfigError", "{error}");
+                let field = "spec.volumes[0].hostPath.path";
+                assert!(error.message.contains(field) && error.message.contains("allow-host-path"), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    swapping.join().expect("ended");
+    assert!(!outside.join("made").exists());
+    println!("{ran} ran, {refused} refused");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read");
+    assert!(!mounts.contains(node.path().join("agent-run").to_str().expect("text")), "{mounts}");
+}
+
+#[tokio::test]
+async fn under_rules_a_host_path_is_what_it_was_without_and_only_readable_all_the_way_down_where_the_rule_says_so() {
+    let node = TestContainerd::start();
+    let (inside, readable) = (node.path().join("inside"), node.path().join("readable"));
+    fs::create_dir_all(&inside).expect("made");
+    fs::write(inside.join("file"), "content").expect("written");
+    let below = Mounted::at(inside.join("below"), MsFlags::MS_SHARED);
+    fs::write(below.0.join("deep"), "").expect("written");
+    let _readable = Mounted::at(readable.join("below"), MsFlags::MS_SHARED);
+    let devices = Path::new("/dev");
+    let allowed = allowing(&[(&inside, false), (&readable, true), (devices, false)]);
+    let runtime = node.open_with(|config| config.allowed = allowed);
+    let script = "cat /file; ls /data/below; touch /data/below/made && echo wrote; touch /ro/x /ro/below/x 2>/dev/null; \
+                  ls /ro/below; head -c 1 /zero | wc -c; echo over";
+    let mut pod = TestPod::new(&node, "a", script);
+    for (name, host, place) in [
+        ("data", inside.clone(), "/data"),
+        ("file", inside.join("file"), "/file"),
+        ("ro", readable.clone(), "/ro"),
+        ("zero", "/dev/zero".into(), "/zero"),
+    ] {
+        pod.host_path_of(HostPathKind::Unset, name, host.to_str().expect("text"), place);
+    }
+    pod.main().mounts[2].read_only = true;
+    let mut run = pod.run(0, 0);
+    run.go(&runtime).await;
+    exit_code(&runtime, &run.create.run).await;
+    let said = run.output().to_owned();
+    runtime.delete(&run.id()).await.expect("deleted");
+    assert_eq!(said, "contentdeep\nwrote\n1\nover\n", "its lists differ");
+    assert!(below.0.join("made").exists() && !readable.join("x").exists());
+
+    let mut pod = TestPod::new(&node, "b", "exit 0");
+    pod.host_path_of(HostPathKind::Unset, "ro", readable.to_str().expect("text"), "/ro");
+    let error = runtime.create(&pod.run(0, 0).create).await.expect_err("it may only be read");
+    assert!(error.message.contains("may only be read on this node"), "{error}");
 }

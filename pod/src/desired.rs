@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::allow::Allow;
 use crate::content::{Content, ContentKey, Contents};
 use crate::name::WorkloadKey;
 use crate::received::Received;
@@ -92,10 +93,12 @@ impl DesiredSet {
     }
 }
 
-/// What placement looks at: the node's name, labels and taints (`unschedulable` is deliberately absent).
+/// What placement looks at: the node's name, labels and taints (`unschedulable` is deliberately absent); and what its owner
+/// allows.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Node {
     pub name: String,
     pub labels: BTreeMap<String, String>,
     pub taints: Vec<Taint>,
+    pub allow: Allow,
 }

@@ -4,6 +4,7 @@
 //! random letters are handed in; values come out. Read [`name`], [`spec`], [`desired`], [`record`], [`observed`] for
 //! the nouns, then [`plan`] for the one decision that everything else serves.
 
+pub mod allow;
 pub mod backoff;
 pub mod content;
 pub mod desired;

@@ -136,7 +136,7 @@ fn place(pod: DesiredPod, recorded: &[Recorded], node: &Node, claims: &mut Claim
         return Wanted::Hold { reason };
     }
     match (placement::decide(node, pod.workload.kind, &pod.template), pod.workload.kind) {
-        (Placement::Runs, _) => Wanted::Run(Box::new(pod)),
+        (Placement::Runs, _) => allowed(pod, node, claims),
         (Placement::Stays { reason }, _) => {
             claims.decide(&pod.workload, &pod.origin, Fate::NotForThisNode { reason: reason.clone() });
             Wanted::Hold { reason }
@@ -152,6 +152,19 @@ fn place(pod: DesiredPod, recorded: &[Recorded], node: &Node, claims: &mut Claim
             Wanted::Hold { reason }
         }
     }
+}
+
+/// What the node's owner does not allow is refused as a bad edit is: what runs goes on as its record says.
+fn allowed(pod: DesiredPod, node: &Node, claims: &mut Claims) -> Wanted {
+    let forbidden = node.allow.judge(&pod.template.spec);
+    let Some(first) = forbidden.first() else { return Wanted::Run(Box::new(pod)) };
+    let spec = match pod.workload.kind {
+        WorkloadKind::Pod => "spec",
+        WorkloadKind::DaemonSet => "spec.template.spec",
+    };
+    let reason = format!("{spec}.{}: {}", first.path, first.reason);
+    claims.refuse_all(&pod, forbidden.into_iter().map(|it| (format!("{spec}.{}", it.path), it.reason)));
+    Wanted::Hold { reason }
 }
 
 /// A static pod's name is given; a DaemonSet's pod of the same name may be there by chance and keeps it.

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod authority;
 pub mod bench;
 pub mod client;
+pub mod etcd;
 pub mod faulty;
 pub mod grpc_health;
 pub mod image;

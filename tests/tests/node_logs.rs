@@ -1,7 +1,8 @@
 //! Logs: the CRI format under Kubernetes' names, written by a keeper that needs no agent, rotated, and never lost in between.
 
 use std::fs;
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 
 use serde_json::json;
 use tests::client::Pod;
@@ -72,12 +73,32 @@ fn lines_are_in_the_cri_format_under_kubernetes_names() {
     assert_eq!(target, node.log_file(&pod, "main", 0));
 }
 
+/// `logs -f` of this pod, and the file that gets what it prints.
+fn follow(node: &TestNode, name: &str) -> (Child, PathBuf) {
+    let output = node.dir().join("followed");
+    let file = fs::File::create(&output).expect("made");
+    let mut command = node.command(program("daemonlet"));
+    command.arg("--run-dir").arg(node.run_dir()).args(["logs", "-f", name]);
+    (command.stdout(file).stderr(Stdio::null()).spawn().expect("started"), output)
+}
+
 #[test]
-fn a_restarted_container_writes_its_own_file() {
-    let node = TestNode::start();
+fn a_restarted_container_writes_its_own_file_and_is_followed_over_it_and_over_the_agents() {
+    let mut node = TestNode::start();
     node.put("a.yaml", &pod("a").says("echo attempt").text());
     let first = node.wait_running("a");
     node.wait_log(&first, "main", "started");
+    let (mut following, output) = follow(&node, &first.name());
+    let followed = |wanted: &str| {
+        wait_for("the follower has all", || match fs::read_to_string(&output).unwrap_or_default() {
+            text if text == wanted => Ok(()),
+            text => Err(text),
+        });
+    };
+    followed("attempt\nstarted\n");
+    node.kill_agent();
+    node.start_agent();
+    node.wait_agent();
     node.process(&first).kill_9();
     let second = node.wait_pod("a", "runs again", |pod| pod.running() && pod.restarts() == 1);
     node.wait_log(&second, "main", "started");
@@ -86,6 +107,10 @@ fn a_restarted_container_writes_its_own_file() {
     }
     let previous = node.cli(&["logs", &second.name(), "--previous"]).ok().out;
     assert!(previous.contains("attempt"), "{previous}");
+    followed("attempt\nstarted\nattempt\nstarted\n");
+    node.remove("a.yaml");
+    let end = wait_for("the follower ends with the pod", || following.try_wait().unwrap().ok_or("it runs".to_owned()));
+    assert!(end.success(), "{end:?}");
 }
 
 #[test]
@@ -111,11 +136,7 @@ fn without_an_agent_logs_are_shown_and_followed_across_rotations() {
     assert!(shown.err.contains("the agent is not running"), "{}", shown.err);
     node.cli(&["logs", "nobody"]).exits(4);
 
-    let output = node.dir().join("followed");
-    let file = fs::File::create(&output).unwrap();
-    let mut command = node.command(program("daemonlet"));
-    command.arg("--run-dir").arg(node.run_dir()).args(["logs", "-f", &pod.name()]);
-    let mut following = command.stdout(file).stderr(Stdio::null()).spawn().unwrap();
+    let (mut following, output) = follow(&node, &pod.name());
     let dir = node.log_file(&pod, "main", 0).parent().expect("a file lies in a directory").to_owned();
     let files = || fs::read_dir(&dir).map_or(0, |entries| entries.count());
     let before = files();

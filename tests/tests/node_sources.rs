@@ -292,6 +292,56 @@ fn changed_labels_and_taints_are_followed_while_the_agent_runs() {
 }
 
 #[test]
+fn what_the_node_does_not_allow_is_refused_by_its_rule_and_ends_nothing_that_runs() {
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let say = |text: &str| std::fs::write(config.path(), text).unwrap();
+    say("");
+    let node = TestNode::builder().flag("--config", config.path().to_str().unwrap()).start();
+    let (shown, hidden) = (node.dir().join("shown"), node.dir().join("hidden"));
+    for directory in [&shown, &hidden] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    let at = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    let privileged = daemon_set("priv").field("securityContext/privileged", json!(true));
+    node.put("priv.yaml", &privileged.text());
+    node.put("path.yaml", &daemon_set("path").host_path(&at(&shown), "Directory", "/data").text());
+    let (admitted, first) = (node.wait_running("priv"), node.wait_running("path"));
+
+    say(&format!("allow-host-path: {}\nallow-privileged: false\nallow-host-namespace: network\n", shown.display()));
+    let privileged_field = "spec.template.spec.containers[0].securityContext.privileged: is not allowed on this node: allow-privileged in the configuration file";
+    wait_file(&node, "priv.yaml", privileged_field);
+    let why = node.cli(&["why", "priv"]).out;
+    assert!(why.contains("allow-privileged") && why.contains(config.path().to_str().unwrap()), "{why}");
+    node.put("pid.yaml", &pod("pid").pod_field("hostPID", json!(true)).text());
+    wait_file(&node, "pid.yaml", "spec.hostPID: is not allowed on this node: allow-host-namespace in");
+    assert_eq!(node.wait_running("priv").uid(), admitted.uid(), "a rule ended what runs");
+
+    // As it is written, and as what it leads to: neither ends the pod that is to be replaced.
+    node.put("path.yaml", &daemon_set("path").host_path(&at(&hidden), "Directory", "/data").text());
+    wait_file(&node, "path.yaml", "spec.template.spec.volumes[0].hostPath.path: ");
+    std::os::unix::fs::symlink("../hidden", shown.join("link")).unwrap();
+    node.put(
+        "path.yaml",
+        &daemon_set("path").host_path(&at(&shown.join("link/made")), "DirectoryOrCreate", "/data").text(),
+    );
+    let leads = format!("leads to {}/made, which is not allowed on this node: allow-host-path in", hidden.display());
+    wait_for("the link is refused", || {
+        let why = node.cli(&["why", "path"]).out;
+        if why.contains(&leads) { Ok(()) } else { Err(why) }
+    });
+    let runs = node.pods_of("path").into_iter().any(|pod| pod.uid() == first.uid() && pod.running());
+    assert!(runs, "{}", tests::node::summary(&node.pods()));
+    assert!(!hidden.join("made").exists());
+
+    // What is taken away is allowed again, at once.
+    say("");
+    node.wait_running("pid");
+    let again = node.wait_pod("path", "runs anew", |pod| pod.uid() != first.uid() && pod.running());
+    assert!(hidden.join("made").is_dir());
+    assert_eq!(node.wait_running("path").uid(), again.uid());
+}
+
+#[test]
 fn pods_beyond_max_pods_are_listed_and_run_when_there_is_room() {
     let node = TestNode::builder()
         .flag("--max-pods", "2")

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use saphyr_parser::{Event, Parser};
 
-use super::{ConfigError, Settings, value};
+use super::{ConfigError, Entry, Settings, value};
 
 /// A configuration is a page of text; more is somebody else's file.
 const FILE_MAX: u64 = 256 << 10;
@@ -116,6 +116,11 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         image_gc_low_threshold,
         image_minimum_gc_age,
         image_maximum_gc_age,
+        allow_host_path,
+        allow_capability,
+        allow_privileged,
+        allow_host_namespace,
+        allow_registry,
         logkeeper,
         run_dir,
     } = settings;
@@ -163,6 +168,11 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         "image-gc-low-threshold" => *image_gc_low_threshold = Some(one(key, value, value::percent)?),
         "image-minimum-gc-age" => *image_minimum_gc_age = Some(one(key, value, value::duration)?),
         "image-maximum-gc-age" => *image_maximum_gc_age = Some(one(key, value, value::duration)?),
+        pod::allow::HOST_PATH => *allow_host_path = entries_of(value, value::allowed_path)?,
+        pod::allow::CAPABILITY => *allow_capability = entries_of(value, value::capability)?,
+        pod::allow::PRIVILEGED => *allow_privileged = Some(one(key, value, value::boolean)?),
+        pod::allow::HOST_NAMESPACE => *allow_host_namespace = entries_of(value, value::host_namespace)?,
+        pod::allow::REGISTRY => *allow_registry = entries_of(value, value::registry)?,
         "logkeeper" => *logkeeper = Some(path(key, value)?),
         _ => return Err(Fault::new(key.line, "unknown key; keys are the agent's flags without dashes in front")),
     }
@@ -187,6 +197,14 @@ fn many<T>(value: &Value, read: impl Fn(&str) -> Result<T, String>) -> Result<Ve
         Value::One(text) => Ok(vec![read(text)?]),
         Value::List(texts) => texts.iter().map(read).collect(),
         Value::Map(entries) => Err(Fault::new(entries.first().map_or(1, |(k, _)| k.line), "takes a list, not a map")),
+    }
+}
+
+/// Of an allow-list. One without entries says that nothing is allowed, as `none` does.
+fn entries_of<T>(value: &Value, read: impl Fn(&str) -> Result<Entry<T>, String>) -> Result<Vec<Entry<T>>, Fault> {
+    match value {
+        Value::List(texts) if texts.is_empty() => Ok(vec![Entry::Nothing]),
+        _ => many(value, read),
     }
 }
 

@@ -103,6 +103,51 @@ fn images_are_removed_at_the_kubelets_thresholds_which_must_make_sense() {
 }
 
 #[test]
+fn what_pods_may_have_is_everything_until_a_rule_says_otherwise() {
+    assert_eq!(load("").unwrap().live.allow, Allow::default());
+    let text = "allow-host-path: [/var/log:ro, /srv//app/]\nallow-capability: [cap_net_admin, SYS_TIME]\nallow-privileged: false\n\
+                allow-host-namespace: [network, pid]\nallow-registry: [index.docker.io/library, 'registry:5000/team/']\n";
+    let allow = load(text).unwrap().live.allow;
+    let paths = allow.host_paths.unwrap();
+    assert_eq!(paths.only.iter().map(ToString::to_string).collect::<Vec<_>>(), ["/var/log:ro", "/srv/app"]);
+    assert!(
+        paths.place.starts_with("the configuration file /") && paths.place.ends_with("/config.yaml"),
+        "{}",
+        paths.place
+    );
+    assert_eq!(allow.capabilities.unwrap().only, ["NET_ADMIN", "SYS_TIME"]);
+    assert_eq!(allow.privileged.unwrap().only, [false]);
+    assert_eq!(allow.host_namespaces.unwrap().only, [HostNamespace::Network, HostNamespace::Pid]);
+    assert_eq!(allow.registries.unwrap().only, ["docker.io/library", "registry:5000/team"]);
+
+    for none in ["[]", "none", "[none]"] {
+        assert_eq!(
+            load(&format!("allow-host-path: {none}\n")).unwrap().live.allow.host_paths.unwrap().only,
+            [],
+            "{none}"
+        );
+    }
+    let flags = Settings { allow_registry: vec![Entry::Nothing], ..Settings::default() };
+    let registries = load_over(flags, text).unwrap().live.allow.registries.unwrap();
+    assert_eq!((registries.only.len(), registries.place.as_str()), (0, "the agent's flags"));
+    for (bad, why) in [
+        ("allow-host-path: [none, /a]\n", "allow-host-path: `none` stands alone"),
+        ("allow-host-path: [a]\n", "config.yaml:1: allow-host-path: \"a\" is not an absolute path"),
+        ("allow-host-path: [/a/../b]\n", "config.yaml:1: allow-host-path: \"/a/../b\" must not contain `..`"),
+        (
+            "allow-capability: NET_ADMINS\n",
+            "config.yaml:1: allow-capability: \"NET_ADMINS\" is no capability: did you mean",
+        ),
+        ("allow-host-namespace: uts\n", "config.yaml:1: allow-host-namespace: \"uts\" is not one of"),
+        ("allow-registry: busybox\n", "config.yaml:1: allow-registry: \"busybox\" is no registry"),
+        ("allow-registry: docker.io/library/busybox:1\n", "config.yaml:1: allow-registry: "),
+    ] {
+        let said = load(bad).unwrap_err();
+        assert!(said.starts_with(why), "{said}");
+    }
+}
+
+#[test]
 fn a_flag_wins_over_the_file_and_labels_are_united() {
     let flags = Settings {
         node_name: Some("flag".into()),

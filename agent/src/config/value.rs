@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pod::allow::{AllowedPath, HostNamespace};
 use pod::spec::{Taint, TaintEffect};
 use serde::{Deserialize, Serialize};
 
@@ -239,6 +240,68 @@ pub fn boolean(text: &str) -> Result<bool, String> {
         "false" => Ok(false),
         _ => Err(format!("{text:?} is neither true nor false")),
     }
+}
+
+/// One entry of an allow-list; `none`, alone, is a list without entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry<T> {
+    Nothing,
+    One(T),
+}
+
+fn entry<T>(text: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<Entry<T>, String> {
+    if text == "none" { Ok(Entry::Nothing) } else { read(text).map(Entry::One) }
+}
+
+/// `/var/log`, `/var/log:ro`.
+pub fn allowed_path(text: &str) -> Result<Entry<AllowedPath>, String> {
+    entry(text, |text| {
+        let (path, read_only) = match text.strip_suffix(":ro") {
+            Some(path) => (path, true),
+            None => (text, false),
+        };
+        let plain = absolute(path)?;
+        if plain.components().any(|part| part == std::path::Component::ParentDir) {
+            return Err(format!("{path:?} must not contain `..`"));
+        }
+        let path: PathBuf = plain.components().collect();
+        let path = path.to_str().ok_or_else(|| format!("{path:?} is not text"))?.to_owned();
+        Ok(AllowedPath { path, read_only })
+    })
+}
+
+pub fn capability(text: &str) -> Result<Entry<String>, String> {
+    entry(text, pod::manifest::capability)
+}
+
+pub fn host_namespace(text: &str) -> Result<Entry<HostNamespace>, String> {
+    entry(text, |text| match text {
+        "network" => Ok(HostNamespace::Network),
+        "pid" => Ok(HostNamespace::Pid),
+        "ipc" => Ok(HostNamespace::Ipc),
+        _ => Err(format!("{text:?} is not one of network, pid, ipc, none")),
+    })
+}
+
+/// A registry, or the beginning of images' names, as they are called in full: `docker.io/library`.
+pub fn registry(text: &str) -> Result<Entry<String>, String> {
+    entry(text, |text| {
+        let name = text.trim_end_matches('/');
+        let registry = name.split('/').next().unwrap_or_default();
+        let is_host = registry.contains(['.', ':', '[']) || registry == "localhost";
+        if !is_host || name.split('/').any(str::is_empty) || name.contains('@') || !name.is_ascii() {
+            return Err(format!(
+                "{text:?} is no registry: docker.io, registry.example:5000, or with the beginning of a name, docker.io/library"
+            ));
+        }
+        if name.split_once('/').is_some_and(|(_, repository)| repository.contains(':')) {
+            return Err(format!("{text:?} has a tag: allowed are whole repositories, or all that begin so"));
+        }
+        Ok(match name.strip_prefix("index.docker.io") {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("docker.io{rest}"),
+            _ => name.to_owned(),
+        })
+    })
 }
 
 pub fn whole<N: std::str::FromStr + PartialOrd + std::fmt::Display>(

@@ -1,4 +1,4 @@
-//! Following the configuration file: labels, taints and log limits apply live, other changes are named.
+//! Following the configuration file: labels, taints, log limits and the allow-list apply live, other changes are named.
 //!
 //! Spawned by the composition root. inotify on the file's directory (an editor replaces the file, a mounted directory
 //! swaps a symlink), a slow look as the safety net. A file that cannot be taken changes nothing and is reported.

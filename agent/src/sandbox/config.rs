@@ -7,6 +7,7 @@ use super::cgroups::{self, Driver};
 use super::cni::cidr::Cidr;
 use super::dns::Cluster;
 use super::files::NodeFiles;
+use crate::allowed::Allowed;
 
 /// The bridge of an agent's pods.
 pub const BRIDGE: &str = "daemonlet0";
@@ -32,6 +33,8 @@ pub struct Config {
     pub bridge: String,
     pub node_files: NodeFiles,
     pub cluster: Cluster,
+    /// Which host paths volumes may show.
+    pub allowed: Allowed,
 }
 
 /// Why the node's sandboxes cannot be served at all.

@@ -63,7 +63,7 @@ use cgroups::Limits;
 use cni::wishes::Wishes;
 use cni::{Network, NetworkConfig, PodNames};
 
-use volumes::{Places, Wanted};
+use volumes::{Places, Wanted, When};
 
 pub use cgroups::Driver;
 pub use config::{BRIDGE, Config, OpenError};
@@ -203,20 +203,23 @@ impl Sandboxes for NodeSandboxes {
                 shared.make(&uid, &wanted, &sysctls).map_err(|error| step(CREATE, &*error))
             })
         };
-        // What has no type is made, where nothing is, with the first container that mounts it (as CRI does).
+        // What has no type is made, where nothing is, with the first container that mounts it (as CRI does). Where there are
+        // rules for host paths it is looked at nonetheless: better now than when a predecessor has been stopped.
         let mut checked = template.spec.clone();
-        checked
-            .volumes
-            .retain(|volume| !matches!(volume.source, VolumeSource::HostPath { kind: HostPathKind::Unset, .. }));
+        if shared.config.allowed.host_paths().is_none() {
+            checked
+                .volumes
+                .retain(|volume| !matches!(volume.source, VolumeSource::HostPath { kind: HostPathKind::Unset, .. }));
+        }
         let limits = Limits::of(&template.spec, shared.config.pod_max_pids);
         let cgroup = async { shared.cgroups.make(uid, &limits).await.map_err(|e| step(CREATE, &e)) };
         if checked.volumes.iter().any(volumes::needs_pod_dir) {
             let (made, grouped) = tokio::join!(making, cgroup);
             made?;
             grouped?;
-            shared.volumes(uid, &checked).await?;
+            shared.volumes(uid, &checked, When::SetUp).await?;
         } else {
-            let (made, grouped, mounted) = tokio::join!(making, cgroup, shared.volumes(uid, &checked));
+            let (made, grouped, mounted) = tokio::join!(making, cgroup, shared.volumes(uid, &checked, When::SetUp));
             made?;
             grouped?;
             mounted?;
@@ -271,7 +274,7 @@ impl Sandboxes for NodeSandboxes {
             namespaces: kinds.iter().map(|kind| (kind.oci().to_owned(), ns.join(kind.file()))).collect(),
             cgroup: shared.cgroups.parent(uid, pod::qos::class(spec)),
             files: files::places(&shared.pod_dir(uid), spec.host_ipc),
-            volumes: shared.volumes(uid, spec).await?,
+            volumes: shared.volumes(uid, spec, When::Create).await?,
             hostname: shared.called(record, template)?.kernel,
             host_ips: self.node_ips(),
             pod_ips,
@@ -400,7 +403,12 @@ impl Shared {
     }
 
     /// Resolves the volumes on a blocking thread, and gives up waiting when it takes too long.
-    async fn volumes(self: &Arc<Self>, uid: &Uid, spec: &PodSpec) -> Result<BTreeMap<String, PathBuf>, StepError> {
+    async fn volumes(
+        self: &Arc<Self>,
+        uid: &Uid,
+        spec: &PodSpec,
+        when: When,
+    ) -> Result<BTreeMap<String, PathBuf>, StepError> {
         if spec.volumes.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -413,7 +421,7 @@ impl Shared {
             }
             *count += 1;
         }
-        let (this, uid, wanted) = (self.clone(), uid.clone(), Wanted::of(spec));
+        let (this, uid, wanted) = (self.clone(), uid.clone(), Wanted::of(spec, self.config.allowed.host_paths(), when));
         let resolving = blocking(move || {
             let places = Places { disk: this.state_dir(&uid), memory: this.pod_dir(&uid) };
             let resolved = volumes::resolve(&wanted, &places).map_err(|error| step(MOUNT, &error));

@@ -40,6 +40,7 @@ impl Node {
             pod_cidrs: vec!["198.18.0.0/15".parse().unwrap()],
             bridge: "daemonlet0".into(),
             node_files: NodeFiles { etc: self.dir.path().join("etc"), resolved: self.dir.path().join("resolved") },
+            allowed: agent::allowed::Allowed::default(),
             cluster: Cluster::default(),
         }
     }

@@ -1,12 +1,14 @@
-//! Pods of a node that failed one after the other: how long to wait before the next is tried.
+//! What is remembered of nodes whose pods failed: how long to wait before the next is tried, and that it has to prove itself.
 //!
 //! Remembered in memory only: an endpoint that starts anew tries once at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::decision::Ending;
+use super::local::{Health, Local, LocalPod};
 use super::time::after;
 
 /// Kubernetes' first wait of a daemon pod that failed; it doubles.
@@ -16,9 +18,14 @@ const MAX: Duration = Duration::from_secs(15 * 60);
 /// After this long without a failure counting starts anew: twice the longest wait, as in Kubernetes.
 const FORGIVEN: Duration = Duration::from_secs(30 * 60);
 
-/// By node. Failures of another template do not count.
+/// What is remembered, by node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Failures(BTreeMap<String, Failure>);
+pub struct Failures {
+    /// Failures of another template do not count.
+    failed: BTreeMap<String, Failure>,
+    /// A pod here failed, or was not ready when its successor came, and none has proven itself since.
+    broken: BTreeSet<String>,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Failure {
@@ -31,21 +38,42 @@ struct Failure {
 impl Failures {
     /// Before this moment the failed pod on `node` stays where it is. None: its turn is now.
     pub fn not_before(&self, node: &str, hash: &str, now: Timestamp) -> Option<Timestamp> {
-        let failure = self.0.get(node).filter(|f| f.hash == hash)?;
+        let failure = self.failed.get(node).filter(|f| f.hash == hash)?;
         let until = after(failure.at, wait(failure.count));
         (now < until).then_some(until)
     }
 
     /// A failed pod of `node` is deleted.
     pub fn add(&mut self, node: &str, hash: &str, now: Timestamp) {
-        let before = self.0.get(node).filter(|f| f.hash == hash && now <= after(f.at, FORGIVEN));
+        let before = self.failed.get(node).filter(|f| f.hash == hash && now <= after(f.at, FORGIVEN));
         let count = before.map_or(0, |f| f.count).saturating_add(1);
-        self.0.insert(node.to_owned(), Failure { hash: hash.to_owned(), count, at: now });
+        self.failed.insert(node.to_owned(), Failure { hash: hash.to_owned(), count, at: now });
     }
 
     /// Forgets what no longer counts: other templates, long ago, nodes that are gone.
     pub fn prune(&mut self, hash: &str, now: Timestamp, exists: impl Fn(&str) -> bool) {
-        self.0.retain(|node, f| f.hash == hash && now <= after(f.at, FORGIVEN) && exists(node));
+        self.failed.retain(|node, f| f.hash == hash && now <= after(f.at, FORGIVEN) && exists(node));
+        self.broken.retain(|node| exists(node));
+    }
+}
+
+impl Failures {
+    /// A pod of this node has to show that it stays.
+    pub fn is_broken(&self, node: &str) -> bool {
+        self.broken.contains(node)
+    }
+
+    /// What this decision has seen and done on a node that is reached.
+    pub fn note(&mut self, local: &Local<'_>) {
+        let fails = |p: &LocalPod<'_>| {
+            let replaced = !p.updated && p.health == Health::Down;
+            p.health == Health::Unproven || p.ended_by == Some(Ending::Failed) || replaced
+        };
+        if local.pods.iter().any(|p| !p.pod.is_ending() && fails(p)) {
+            self.broken.insert(local.name.to_owned());
+        } else if local.health() == Health::Up {
+            self.broken.remove(local.name);
+        }
     }
 }
 
@@ -98,6 +126,6 @@ mod tests {
         failures.add("long-ago", "h", at(-1801));
         failures.add("kept", "h", at(0));
         failures.prune("h", at(0), |node| node != "gone");
-        assert_eq!(failures.0.keys().collect::<Vec<_>>(), ["kept"]);
+        assert_eq!(failures.failed.keys().collect::<Vec<_>>(), ["kept"]);
     }
 }

@@ -9,6 +9,7 @@ use pod::placement::{self, Placement};
 
 use super::claim::{ClaimedPod, Hold};
 use super::decision::Ending;
+use super::failures::Failures;
 use super::seen::{Contact, DaemonSet, Node, Phase, Pod, Seen};
 use super::time::{after, earliest};
 use crate::rollout::History;
@@ -16,6 +17,9 @@ use crate::rollout::History;
 /// A node that was heard last at a moment may have been told things for this long after it: it is called lost later than it is
 /// (Kubernetes waits 50 s), and what reached it may be why no answer came.
 const DOUBT: Duration = Duration::from_secs(60);
+
+/// After a failure this long without another is success: Kubernetes' first wait of a crashing container.
+const PROOF: Duration = Duration::from_secs(10);
 
 /// One node and the DaemonSet's pods there.
 pub struct Local<'a> {
@@ -30,6 +34,8 @@ pub struct LocalPod<'a> {
     pub pod: &'a Pod,
     pub hold: Hold,
     pub updated: bool,
+    /// As Kubernetes counts it in the status: ready for minReadySeconds.
+    pub available: bool,
     pub health: Health,
     /// This decision deletes it.
     pub ended_by: Option<Ending>,
@@ -42,6 +48,9 @@ pub enum Health {
     Down,
     /// Ready, but not yet for minReadySeconds.
     Warming,
+    /// Available, but it has failed, or the one before it, and it has not been ready for long since. A daemon without a readiness probe
+    /// that ends at once is ready for a moment each time.
+    Unproven,
     /// Available; also one that runs once and has done so.
     Up,
 }
@@ -103,6 +112,7 @@ pub fn gather<'a>(
     seen: &'a Seen,
     pods: &[ClaimedPod<'a>],
     history: &History<'_>,
+    failures: &Failures,
     now: Timestamp,
 ) -> Fleet<'a> {
     let local = |(name, node): (&'a String, &'a Node)| {
@@ -120,12 +130,21 @@ pub fn gather<'a>(
         if pod.is_gone() {
             continue;
         }
-        let health = if local.is_reached() { health(daemonset, pod, now) } else { Health::Down };
-        if let (Health::Warming, Some(ready)) = (health, pod.ready_since) {
-            fleet.wake_at = earliest(fleet.wake_at, Some(after(ready, daemonset.min_ready)));
+        let mut health = if local.is_reached() { health(daemonset, pod, now) } else { Health::Down };
+        let available = health == Health::Up;
+        let failed = pod.restarts > 0 || failures.is_broken(node);
+        let proven_at = pod.ready_since.map(|ready| after(ready, PROOF));
+        if available && failed && pod.phase == Phase::Active && proven_at.is_none_or(|then| now < then) {
+            health = Health::Unproven;
         }
+        let wakes = match health {
+            Health::Warming => pod.ready_since.map(|ready| after(ready, daemonset.min_ready)),
+            Health::Unproven => proven_at,
+            Health::Down | Health::Up => None,
+        };
+        fleet.wake_at = earliest(fleet.wake_at, wakes);
         let updated = daemonset.is_updated(pod, history);
-        local.pods.push(LocalPod { pod, hold, updated, health, ended_by: None });
+        local.pods.push(LocalPod { pod, hold, updated, available, health, ended_by: None });
     }
     for local in fleet.nodes.values_mut() {
         local.pods.sort_by(|a, b| (a.pod.created, &a.pod.name).cmp(&(b.pod.created, &b.pod.name)));

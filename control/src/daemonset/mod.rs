@@ -7,6 +7,7 @@
 //! It follows Kubernetes' DaemonSet controller. The differences:
 //!
 //! - An update never takes a pod that serves beyond the budget, whatever fails and however often the template changes (`rollout`).
+//! - With `maxSurge` too, nodes without an available pod hold up the update of the others.
 //! - A node that was lost before its update is left alone, named in a condition and updated when it is back.
 //! - Where an untolerated NoSchedule taint keeps new pods away, an old pod stays as it is: no update ends it for good.
 //! - Of two pods on a node the healthier stays, not the older.
@@ -54,7 +55,7 @@ pub fn decide(daemonset: &DaemonSet, seen: &Seen, failures: &Failures, now: Time
     }
     let claimed = claim::claim(daemonset, seen);
     let history = rollout::history(daemonset, &claimed.revisions, seen);
-    let mut fleet = local::gather(daemonset, seen, &claimed.pods, &history, now);
+    let mut fleet = local::gather(daemonset, seen, &claimed.pods, &history, failures, now);
     let counts = status::count(daemonset, fleet.nodes.values());
     let budget = Budget::of(daemonset.strategy, fleet.nodes.values().filter(|l| l.runs()).count());
 
@@ -73,6 +74,9 @@ pub fn decide(daemonset: &DaemonSet, seen: &Seen, failures: &Failures, now: Time
     }
     let rolled = rollout::roll(fleet.nodes.values_mut(), budget);
     draft.creates.extend(rolled.creates);
+    for local in fleet.nodes.values().filter(|l| l.is_reached()) {
+        draft.failures.note(local);
+    }
 
     let status = Status {
         observed_generation: daemonset.generation,

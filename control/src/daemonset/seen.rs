@@ -95,6 +95,8 @@ pub struct Pod {
     pub created: Timestamp,
     /// When its deletion was asked for.
     pub deletion: Option<Timestamp>,
+    /// How often its containers have been started again, all together.
+    pub restarts: u32,
     /// Why it is not ready, for people: `main: CrashLoopBackOff`.
     pub trouble: Option<String>,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::local::{Health, Local};
+use super::local::Local;
 use super::seen::{DaemonSet, Phase};
 
 /// apps/v1 DaemonSetStatus; the counts are of nodes.
@@ -59,7 +59,7 @@ pub fn count<'a, 'b: 'a>(daemonset: &DaemonSet, locals: impl Iterator<Item = &'a
         let ready = oldest.pod.phase == Phase::Active && oldest.pod.ready_since.is_some() && local.is_reached();
         status.number_ready += u32::from(ready);
         status.updated_number_scheduled += u32::from(oldest.updated);
-        status.number_available += u32::from(oldest.health == Health::Up);
+        status.number_available += u32::from(oldest.available);
     }
     status.number_unavailable = status.desired_number_scheduled.saturating_sub(status.number_available);
     status

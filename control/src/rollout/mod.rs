@@ -1,11 +1,14 @@
 //! How an update goes over the fleet: which old pods may be taken now, and which nodes get a second pod.
 //!
 //! The budget counts nodes that should run the daemon and that the update can reach. It follows Kubernetes in the fields and their
-//! rounding, and keeps two promises that Kubernetes breaks (kubernetes#123232):
+//! rounding, and keeps three promises that Kubernetes breaks (kubernetes#123232):
 //!
 //! - **Nothing that serves is taken beyond the budget.** Old pods that are not ready serve nobody: they are replaced first and
 //!   at once, so that a second update repairs what the first has broken. A ready pod is taken only while fewer than `maxUnavailable` nodes
 //!   are without one, whatever the reason, and an available one while fewer than that are without an available one.
+//! - **What has failed must prove itself.** A pod that was restarted, or that replaces one that was not ready, counts only when it has been ready
+//!   for a while: a daemon without a readiness probe that ends at once is ready for a moment each time it starts. With `maxSurge` too, nodes without
+//!   an available pod hold up the others.
 //! - **A node that was lost before its update is outside the budget**, so it does not hold up the others. One that was lost after its update
 //!   began is inside: the update may be what cut it off.
 
@@ -35,7 +38,7 @@ pub enum Budget {
     OnDelete,
     /// Nodes without an available pod.
     Unavailable(usize),
-    /// Nodes with a new pod beside an old one that serves.
+    /// Nodes with a second pod beside an old one that serves, and nodes without an available pod.
     Surge(usize),
 }
 
@@ -73,15 +76,19 @@ pub fn roll<'l, 'a: 'l>(locals: impl Iterator<Item = &'l mut Local<'a>>, budget:
 }
 
 fn replace(mut counted: Vec<&mut Local<'_>>, max: usize) -> Rolled {
-    let of = |health, locals: &[&mut Local<'_>]| locals.iter().filter(|l| l.health() == health).count();
-    let (down, warming) = (of(Health::Down, &counted), of(Health::Warming, &counted));
+    let of = |health| counted.iter().filter(|l| l.health() == health).count();
+    let classes = [Health::Warming, Health::Unproven, Health::Up].map(|health| (health, of(health)));
+    let mut without = of(Health::Down);
     for local in counted.iter_mut().filter(|l| l.is_reached()) {
         local.pods.iter_mut().filter(|p| !p.updated && p.health == Health::Down).for_each(|p| p.end(Ending::Update));
     }
-    // What is ready and not yet available is unavailable already; to take it costs only what is still served.
-    let warming_waits = take(&mut counted, Health::Warming, max.saturating_sub(down));
-    let up_waits = take(&mut counted, Health::Up, max.saturating_sub(down.saturating_add(warming)));
-    let waits = if warming_waits || up_waits {
+    // The worst first. What is worth less than a class is missing from it already, whether it is taken or not.
+    let mut waiting = false;
+    for (health, count) in classes {
+        waiting |= take(&mut counted, health, max.saturating_sub(without));
+        without = without.saturating_add(count);
+    }
+    let waits = if waiting {
         counted.iter().filter(|l| l.health() != Health::Up).map(|l| wait(l)).collect()
     } else {
         Vec::new()
@@ -102,28 +109,35 @@ fn take(counted: &mut [&mut Local<'_>], health: Health, count: usize) -> bool {
 fn surge(counted: Vec<&mut Local<'_>>, max: usize) -> Rolled {
     let serves = |l: &Local<'_>| l.living().any(|p| !p.updated && (p.health > Health::Down || !l.is_reached()));
     // A second pod that is ending still has its place: its successor comes before any other node's.
-    let surging = counted.iter().filter(|l| serves(l) && l.pods.len() > 1).count();
-    let mut left = max.saturating_sub(surging);
+    let doubled = |l: &Local<'_>| serves(l) && l.pods.len() > 1;
+    // Nothing available is risked while other nodes are without, above all because of pods that this update has made.
+    let without = |l: &Local<'_>| !doubled(l) && l.health() != Health::Up;
+    let mut doubles = counted.iter().filter(|l| doubled(l)).count();
+    let mut risks = doubles.saturating_add(counted.iter().filter(|l| without(l)).count());
     let mut rolled = Rolled::default();
     let mut waiting = false;
     for local in counted.iter().filter(|l| l.is_reached()) {
         let mut living = local.living();
         let (Some(old), None, 1) = (living.next(), living.next(), local.pods.len()) else { continue };
-        if old.updated {
-            continue;
+        let budget = match (old.updated, old.health) {
+            (true, _) => continue,
+            // Beside a pod that serves nobody a new one costs nothing.
+            (false, Health::Down) => None,
+            (false, Health::Warming | Health::Unproven) => Some(&mut doubles),
+            (false, Health::Up) => Some(&mut risks),
+        };
+        match budget {
+            Some(spent) if *spent >= max => {
+                waiting = true;
+                continue;
+            }
+            Some(spent) => *spent += 1,
+            None => {}
         }
-        // Beside a pod that serves nobody a new one costs nothing.
-        if old.health == Health::Down {
-            rolled.creates.push(local.name.to_owned());
-        } else if left > 0 {
-            left -= 1;
-            rolled.creates.push(local.name.to_owned());
-        } else {
-            waiting = true;
-        }
+        rolled.creates.push(local.name.to_owned());
     }
     if waiting {
-        rolled.waits = counted.iter().filter(|l| serves(l) && l.pods.len() > 1).map(|l| wait(l)).collect();
+        rolled.waits = counted.iter().filter(|l| doubled(l) || without(l)).map(|l| wait(l)).collect();
     }
     rolled
 }
@@ -146,6 +160,7 @@ fn wait(local: &Local<'_>) -> String {
         (Health::Down, Some(trouble)) => format!("{node}: pod {name} is not ready: {trouble}"),
         (Health::Down, None) => format!("{node}: pod {name} is not ready"),
         (Health::Warming, _) => format!("{node}: pod {name} is ready, not yet for minReadySeconds"),
+        (Health::Unproven, _) => format!("{node}: pod {name} is ready, not yet for long after a failure"),
         (Health::Up, _) => format!("{node}: pod {name} is available"),
     }
 }

@@ -40,6 +40,8 @@ use crate::desired::{DesiredPod, Origin};
 use crate::name::{WorkloadKey, WorkloadKind};
 use crate::received::Received;
 
+pub use security::capability;
+
 /// A larger file is not read: the kubelet's limit.
 pub const MAX_FILE_BYTES: usize = 10 * 1024 * 1024;
 /// Documents of one file. A node runs 110 pods; bundles bring a few dozen other documents each.

@@ -134,20 +134,28 @@ pub fn container(at: &At<'_>, of_pod: &Security, findings: &mut Findings) -> Sec
     security
 }
 
+/// A capability's name without `CAP_`, upper case; `ALL` is one. Err: why it is none.
+pub fn capability(text: &str) -> Result<String, String> {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    if name == "ALL" || CAPABILITIES.contains(&name) {
+        return Ok(name.to_owned());
+    }
+    let hint = match nearest(name, CAPABILITIES.iter().copied()) {
+        Some(near) => format!(": did you mean {near}?"),
+        None => ": see capabilities(7)".to_owned(),
+    };
+    Err(format!("{} is no capability{hint}", names::shown(text)))
+}
+
 fn capability_list(at: &At<'_>, key: &str, findings: &mut Findings) -> Vec<String> {
     let mut list = Vec::new();
     for item in at.list(key, findings) {
         let Some(text) = item.text(findings) else { continue };
-        let upper = text.to_ascii_uppercase();
-        let name = upper.strip_prefix("CAP_").unwrap_or(&upper).to_owned();
-        if name != "ALL" && !CAPABILITIES.contains(&name.as_str()) {
-            let hint = match nearest(&name, CAPABILITIES.iter().copied()) {
-                Some(near) => format!(": did you mean {near}?"),
-                None => ": see capabilities(7)".to_owned(),
-            };
-            findings.impossible(&item, format!("{} is no capability{hint}", names::shown(text)));
-        } else if !list.contains(&name) {
-            list.push(name);
+        match capability(text) {
+            Err(why) => findings.impossible(&item, why),
+            Ok(name) if !list.contains(&name) => list.push(name),
+            Ok(_) => {}
         }
     }
     list

@@ -226,9 +226,14 @@ impl Claims {
     }
 
     pub fn refuse(&mut self, pod: &DesiredPod, path: &str, reason: String) {
-        let Origin { file, line, .. } = pod.origin.clone();
-        let rejection = Rejection { file, line, path: path.to_owned(), reason };
-        self.decide(&pod.workload, &pod.origin, Fate::Refused { rejections: vec![rejection] });
+        self.refuse_all(pod, std::iter::once((path.to_owned(), reason)));
+    }
+
+    /// For each of these fields, with why.
+    pub fn refuse_all(&mut self, pod: &DesiredPod, faults: impl Iterator<Item = (String, String)>) {
+        let Origin { file, line, .. } = &pod.origin;
+        let rejection = |(path, reason)| Rejection { file: file.clone(), line: *line, path, reason };
+        self.decide(&pod.workload, &pod.origin, Fate::Refused { rejections: faults.map(rejection).collect() });
     }
 
     pub fn into_outcomes(self) -> Vec<Outcome> {

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::allow::{Allow, Rule};
 use crate::content::{Content, ContentKind, Entry, Hidden};
 use crate::manifest::{Document, DocumentOutcome, PriorityClass};
 use crate::sample;
@@ -446,6 +447,27 @@ fn an_immutable_document_does_not_change_but_may_be_taken_away() {
         "nor does it cease to be so"
     );
     assert_eq!(says(&[of("a", true), files(vec![]), of("b", true)]).0.as_deref(), Some("b"));
+}
+
+#[test]
+fn what_the_node_does_not_allow_is_a_bad_edit_whatever_source_it_comes_from() {
+    let rule = Rule { only: vec![false], place: "the configuration file /c".into() };
+    let node = Node { allow: Allow { privileged: Some(rule), ..Allow::default() }, ..node() };
+    for (source, kind) in [(Source::Static, WorkloadKind::Pod), (Source::Control, WorkloadKind::DaemonSet)] {
+        let key = WorkloadKey { kind, ..sample::daemonset("d") };
+        let mut template = sample::template(&["a"]);
+        template.spec.containers[0].security.privileged = true;
+        let said = Snapshot { source, ..static_files(vec![file("f", vec![wants_template(1, &key, template)])]) };
+        let spec = if kind == WorkloadKind::Pod { "spec" } else { "spec.template.spec" };
+        for recorded in [vec![], vec![recorded(&key, source, "f")]] {
+            let merged = merge(std::slice::from_ref(&said), &recorded, &node, 110);
+            let Wanted::Hold { reason } = merged.set.wanted(&key) else { panic!("{merged:?}") };
+            let path = format!("{spec}.containers[0].securityContext.privileged");
+            assert!(reason.starts_with(&format!("{path}: is not allowed")), "{reason}");
+            let Fate::Refused { rejections } = fate_in(&merged, "f") else { panic!("{merged:?}") };
+            assert_eq!((rejections.len(), &rejections[0].path), (1, &path));
+        }
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ fn node(labels: &[(&str, &str)], taints: &[(&str, &str, TaintEffect)]) -> Node {
         name: "n1".into(),
         labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
         taints: taints.iter().map(taint).collect(),
+        ..Node::default()
     }
 }
 

@@ -4,8 +4,6 @@
 //! garbage collection sees who owns it (an unowned active snapshot may be collected within milliseconds).
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -17,16 +15,14 @@ use containerd_client::services::v1::{
 use containerd_client::tonic::{Code, Status};
 use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status as TaskStatus};
-use nix::errno::Errno;
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
 use oci_spec::runtime::Spec;
 use prost_types::Any;
 use tokio::task::JoinSet;
 
+use pod::allow::Allow;
 use pod::name::WorkloadKey;
 use pod::observed::{ContainerState, ObservedContainer};
-use pod::spec::{AppArmor, HostPathKind, Seccomp, VolumeSource};
+use pod::spec::{AppArmor, Container, HostPathKind, RecursiveReadOnly, Seccomp, VolumeSource};
 
 use super::apparmor::IsNeeded;
 use super::client::{Client, QUICK, bounded, found};
@@ -36,11 +32,11 @@ use super::hung::Looks;
 use super::image_facts::ImageFacts;
 use super::oci::{self, Inputs};
 use super::seccomp::localhost;
-use super::sub_paths::SubPath;
+use super::sub_paths::{Bound, Reach, SubPath};
 use super::tasks::NewTask;
 use super::{
     Containerd, OciRuntime, cgroup, classes, environment, exec, image_volumes, labels, propagation, selinux, snapshots,
-    sub_paths, tasks,
+    stdin, sub_paths, tasks,
 };
 use crate::execute::chain;
 use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
@@ -61,12 +57,16 @@ impl Containerd {
         let runtime = classes::of_pod(&self.config.classes, run.template.spec.runtime_class.as_deref())?;
         let version = self.containerd_version().await.map_err(|status| refused("containerd's version", &status))?;
         let shim_group = runtime.shim_group(&run.run.uid, &version);
-        let sub_paths = sub_paths::places(&self.config.run_dir, run, |text| {
+        let allow = self.config.allowed.host_paths();
+        let sub_paths = sub_paths::places(&self.config.run_dir, run, allow.as_ref(), |text| {
             environment::expanded(text, run, &self.host(), &self.config.node_name)
         });
         let sub_paths = sub_paths.map_err(|why| StepError::new("CreateContainerConfigError", why))?;
-        let bound = (&image_volumes, &sub_paths);
-        let (spec, adapted) = self.spec_of(run, image, bound, (&runtime, &shim_group)).await?;
+        let bound = self.bind(run, &sub_paths).await?;
+        let strict = allow.map(|allow| read_only(run.container, &sub_paths, &bound, &allow));
+        let run = &CreateRun { container: strict.as_ref().unwrap_or(run.container), ..run.clone() };
+        let (spec, adapted) =
+            self.spec_of(run, image, (&image_volumes, &sub_paths, &bound), (&runtime, &shim_group)).await?;
         let spec = serde_json::to_vec(&spec).expect("a spec has only text keys");
         let options = runtime.options(matches!(run.sandbox.cgroup, CgroupParent::Systemd(_)));
         let labels = labels::of_run(run, image, &adapted);
@@ -111,13 +111,12 @@ impl Containerd {
             let task = NewTask {
                 id: id.clone(),
                 rootfs,
-                stdin: self.open_stdin(run, &id)?,
+                stdin: stdin::make(run, self.config.stdin(&id))?,
                 stdout: text(&run.stdout),
                 stderr: text(&run.stderr),
                 terminal: run.container.tty,
                 options,
             };
-            let bound = self.bind(run, &sub_paths).await?;
             propagation::check(run, &sub_paths).map_err(|why| StepError::new("CreateContainerError", why))?;
             let created = tasks::create(&self.client, &task).await;
             // The container has its own copies by now.
@@ -142,33 +141,11 @@ impl Containerd {
         outcome.map(|()| created)
     }
 
-    /// An open stdin that says nothing and never ends: the shim opens both ends of the pipe until the container is deleted.
-    fn open_stdin(&self, run: &CreateRun<'_>, id: &str) -> Result<String, StepError> {
-        if !run.container.stdin {
-            return Ok(String::new());
-        }
-        let path = self.config.stdin(id);
-        let dir = path.parent().expect("it is in a directory");
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir).and_then(|()| {
-            match mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR) {
-                Err(Errno::EEXIST) | Ok(()) => Ok(()),
-                Err(why) => Err(why.into()),
-            }
-        });
-        match made {
-            Ok(()) => Ok(path.to_string_lossy().into_owned()),
-            Err(why) => {
-                let message = format!("the stdin of container {}: cannot make {}: {why}", run.run, path.display());
-                Err(StepError::new("CreateContainerError", message))
-            }
-        }
-    }
-
     async fn spec_of(
         &self,
         run: &CreateRun<'_>,
         image: &ImageFacts,
-        (image_volumes, sub_paths): (&BTreeMap<PathBuf, PathBuf>, &BTreeMap<usize, SubPath>),
+        (image_volumes, sub_paths, bound): (&BTreeMap<PathBuf, PathBuf>, &BTreeMap<usize, SubPath>, &Bound),
         (runtime, shim_group): (&OciRuntime, &str),
     ) -> Result<(Spec, Vec<oci::Adapted>), StepError> {
         let default_profile = match (&run.container.security.apparmor, run.container.security.privileged) {
@@ -180,7 +157,7 @@ impl Containerd {
             self.client.step_error("CreateContainerError", &format!("the accounts in image {}", image.name), &status)
         })?;
         let host = self.host();
-        let (host_devices, volume_devices) = devices(&self.device_looks, run).await?;
+        let (host_devices, volume_devices) = devices(&self.device_looks, run, sub_paths, bound).await?;
         let recursive_read_only = self.recursion.asked(run, runtime).await;
         let seccomp_profile = self.seccomp_profile(run).await?;
         let selinux = match run.container.security.selinux {
@@ -225,23 +202,20 @@ impl Containerd {
     }
 
     /// Binds the parts of volumes that this container mounts; they are there until what is returned is dropped.
-    async fn bind(
-        &self,
-        run: &CreateRun<'_>,
-        sub_paths: &BTreeMap<usize, SubPath>,
-    ) -> Result<Option<sub_paths::Bound>, StepError> {
+    async fn bind(&self, run: &CreateRun<'_>, sub_paths: &BTreeMap<usize, SubPath>) -> Result<Bound, StepError> {
         if sub_paths.is_empty() {
-            return Ok(None);
+            return Ok(Bound::default());
         }
         let failed = |why: String| {
-            let message = format!("the subPaths of container {}: {why}", run.run);
+            let message = format!("the volumes of container {}: {why}", run.run);
             StepError::new("CreateContainerConfigError", message)
         };
         let parts: Vec<SubPath> = sub_paths.values().cloned().collect();
         let volumes = parts.iter().map(|part| part.volume.clone()).collect();
-        let binding = self.device_looks.look(volumes, move || sub_paths::bind(&parts));
+        let peer = self.client.peer_pid();
+        let binding = self.device_looks.look(volumes, move || sub_paths::bind(&parts, reach(peer)));
         let bound = binding.await.map_err(|hung| failed(hung.to_string()))?;
-        bound.map(Some).map_err(|error| failed(chain(&error)))
+        bound.map_err(|error| failed(chain(&error)))
     }
 
     /// Makes the image's VOLUMEs for this run.
@@ -338,10 +312,32 @@ impl Containerd {
     }
 }
 
+/// Whether containerd, by its pid, has our mounts.
+fn reach(containerd: Option<i32>) -> Reach {
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let its = containerd.and_then(|pid| namespace(&pid.to_string()));
+    if its.is_some() && its == namespace("self") { Reach::Ours } else { Reach::Others }
+}
+
+/// The container with everything made read-only below what it mounts of the host where only that is allowed: otherwise a file
+/// system that is mounted there could be written to.
+fn read_only(container: &Container, parts: &BTreeMap<usize, SubPath>, bound: &Bound, allow: &Allow) -> Container {
+    let mut strict = container.clone();
+    for (index, mount) in strict.mounts.iter_mut().enumerate() {
+        let real = parts.get(&index).and_then(|part| bound.real(&part.bound));
+        if real.is_some_and(|real| allow.may_write(real) != Some(true)) {
+            mount.recursive_read_only = RecursiveReadOnly::Enabled;
+        }
+    }
+    strict
+}
+
 /// The node's devices where the container is privileged, and those of the volumes that it mounts.
 async fn devices(
     looks: &Looks,
     run: &CreateRun<'_>,
+    parts: &BTreeMap<usize, SubPath>,
+    bound: &Bound,
 ) -> Result<(Vec<HostDevice>, BTreeMap<String, HostDevice>), StepError> {
     let privileged = run.container.security.privileged;
     let kind_of = |name: &String| {
@@ -351,17 +347,23 @@ async fn devices(
             VolumeSource::EmptyDir(_) | VolumeSource::Projected(_) => None,
         })
     };
-    let mounted = run.container.mounts.iter().map(|mount| &mount.volume);
-    let volumes: BTreeMap<String, (PathBuf, HostPathKind)> = mounted
-        .filter_map(|name| Some((name.clone(), (run.sandbox.volumes.get(name)?.clone(), kind_of(name)?))))
-        .collect();
+    // Where it is to be looked at, what it is there, and as what it was asked for.
+    let looked_at = |index: usize, name: &String| {
+        let judged = parts.get(&index).and_then(|part| Some((part.bound.clone(), bound.real(&part.bound)?.to_owned())));
+        let path = run.sandbox.volumes.get(name)?;
+        let (at, path) = judged.unwrap_or_else(|| (path.clone(), path.clone()));
+        Some((at, path, kind_of(name)?))
+    };
+    let mounted = run.container.mounts.iter().enumerate();
+    let volumes: BTreeMap<String, (PathBuf, PathBuf, HostPathKind)> =
+        mounted.filter_map(|(index, mount)| Some((mount.volume.clone(), looked_at(index, &mount.volume)?))).collect();
     if !privileged && volumes.is_empty() {
         return Ok(Default::default());
     }
-    let paths = volumes.values().map(|(path, _)| path.clone()).collect();
+    let paths = volumes.values().map(|(_, path, _)| path.clone()).collect();
     let looked = looks.look(paths, move || {
-        let of_volumes = volumes.into_iter().filter_map(|(name, (path, kind))| {
-            let device = host::device_of_volume(&path, kind)?;
+        let of_volumes = volumes.into_iter().filter_map(|(name, (at, path, kind))| {
+            let device = host::device_at(&at, &path, kind)?;
             Some((name, device))
         });
         (of_volumes.collect(), if privileged { host::devices() } else { Vec::new() })

@@ -120,6 +120,11 @@ pub fn devices() -> Vec<HostDevice> {
 /// whatever is there, and a container that writes there could put a node of any disk in its place: only /dev is then
 /// believed. Blocking: the path may lie in a file system that does not answer.
 pub fn device_of_volume(path: &Path, kind: HostPathKind) -> Option<HostDevice> {
+    device_at(path, path, kind)
+}
+
+/// The same of a volume that was judged at `path` and is to be looked at where it is bound.
+pub fn device_at(bound: &Path, path: &Path, kind: HostPathKind) -> Option<HostDevice> {
     let believed = match kind {
         HostPathKind::CharDevice | HostPathKind::BlockDevice => true,
         HostPathKind::Unset => path.strip_prefix("/dev").is_ok_and(|below| {
@@ -133,7 +138,7 @@ pub fn device_of_volume(path: &Path, kind: HostPathKind) -> Option<HostDevice> {
         | HostPathKind::Socket => false,
     };
     // Not followed: it is what the volume was resolved to, or somebody has changed it since.
-    let meta = believed.then(|| fs::symlink_metadata(path).ok()).flatten()?;
+    let meta = believed.then(|| fs::symlink_metadata(bound).ok()).flatten()?;
     device_of(path, &meta)
 }
 

@@ -17,6 +17,7 @@ use pod::observed::ObservedContainer;
 use pod::plan::Signal;
 use pod::spec::Container;
 
+use crate::allowed::Allowed;
 use crate::exec::{Exec, ExecError, ExecStreams};
 use crate::seams::{CreateRun, CreatedRun, ImageWanted, Layers, PodRuns, Prepared, Runtime, ShimEnd, StepError, Wake};
 
@@ -59,6 +60,7 @@ pub mod seccomp;
 pub mod selinux;
 mod shim;
 mod snapshots;
+mod stdin;
 mod sub_paths;
 mod tasks;
 pub mod user;
@@ -88,6 +90,8 @@ pub struct Config {
     /// Runtimes other than the usual one, by the name that pods give.
     pub classes: BTreeMap<String, OciRuntime>,
     pub pulls: images::pull::Settings,
+    /// Which host paths volumes may show.
+    pub allowed: Allowed,
 }
 
 impl Config {
@@ -106,6 +110,7 @@ impl Config {
             memory: MemoryPolicy::default(),
             classes: BTreeMap::new(),
             pulls: images::pull::Settings::default(),
+            allowed: Allowed::default(),
         }
     }
 }

@@ -36,7 +36,7 @@ pub fn check(run: &CreateRun<'_>, sub_paths: &BTreeMap<usize, SubPath>) -> Resul
     run.container.mounts.iter().enumerate().try_for_each(|(index, mount)| {
         let Some(source) = run.sandbox.volumes.get(&mount.volume) else { return Ok(()) };
         // The bind of a part propagates as the mount in which the part lies.
-        let bound = sub_paths.get(&index).map(|part| &part.bound);
+        let bound = sub_paths.get(&index).filter(|part| !part.is_whole()).map(|part| &part.bound);
         let Some(mounted) = mountinfo::of(bound.unwrap_or(source), &all) else { return Ok(()) };
         judge(source, mount, mounted)
     })

@@ -1,4 +1,4 @@
-//! subPath: a part of a volume, resolved by descriptors and bound through them.
+//! subPath, and host paths under rules: a part of a volume, resolved by descriptors and bound through them.
 //!
 //! Driven by `containers`. What lies in a volume is its containers' to change at any time, also while we look: a name that
 //! was checked and is then mounted by name leads out of the volume when somebody swaps it for a link in between
@@ -7,6 +7,11 @@
 //! the volume are followed, as files of configMaps need. The binds lie at `<run-dir>/pods/<uid>/subpaths/<container>/
 //! <attempt>/<index>` and go as soon as the container has its own copies of them; what a killed agent leaves there goes
 //! with the pod's surroundings, or before the next try.
+//!
+//! Where the node has rules for host paths ([`pod::allow`]), these come the same way, whole volumes too: what was opened is
+//! judged by its real path and bound by its descriptor, so that a link changed in between gains nothing (CVE-2026-14891).
+//! Their binds have with them what is mounted below, so they lie where no mount crosses to other mount namespaces (a copy
+//! there could not be taken away with them), unless that is where containerd looks for them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
@@ -14,12 +19,15 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
-use pod::spec::SubPath as Asked;
+use pod::allow::{Access, Allow};
+use pod::name::WorkloadKind;
+use pod::spec::{SubPath as Asked, VolumeSource};
 
 use super::image_volumes;
 use crate::seams::CreateRun;
@@ -29,23 +37,48 @@ const TRIES_MAX: u32 = 128;
 /// A swapped name may be gone for a moment when it is to be made, or there again.
 const RACES_MAX: u32 = 16;
 
+/// Where binds of host paths lie, below the run's own directory.
+const HOST: &str = "host";
+
 /// A part of a volume that a container mounts.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SubPath {
     /// The volume on the host.
     pub volume: PathBuf,
-    /// Relative, and does not climb. Never shown: an expression may have taken it from a Secret.
+    /// Relative, and does not climb; empty: the whole volume. Never shown: an expression may have taken it from a Secret.
     pub path: PathBuf,
     /// As the manifest has it.
     pub written: String,
     /// Where it is bound for the container's creation.
     pub bound: PathBuf,
+    /// Of a host path, where the node has rules for these.
+    pub host: Option<Box<HostPart>>,
+}
+
+/// By what a part of the host's tree is judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPart {
+    pub allow: Arc<Allow>,
+    /// What the container may do with it.
+    pub access: Access,
+    /// The volume's field in the document.
+    pub field: String,
+    /// The host path as the document has it.
+    pub written: String,
+}
+
+impl SubPath {
+    /// The volume as it is, and not a part of it.
+    pub fn is_whole(&self) -> bool {
+        self.path.as_os_str().is_empty()
+    }
 }
 
 impl std::fmt::Debug for SubPath {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let SubPath { volume, path: _, written, bound } = self;
-        f.debug_struct("SubPath").field("volume", volume).field("written", written).field("bound", bound).finish()
+        let SubPath { volume, path: _, written, bound, host } = self;
+        let mut shown = f.debug_struct("SubPath");
+        shown.field("volume", volume).field("written", written).field("bound", bound).field("host", host).finish()
     }
 }
 
@@ -58,20 +91,28 @@ pub enum SubPathError {
     Open { part: SubPath, source: io::Error },
     #[error("cannot make the directory {path} in the volume at {volume}", path = .part.written, volume = .part.volume.display())]
     Make { part: SubPath, source: io::Error },
+    #[error("{field}: {written} {why}")]
+    Forbidden { field: String, written: String, why: String },
+    #[error("cannot open {volume} on this node", volume = .volume.display())]
+    OpenHost { volume: PathBuf, source: io::Error },
     #[error("cannot bind a part of a volume at {place}")]
     Bind { place: PathBuf, source: io::Error },
 }
 
-/// The parts that the container mounts, by the mount's place among its mounts. `expand` works out `$(VAR)`. Pure.
+/// The parts that the container mounts, by the mount's place among its mounts. `allow`: the rules for host paths, where the
+/// node has some. `expand` works out `$(VAR)`. Pure.
 pub fn places(
     run_dir: &Path,
     run: &CreateRun<'_>,
+    allow: Option<&Arc<Allow>>,
     expand: impl Fn(&str) -> Result<String, String>,
 ) -> Result<BTreeMap<usize, SubPath>, String> {
     let mut places = BTreeMap::new();
     for (index, mount) in run.container.mounts.iter().enumerate() {
+        let host = allow.and_then(|allow| host_part(run, &mount.volume, mount.read_only, allow)).map(Box::new);
+        let whole = String::new();
         let (path, written) = match &mount.sub_path {
-            None => continue,
+            None => (String::new(), &whole),
             Some(Asked::Literal(path)) => (path.clone(), path),
             Some(Asked::Expression(text)) => {
                 (expand(text).map_err(|why| format!("subPathExpr {text:?}: {why}"))?, text)
@@ -79,7 +120,7 @@ pub fn places(
         };
         let parts = Path::new(&path).components().filter(|part| *part != Component::CurDir);
         let path: PathBuf = parts.collect();
-        if path.as_os_str().is_empty() {
+        if path.as_os_str().is_empty() && host.is_none() {
             continue;
         }
         if !path.components().all(|part| matches!(part, Component::Normal(_))) || written.contains('\0') {
@@ -90,17 +131,57 @@ pub fn places(
         let Some(of_run) = image_volumes::way_of_run(&run.run) else {
             return Err(format!("the run {} cannot name a directory", run.run));
         };
-        let bound = run_dir.join("pods").join(&run.run.uid.0).join("subpaths").join(of_run).join(index.to_string());
+        let mut bound = run_dir.join("pods").join(&run.run.uid.0).join("subpaths").join(of_run);
+        if host.is_some() {
+            bound.push(HOST);
+        }
+        bound.push(index.to_string());
         let written = written.clone();
-        places.insert(index, SubPath { volume, path, written, bound });
+        places.insert(index, SubPath { volume, path, written, bound, host });
     }
     Ok(places)
 }
 
+/// None: the volume is none of the host's.
+fn host_part(run: &CreateRun<'_>, volume: &str, read_only: bool, allow: &Arc<Allow>) -> Option<HostPart> {
+    let index = run.template.spec.volumes.iter().position(|it| it.name == volume)?;
+    let VolumeSource::HostPath { path, .. } = &run.template.spec.volumes[index].source else { return None };
+    let spec = match run.workload.kind {
+        WorkloadKind::Pod => "spec",
+        WorkloadKind::DaemonSet => "spec.template.spec",
+    };
+    Some(HostPart {
+        allow: Arc::clone(allow),
+        access: if read_only { Access::Read } else { Access::Write },
+        field: format!("{spec}.volumes[{index}].hostPath.path"),
+        written: path.clone(),
+    })
+}
+
+/// Whether the place for binds of host paths may be shut off from other mount namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// containerd sees our mounts as we do.
+    Ours,
+    /// It sees what reaches it of them.
+    Others,
+}
+
 /// Binds that are undone when this is dropped.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Bound {
     places: Vec<PathBuf>,
+    /// Where host paths are bound, shut off.
+    shut: Option<PathBuf>,
+    /// Real paths of what is bound of the host's, by the places.
+    host: BTreeMap<PathBuf, PathBuf>,
+}
+
+impl Bound {
+    /// Where the host's path leads to that is bound here; None: nothing of the host's is.
+    pub fn real(&self, place: &Path) -> Option<&Path> {
+        self.host.get(place).map(PathBuf::as_path)
+    }
 }
 
 impl Drop for Bound {
@@ -111,32 +192,84 @@ impl Drop for Bound {
                 tracing::warn!(place = %place.display(), %error, "a bound part of a volume stays until its pod is torn down");
             }
         }
-        // The run's, the container's and the pod's directory, where they are empty.
-        let first = self.places.first().map(PathBuf::as_path);
-        for directory in first.into_iter().flat_map(|place| place.ancestors().skip(1).take(3)) {
-            let _ = fs::remove_dir(directory);
+        if let Some(shut) = &self.shut
+            && let Err(error) = open_up(shut)
+        {
+            tracing::warn!(place = %shut.display(), %error, "a place for host paths stays until its pod is torn down");
+        }
+        // The place of host paths, the run's, the container's and the pod's directory, where they are empty.
+        for place in &self.places {
+            for directory in place.ancestors().skip(1).take(4) {
+                if fs::remove_dir(directory).is_err() || directory.ends_with("subpaths") {
+                    break;
+                }
+            }
         }
     }
 }
 
 /// Opens every part, makes a directory where nothing is, and binds what was opened to its place. Blocking: a volume may
 /// lie in a file system that does not answer.
-pub fn bind(parts: &[SubPath]) -> Result<Bound, SubPathError> {
-    let mut bound = Bound { places: Vec::new() };
+pub fn bind(parts: &[SubPath], reach: Reach) -> Result<Bound, SubPathError> {
+    let mut bound = Bound::default();
     for part in parts {
         let found = open(part)?;
         let failed = |source| SubPathError::Bind { place: part.bound.clone(), source };
         // What a killed agent left.
         unbind(&part.bound).map_err(failed)?;
+        if let (Some(_), Some(host)) = (&part.host, part.bound.parent()) {
+            if reach == Reach::Ours && bound.shut.is_none() {
+                bound.shut = Some(host.to_owned());
+                shut(host).map_err(failed)?;
+            }
+            bound.host.insert(part.bound.clone(), real(&found).map_err(failed)?);
+        }
         place(&found, &part.bound).map_err(failed)?;
         bound.places.push(part.bound.clone());
         let by_descriptor = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
-        // Without what is mounted below, as the kubelet binds: to undo a bind with everything below it would take that away from the
-        // host as well, since binds are peers of what they show.
-        mount(Some(by_descriptor.as_str()), &part.bound, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        // A part comes without what is mounted below, as the kubelet binds it.
+        let below = if part.is_whole() { MsFlags::MS_REC } else { MsFlags::empty() };
+        mount(Some(by_descriptor.as_str()), &part.bound, None::<&str>, MsFlags::MS_BIND | below, None::<&str>)
             .map_err(|errno| failed(errno.into()))?;
     }
     Ok(bound)
+}
+
+/// Makes a place of which no mount reaches other mount namespaces.
+fn shut(place: &Path) -> io::Result<()> {
+    // What a killed agent left.
+    open_up(place)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(place)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("daemonlet"), place, Some("tmpfs"), flags, Some("size=64k,mode=0700"))?;
+    Ok(mount(None::<&str>, place, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)?)
+}
+
+/// Takes it away. Ok when it is not there.
+fn open_up(place: &Path) -> io::Result<()> {
+    loop {
+        // With all that is bound in it, and only here.
+        match mount(None::<&str>, place, None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>) {
+            Ok(()) => umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?,
+            Err(Errno::ENOENT | Errno::EINVAL) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn real(found: &OwnedFd) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/thread-self/fd/{}", found.as_raw_fd()))
+}
+
+/// Judges what was opened.
+fn judge(part: &SubPath, found: &OwnedFd, access: Access) -> Result<(), SubPathError> {
+    let Some(host) = &part.host else { return Ok(()) };
+    let real = real(found).map_err(|source| SubPathError::OpenHost { volume: part.volume.clone(), source })?;
+    host.allow.host_path(&real, access).map_err(|why| {
+        let why =
+            if real == Path::new(&host.written) { why } else { format!("leads to {}, which {why}", real.display()) };
+        SubPathError::Forbidden { field: host.field.clone(), written: host.written.clone(), why }
+    })
 }
 
 /// A directory for a directory, a file for everything else.
@@ -179,17 +312,30 @@ fn open(part: &SubPath) -> Result<OwnedFd, SubPathError> {
         Errno::EXDEV => SubPathError::LeadsOut { part: part.clone() },
         errno => SubPathError::Open { part: part.clone(), source: errno.into() },
     };
+    if let (true, Some(host)) = (part.is_whole(), &part.host) {
+        let plain = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let found = openat(AT_FDCWD, &part.volume, plain, Mode::empty());
+        let found =
+            found.map_err(|errno| SubPathError::OpenHost { volume: part.volume.clone(), source: errno.into() })?;
+        judge(part, &found, host.access)?;
+        return Ok(found);
+    }
     let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = openat(AT_FDCWD, &part.volume, directory, Mode::empty()).map_err(opened)?;
+    judge(part, &root, Access::Read)?;
     for _ in 0..RACES_MAX {
         match beneath(&root, &part.path, OFlag::empty()) {
-            Ok(found) => return Ok(found),
-            Err(Errno::ENOENT) => match make(&root, &part.path) {
-                Ok(()) | Err(Errno::ENOENT | Errno::EEXIST) => {}
-                Err(Errno::EXDEV) => return Err(opened(Errno::EXDEV)),
-                Err(errno) => return Err(SubPathError::Make { part: part.clone(), source: errno.into() }),
-            },
+            Ok(found) => {
+                judge(part, &found, part.host.as_ref().map_or(Access::Read, |host| host.access))?;
+                return Ok(found);
+            }
+            Err(Errno::ENOENT) => judge(part, &root, Access::Write)?,
             Err(errno) => return Err(opened(errno)),
+        }
+        match make(&root, &part.path) {
+            Ok(()) | Err(Errno::ENOENT | Errno::EEXIST) => {}
+            Err(Errno::EXDEV) => return Err(opened(Errno::EXDEV)),
+            Err(errno) => return Err(SubPathError::Make { part: part.clone(), source: errno.into() }),
         }
     }
     Err(opened(Errno::ENOENT))

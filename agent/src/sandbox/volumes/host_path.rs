@@ -1,25 +1,42 @@
 //! hostPath with Kubernetes' checks (v1 HostPathVolumeSource).
 //!
 //! Driven by `volumes`. Blocking: a hostPath may lie on a file system that does not answer. Paths are followed through
-//! links and judged on the descriptor that they lead to; what comes out is the real path of that descriptor.
+//! links and judged on the descriptor that they lead to; what comes out is the real path of that descriptor. Where the node
+//! has rules for host paths, whoever mounts judges again what it mounts; here they keep anything from being made elsewhere.
 
 use std::fs::{self, File, FileType, OpenOptions, Permissions};
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
-use nix::libc::O_PATH;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::libc::{O_DIRECTORY, O_PATH};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
+use pod::allow::{Access, Allow};
 use pod::spec::HostPathKind;
 
-use super::VolumeError;
+use super::{VolumeError, When};
 
 /// Modes of what hostPath types make (Kubernetes).
 const MADE_DIRECTORY_MODE: u32 = 0o755;
 const MADE_FILE_MODE: u32 = 0o644;
 
-/// Checks the path, makes what its type allows to make, and answers where it leads to.
-pub(super) fn resolve(volume: &str, path: &str, kind: HostPathKind) -> Result<PathBuf, VolumeError> {
+/// By which rules a path is judged.
+pub(super) struct Judge<'a> {
+    pub allow: &'a Allow,
+    pub access: Access,
+    pub when: When,
+}
+
+/// Checks the path, makes what its type allows to make, and answers where it leads to. Without a judge every path is allowed.
+pub(super) fn resolve(
+    volume: &str,
+    path: &str,
+    kind: HostPathKind,
+    judge: Option<&Judge<'_>>,
+) -> Result<PathBuf, VolumeError> {
     let plain = Path::new(path);
     if !plain.is_absolute() || plain.components().any(|part| part == Component::ParentDir) || path.contains('\0') {
         return Err(VolumeError::NotPlain { volume: volume.into(), path: path.into() });
@@ -28,11 +45,20 @@ pub(super) fn resolve(volume: &str, path: &str, kind: HostPathKind) -> Result<Pa
     let found = match open(plain) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make(volume, path, kind)?;
+            match judge {
+                None => make(volume, path, kind)?,
+                Some(judge) if kind == HostPathKind::Unset && judge.when == When::SetUp => return Ok(plain.to_owned()),
+                Some(judge) => make_judged(volume, path, kind, judge)?,
+            }
             open(plain).map_err(look)?
         }
         Err(error) => return Err(look(error)),
     };
+    let real = real(&found).map_err(look)?;
+    if let Some(judge) = judge {
+        let judged = judge.allow.host_path(&real, judge.access);
+        judged.map_err(|why| forbidden(volume, path, &real, &why))?;
+    }
     let kind_of_file = found.metadata().map_err(look)?.file_type();
     if let Some(expected) = expected(kind)
         && !fits(kind, kind_of_file)
@@ -45,7 +71,80 @@ pub(super) fn resolve(volume: &str, path: &str, kind: HostPathKind) -> Result<Pa
             expected,
         });
     }
-    fs::read_link(format!("/proc/thread-self/fd/{}", found.as_raw_fd())).map_err(look)
+    Ok(real)
+}
+
+fn real(found: &File) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/thread-self/fd/{}", found.as_raw_fd()))
+}
+
+fn forbidden(volume: &str, path: &str, real: &Path, why: &str) -> VolumeError {
+    let why = match real == Path::new(path) {
+        true => why.to_owned(),
+        false => format!("leads to {}, which {why}", real.display()),
+    };
+    VolumeError::Forbidden { volume: volume.into(), path: path.into(), why }
+}
+
+/// Makes what is missing in the directory that the path's last part that is there leads to, where that is allowed. Each
+/// directory is made in one that is held open, so that a link put in its way leads nowhere.
+fn make_judged(volume: &str, path: &str, kind: HostPathKind, judge: &Judge<'_>) -> Result<(), VolumeError> {
+    let is_file = kind == HostPathKind::FileOrCreate;
+    if !is_file && !matches!(kind, HostPathKind::Unset | HostPathKind::DirectoryOrCreate) {
+        return make(volume, path, kind);
+    }
+    let failed = |source| VolumeError::Make { volume: volume.into(), path: path.into(), kind: name(kind), source };
+    let plain = Path::new(path);
+    let mut there = None;
+    for above in plain.ancestors().skip(1) {
+        match OpenOptions::new().read(true).custom_flags(O_DIRECTORY).open(above) {
+            Ok(found) => {
+                there = Some((found, above));
+                break;
+            }
+            // The kubelet makes a file where its directory is.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_file => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    let (found, above) = there.ok_or_else(|| failed(Errno::ENOENT.into()))?;
+    let missing = plain.strip_prefix(above).map_err(|_| failed(Errno::EINVAL.into()))?;
+    let target = real(&found).map_err(failed)?.join(missing);
+    let judged = judge.allow.host_path(&target, Access::Write);
+    judged.map_err(|why| forbidden(volume, path, &target, &format!("{why} (it is not there and would be made)")))?;
+    let mut parent = OwnedFd::from(found);
+    let mut parts = missing.components().peekable();
+    while let Some(part) = parts.next() {
+        let part = Path::new(part.as_os_str());
+        let made = match is_file && parts.peek().is_none() {
+            true => make_file(&parent, part),
+            false => make_directory(&parent, part),
+        };
+        parent = made.map_err(|errno| failed(errno.into()))?;
+    }
+    Ok(())
+}
+
+fn make_directory(parent: &OwnedFd, name: &Path) -> nix::Result<OwnedFd> {
+    let is_new = match mkdirat(parent, name, Mode::from_bits_truncate(MADE_DIRECTORY_MODE)) {
+        Ok(()) => true,
+        // Somebody else was quicker.
+        Err(Errno::EEXIST) => false,
+        Err(errno) => return Err(errno),
+    };
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let made = openat(parent, name, flags, Mode::empty())?;
+    if is_new {
+        fchmod(&made, Mode::from_bits_truncate(MADE_DIRECTORY_MODE))?;
+    }
+    Ok(made)
+}
+
+fn make_file(parent: &OwnedFd, name: &Path) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let made = openat(parent, name, flags, Mode::from_bits_truncate(MADE_FILE_MODE))?;
+    fchmod(&made, Mode::from_bits_truncate(MADE_FILE_MODE))?;
+    Ok(made)
 }
 
 /// Follows links to whatever is there, without opening it for use: a FIFO does not block, a device does not wake.
@@ -161,7 +260,7 @@ mod tests {
     use super::*;
 
     fn check(path: &Path, kind: HostPathKind) -> Result<PathBuf, String> {
-        resolve("data", path.to_str().unwrap(), kind).map_err(|e| e.to_string())
+        resolve("data", path.to_str().unwrap(), kind, None).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -230,7 +329,66 @@ mod tests {
     #[test]
     fn climbing_and_relative_paths_are_refused() {
         for path in ["/var/../etc", "relative", "", "/a/.."] {
-            assert!(matches!(resolve("v", path, HostPathKind::Unset), Err(VolumeError::NotPlain { .. })), "{path}");
+            assert!(
+                matches!(resolve("v", path, HostPathKind::Unset, None), Err(VolumeError::NotPlain { .. })),
+                "{path}"
+            );
         }
+    }
+
+    /// Within `root/in`, which may be written to, and `root/ro`, which may not.
+    fn judged(root: &Path, path: &Path, kind: HostPathKind, access: Access) -> Result<PathBuf, String> {
+        let entry = |name: &str, read_only| {
+            let path = root.join(name).to_str().unwrap().to_owned();
+            pod::allow::AllowedPath { path, read_only }
+        };
+        let only = vec![entry("in", false), entry("ro", true)];
+        let rule = pod::allow::Rule { only, place: "the configuration file /c".into() };
+        let allow = Allow { host_paths: Some(rule), ..Allow::default() };
+        let judge = Judge { allow: &allow, access, when: When::Create };
+        resolve("data", path.to_str().unwrap(), kind, Some(&judge)).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn where_there_are_rules_nothing_else_is_shown_and_nothing_is_made_elsewhere() {
+        use HostPathKind::*;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        for made in ["in/real", "ro", "out"] {
+            fs::create_dir_all(root.join(made)).unwrap();
+        }
+        symlink("real", root.join("in/link")).unwrap();
+        symlink("../out", root.join("in/escape")).unwrap();
+        symlink("../out/dangling", root.join("in/dangling")).unwrap();
+        symlink(root.join("in"), root.join("way")).unwrap();
+        let is = |path: &str, kind, access| judged(&root, &root.join(path), kind, access);
+        assert_eq!(is("in/link", Directory, Access::Write), Ok(root.join("in/real")));
+        assert_eq!(is("way/real", Unset, Access::Write), Ok(root.join("in/real")));
+        assert_eq!(is("ro", Unset, Access::Read), Ok(root.join("ro")));
+        assert!(is("ro", Unset, Access::Write).unwrap_err().contains("may only be read on this node"));
+        let why = is("in/escape", Unset, Access::Read).unwrap_err();
+        let leads = format!(
+            "hostPath {0}/in/escape leads to {0}/out, which is not allowed on this node: allow-host-path in the configuration file /c allows only {0}/in, {0}/ro:ro",
+            root.display()
+        );
+        assert!(why.contains("volume data") && why.contains(&leads), "{why}");
+
+        for (path, kind) in [("in/a/b", DirectoryOrCreate), ("way/c", Unset), ("in/f", FileOrCreate)] {
+            let made = is(path, kind, Access::Write).unwrap();
+            let mode = if kind == FileOrCreate { 0o644 } else { 0o755 };
+            assert_eq!(fs::metadata(made).unwrap().permissions().mode() & 0o7777, mode, "{path}");
+        }
+        for (path, kind) in [
+            ("in/escape/a/b", DirectoryOrCreate),
+            ("in/escape/a", Unset),
+            ("in/escape/f", FileOrCreate),
+            ("in/dangling", DirectoryOrCreate),
+            ("in/dangling", FileOrCreate),
+            ("ro/a", DirectoryOrCreate),
+            ("out/a", Unset),
+        ] {
+            assert!(is(path, kind, Access::Read).is_err(), "{path}");
+        }
+        assert_eq!(fs::read_dir(root.join("out")).unwrap().count() + fs::read_dir(root.join("ro")).unwrap().count(), 0);
     }
 }

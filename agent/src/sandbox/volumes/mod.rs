@@ -10,7 +10,9 @@ pub mod projected;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use pod::allow::{self, Access, Allow};
 use pod::qos;
 use pod::spec::{EmptyDir, Medium, PodSpec, Volume, VolumeSource};
 
@@ -25,6 +27,8 @@ pub enum VolumeError {
     Missing { volume: String, path: String, kind: &'static str, instead: &'static str },
     #[error("volume {volume}: hostPath type check failed: {path} is {found}, and type {kind} asks for {expected}")]
     WrongType { volume: String, path: String, found: &'static str, kind: &'static str, expected: &'static str },
+    #[error("volume {volume}: hostPath {path} {why}")]
+    Forbidden { volume: String, path: String, why: String },
     #[error("volume {volume}: cannot make {path} on this node for hostPath type {kind:?}")]
     Make { volume: String, path: String, kind: &'static str, source: io::Error },
     #[error("volume {volume}: cannot make the emptyDir {path}")]
@@ -45,11 +49,33 @@ pub struct Wanted {
     volumes: Vec<Volume>,
     /// Bytes that all containers together may use, where every one has a limit.
     memory_limit: Option<u64>,
+    judged: Option<Judged>,
+}
+
+/// By which rules the host paths of a pod are judged.
+#[derive(Debug, Clone)]
+struct Judged {
+    allow: Arc<Allow>,
+    /// Whether any container writes to it, by volume.
+    access: BTreeMap<String, Access>,
+    when: When,
+}
+
+/// What the volumes are looked at for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// For a first word on whether they can be had: a hostPath without a type is not made.
+    SetUp,
+    /// For a container that mounts them.
+    Create,
 }
 
 impl Wanted {
-    pub fn of(spec: &PodSpec) -> Wanted {
-        Wanted { volumes: spec.volumes.clone(), memory_limit: qos::of_pod(spec).memory_max }
+    /// `allow`: the rules for host paths, where the node has some.
+    pub fn of(spec: &PodSpec, allow: Option<Arc<Allow>>, when: When) -> Wanted {
+        let access = || spec.volumes.iter().map(|it| (it.name.clone(), allow::access(spec, &it.name))).collect();
+        let judged = allow.map(|allow| Judged { allow, access: access(), when });
+        Wanted { volumes: spec.volumes.clone(), memory_limit: qos::of_pod(spec).memory_max, judged }
     }
 }
 
@@ -77,7 +103,14 @@ pub fn needs_pod_dir(volume: &Volume) -> bool {
 pub fn resolve(wanted: &Wanted, places: &Places) -> Result<BTreeMap<String, PathBuf>, VolumeError> {
     let place = |volume: &Volume| {
         let place = match &volume.source {
-            VolumeSource::HostPath { path, kind } => host_path::resolve(&volume.name, path, *kind)?,
+            VolumeSource::HostPath { path, kind } => {
+                let judge = wanted.judged.as_ref().map(|judged| host_path::Judge {
+                    allow: &judged.allow,
+                    access: judged.access.get(&volume.name).copied().unwrap_or(Access::Write),
+                    when: judged.when,
+                });
+                host_path::resolve(&volume.name, path, *kind, judge.as_ref())?
+            }
             VolumeSource::Projected(_) => filled(&volume.name, places)?,
             VolumeSource::EmptyDir(of) => empty_dir::make(&volume.name, of, wanted.memory_limit, places)?,
         };

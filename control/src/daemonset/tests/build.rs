@@ -64,7 +64,8 @@ pub fn surge(count: u32) -> Strategy {
 
 /// A node for the daemon, in reach.
 pub fn node(name: &str) -> Node {
-    let placed = pod::desired::Node { name: name.into(), labels: labels(&[("daemon", "yes")]), taints: Vec::new() };
+    let placed =
+        pod::desired::Node { name: name.into(), labels: labels(&[("daemon", "yes")]), ..pod::desired::Node::default() };
     Node { placed, contact: Contact::Reached }
 }
 
@@ -90,6 +91,7 @@ pub fn pod(name: &str, node: &str, hash: &str) -> Pod {
         ready_since: Some(at(0)),
         created: at(0),
         deletion: None,
+        restarts: 0,
         trouble: None,
     }
 }

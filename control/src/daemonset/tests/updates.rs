@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::build::{at, lost, surge, unavailable};
 use super::world::World;
-use crate::daemonset::{Contact, Phase, Step};
+use crate::daemonset::{Contact, Failures, Phase, Step};
 use crate::rollout::Strategy;
 
 /// A fleet of `nodes` whose daemons all serve.
@@ -56,6 +56,27 @@ fn bad_updates_one_after_the_other_take_no_more_than_the_first() {
         world.edit("good");
         world.run();
         assert_eq!(world.updated(), 6);
+    }
+}
+
+#[test]
+fn daemons_that_are_ready_for_a_moment_only_do_not_eat_up_the_fleet() {
+    for (strategy, least) in [(unavailable(1), 6), (surge(1), 6)] {
+        let mut world = serving(strategy, 8);
+        for _ in 0..6 {
+            world.edit("flash");
+            for _ in 0..40 {
+                world.decide(|_| false);
+                world.second += 1;
+                world.settle_all();
+            }
+        }
+        let steady = world.seen.pods.iter().filter(|p| p.created == at(0) && p.ready_since == Some(at(1))).count();
+        assert!(steady >= least, "{steady} of 8 are left");
+        world.edit("good");
+        world.run();
+        assert_eq!(world.updated(), 8);
+        assert_eq!(world.failures, Failures::default(), "who has proven itself is as good as any");
     }
 }
 

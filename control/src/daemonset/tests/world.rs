@@ -16,7 +16,7 @@ pub struct World {
     pub seen: Seen,
     pub failures: Failures,
     pub second: i64,
-    /// Template data by hash: what contains `bad` never gets ready.
+    /// Template data by hash: what contains `bad` never gets ready, `flash` for a moment again and again.
     made_from: BTreeMap<String, String>,
     edits: u32,
     pods_made: u32,
@@ -133,7 +133,10 @@ impl World {
         let now = at(self.second);
         for pod in self.seen.pods.iter_mut().filter(|p| p.node.as_deref() == Some(node)) {
             let bad = self.made_from.get(&pod.labels[HASH_LABEL]).is_some_and(|data| data.contains("bad"));
-            if !bad && pod.phase == Phase::Active {
+            let flashes = self.made_from.get(&pod.labels[HASH_LABEL]).is_some_and(|data| data.contains("flash"));
+            if flashes && pod.ready_since.take().is_some() {
+                pod.restarts += 1;
+            } else if !bad && pod.phase == Phase::Active {
                 pod.ready_since = pod.ready_since.or(Some(now));
             }
         }

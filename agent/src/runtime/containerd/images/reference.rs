@@ -255,6 +255,28 @@ mod tests {
         check(&format!("h:1/r:t@{D}"), &format!("h:1/r:t@{D}"), &format!("h:1/r@{D}"));
     }
 
+    /// What is judged is what is pulled: every name that is one, put together from parts that are easily taken for others.
+    #[test]
+    fn the_allow_list_judges_the_name_that_is_pulled() {
+        let registries =
+            ["", "docker.io/", "index.docker.io/", "localhost/", "h:5000/", "Upper/", "[::1]:5/", "a.b/", "plain/"];
+        let repositories = ["x", "library/x", "docker.io/x", "localhost/x", "a/b/c", "x.y", "x.y/z"];
+        let digest = format!("@{D}");
+        let mut compared = 0;
+        for registry in registries {
+            for repository in repositories {
+                for tail in ["", ":1", ":A.b-c", digest.as_str(), &format!(":1{digest}")] {
+                    let text = format!("{registry}{repository}{tail}");
+                    if let Ok(reference) = text.parse::<Reference>() {
+                        assert_eq!(pod::allow::image_name(&text), reference.name(), "{text}");
+                        compared += 1;
+                    }
+                }
+            }
+        }
+        assert!(compared > 250, "{compared} names");
+    }
+
     #[test]
     fn what_is_no_name_is_refused_with_the_reason() {
         let long = "a".repeat(256);

@@ -453,7 +453,13 @@ fn a_part_of_a_volume_is_mounted_from_where_it_was_bound() {
     it.mount("a", "/part", true);
     it.sub_paths.insert(
         1,
-        SubPath { volume: "/host/a".into(), path: "b".into(), written: "b".into(), bound: "/run/bound/1".into() },
+        SubPath {
+            volume: "/host/a".into(),
+            path: "b".into(),
+            written: "b".into(),
+            bound: "/run/bound/1".into(),
+            host: None,
+        },
     );
     let json = it.json();
     assert_eq!(mount_at(&json, "/whole")["source"], "/host/a");

@@ -27,7 +27,7 @@ impl Case {
 
     fn part(&self, path: &str) -> SubPath {
         let bound = self.dir.path().join("run/subpaths/main/0/0");
-        SubPath { volume: self.volume(), path: path.into(), written: path.into(), bound }
+        SubPath { volume: self.volume(), path: path.into(), written: path.into(), bound, host: None }
     }
 }
 
@@ -40,13 +40,13 @@ fn a_part_is_bound_and_gone_with_what_holds_it() {
     for (path, below) in [("inside", "file"), ("inside/file", ""), ("link", "")] {
         let part = case.part(path);
         for _ in 0..2 {
-            let bound = bind(std::slice::from_ref(&part)).expect("bound");
+            let bound = bind(std::slice::from_ref(&part), Reach::Ours).expect("bound");
             let file = if below.is_empty() { part.bound.clone() } else { part.bound.join(below) };
             assert_eq!(fs::read_to_string(file).expect("read"), "content", "{path}");
             // As a killed agent leaves it.
             std::mem::forget(bound);
         }
-        drop(bind(std::slice::from_ref(&part)).expect("bound over what was left"));
+        drop(bind(std::slice::from_ref(&part), Reach::Ours).expect("bound over what was left"));
         assert!(!case.dir.path().join("run/subpaths").exists(), "{path}");
     }
     assert!(case.volume().join("inside/file").exists());
@@ -64,15 +64,15 @@ fn what_is_mounted_in_a_part_stays_on_the_host() {
     tmpfs(&volume.join("part/disk"));
     fs::write(volume.join("part/disk/data"), "").expect("written");
     let part = case.part("part");
-    drop(bind(std::slice::from_ref(&part)).expect("bound"));
+    drop(bind(std::slice::from_ref(&part), Reach::Ours).expect("bound"));
     let kept = volume.join("part/disk/data").exists();
     // What comes while it is bound, and what a killed agent leaves.
-    let bound = bind(std::slice::from_ref(&part)).expect("bound");
+    let bound = bind(std::slice::from_ref(&part), Reach::Ours).expect("bound");
     fs::create_dir(volume.join("part/later")).expect("made");
     tmpfs(&volume.join("part/later"));
     fs::write(volume.join("part/later/data"), "").expect("written");
     std::mem::forget(bound);
-    drop(bind(std::slice::from_ref(&part)).expect("bound over what was left"));
+    drop(bind(std::slice::from_ref(&part), Reach::Ours).expect("bound over what was left"));
     let kept_later = volume.join("part/later/data").exists();
     for at in ["part/later", "part/disk", ""] {
         // Perhaps it is gone: that is what this is about.
@@ -85,15 +85,18 @@ fn what_is_mounted_in_a_part_stays_on_the_host() {
 fn what_is_missing_is_made_with_the_volumes_mode() {
     let case = Case::new();
     fs::set_permissions(case.volume(), fs::Permissions::from_mode(0o2777)).expect("set");
-    drop(bind(&[case.part("a/b")]).expect("bound"));
+    drop(bind(&[case.part("a/b")], Reach::Ours).expect("bound"));
     for made in ["a", "a/b"] {
         let mode = fs::metadata(case.volume().join(made)).expect("there").permissions().mode();
         assert_eq!(mode & 0o7777, 0o2777, "{made}");
     }
     fs::write(case.volume().join("file"), "").expect("written");
-    assert!(matches!(bind(&[case.part("file/below")]), Err(SubPathError::Make { .. } | SubPathError::Open { .. })));
+    assert!(matches!(
+        bind(&[case.part("file/below")], Reach::Ours),
+        Err(SubPathError::Make { .. } | SubPathError::Open { .. })
+    ));
     symlink("nowhere", case.volume().join("dangling")).expect("linked");
-    assert!(matches!(bind(&[case.part("dangling")]), Err(SubPathError::Open { .. })));
+    assert!(matches!(bind(&[case.part("dangling")], Reach::Ours), Err(SubPathError::Open { .. })));
     assert!(!case.volume().join("nowhere").exists());
 }
 
@@ -104,7 +107,7 @@ fn no_link_leads_out() {
     symlink("../outside", case.volume().join("climbing")).expect("linked");
     symlink("/proc/self/root", case.volume().join("magic")).expect("linked");
     for path in ["absolute", "absolute/secret", "climbing", "climbing/secret", "climbing/made", "magic/etc"] {
-        let error = bind(&[case.part(path)]).expect_err(path);
+        let error = bind(&[case.part(path)], Reach::Ours).expect_err(path);
         assert!(matches!(error, SubPathError::LeadsOut { .. }), "{path}: {error:?}");
     }
     assert_eq!(fs::read_dir(case.dir.path().join("outside")).expect("there").count(), 1);
@@ -142,13 +145,97 @@ fn a_swap_while_we_look_never_leads_out() {
         for round in 0..ROUNDS {
             // What is there, and what would have to be made on the other side of the link.
             let part = case.part(if round % 2 == 0 { "swapped" } else { "swapped/made" });
-            match bind(std::slice::from_ref(&part)) {
+            match bind(std::slice::from_ref(&part), Reach::Ours) {
                 Ok(_bound) => {
                     opened += 1;
                     assert!(!part.bound.join("secret").exists(), "the bind leads out of the volume");
                 }
                 Err(SubPathError::LeadsOut { .. } | SubPathError::Open { .. } | SubPathError::Make { .. }) => {
                     refused += 1;
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    });
+    assert!(opened > 0 && refused > 0, "{opened} opened, {refused} refused: nothing was raced");
+    assert_eq!(fs::read_dir(case.dir.path().join("outside")).expect("there").count(), 1, "made outside");
+}
+
+impl Case {
+    /// A host path under the rule that only the volume's own directory may be shown.
+    fn host(&self, name: &str) -> SubPath {
+        let entry = pod::allow::AllowedPath { path: self.volume().to_str().expect("text").into(), read_only: false };
+        let rule = pod::allow::Rule { only: vec![entry], place: "the configuration file /c".into() };
+        let volume = self.volume().join(name);
+        let host = HostPart {
+            allow: Arc::new(Allow { host_paths: Some(rule), ..Allow::default() }),
+            access: Access::Write,
+            field: "spec.volumes[0].hostPath.path".into(),
+            written: volume.to_str().expect("text").into(),
+        };
+        let bound = self.dir.path().join("run/subpaths/main/0/host/0");
+        SubPath { volume, path: PathBuf::new(), written: String::new(), bound, host: Some(Box::new(host)) }
+    }
+}
+
+#[test]
+fn a_host_path_comes_with_what_is_mounted_below_and_that_stays_on_the_host() {
+    let case = Case::new();
+    let volume = case.volume();
+    let tmpfs = |at: &Path| mount(Some("none"), at, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("mounted");
+    fs::create_dir(volume.join("data")).expect("made");
+    tmpfs(&volume.join("data"));
+    mount(None::<&str>, &volume.join("data"), None::<&str>, MsFlags::MS_SHARED, None::<&str>).expect("shared");
+    fs::create_dir(volume.join("data/disk")).expect("made");
+    tmpfs(&volume.join("data/disk"));
+    fs::write(volume.join("data/disk/file"), "").expect("written");
+    let part = case.host("data");
+    let mut seen = Vec::new();
+    for reach in [Reach::Ours, Reach::Others] {
+        let bound = bind(std::slice::from_ref(&part), reach).expect("bound");
+        seen.push(part.bound.join("disk/file").exists() && bound.real(&part.bound) == Some(&volume.join("data")));
+        // As a killed agent leaves it.
+        std::mem::forget(bound);
+        drop(bind(std::slice::from_ref(&part), reach).expect("bound over what was left"));
+        seen.push(volume.join("data/disk/file").exists() && !case.dir.path().join("run/subpaths").exists());
+    }
+    for at in ["data/disk", "data"] {
+        // Perhaps it is gone: that is what this is about.
+        let _ = umount2(&volume.join(at), MntFlags::MNT_DETACH);
+    }
+    assert_eq!(seen, [true; 4]);
+}
+
+/// CVE-2026-14891: the path is judged, and then somebody puts a link in its place.
+#[test]
+fn a_host_path_is_bound_as_what_was_judged_whatever_is_put_in_its_place() {
+    const ROUNDS: usize = 3000;
+    let case = Case::new();
+    let (victim, link) = (case.volume().join("swapped"), case.volume().join("link"));
+    fs::create_dir(&victim).expect("made");
+    symlink("../outside", &link).expect("linked");
+    let over = AtomicBool::new(false);
+    let (mut opened, mut refused) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let swap = renameat2(AT_FDCWD, &victim, AT_FDCWD, &link, RenameFlags::RENAME_EXCHANGE);
+                swap.expect("both are there");
+            }
+        });
+        let _ends = Over(&over);
+        for round in 0..ROUNDS {
+            let mut part = case.host("swapped");
+            // The whole of it, and a part that would have to be made.
+            part.path = if round % 2 == 0 { PathBuf::new() } else { "made".into() };
+            match bind(std::slice::from_ref(&part), Reach::Ours) {
+                Ok(_bound) => {
+                    opened += 1;
+                    assert!(!part.bound.join("secret").exists(), "the bind leads out of what is allowed");
+                }
+                Err(SubPathError::Forbidden { why, .. }) => {
+                    refused += 1;
+                    assert!(why.contains("/outside, which is not allowed on this node"), "{why}");
                 }
                 Err(other) => panic!("{other:?}"),
             }
