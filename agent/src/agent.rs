@@ -309,6 +309,7 @@ fn machine(
         pod_cidrs,
         bridge: sandbox::BRIDGE.to_owned(),
         node_files: sandbox::NodeFiles::default(),
+        keeper: keeper_program(config)?,
         allowed: allowed.clone(),
         cluster: sandbox::Cluster { dns: config.cluster_dns.clone(), domain: config.cluster_domain.clone() },
     };

@@ -135,7 +135,8 @@ pub struct CreatedRun {
 /// A pod's surroundings on this node, as made by [`Sandboxes::set_up`].
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Sandbox {
-    /// Namespace files to join, by OCI name (`network`, `ipc`, `uts`); a namespace that is not here is the host's.
+    /// Namespace files to join, by OCI name (`network`, `ipc`, `uts`, `pid`); a namespace that is not here is the host's, a
+    /// `pid` that is not here each container's own unless the pod has the host's.
     pub namespaces: BTreeMap<String, PathBuf>,
     /// The pod's cgroup in the form that `linux.cgroupsPath` of a container takes; see [`CgroupParent::cgroups_path`].
     pub cgroup: CgroupParent,

@@ -3,7 +3,8 @@
 //!
 //! Started by its own systemd unit (or by hand), spoken to by the agent through the library of this crate. It knows
 //! nothing of pods, containerd or the agent. Reading order: `serve` (the loop), `container` (a turn), `journal` (why a
-//! kill loses nothing), then `cri`, `spool`, `log_file`, `rotate`, `budget`, `beneath`, `door`.
+//! kill loses nothing), then `cri`, `spool`, `log_file`, `rotate`, `budget`, `beneath`, `door`. `hold`
+//! is another program in the same file: the first process of a shared process namespace.
 
 mod beneath;
 mod budget;
@@ -11,6 +12,7 @@ mod container;
 mod cri;
 mod deleted;
 mod door;
+mod hold;
 mod journal;
 mod log_file;
 mod rotate;
@@ -27,6 +29,14 @@ fn main() -> ExitCode {
             Ok(_) => ExitCode::SUCCESS,
             Err(error) => {
                 say(&error.to_string());
+                ExitCode::FAILURE
+            }
+        },
+        Ok(start::Asked::Hold) => match hold::hold() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                // To the agent, which waits for a word.
+                let _ = writeln!(std::io::stdout(), "{error}");
                 ExitCode::FAILURE
             }
         },

@@ -25,6 +25,7 @@ pub const USAGE: &str = "\
 Reads the output of this node's containers and writes CRI log files.
 
 usage: daemonlet-logkeeper --run-dir D --log-dir L [options]
+       daemonlet-logkeeper hold UID          only for the agent: holds a pod's process namespace
 
   --run-dir D           where the pipes and the socket logkeeper.sock are (/run/daemonlet)
   --log-dir L           gets pods/ and containers/ (/var/log)
@@ -45,6 +46,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(2);
 #[derive(Debug, PartialEq, Eq)]
 pub enum Asked {
     Run(Options),
+    /// Hold the process namespace of a pod, whose uid is for whoever looks at the list of processes.
+    Hold,
     Say(String),
 }
 
@@ -60,7 +63,13 @@ impl Options {
     /// Reads the words behind the program's name. A value follows its flag or stands behind `=`.
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Refusal> {
         let (mut run_dir, mut log_dir, mut limits) = (None, None, Limits::default());
-        let mut args = args.into_iter();
+        let mut args = args.into_iter().peekable();
+        if args.next_if(|word| word == "hold").is_some() {
+            return match (args.next(), args.next()) {
+                (Some(_), None) => Ok(Asked::Hold),
+                _ => Err(Refusal("hold takes the uid of a pod".into())),
+            };
+        }
         while let Some(arg) = args.next() {
             let arg = arg.into_string().map_err(|arg| Refusal(format!("{arg:?} is not text")))?;
             let (flag, joined) = match arg.split_once('=') {
@@ -222,6 +231,7 @@ mod tests {
         let limits = Limits { max_file_size: 5000, max_files: 3, budget: 6000 };
         assert_eq!(asked, Asked::Run(Options { run_dir: "/r".into(), log_dir: "/l".into(), limits }));
         let Ok(Asked::Run(options)) = parse("--run-dir /r --log-dir /l") else { panic!() };
+        assert_eq!(parse("hold 0a-1b"), Ok(Asked::Hold));
         assert_eq!(options.limits, Limits { max_file_size: 10_485_760, max_files: 5, budget: 1_073_741_824 });
     }
 
@@ -235,6 +245,9 @@ mod tests {
             "--run-dir /r --log-dir /l --budget x",
             "--run-dir /r --log-dir /l --unknown",
             "serve",
+            "hold",
+            "hold a b",
+            "--run-dir /r hold a",
         ] {
             assert!(parse(words).is_err(), "{words}");
         }

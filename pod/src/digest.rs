@@ -133,6 +133,7 @@ impl Feed for PodSpec {
             host_network,
             host_pid,
             host_ipc,
+            share_processes,
             sysctls,
             priority,
             priority_class,
@@ -149,6 +150,9 @@ impl Feed for PodSpec {
         }
         if runtime_class.is_some() {
             feed_all!(*sum, runtime_class);
+        }
+        if *share_processes {
+            sum.tag("share processes");
         }
         if !sysctls.is_empty() {
             sum.tag("sysctls");

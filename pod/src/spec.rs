@@ -30,6 +30,8 @@ pub struct PodSpec {
     pub host_network: bool,
     pub host_pid: bool,
     pub host_ipc: bool,
+    /// `shareProcessNamespace`: never with `host_pid`.
+    pub share_processes: bool,
     /// `securityContext.sysctls`: values of the pod's own namespaces by their names with dots. Only those that Kubernetes calls safe.
     pub sysctls: BTreeMap<String, String>,
     /// `priority`, or the value of a well-known `priorityClassName`; `merge` looks up the others. 0 otherwise.

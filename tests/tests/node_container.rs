@@ -5,9 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 use tests::client::{self, Pod};
-use tests::manifest::{Document, daemon_set, pod};
+use tests::manifest::{Document, OBEDIENT, daemon_set, pod};
 use tests::node::{NODE_ADDRESS, TestNode};
-use tests::process::Process;
+use tests::process::{Process, with_command};
+use tests::stand_in;
 use tests::wait::wait_for;
 
 /// A node that runs this one pod.
@@ -237,6 +238,55 @@ fn host_pid_and_host_ipc_are_shared_only_when_asked() {
     for kind in ["pid", "ipc"] {
         assert_eq!(process.namespace(kind), node.agent_process().namespace(kind), "{kind}");
     }
+}
+
+#[test]
+fn containers_share_their_processes_where_asked_and_start_anew_with_the_one_that_holds_them() {
+    let container = |name: &str| json!({"name": name, "image": stand_in::BUSYBOX, "command": ["sh", "-c", OBEDIENT]});
+    let mut side = container("side");
+    side["readinessProbe"] = json!({"exec": {"command": ["sh", "-c", "ps | grep -q 'hold '"]}, "periodSeconds": 1});
+    let document = pod("a").pod_field("shareProcessNamespace", json!(true));
+    let document = document.pod_field("containers", json!([container("main"), side]));
+    let (mut node, first, process) = run(document);
+    let holders = |uid: &str| with_command(&format!("hold {uid}"));
+    let [holder] = holders(&first.uid())[..] else { panic!("one process holds the namespace") };
+    let namespace = holder.namespace("pid");
+    for other in [process, node.process_of(&first.container_id("side"))] {
+        assert_eq!(other.namespace("pid"), namespace);
+    }
+    assert_ne!(namespace, node.agent_process().namespace("pid"));
+    assert!(holder.cgroup("memory").is_some_and(|path| path.contains(&first.uid())), "{:?}", holder.cgroup("memory"));
+    assert_eq!(holder.status("CapEff").as_deref(), Some("0000000000000000"));
+    // Seen from inside: all of the pod's processes, and a first one that leads nowhere.
+    let look = "ps; ls /proc/1/root/ 2>&1; kill -9 1; true";
+    let seen = node.cli(&["exec", &first.name(), "-c", "main", "--", "sh", "-c", look]).ok().out;
+    assert!(seen.matches("sleep 1000").count() >= 2 && seen.contains("ermission denied"), "{seen}");
+
+    node.kill_agent();
+    node.start_agent();
+    node.wait_agent();
+    let same = node.wait_running("a");
+    assert_eq!((same.container_id("main"), same.restarts()), (first.container_id("main"), first.restarts()));
+    node.process_of(&first.container_id("side")).kill_9();
+    let again = node.wait_pod("a", "has its container again", |pod| {
+        pod.running() && pod.container_id("side") != first.container_id("side")
+    });
+    assert_eq!(node.process_of(&again.container_id("side")).namespace("pid"), namespace, "the namespace outlives it");
+
+    // All end with it. The side's next start is held back for a while: it was its second end.
+    holder.kill_9();
+    let anew = node.wait_pod("a", "has its container anew", |pod| {
+        let running = pod.container("main").is_some_and(|it| it["state"].get("running").is_some());
+        running && pod.container_id("main") != first.container_id("main")
+    });
+    let same = anew.running() && anew.container_id("side") == again.container_id("side");
+    assert!(!same, "the other container ended too: {anew:?}");
+    let [holder] = holders(&anew.uid())[..] else { panic!("one process holds the new namespace") };
+    assert_ne!(holder.namespace("pid"), namespace);
+    assert_eq!(node.process_of(&anew.container_id("main")).namespace("pid"), holder.namespace("pid"));
+    node.remove("a.yaml");
+    node.wait_no_pod("a");
+    assert_eq!(holders(&anew.uid()), []);
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub struct Config {
     /// The bridge's name, so that several nodes may run in one network namespace; at most 15 letters.
     pub bridge: String,
     pub node_files: NodeFiles,
+    /// The log keeper's program, which also holds shared process namespaces.
+    pub keeper: PathBuf,
     pub cluster: Cluster,
     /// Which host paths volumes may show.
     pub allowed: Allowed,

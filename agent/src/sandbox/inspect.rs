@@ -19,6 +19,7 @@ impl Shared {
         let connection = self.network.is_stale(uid, &self.netns(uid));
         if !pod_dir.exists() || volumes::kept::only(&pod_dir) {
             return match connection {
+                Ok(_) if self.holder(uid).note.exists() => broken("the process of its namespace is left over".into()),
                 Ok(true) => broken("its network namespace is gone, its address is still recorded".into()),
                 Err(error) => broken(chain(&error)),
                 Ok(false) if !volumes::kept::nothing_else(&self.state_dir(uid)) => {
@@ -36,6 +37,9 @@ impl Shared {
             if !namespaces::is_pinned(&path) {
                 return broken(format!("its {} namespace is not pinned at {}", kind.oci(), path.display()));
             }
+        }
+        if spec.share_processes && !self.holder(uid).is_held() {
+            return broken("the process that holds its shared process namespace is gone".into());
         }
         if !mounts::is_mount_root(&pod_dir) {
             return broken(format!("{} is not mounted", pod_dir.display()));

@@ -1,17 +1,18 @@
 //! Pods' surroundings on this node: namespaces, network, cgroups, volumes and files, made without a pause container.
 //!
 //! Driven by the workers through [`Sandboxes`]. [`NodeSandboxes`] here is the order of things; each folder or file below
-//! knows one of them: `namespaces` (with `netlink`), `cni` (with `record`), `cgroups`, `volumes`, `files` (with `mounts`),
+//! knows one of them: `namespaces` (with `netlink`), `holder`, `cni` (with `record`), `cgroups`, `volumes`, `files` (with `mounts`),
 //! `addresses`, `listeners`; `watch` looks at what stands. None of it knows containers, plans or containerd.
 //!
 //! Where things are, for a pod `U`:
 //!
 //! ```text
 //! <run-dir>/pods/U/                   a small file system in memory, and in it:
-//!     ns/{net,ipc,uts}                pinned namespaces       made                      set-up ended
+//!     ns/{net,ipc,uts,pid}            pinned namespaces       made                      set-up ended
 //!     etc/{hosts,…}                   files for containers    shm                       /dev/shm
 //!     volumes/empty-dir/NAME          emptyDirs in memory     subpaths/C/N/I            the runtime's, while it creates C
 //!     volumes/projected/NAME          files of ConfigMaps, Secrets and the pod itself
+//! <run-dir>/holders/U                 the process behind a shared pid
 //! <run-dir>/network/U.json            CNI record              <run-dir>/cni/daemonlet   reservations
 //! <state-dir>/network/U.json          that of a network of the node's
 //! <state-dir>/pods/U/volumes          what containers wrote: empty-dir/NAME, and VOLUMEs of images, made by the runtime
@@ -32,6 +33,7 @@ mod config;
 mod dns;
 mod files;
 pub mod follow;
+mod holder;
 mod inspect;
 mod listeners;
 mod mounts;
@@ -53,6 +55,7 @@ use std::time::Duration;
 
 use pod::name::{RunKey, Uid};
 use pod::observed::SandboxState;
+use pod::qos;
 use pod::record::Record;
 use pod::spec::{HostPathKind, PodSpec, PodTemplate, VolumeSource};
 
@@ -224,6 +227,9 @@ impl Sandboxes for NodeSandboxes {
             grouped?;
             mounted?;
         }
+        if template.spec.share_processes {
+            shared.hold(uid, &template.spec).await?;
+        }
         fs::write(shared.pod_dir(uid).join("made"), "").map_err(|e| step(CREATE, &e))
     }
 
@@ -270,9 +276,14 @@ impl Sandboxes for NodeSandboxes {
             let known = shared.network.addresses(uid, &shared.netns(uid));
             known.map_err(|error| step(CREATE, &error))?.unwrap_or_default()
         };
+        let mut namespaces: BTreeMap<_, _> =
+            kinds.iter().map(|kind| (kind.oci().to_owned(), ns.join(kind.file()))).collect();
+        if spec.share_processes {
+            namespaces.insert(holder::FILE.to_owned(), shared.holder(uid).pin());
+        }
         Ok(Sandbox {
-            namespaces: kinds.iter().map(|kind| (kind.oci().to_owned(), ns.join(kind.file()))).collect(),
-            cgroup: shared.cgroups.parent(uid, pod::qos::class(spec)),
+            namespaces,
+            cgroup: shared.cgroups.parent(uid, qos::class(spec)),
             files: files::places(&shared.pod_dir(uid), spec.host_ipc),
             volumes: shared.volumes(uid, spec, When::Create).await?,
             hostname: shared.called(record, template)?.kernel,
@@ -322,7 +333,8 @@ impl Sandboxes for NodeSandboxes {
         blocking(move || {
             let mut found = shared.network.known().map_err(|error| step(KILL, &error))?;
             found.extend(shared.cgroups.list());
-            for directory in [shared.config.run_dir.join("pods"), shared.config.state_dir.join("pods")] {
+            let (run_dir, state_dir) = (&shared.config.run_dir, &shared.config.state_dir);
+            for directory in [run_dir.join("pods"), run_dir.join("holders"), state_dir.join("pods")] {
                 found.extend(uids_in(&directory).map_err(|error| step(KILL, &error))?);
             }
             Ok(found.into_iter().collect())
@@ -342,6 +354,29 @@ impl Shared {
 
     fn netns(&self, uid: &Uid) -> PathBuf {
         self.pod_dir(uid).join("ns/net")
+    }
+
+    fn holder(&self, uid: &Uid) -> holder::Place {
+        holder::Place { note: self.config.run_dir.join("holders").join(&uid.0), ns: self.pod_dir(uid).join("ns") }
+    }
+
+    /// Has somebody hold the pod's shared process namespace, in the pod's other namespaces and in its cgroup.
+    async fn hold(self: &Arc<Self>, uid: &Uid, spec: &PodSpec) -> Result<(), StepError> {
+        let place = self.holder(uid);
+        if place.is_held() {
+            return Ok(());
+        }
+        let kinds = namespaces::own_kinds(spec.host_network, spec.host_ipc);
+        let starting = {
+            let (place, uid, program) = (place.clone(), uid.clone(), self.config.keeper.clone());
+            blocking(move || {
+                place.end()?;
+                holder::start(&program, &uid, &place.ns, &kinds)
+            })
+        };
+        let ready = starting.await.map_err(|error| step(CREATE, &error))?;
+        self.cgroups.adopt(uid, qos::class(spec), ready.pid).await.map_err(|error| step(CREATE, &error))?;
+        blocking(move || ready.stay(&place)).await.map_err(|error| step(CREATE, &error))
     }
 
     fn called(&self, record: &Record, template: &PodTemplate) -> Result<Called, StepError> {
@@ -369,6 +404,8 @@ impl Shared {
         mounts::tmpfs(&pod_dir, POD_DIR_OPTIONS)?;
         let kinds = namespaces::own_kinds(wanted.host_network, wanted.host_ipc);
         if !kinds.iter().all(|kind| namespaces::is_pinned(&ns.join(kind.file()))) {
+            // It would be in those that were.
+            self.holder(uid).end()?;
             let hostname = &wanted.called.kernel;
             namespaces::make(&ns, &namespaces::Wanted { kinds: &kinds, hostname, sysctls })?;
         }
@@ -377,6 +414,7 @@ impl Shared {
 
     /// Namespaces, files, directories: everything but network and cgroup. Blocking.
     fn remove(&self, uid: &Uid, leave: Leave) -> Result<(), Box<dyn std::error::Error>> {
+        self.holder(uid).end()?;
         let (pod_dir, state_dir) = (self.pod_dir(uid), self.state_dir(uid));
         // A container that has the whole node's tree mounted keeps a copy of this mount: at least it keeps no memory.
         let _ = crate::remove::tree(&pod_dir.join("shm"));

@@ -48,7 +48,7 @@ impl Kind {
         }
     }
 
-    fn flag(self) -> CloneFlags {
+    pub fn flag(self) -> CloneFlags {
         match self {
             Kind::Network => CloneFlags::CLONE_NEWNET,
             Kind::Ipc => CloneFlags::CLONE_NEWIPC,
@@ -168,8 +168,8 @@ pub fn number(path: &Path) -> Option<u64> {
 /// Unpins all namespaces under `dir` and removes the directory; Ok when nothing is there. A namespace ends when the last
 /// process in it has ended too.
 pub fn remove(dir: &Path) -> Result<(), NamespaceError> {
-    for kind in Kind::ALL {
-        let path = dir.join(kind.file());
+    for file in Kind::ALL.map(Kind::file).into_iter().chain([super::holder::FILE]) {
+        let path = dir.join(file);
         let unpin = |source| NamespaceError::Unpin { path: path.clone(), source };
         mounts::unmount(&path).map_err(unpin)?;
         absent_is_fine(fs::remove_file(&path)).map_err(unpin)?;

@@ -40,6 +40,7 @@ impl Node {
             pod_cidrs: vec!["198.18.0.0/15".parse().unwrap()],
             bridge: "daemonlet0".into(),
             node_files: NodeFiles { etc: self.dir.path().join("etc"), resolved: self.dir.path().join("resolved") },
+            keeper: tests::node::program("daemonlet-logkeeper"),
             allowed: agent::allowed::Allowed::default(),
             cluster: Cluster::default(),
         }
@@ -195,6 +196,7 @@ pub fn template() -> PodTemplate {
             host_network: false,
             host_pid: false,
             host_ipc: false,
+            share_processes: false,
             sysctls: Default::default(),
             priority: 0,
             priority_class: None,

@@ -133,6 +133,57 @@ fn a_pod_on_the_hosts_network_shares_its_name_addresses_and_hosts_file() {
 }
 
 #[test]
+fn a_shared_process_namespace_is_held_by_one_process_in_the_pods_own_surroundings() {
+    on_a_node(|node| async move {
+        let (sandboxes, record, mut template) = (node.open(), pod("shared"), template());
+        template.spec.share_processes = true;
+        let holders = || tests::process::with_command(&format!("hold {}", record.uid));
+        sandboxes.set_up(&record, &template).await.unwrap();
+        assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Made);
+        let of = sandboxes.describe(&record, &template).await.unwrap().namespaces;
+        assert_eq!(of.keys().collect::<Vec<_>>(), ["ipc", "network", "pid", "uts"]);
+        let [holder] = holders()[..] else { panic!("one process") };
+        for (kind, file) in [("ipc", "ipc"), ("network", "net"), ("pid", "pid"), ("uts", "uts")] {
+            let pinned = fs::metadata(&of[kind]).map(|it| std::os::unix::fs::MetadataExt::ino(&it)).unwrap();
+            assert_eq!(holder.namespace(file), Some(format!("{file}:[{pinned}]")), "{kind}");
+        }
+        // An agent that was started anew finds it; what is interrupted is completed with the same one.
+        let again = node.open();
+        assert_eq!(again.inspect(&record.uid, &template).await, SandboxState::Made);
+        again.set_up(&record, &template).await.unwrap();
+        assert_eq!(holders(), [holder]);
+        // Its end is noticed, and made good with new surroundings.
+        holder.kill_9();
+        holder.wait_gone(std::time::Duration::from_secs(10));
+        let SandboxState::Broken { reason } = again.inspect(&record.uid, &template).await else { panic!("it is gone") };
+        assert!(reason.contains("process namespace"), "{reason}");
+        again.tear_down(&record.uid, Leave::Volumes).await.unwrap();
+        again.set_up(&record, &template).await.unwrap();
+        let [holder] = holders()[..] else { panic!("one process") };
+        // A network namespace that is lost takes it along: it would be in one that nobody has.
+        umount2(&node.pod_dir(&record).join("ns/net"), MntFlags::MNT_DETACH).unwrap();
+        again.set_up(&record, &template).await.unwrap();
+        assert!(!holder.alive() && holders().len() == 1);
+        // Also where a stranger has unmounted everything, nothing of it stays.
+        umount2(&node.pod_dir(&record), MntFlags::MNT_DETACH).unwrap();
+        assert!(matches!(again.inspect(&record.uid, &template).await, SandboxState::Broken { .. }));
+        assert_eq!(again.list().await.unwrap(), std::slice::from_ref(&record.uid));
+        again.tear_down(&record.uid, Leave::Nothing).await.unwrap();
+        assert_eq!(holders(), []);
+        assert_eq!(again.list().await.unwrap(), []);
+
+        // Nothing that runs without what was asked for.
+        let mut config = node.config();
+        config.keeper = "/bin/true".into();
+        let without = agent::sandbox::NodeSandboxes::open(config).unwrap();
+        let error = without.set_up(&record, &template).await.unwrap_err();
+        assert!(error.reason == "CreatePodSandboxError" && error.message.contains("does not come up"), "{error}");
+        assert!(matches!(without.inspect(&record.uid, &template).await, SandboxState::Broken { .. }));
+        without.tear_down(&record.uid, Leave::Nothing).await.unwrap();
+    });
+}
+
+#[test]
 fn what_a_pod_writes_to_its_files_is_limited() {
     on_a_node(|node| async move {
         let (sandboxes, record, template) = (node.open(), pod("greedy"), template());

@@ -111,6 +111,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         host_network: pod.host_network,
         host_pid: spec.boolean_in("hostPID", findings).unwrap_or(false),
         host_ipc: spec.boolean_in("hostIPC", findings).unwrap_or(false),
+        share_processes: share_processes(spec, findings),
         sysctls: sysctls::read(spec, findings),
         priority,
         priority_class,
@@ -178,6 +179,19 @@ fn grace(spec: &At<'_>, findings: &mut Findings) -> Duration {
     }
     // Kubernetes reads an int64 and treats a negative one as 1.
     Duration::from_secs(if seconds < 0 { 1 } else { u64::try_from(seconds).unwrap_or(u64::MAX).min(i64::MAX as u64) })
+}
+
+/// `shareProcessNamespace`.
+fn share_processes(spec: &At<'_>, findings: &mut Findings) -> bool {
+    let shared = spec.boolean_in("shareProcessNamespace", findings).unwrap_or(false);
+    let nodes_own = spec.boolean_in("hostPID", findings).unwrap_or(false);
+    if shared
+        && nodes_own
+        && let Some(at) = spec.get("shareProcessNamespace")
+    {
+        findings.impossible(&at, "cannot be true with hostPID: drop one of the two");
+    }
+    shared && !nodes_own
 }
 
 /// Kubernetes' bounds: 1 second to those of 32 bits.

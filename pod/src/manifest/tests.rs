@@ -346,6 +346,11 @@ fn what_is_refused_is_refused_by_path_and_line() {
         ("hostPID: on", "hostname: a.b", "10: spec.hostname: \"a.b\" is not a valid name: at most 63"),
         ("hostPID: on", "subdomain: A", "10: spec.subdomain: \"A\" is not a valid name: at most 63"),
         ("hostPID: on", "hostUsers: false", "10: spec.hostUsers: not built yet"),
+        (
+            "  hostPID: on",
+            "  hostPID: on\n  shareProcessNamespace: true",
+            "11: spec.shareProcessNamespace: cannot be true with hostPID",
+        ),
         ("hostPID: on", "priority: 5", "10: spec.priority: must be 2000001000"),
         ("Seconds: 010", "Seconds: -1", "12: spec.terminationGracePeriodSeconds: must be 0 or more seconds"),
         (

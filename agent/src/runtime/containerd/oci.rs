@@ -344,11 +344,15 @@ fn is_plain_absolute(path: &str) -> bool {
 fn namespaces(inputs: &Inputs<'_>) -> Vec<LinuxNamespace> {
     let run = inputs.run;
     let mut all = vec![namespace(LinuxNamespaceType::Mount, None)];
-    if !run.template.spec.host_pid {
+    if !run.template.spec.host_pid && !run.sandbox.namespaces.contains_key("pid") {
         all.push(namespace(LinuxNamespaceType::Pid, None));
     }
-    let joined =
-        [("ipc", LinuxNamespaceType::Ipc), ("network", LinuxNamespaceType::Network), ("uts", LinuxNamespaceType::Uts)];
+    let joined = [
+        ("ipc", LinuxNamespaceType::Ipc),
+        ("network", LinuxNamespaceType::Network),
+        ("pid", LinuxNamespaceType::Pid),
+        ("uts", LinuxNamespaceType::Uts),
+    ];
     for (name, kind) in joined {
         if let Some(path) = run.sandbox.namespaces.get(name) {
             all.push(namespace(kind, Some(path.clone())));

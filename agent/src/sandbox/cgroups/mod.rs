@@ -2,7 +2,8 @@
 //!
 //! Driven by `sandbox`. With the cgroupfs driver this file writes the hierarchy itself (blocking, well under a
 //! millisecond); with the systemd driver `systemd` asks for slices, and this file only finds and sweeps. The containers'
-//! own cgroups below a pod's are the runtime's to make and to remove. No process is ever moved or killed here.
+//! own cgroups below a pod's are the runtime's to make and to remove. No process is killed here, and none moved but our own that
+//! holds a pod's process namespace.
 
 mod hierarchy;
 pub mod systemd;
@@ -49,6 +50,9 @@ fn parent_of(class: Class) -> Option<&'static str> {
 
 /// Controllers that a pod's cgroup is made in at once; the others' directories are the runtime's to make as it needs them.
 const SET_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Below a pod's cgroup of version 2: that of our own process.
+const OWN: &str = "init";
 
 /// How cgroups are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,6 +176,29 @@ impl Cgroups {
             Some(used) if used > limit => Err(CgroupError::InUse { limit, used }),
             _ => Ok(()),
         }
+    }
+
+    /// Moves this process of ours into the pod's cgroup, which stands. With version 2 into one of its own below it, as processes lie in leaves
+    /// only.
+    pub async fn adopt(self: &std::sync::Arc<Self>, uid: &Uid, class: Class, pid: i32) -> Result<(), CgroupError> {
+        if self.driver == Driver::Systemd {
+            let slice = systemd::pod_slice(&self.root, class, uid);
+            return self.systemd.adopt(&slice, uid, pid).await;
+        }
+        let (this, pod) = (self.clone(), self.relative(uid, class));
+        super::blocking(move || {
+            let version2 = matches!(this.hierarchies, Hierarchies::V2 { .. });
+            for mount in this.setting_mounts() {
+                let mut place = mount.join(&pod);
+                if version2 {
+                    place.push(OWN);
+                    make(&place)?;
+                }
+                set(&place, "cgroup.procs", u64::from(pid.unsigned_abs()))?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Removes the pod's cgroup of whichever class; Ok when there is none. An error when processes stay in it.

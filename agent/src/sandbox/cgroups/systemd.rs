@@ -69,6 +69,12 @@ impl Systemd {
         tokio::time::timeout(STARTED_WITHIN, appeared).await.map_err(slow)
     }
 
+    /// Moves a process into a scope of its own in the slice; the scope ends with it.
+    pub async fn adopt(&self, slice: &str, uid: &Uid, pid: i32) -> Result<(), CgroupError> {
+        let scope = format!("daemonlet-init-{uid}.scope");
+        self.call("StartTransientUnit", &scope, &start_body(&scope, of_scope(slice, uid, pid))).await
+    }
+
     /// Stops a slice; Ok when systemd does not know it.
     pub async fn stop(&self, slice: &str) -> Result<(), CgroupError> {
         match self.call("StopUnit", slice, &(slice, "replace")).await {
@@ -173,6 +179,16 @@ fn properties(limits: &Limits, version2: bool) -> Properties<'static> {
     properties
 }
 
+fn of_scope<'a>(slice: &str, uid: &Uid, pid: i32) -> Properties<'a> {
+    vec![
+        ("Description", Value::from(format!("daemonlet pod {uid}: its process namespace"))),
+        ("Slice", Value::from(slice.to_owned())),
+        ("PIDs", Value::from(vec![pid.unsigned_abs()])),
+        ("DefaultDependencies", Value::from(false)),
+        ("CollectMode", Value::from("inactive-or-failed")),
+    ]
+}
+
 fn cpu(shares: u64, version2: bool) -> (&'static str, Value<'static>) {
     if version2 { ("CPUWeight", Value::from(weight(shares))) } else { ("CPUShares", Value::from(shares)) }
 }
@@ -197,6 +213,12 @@ mod tests {
         assert_eq!(find("CPUWeight"), Some(Value::from(4u64)));
         assert_eq!(signature(&set_body("a.slice", &properties)), "sba(sv)");
         assert_eq!(signature(&start_body("a.slice", properties)), "ssa(sv)a(sa(sv))");
+        let scope = of_scope("a.slice", &Uid("0a".into()), 7);
+        assert_eq!(
+            scope.iter().find(|(name, _)| *name == "PIDs").map(|(_, pids)| pids),
+            Some(&Value::from(vec![7_u32]))
+        );
+        assert_eq!(signature(&start_body("a.scope", scope)), "ssa(sv)a(sa(sv))");
     }
 
     fn signature(body: &(impl serde::Serialize + DynamicType)) -> String {

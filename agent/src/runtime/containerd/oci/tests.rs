@@ -84,6 +84,7 @@ fn case() -> Case {
                 host_network: false,
                 host_pid: false,
                 host_ipc: false,
+                share_processes: false,
                 sysctls: Default::default(),
                 priority: 0,
                 priority_class: None,

@@ -1,0 +1,236 @@
+//! The process that holds a pod's shared process namespace (`shareProcessNamespace`): the only namespace that ends with its
+//! first process, so that a mount cannot keep it.
+//!
+//! Driven by `sandbox`. The process is the log keeper's program with a word of its own (`keeper/src/hold.rs`); it outlives the agent. A
+//! note in the run directory names it by number and time of start. The order of things leaves no process without a note,
+//! wherever the agent is killed: it stays only after it was told to, which comes last. What is noted and lives is killed
+//! through a descriptor of it, so that its number cannot have become another's. Blocking, milliseconds.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns, unshare};
+use pod::name::Uid;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::namespaces::{self, Kind};
+
+/// The pinned namespace's file, and its name in an OCI spec.
+pub const FILE: &str = "pid";
+/// It makes a dozen system calls; a node under load may need a while.
+const READY_WITHIN: Duration = Duration::from_secs(5);
+/// A killed process that has not ended after this long is stuck in the kernel.
+const END_WITHIN: Duration = Duration::from_secs(3);
+/// What it says is one line.
+const SAID_MAX: usize = 512;
+/// As the kubelet gives to a pod's first process: not what the kernel should end for memory.
+const OOM_SCORE: &str = "-998";
+/// The thread only starts a program.
+const THREAD_STACK_BYTES: usize = 128 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum HolderError {
+    #[error("cannot start {program}, which holds the pod's process namespace")]
+    Start { program: PathBuf, source: io::Error },
+    #[error("the process that holds the pod's process namespace does not come up: {said}")]
+    NotReady { said: String },
+    #[error("cannot pin the pod's process namespace at {path}")]
+    Pin { path: PathBuf, source: io::Error },
+    #[error("cannot write {path}, which names the process that holds the pod's process namespace")]
+    Note { path: PathBuf, source: io::Error },
+    #[error("the process {pid} that holds the pod's process namespace cannot be ended")]
+    End { pid: i32, source: io::Error },
+}
+
+/// Where a pod's holder is noted and pinned.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// `<run-dir>/holders/<uid>`: `pid start-time`, beside what may be unmounted.
+    pub note: PathBuf,
+    /// The pod's pinned namespaces.
+    pub ns: PathBuf,
+}
+
+impl Place {
+    pub fn pin(&self) -> PathBuf {
+        self.ns.join(FILE)
+    }
+
+    /// Whether the noted process lives and its namespace is pinned.
+    pub fn is_held(&self) -> bool {
+        namespaces::is_pinned(&self.pin()) && noted(&self.note).is_some_and(|noted| noted.lives())
+    }
+
+    /// Kills the noted process, and with it all that is in its namespace, and waits for its end. Ok when there is none.
+    pub fn end(&self) -> Result<(), HolderError> {
+        if let Some(noted) = noted(&self.note) {
+            noted.end().map_err(|source| HolderError::End { pid: noted.pid, source })?;
+        }
+        match fs::remove_file(&self.note) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(HolderError::Note { path: self.note.clone(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A process that is ready and ends by itself unless it is told to stay.
+#[derive(Debug)]
+pub struct Ready {
+    pub pid: i32,
+    stay: io::PipeWriter,
+}
+
+/// Starts the process in a new process namespace and in those of the pod's that are pinned in `ns`. Must be called within the
+/// agent's runtime, which takes its exit status.
+pub fn start(program: &Path, uid: &Uid, ns: &Path, kinds: &[Kind]) -> Result<Ready, HolderError> {
+    let failed = |source| HolderError::Start { program: program.to_owned(), source };
+    let (stdin, stay) = io::pipe().map_err(failed)?;
+    let (said, stdout) = io::pipe().map_err(failed)?;
+    let runtime = tokio::runtime::Handle::current();
+    // The thread's namespaces go with it.
+    let started = std::thread::scope(|scope| {
+        let begin = || {
+            for kind in kinds {
+                setns(fs::File::open(ns.join(kind.file()))?, kind.flag())?;
+            }
+            unshare(CloneFlags::CLONE_NEWPID)?;
+            let mut command = std::process::Command::new(program);
+            command.args(["hold", &uid.0]).env_clear().current_dir("/");
+            std::os::unix::process::CommandExt::process_group(&mut command, 0);
+            command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::null());
+            let _runtime = runtime.enter();
+            // Dropped, it runs on, and its exit status is taken when it ends.
+            tokio::process::Command::from(command).spawn().map(|child| child.id())
+        };
+        let thread = std::thread::Builder::new().name("holder".into()).stack_size(THREAD_STACK_BYTES);
+        thread.spawn_scoped(scope, begin)?.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+    });
+    let pid = started.map_err(failed)?.and_then(|pid| i32::try_from(pid).ok());
+    let pid = pid.ok_or_else(|| failed(io::Error::other("it ended at once")))?;
+    match first_line(said) {
+        Ok(line) if line == "held" => Ok(Ready { pid, stay }),
+        Ok(said) => Err(HolderError::NotReady { said: if said.is_empty() { "it ended at once".into() } else { said } }),
+        Err(error) => Err(HolderError::NotReady { said: error.to_string() }),
+    }
+}
+
+impl Ready {
+    /// Pins its namespace, notes it down, and has it stay. After an error it ends.
+    pub fn stay(mut self, place: &Place) -> Result<(), HolderError> {
+        // Without CAP_SYS_RESOURCE it keeps the agent's, which is good enough.
+        let _ = fs::write(format!("/proc/{}/oom_score_adj", self.pid), OOM_SCORE);
+        let pin = place.pin();
+        let pinned = || {
+            if !pin.exists() {
+                fs::OpenOptions::new().write(true).create_new(true).open(&pin)?;
+            }
+            super::mounts::unmount(&pin)?;
+            let own = format!("/proc/{}/ns/pid", self.pid);
+            Ok(mount(Some(own.as_str()), &pin, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+        };
+        pinned().map_err(|source: io::Error| HolderError::Pin { path: pin.clone(), source })?;
+        let noted = || {
+            let start = start_time(self.pid).ok_or_else(|| io::Error::other("it has ended"))?;
+            fs::create_dir_all(place.note.parent().unwrap_or(Path::new("/")))?;
+            let beside = place.note.with_extension("tmp");
+            fs::write(&beside, format!("{} {start}", self.pid))?;
+            fs::rename(&beside, &place.note)
+        };
+        let note = |source| HolderError::Note { path: place.note.clone(), source };
+        noted().map_err(note)?;
+        self.stay.write_all(b"\n").map_err(note)
+    }
+}
+
+/// What it says; empty when it ends without a word.
+fn first_line(mut said: io::PipeReader) -> io::Result<String> {
+    let timeout = PollTimeout::try_from(READY_WITHIN).unwrap_or(PollTimeout::MAX);
+    if poll(&mut [PollFd::new(said.as_fd(), PollFlags::POLLIN)], timeout)? == 0 {
+        return Err(io::Error::other(format!("it says nothing within {} s", READY_WITHIN.as_secs())));
+    }
+    let mut bytes = [0; SAID_MAX];
+    // Written at once, and shorter than what a pipe takes at once.
+    let length = said.read(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes[..length]).trim().to_owned())
+}
+
+/// A process by its number and its time of start, in the kernel's ticks since the boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Noted {
+    pid: i32,
+    start: u64,
+}
+
+fn noted(note: &Path) -> Option<Noted> {
+    let text = fs::read_to_string(note).ok()?;
+    let (pid, start) = text.trim().split_once(' ')?;
+    Some(Noted { pid: pid.parse().ok()?, start: start.parse().ok()? })
+}
+
+impl Noted {
+    fn lives(&self) -> bool {
+        start_time(self.pid) == Some(self.start)
+    }
+
+    fn end(&self) -> io::Result<()> {
+        let process = Pid::from_raw(self.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        // Whoever has its number now is another, and was opened for nothing.
+        let Some(process) = process.filter(|_| self.lives()) else { return Ok(()) };
+        // It may have ended by itself.
+        let _ = pidfd_send_signal(&process, Signal::KILL);
+        let timeout = PollTimeout::try_from(END_WITHIN).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout)? {
+            0 => Err(io::Error::other(format!("it still runs {} s after a SIGKILL", END_WITHIN.as_secs()))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Field 22 of /proc/PID/stat (proc(5)); None: there is no such process, or it has ended.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may have any characters.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_number_and_its_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { note: dir.path().join("holders/0a"), ns: dir.path().join("ns") };
+        place.end().unwrap();
+        fs::create_dir_all(dir.path().join("holders")).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let start = start_time(pid).unwrap();
+        // Another process that has got the number since.
+        fs::write(&place.note, format!("{pid} {}", start + 1)).unwrap();
+        place.end().unwrap();
+        assert!(child.try_wait().unwrap().is_none() && !place.note.exists());
+        fs::write(&place.note, format!("{pid} {start}")).unwrap();
+        assert!(noted(&place.note).unwrap().lives() && !place.is_held(), "nothing is pinned");
+        place.end().unwrap();
+        assert_eq!(start_time(pid), None, "it has ended, and nobody has taken its status yet");
+        assert!(!child.wait().unwrap().success());
+        place.end().unwrap();
+        fs::write(&place.note, "torn").unwrap();
+        place.end().unwrap();
+        assert!(!place.note.exists());
+    }
+}
