@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::probes::handlers::{self, Answer, Blame, NotDone, Target};
 use crate::records::Records;
 use crate::seams::{
-    CreateRun, CreatedRun, ImageNews, ImageWanted, Leave, LogPipes, Machine, PodRuns, Prepared, Projected, Reach,
+    self, CreateRun, CreatedRun, ImageNews, ImageWanted, Leave, LogPipes, Machine, PodRuns, Prepared, Projected, Reach,
     Runtime, Sandboxes, ShimEnd, StepError,
 };
 
@@ -236,8 +236,24 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
         Job::PrepareImage { pod, container, news } => {
             let spec = &pod.template.spec;
             let (container, secrets) = (&spec.containers[container], spec.image_pull_secrets.as_slice());
-            let wanted = ImageWanted { container, namespace: &workload.namespace, secrets, news: &news.0 };
-            let prepared = counted(metrics, "prepare_image", machine.runtime().prepare_image(wanted)).await?;
+            let (image, pull_policy) = (container.image.as_str(), container.pull_policy);
+            let wanted = ImageWanted { image, pull_policy, namespace: &workload.namespace, secrets, news: &news.0 };
+            let mut prepared = counted(metrics, "prepare_image", machine.runtime().prepare_image(wanted)).await?;
+            // That a volume's image is pulled is told when it is done: what is told before is about the container's.
+            let quiet = |news_of_volume: ImageNews| match news_of_volume {
+                ImageNews::Pulling => {}
+                ImageNews::SecretsMissing(_) => (news.0)(news_of_volume),
+            };
+            for (name, volume) in spec.image_volumes(container) {
+                let (image, pull_policy) = (volume.reference.as_str(), volume.pull_policy);
+                let wanted = ImageWanted { image, pull_policy, news: &quiet, ..wanted };
+                let of_volume = counted(metrics, "prepare_image", machine.runtime().prepare_image(wanted)).await;
+                let of_volume = of_volume.map_err(|error| StepError {
+                    message: format!("{}{name}: {}", seams::OF_VOLUME, error.message),
+                    ..error
+                })?;
+                prepared = prepared.and(of_volume);
+            }
             Ok(Outcome::ImageReady { uid: pod.record.uid, container: container.name.clone(), prepared })
         }
         Job::Fill { uid, files } => {

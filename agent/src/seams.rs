@@ -18,7 +18,7 @@ use pod::name::{RunKey, Uid, WorkloadKey};
 use pod::observed::{ObservedContainer, SandboxState};
 use pod::plan::Signal;
 use pod::record::Record;
-use pod::spec::{Container, PodTemplate};
+use pod::spec::{Container, PodTemplate, PullPolicy};
 use pod::time::{Moment, Now};
 use tokio::io::unix::AsyncFd;
 
@@ -66,10 +66,12 @@ impl StepError {
     }
 }
 
-/// An image that a container needs, and who is told of its pull.
+/// An image that a container or one of its volumes needs, and who is told of its pull.
 #[derive(Clone, Copy)]
 pub struct ImageWanted<'a> {
-    pub container: &'a Container,
+    /// As the manifest writes it.
+    pub image: &'a str,
+    pub pull_policy: PullPolicy,
     /// The pod's, in which its Secrets are.
     pub namespace: &'a str,
     /// Names of Secrets with credentials of registries (`imagePullSecrets`).
@@ -90,7 +92,8 @@ pub enum ImageNews {
 impl<'a> ImageWanted<'a> {
     /// For whom a pull is no news.
     pub fn quietly(container: &'a Container) -> ImageWanted<'a> {
-        ImageWanted { container, namespace: "default", secrets: &[], news: &|_| {} }
+        let (image, pull_policy) = (container.image.as_str(), container.pull_policy);
+        ImageWanted { image, pull_policy, namespace: "default", secrets: &[], news: &|_| {} }
     }
 }
 
@@ -121,6 +124,28 @@ pub enum Prepared {
     /// `imagePullPolicy: Always`, and the image that is here is used without having asked a registry for a newer one:
     /// why, in one sentence.
     NotRefreshed { message: String },
+}
+
+/// How a message begins that is about the image of a volume.
+pub const OF_VOLUME: &str = "volume ";
+
+impl Prepared {
+    /// What is to be told of both.
+    pub fn and(self, other: Prepared) -> Prepared {
+        let joined = |a: String, b: String| format!("{a}; {b}");
+        match (self, other) {
+            (Prepared::AsAsked, one) | (one, Prepared::AsAsked) => one,
+            (Prepared::NotRefreshed { message: a }, Prepared::NotRefreshed { message: b }) => {
+                Prepared::NotRefreshed { message: joined(a, b) }
+            }
+            (Prepared::Pulled { message: a }, Prepared::Pulled { message: b }) => {
+                Prepared::Pulled { message: joined(a, b) }
+            }
+            // The one that lasts.
+            (Prepared::NotRefreshed { message }, Prepared::Pulled { .. })
+            | (Prepared::Pulled { .. }, Prepared::NotRefreshed { message }) => Prepared::NotRefreshed { message },
+        }
+    }
 }
 
 /// What is known of a run as soon as it is created.

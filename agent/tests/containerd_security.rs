@@ -4,6 +4,7 @@ mod support;
 
 use agent::seams::Runtime as _;
 use pod::spec::{AppArmor, EnvValue, EnvVar, GroupsPolicy, HostPathKind, Seccomp};
+use serde_json::json;
 use support::pods::{TestContainerd, TestPod};
 use tests::image::{Image, Tarball};
 
@@ -280,6 +281,19 @@ async fn the_images_user_is_found_by_name_and_hostile_ones_are_refused() {
     pod.main().image = "wraps:1".into();
     let error = runtime.create(&pod.run(0, 0).create).await.expect_err("wraps to root");
     assert!(error.message.contains("4294967296"), "{error}");
+    // CVE-2024-21626, CVE-2022-23648: an image's own working directory and VOLUMEs.
+    let hostile = [
+        ("WorkingDir", json!("/proc/self/fd/7"), "/proc/self/fd/7"),
+        ("WorkingDir", json!("/srv/../../proc/1/fd/3"), "/srv/../../proc/1/fd/3"),
+        ("Volumes", json!({"/data/../../etc": {}}), "/data/../../etc"),
+    ];
+    for (index, (key, value, why)) in hostile.into_iter().enumerate() {
+        let name = format!("docker.io/library/hostile:{index}");
+        node.import(&Image::busybox(&name).expect("busybox").config(key, value));
+        pod.main().image = name;
+        let error = runtime.create(&pod.run(0, 0).create).await.expect_err("it leads out");
+        assert!(error.message.contains("refused") && error.message.contains(why), "{error}");
+    }
     pod.main().image = support::pods::IMAGE.into();
     pod.main().security.run_as_non_root = true;
     let error = runtime.create(&pod.run(0, 0).create).await.expect_err("is root");

@@ -13,8 +13,12 @@ use agent::seams::Runtime as _;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use pod::allow::{Allow, AllowedPath, Rule};
-use pod::spec::{EnvValue, EnvVar, HostPathKind, Propagation, RecursiveReadOnly, SubPath, VolumeMount};
+use pod::spec::{
+    EnvValue, EnvVar, HostPathKind, ImageVolume, Propagation, PullPolicy, RecursiveReadOnly, SubPath, Volume,
+    VolumeMount, VolumeSource,
+};
 use support::pods::{TestContainerd, TestPod, exit_code};
+use tests::image::{Image, Tarball};
 
 /// A file system in memory with a propagation of its own, gone at the end with all that is mounted in it.
 struct Mounted(PathBuf);
@@ -288,4 +292,61 @@ async fn under_rules_a_host_path_is_what_it_was_without_and_only_readable_all_th
     pod.host_path_of(HostPathKind::Unset, "ro", readable.to_str().expect("text"), "/ro");
     let error = runtime.create(&pod.run(0, 0).create).await.expect_err("it may only be read");
     assert!(error.message.contains("may only be read on this node"), "{error}");
+}
+
+/// The pod's volume `data` is this image.
+fn image_volume(pod: &mut TestPod, reference: &str) {
+    let of = ImageVolume { reference: reference.into(), pull_policy: PullPolicy::Never };
+    pod.template.spec.volumes.push(Volume { name: "data".into(), source: VolumeSource::Image(of) });
+}
+
+/// KEP-4639, on whichever containerd is installed.
+#[tokio::test]
+async fn an_image_volume_shows_all_layers_read_only_without_programs_and_goes_with_its_run() {
+    const CONTENT: &str = "docker.io/library/content:1";
+    let node = TestContainerd::start();
+    let below = Tarball::new().dir("models", 0o755).file("models/a", 0o644, b"below").file("gone", 0o644, b"");
+    let above = Tarball::new().file("models/b", 0o755, b"#!/bin/sh\necho executed\n").file(".wh.gone", 0o644, b"");
+    node.import(&Image::empty(CONTENT).layer(below.bytes()).layer(above.bytes()));
+    node.import(&Image::empty("docker.io/library/single:1").layer(Tarball::new().file("one", 0o644, b"one").bytes()));
+    let runtime = node.open();
+    let views = || node.rows(&["snapshots", "ls"]).into_iter().filter(|row| row.contains("View")).count();
+    let script = "cat /data/models/a; ls /data /data/models; touch /data/x 2>/dev/null || echo kept; \
+                  /data/models/b 2>/dev/null || echo no program; cat /part/a; grep -c subpaths /proc/self/mountinfo; sleep 1";
+    let mut pod = TestPod::new(&node, "a", script);
+    image_volume(&mut pod, "content:1");
+    let whole = VolumeMount { volume: "data".into(), mount_path: "/data".into(), ..VolumeMount::default() };
+    pod.main().mounts.push(whole.clone());
+    part(&mut pod, SubPath::Literal("models".into()), "/part", false);
+    let mut run = pod.run(0, 0);
+    run.go(&runtime).await;
+    // What nothing refers to is collected: the container's record does.
+    let collect = || {
+        for words in [&["leases", "create", "--id", "collect"][..], &["leases", "delete", "--sync", "collect"]] {
+            let (ok, text) = node.ctr(words);
+            assert!(ok, "{text}");
+        }
+    };
+    collect();
+    assert_eq!(views(), 1);
+    exit_code(&runtime, &run.create.run).await;
+    let said = run.output().to_owned();
+    assert_eq!(said, "below/data:\nmodels\n\n/data/models:\na\nb\nkept\nno program\nbelow0\n");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read");
+    assert!(!mounts.contains(node.path().join("agent-run").to_str().expect("text")), "{mounts}");
+    runtime.delete(&run.id()).await.expect("deleted");
+    assert_eq!((views(), node.rows(&["leases", "ls"]).len()), (0, 0));
+
+    let mut single = TestPod::new(&node, "b", "cat /data/one; touch /data/x 2>/dev/null || echo kept");
+    image_volume(&mut single, "single:1");
+    single.main().mounts.push(whole);
+    assert_eq!(self::said(&node, &single, || {}).await, "onekept\n");
+
+    let mut missing = TestPod::new(&node, "c", "exit 0");
+    image_volume(&mut missing, "content:1");
+    part(&mut missing, SubPath::Literal("nowhere".into()), "/part", false);
+    let error = runtime.create(&missing.run(0, 0).create).await.expect_err("there is no such part");
+    assert!(error.reason == "CreateContainerConfigError" && error.message.contains("cannot open nowhere"), "{error}");
+    collect();
+    assert_eq!((views(), node.rows(&["leases", "ls"]).len()), (0, 0), "something is left");
 }

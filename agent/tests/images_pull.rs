@@ -752,7 +752,7 @@ async fn a_pods_secret_opens_its_registry_and_a_missing_one_is_said() {
         }
     };
     let secrets = ["login".to_owned()];
-    let wanted = ImageWanted { container: &container, namespace: "ns", secrets: &secrets, news: &news };
+    let wanted = ImageWanted { namespace: "ns", secrets: &secrets, news: &news, ..ImageWanted::quietly(&container) };
     let error = node.images.prepare(wanted).await.unwrap_err();
     assert!(error.message.contains("401") && !error.message.contains("secret-word"), "{error}");
     assert_eq!(*missing.lock().unwrap(), ["login"]);

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Container, PodSpec, Role, VolumeSource};
+use crate::spec::{Container, ImageVolume, PodSpec, Role, VolumeSource};
 
 /// The keys of the configuration, which are also the flags.
 pub const HOST_PATH: &str = "allow-host-path";
@@ -120,11 +120,17 @@ impl Allow {
             *count += 1;
         }
         for (index, volume) in spec.volumes.iter().enumerate() {
-            if let VolumeSource::HostPath { path, .. } = &volume.source
-                && let Err(why) = self.host_path(Path::new(path), access(spec, &volume.name))
-            {
-                let reason = format!("{path} {why}");
-                forbidden.push(Forbidden { path: format!("volumes[{index}].hostPath.path"), reason });
+            match &volume.source {
+                VolumeSource::HostPath { path, .. } => {
+                    if let Err(why) = self.host_path(Path::new(path), access(spec, &volume.name)) {
+                        let reason = format!("{path} {why}");
+                        forbidden.push(Forbidden { path: format!("volumes[{index}].hostPath.path"), reason });
+                    }
+                }
+                VolumeSource::Image(ImageVolume { reference, .. }) => {
+                    self.judge_image(reference, format!("volumes[{index}].image.reference"), &mut forbidden);
+                }
+                VolumeSource::EmptyDir(_) | VolumeSource::Projected(_) => {}
             }
         }
         forbidden
@@ -146,13 +152,7 @@ impl Allow {
     }
 
     fn judge_container(&self, container: &Container, at: &str, forbidden: &mut Vec<Forbidden>) {
-        if let Some(rule) = &self.registries
-            && !rule.only.iter().any(|allowed| is_below(&image_name(&container.image), allowed))
-        {
-            let (name, says) = (image_name(&container.image), rule.says(REGISTRY));
-            let reason = format!("{name} is not allowed on this node: {says}; use an image of these, or allow its own");
-            forbidden.push(Forbidden { path: format!("{at}.image"), reason });
-        }
+        self.judge_image(&container.image, format!("{at}.image"), forbidden);
         let security = &container.security;
         if let Some(rule) = &self.privileged
             && security.privileged
@@ -170,6 +170,16 @@ impl Allow {
             let says = rule.says(CAPABILITY);
             let reason = format!("{name} is not allowed on this node: {says}; leave it out, or allow it there");
             forbidden.push(Forbidden { path: format!("{at}.securityContext.capabilities.add[{index}]"), reason });
+        }
+    }
+
+    fn judge_image(&self, image: &str, path: String, forbidden: &mut Vec<Forbidden>) {
+        let Some(rule) = &self.registries else { return };
+        let name = image_name(image);
+        if !rule.only.iter().any(|allowed| is_below(&name, allowed)) {
+            let says = rule.says(REGISTRY);
+            let reason = format!("{name} is not allowed on this node: {says}; use an image of these, or allow its own");
+            forbidden.push(Forbidden { path, reason });
         }
     }
 

@@ -216,7 +216,7 @@ pub fn of_pod(spec: &PodSpec, namespace: &str) -> BTreeSet<ContentKey> {
 fn of_volume(volume: &Volume, namespace: &str) -> Vec<ContentKey> {
     let sources = match &volume.source {
         VolumeSource::Projected(projected) => projected.sources.as_slice(),
-        VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) => &[],
+        VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) | VolumeSource::Image(_) => &[],
     };
     let documents = sources.iter().filter_map(|source| match source {
         Projection::Content { kind, name, .. } => {

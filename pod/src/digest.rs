@@ -20,10 +20,10 @@ use crate::name::WorkloadKind;
 use crate::spec::{
     AppArmor, CONFIG_DIGEST_ANNOTATION, Container, ContainerPort, ContainerResource, DnsConfig, DnsOption, DnsPolicy,
     DownwardField, DownwardFile, DownwardValue, EmptyDir, EnvFrom, EnvValue, EnvVar, GroupsPolicy, Handler, Hooks,
-    HostAlias, HostPathKind, HttpGet, KeyToPath, LastWords, Medium, Naming, NodeSelectorTerm, Operator, Placement,
-    PodField, PodSpec, PodTemplate, PortReference, Probe, Probes, Projected, Projection, Propagation, PullPolicy,
-    Quantity, RecursiveReadOnly, Requirement, ResizePolicy, Resources, RestartPolicy, Role, Scheme, SeLinux, Seccomp,
-    Security, SubPath, TaintEffect, Toleration, Volume, VolumeMount, VolumeSource,
+    HostAlias, HostPathKind, HttpGet, ImageVolume, KeyToPath, LastWords, Medium, Naming, NodeSelectorTerm, Operator,
+    Placement, PodField, PodSpec, PodTemplate, PortReference, Probe, Probes, Projected, Projection, Propagation,
+    PullPolicy, Quantity, RecursiveReadOnly, Requirement, ResizePolicy, Resources, RestartPolicy, Role, Scheme,
+    SeLinux, Seccomp, Security, SubPath, TaintEffect, Toleration, Volume, VolumeMount, VolumeSource,
 };
 
 /// Feeds several values, in this order.
@@ -534,6 +534,10 @@ impl Feed for VolumeSource {
                 if group.is_some() {
                     feed_all!(*sum, group);
                 }
+            }
+            VolumeSource::Image(ImageVolume { reference, pull_policy }) => {
+                sum.tag("image");
+                feed_all!(*sum, reference, pull_policy);
             }
             VolumeSource::Projected(Projected { sources, default_mode, group }) => {
                 sum.tag("projected");

@@ -535,12 +535,21 @@ pub enum VolumeSource {
     EmptyDir(EmptyDir),
     /// configMap, secret and downwardAPI volumes are projected ones of one source.
     Projected(Projected),
+    Image(ImageVolume),
+}
+
+/// v1 ImageVolumeSource (KEP-4639): the files of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageVolume {
+    /// As written, like a container's image.
+    pub reference: String,
+    pub pull_policy: PullPolicy,
 }
 
 impl VolumeSource {
     /// Nobody writes to it, whatever a mount says (Kubernetes, since CVE-2017-1002102).
     pub fn is_read_only(&self) -> bool {
-        matches!(self, VolumeSource::Projected(_))
+        matches!(self, VolumeSource::Projected(_) | VolumeSource::Image(_))
     }
 }
 
@@ -677,6 +686,26 @@ impl PodTemplate {
 impl PodSpec {
     pub fn container(&self, name: &str) -> Option<&Container> {
         self.containers.iter().find(|container| container.name == name)
+    }
+
+    /// Every image that the pod needs: its containers' and its volumes', as written.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let volumes = self.volumes.iter().filter_map(|volume| match &volume.source {
+            VolumeSource::Image(of) => Some(of.reference.as_str()),
+            VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) | VolumeSource::Projected(_) => None,
+        });
+        self.containers.iter().map(|container| container.image.as_str()).chain(volumes)
+    }
+
+    /// The image volumes that this container mounts, each once, with their names.
+    pub fn image_volumes<'a>(&'a self, container: &'a Container) -> impl Iterator<Item = (&'a str, &'a ImageVolume)> {
+        self.volumes.iter().filter_map(|volume| match &volume.source {
+            VolumeSource::Image(of) => {
+                let mounted = container.mounts.iter().any(|mount| mount.volume == volume.name);
+                mounted.then_some((volume.name.as_str(), of))
+            }
+            VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) | VolumeSource::Projected(_) => None,
+        })
     }
 
     /// The containers of `spec.containers`.

@@ -44,6 +44,49 @@ fn is_refused(archive: Vec<u8>) -> TestNode {
     node
 }
 
+/// A volume's image is an image like a container's: waited for with its reason, kept while a pod needs it, there again after a boot.
+#[test]
+fn a_volumes_image_is_waited_for_kept_and_there_again_after_a_boot() {
+    let content = |text: &str| {
+        let layer = Tarball::new().file("file", 0o644, text.as_bytes()).bytes();
+        oci_archive(&[Image::empty("docker.io/library/content:1").layer(layer)])
+    };
+    let volume = json!([{"name": "v", "image": {"reference": "content:1", "pullPolicy": "Never"}}]);
+    let document = pod("a")
+        .pod_field("volumes", volume)
+        .field("volumeMounts", json!([{"name": "v", "mountPath": "/v"}]))
+        .says("cat /v/file; touch /v/x || echo kept");
+    let mut node = TestNode::builder().manifest("a.yaml", &document.text()).start();
+    node.wait_pod("a", "waits for the volume's image", |pod| pod.waiting("main") == "ErrImageNeverPull");
+    let why = node.cli(&["why", "a"]).out;
+    assert!(why.contains("volume v: image docker.io/library/content:1 is not on this node"), "{why}");
+    node.place_image("content.tar", &content("content\n"));
+    let pod = node.wait_running("a");
+    node.wait_log(&pod, "main", "kept");
+    assert!(node.log_lines(&pod, "main", 0).join("\n").contains("content"));
+    std::fs::remove_file(node.image_dir().join("content.tar")).expect("it is there");
+    wait_for("only the pod's record keeps the image", || {
+        let pruned = node.cli(&["images", "prune"]).ok().out;
+        let there = node.ctr_lines(&["images", "ls", "-q"]).contains("docker.io/library/content:1");
+        if there { Ok(()) } else { Err(pruned) }
+    });
+
+    node.power_cut();
+    node.start_containerd();
+    node.start_agent();
+    node.wait_agent();
+    let again = node.wait_pod("a", "runs again", |pod| pod.running() && pod.restarts() == 1);
+    assert_eq!(again.uid(), pod.uid());
+    node.exec(node.process(&again), &["cat", "/v/file"]).ok();
+    node.remove("a.yaml");
+    node.wait_no_pod("a");
+    wait_for("nothing needs it any more", || {
+        node.cli(&["images", "prune"]).ok();
+        let images = node.ctr_lines(&["images", "ls", "-q"]);
+        if images.contains("docker.io/library/content:1") { Err(format!("{images:?}")) } else { Ok(()) }
+    });
+}
+
 #[test]
 fn an_oci_archive_is_run_under_its_own_name() {
     runs_from(oci_archive(&[probe()]));

@@ -12,12 +12,12 @@ pub fn wanted_images(desired: &DesiredSet, board: &Board) -> BTreeSet<String> {
     let mut images = BTreeSet::new();
     for wanted in desired.workloads.values() {
         if let Wanted::Run(pod) = wanted {
-            images.extend(pod.template.spec.containers.iter().map(|container| container.image.clone()));
+            images.extend(pod.template.spec.images().map(str::to_owned));
         }
     }
     for published in board.workloads().values() {
         for pod in &published.pods {
-            images.extend(pod.template.spec.containers.iter().map(|container| container.image.clone()));
+            images.extend(pod.template.spec.images().map(str::to_owned));
         }
     }
     images

@@ -156,6 +156,13 @@ impl Wanted {
                     for container in spec.containers.iter().filter(|one| one.pull_policy != PullPolicy::Never) {
                         self.image(&container.image, &keys);
                     }
+                    for container in &spec.containers {
+                        for (_, of) in
+                            spec.image_volumes(container).filter(|(_, of)| of.pull_policy != PullPolicy::Never)
+                        {
+                            self.image(&of.reference, &keys);
+                        }
+                    }
                 }
                 Ok(Document::Content { key, content }) => {
                     if let Some(login) = content.login() {

@@ -58,14 +58,13 @@ impl Runtime for World {
     }
 
     async fn prepare_image(&self, wanted: ImageWanted<'_>) -> Result<Prepared, StepError> {
-        let container = wanted.container;
         self.up()?;
         let fate = self.fate("prepare_image").await?;
-        if !self.state().images.contains(&container.image) {
-            return Err(StepError::new("ErrImagePull", format!("no image {}", container.image)));
+        if !self.state().images.contains(wanted.image) {
+            return Err(StepError::new("ErrImagePull", format!("no image {}", wanted.image)));
         }
         self.told("prepare_image", fate)?;
-        Ok(match container.pull_policy {
+        Ok(match wanted.pull_policy {
             PullPolicy::Always => Prepared::NotRefreshed { message: "there is no registry in a simulation".into() },
             PullPolicy::IfNotPresent | PullPolicy::Never => Prepared::AsAsked,
         })

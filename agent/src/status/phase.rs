@@ -162,7 +162,7 @@ fn no_token(view: &PodView) -> Option<Value> {
     let is_token = |source: &Projection| matches!(source, Projection::Token { .. });
     let lacks = |volume: &&Volume| match &volume.source {
         VolumeSource::Projected(projected) => projected.sources.iter().any(is_token),
-        VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) => false,
+        VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) | VolumeSource::Image(_) => false,
     };
     let volumes: Vec<&str> =
         view.template.spec.volumes.iter().filter(lacks).map(|volume| volume.name.as_str()).collect();

@@ -257,7 +257,10 @@ fn pull_of<'p>(pod: &PodView, wait: &Waiting, pulls: &'p [ImagePull]) -> Option<
     }
     let container = pod.template.spec.containers.iter().find(|container| container.name == *name)?;
     let under_way = |pull: &&ImagePull| !matches!(pull.stage, Stage::Waiting { .. });
-    pulls.iter().filter(under_way).find(|pull| pull.wanted_as.contains(&container.image))
+    let spec = &pod.template.spec;
+    let of_volumes = spec.image_volumes(container).map(|(_, of)| &of.reference);
+    let mut images = std::iter::once(&container.image).chain(of_volumes);
+    images.find_map(|image| pulls.iter().filter(under_way).find(|pull| pull.wanted_as.contains(image)))
 }
 
 /// A moment of the boot clock as people read it.

@@ -8,7 +8,7 @@ use pod::time::Now;
 use super::Worker;
 use crate::events::{About, Event, Severity};
 use crate::execute::Told;
-use crate::seams::{Clock, ImageNews, Machine, RESIZE_ERROR, StepError};
+use crate::seams::{Clock, ImageNews, Machine, OF_VOLUME, RESIZE_ERROR, StepError};
 
 impl<M: Machine> Worker<M> {
     pub(super) fn tell_change(&self, record: &Record, change: &Change, now: Now) {
@@ -108,6 +108,8 @@ impl<M: Machine> Worker<M> {
             let found = view.template.spec.containers.iter().find(|c| c.name == container)?;
             Some(found.image.clone())
         });
+        // A volume's says whose it is.
+        let image = image.filter(|_| !error.message.starts_with(OF_VOLUME));
         let (severity, reason, message) = match (error.reason, image) {
             ("ImagePullBackOff", Some(image)) => {
                 (Severity::Normal, "BackOff", format!("Back-off pulling image \"{image}\""))

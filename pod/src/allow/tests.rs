@@ -1,6 +1,6 @@
 use super::*;
 use crate::sample;
-use crate::spec::{HostPathKind, Volume, VolumeMount};
+use crate::spec::{HostPathKind, PullPolicy, Volume, VolumeMount};
 
 fn rule<T>(only: impl Into<Vec<T>>) -> Option<Rule<T>> {
     Some(Rule { only: only.into(), place: "the configuration file /c".into() })
@@ -114,6 +114,12 @@ fn paths_are_allowed_part_by_part_and_the_narrowest_entry_says_how() {
     let mut reader = spec();
     reader.containers[1].mounts[0].read_only = true;
     assert_eq!(paths(&everything, &reader), [""; 0]);
+    reader.volumes.push(Volume {
+        name: "image".into(),
+        source: VolumeSource::Image(ImageVolume { reference: "a.b/c".into(), pull_policy: PullPolicy::Never }),
+    });
+    let registries = Allow { registries: rule(["docker.io".to_owned()]), ..Allow::default() };
+    assert_eq!(paths(&registries, &reader), ["volumes[1].image.reference"]);
     reader.containers[0].mounts = spec().containers[1].mounts.clone();
     assert_eq!(paths(&everything, &reader), ["volumes[0].hostPath.path"], "another container writes");
 }

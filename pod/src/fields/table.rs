@@ -57,7 +57,6 @@ const CLUSTER: &str = "written by the cluster";
 const SCHEDULER: &str = "no scheduler takes part: the pod is already on this node";
 const NO_ACCOUNT: &str = "there is no API server to talk to, so no token is mounted";
 const SHOWN_RESOURCES: &str = "limits or requests of cpu, memory, ephemeral-storage, hugepages-<size>";
-const NO_VOLUME: &str = "not built yet: only hostPath and emptyDir volumes can be used";
 const CLOUD_VOLUME: &str = "not supported: mount it on the host and use hostPath";
 const WINDOWS: &str = "for Windows nodes only";
 
@@ -295,7 +294,9 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("volumes[].projected.sources[].serviceAccountToken.expirationSeconds", Integer, Honoured("at least 600")),
     row("volumes[].projected.sources[].clusterTrustBundle", Object, Refused("not supported: trust bundles are a cluster's; use a configMap")),
     row("volumes[].projected.sources[].podCertificate", Object, Refused("not supported: a cluster's signer issues them; use a secret")),
-    row("volumes[].image", Object, Refused(NO_VOLUME)),
+    row("volumes[].image", Object, Honoured("read-only, nothing in it can be executed; pulled as the containers' images are, for each container that mounts it; images, no other OCI artifacts")),
+    row("volumes[].image.reference", Text, Honoured("")),
+    row("volumes[].image.pullPolicy", Text, Honoured("default: Always for the tag latest, else IfNotPresent")),
     row("volumes[].gitRepo", Object, Refused("not supported, because it runs git as root: CVE-2024-10220")),
     row("volumes[].nfs", Object, Refused(CLOUD_VOLUME)),
     row("volumes[].iscsi", Object, Refused(CLOUD_VOLUME)),

@@ -26,8 +26,8 @@ pub struct Pod<'a> {
 pub fn read(at: &At<'_>, list: Listed, pod: &Pod<'_>, findings: &mut Findings) -> Option<Container> {
     let role = role(at, list, findings);
     let name = name(at, findings);
-    let image = image(at, findings);
-    let pull_policy = pull_policy(at, image.as_deref().unwrap_or_default(), findings);
+    let image = image_name(at, "image", findings);
+    let pull_policy = pull_policy(at, "imagePullPolicy", image.as_deref().unwrap_or_default(), findings);
     let working_dir = working_dir(at, findings);
     let env = env::read(at, name.as_deref().unwrap_or_default(), pod, findings);
     let env_from = env::read_from(at, findings);
@@ -162,8 +162,9 @@ fn name(at: &At<'_>, findings: &mut Findings) -> Option<String> {
     Some(name.to_owned())
 }
 
-fn image(at: &At<'_>, findings: &mut Findings) -> Option<String> {
-    let at = at.need("image", findings)?;
+/// The image that is named at this key.
+pub fn image_name(at: &At<'_>, key: &str, findings: &mut Findings) -> Option<String> {
+    let at = at.need(key, findings)?;
     let image = at.text(findings)?;
     if image.is_empty() {
         findings.impossible(&at, "must not be empty");
@@ -173,13 +174,14 @@ fn image(at: &At<'_>, findings: &mut Findings) -> Option<String> {
     Some(image.to_owned())
 }
 
-fn pull_policy(at: &At<'_>, image: &str, findings: &mut Findings) -> Option<PullPolicy> {
-    match at.text_in("imagePullPolicy", findings) {
+/// The policy at this key, or what the image's tag makes of none.
+pub fn pull_policy(at: &At<'_>, key: &str, image: &str, findings: &mut Findings) -> Option<PullPolicy> {
+    match at.text_in(key, findings) {
         Some("Always") => Some(PullPolicy::Always),
         Some("IfNotPresent") => Some(PullPolicy::IfNotPresent),
         Some("Never") => Some(PullPolicy::Never),
         None | Some("") => Some(if is_latest(image) { PullPolicy::Always } else { PullPolicy::IfNotPresent }),
-        Some(other) => pod::one_of(at, "imagePullPolicy", other, &["Always", "IfNotPresent", "Never"], findings),
+        Some(other) => pod::one_of(at, key, other, &["Always", "IfNotPresent", "Never"], findings),
     }
 }
 

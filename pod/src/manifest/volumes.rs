@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::findings::{At, Findings};
 use super::tree::Value;
-use super::{names, pod, projected, quantity, resources, security};
-use crate::spec::{EmptyDir, HostPathKind, Medium, Volume, VolumeSource};
+use super::{container, names, pod, projected, quantity, resources, security};
+use crate::spec::{EmptyDir, HostPathKind, ImageVolume, Medium, Volume, VolumeSource};
 
 /// The pod's volumes. One whose source is refused is there under its name, so that its mounts are not blamed as well.
 pub fn read(spec: &At<'_>, findings: &mut Findings) -> Vec<Volume> {
@@ -47,6 +47,7 @@ fn source(volume: &At<'_>, group: Option<u32>, findings: &mut Findings) -> Optio
         [("downwardAPI", at)] => projected::downward_api(at, group, findings).map(VolumeSource::Projected),
         [("projected", at)] => projected::projected(at, group, findings).map(VolumeSource::Projected),
         [("emptyDir", at)] => empty_dir(at, group, findings),
+        [("image", at)] => image(at, findings),
         // The field table knows the reason; this only keeps a record with it from being run.
         [(_, other)] => {
             findings.impossible(other, "cannot be used here: use hostPath or emptyDir");
@@ -87,6 +88,12 @@ fn host_path(at: &At<'_>, findings: &mut Findings) -> Option<VolumeSource> {
         }
     };
     Some(VolumeSource::HostPath { path: text.to_owned(), kind })
+}
+
+fn image(at: &At<'_>, findings: &mut Findings) -> Option<VolumeSource> {
+    let reference = container::image_name(at, "reference", findings)?;
+    let pull_policy = container::pull_policy(at, "pullPolicy", &reference, findings)?;
+    Some(VolumeSource::Image(ImageVolume { reference, pull_policy }))
 }
 
 fn empty_dir(at: &At<'_>, group: Option<u32>, findings: &mut Findings) -> Option<VolumeSource> {

@@ -34,6 +34,7 @@ use super::oci::{self, Inputs};
 use super::seccomp::localhost;
 use super::sub_paths::{Bound, Reach, SubPath};
 use super::tasks::NewTask;
+use super::volume_images::Views;
 use super::{
     Containerd, OciRuntime, cgroup, classes, environment, exec, image_volumes, labels, propagation, selinux, snapshots,
     stdin, sub_paths, tasks,
@@ -48,6 +49,20 @@ const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 const ASK_AT_ONCE_MAX: usize = 16;
 impl Containerd {
     pub(super) async fn create_run(&self, run: &CreateRun<'_>, image: &ImageFacts) -> Result<CreatedRun, StepError> {
+        let mut views = self.views(run).await?;
+        let lease = views.take_lease();
+        let created = Box::pin(self.create_with(run, image, views)).await;
+        // The container's record keeps the views now, or there is none and they go.
+        self.hand_over(lease).await;
+        created
+    }
+
+    async fn create_with(
+        &self,
+        run: &CreateRun<'_>,
+        image: &ImageFacts,
+        views: Views,
+    ) -> Result<CreatedRun, StepError> {
         let id = run.run.container_id();
         let refused = |what: &'static str, status: &Status| {
             self.client.step_error("CreateContainerError", &format!("{what} for container {}", run.run), status)
@@ -58,7 +73,8 @@ impl Containerd {
         let version = self.containerd_version().await.map_err(|status| refused("containerd's version", &status))?;
         let shim_group = runtime.shim_group(&run.run.uid, &version);
         let allow = self.config.allowed.host_paths();
-        let sub_paths = sub_paths::places(&self.config.run_dir, run, allow.as_ref(), |text| {
+        let volumes = sub_paths::Volumes { allow: allow.as_ref(), images: &views.mounts };
+        let sub_paths = sub_paths::places(&self.config.run_dir, run, volumes, |text| {
             environment::expanded(text, run, &self.host(), &self.config.node_name)
         });
         let sub_paths = sub_paths.map_err(|why| StepError::new("CreateContainerConfigError", why))?;
@@ -69,7 +85,8 @@ impl Containerd {
             self.spec_of(run, image, (&image_volumes, &sub_paths, &bound), (&runtime, &shim_group)).await?;
         let spec = serde_json::to_vec(&spec).expect("a spec has only text keys");
         let options = runtime.options(matches!(run.sandbox.cgroup, CgroupParent::Systemd(_)));
-        let labels = labels::of_run(run, image, &adapted);
+        let mut labels = labels::of_run(run, image, &adapted);
+        labels.extend(views.labels);
         let created = CreatedRun {
             image_id: image.image_id(),
             adapted: labels.get(labels::ADAPTED).cloned().unwrap_or_default(),
@@ -262,11 +279,13 @@ impl Containerd {
             // Before the record, which is what the next try knows them by.
             self.empty(&record.labels).await;
         }
-        let snapshotter = record.map(|it| it.snapshotter).filter(|name| !name.is_empty());
+        let (snapshotter, labels) = record.map(|it| (it.snapshotter, it.labels)).unwrap_or_default();
+        let snapshotter = Some(snapshotter).filter(|name| !name.is_empty());
         let request = DeleteContainerRequest { id: id.to_owned() };
         found(bounded(QUICK, self.client.containers().delete(self.client.request(request))).await)?;
         let snapshotter = snapshotter.as_ref().unwrap_or(&self.config.snapshotter);
         snapshots::remove(&self.client, snapshotter, id).await?;
+        self.remove_views(&labels).await?;
         self.heard.forget(id);
         self.late.forget(id);
         exec::forget(&self.config.exec_dir(), id);
@@ -344,7 +363,7 @@ async fn devices(
         let volume = run.template.spec.volumes.iter().find(|volume| volume.name == *name);
         volume.map_or(Some(HostPathKind::Unset), |volume| match &volume.source {
             VolumeSource::HostPath { kind, .. } => Some(*kind),
-            VolumeSource::EmptyDir(_) | VolumeSource::Projected(_) => None,
+            VolumeSource::EmptyDir(_) | VolumeSource::Projected(_) | VolumeSource::Image(_) => None,
         })
     };
     // Where it is to be looked at, what it is there, and as what it was asked for.

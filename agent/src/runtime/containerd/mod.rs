@@ -64,6 +64,7 @@ mod stdin;
 mod sub_paths;
 mod tasks;
 pub mod user;
+mod volume_images;
 
 /// Images whose accounts are kept in mind: more than a node's daemons have.
 const ACCOUNTS_MAX: usize = 128;

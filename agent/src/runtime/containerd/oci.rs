@@ -12,7 +12,7 @@ use oci_spec::runtime::{
     PosixRlimitType, Process, Root, Spec, User,
 };
 
-use pod::spec::{self, RecursiveReadOnly, Seccomp, VolumeMount};
+use pod::spec::{self, RecursiveReadOnly, Seccomp, VolumeMount, VolumeSource};
 
 use super::apparmor::AppArmor;
 use super::capabilities::{self, CapSet};
@@ -420,7 +420,11 @@ fn mounts(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Result<Vec<Mount>,
         let forced = of_spec.is_some_and(|it| it.source.is_read_only());
         let wanted = VolumeMount { read_only: volume.read_only || forced, ..volume.clone() };
         let access = volume_access(&wanted, inputs.recursive_read_only, adapted)?;
-        binds.push(bind(place, source.clone(), &["rbind", propagation::word(volume.propagation), access]));
+        let mut options = vec!["rbind", propagation::word(volume.propagation), access];
+        if of_spec.is_some_and(|it| matches!(it.source, VolumeSource::Image(_))) {
+            options.extend(["nosuid", "nodev", "noexec"]);
+        }
+        binds.push(bind(place, source.clone(), &options));
     }
     // Writable also where the root is not: that is what they are for.
     let own_copies = inputs.image_volumes.iter();

@@ -12,6 +12,8 @@
 //! judged by its real path and bound by its descriptor, so that a link changed in between gains nothing (CVE-2026-14891).
 //! Their binds have with them what is mounted below, so they lie where no mount crosses to other mount namespaces (a copy
 //! there could not be taken away with them), unless that is where containerd looks for them.
+//!
+//! Image volumes are mounted here too, for as long as the container's creation takes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
@@ -21,6 +23,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use containerd_client::types::Mount;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -37,11 +40,13 @@ const TRIES_MAX: u32 = 128;
 /// A swapped name may be gone for a moment when it is to be made, or there again.
 const RACES_MAX: u32 = 16;
 
+/// Mount options must fit into a page; some fifty layers do.
+const OPTIONS_MAX: usize = 4095;
 /// Where binds of host paths lie, below the run's own directory.
 const HOST: &str = "host";
 
 /// A part of a volume that a container mounts.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub struct SubPath {
     /// The volume on the host.
     pub volume: PathBuf,
@@ -53,6 +58,17 @@ pub struct SubPath {
     pub bound: PathBuf,
     /// Of a host path, where the node has rules for these.
     pub host: Option<Box<HostPart>>,
+    /// Of an image volume: how it is mounted, at `volume`.
+    pub image: Option<Arc<Vec<Mount>>>,
+}
+
+/// What is special about some volumes of a container.
+#[derive(Debug, Clone, Copy)]
+pub struct Volumes<'a> {
+    /// The rules for host paths, where the node has some.
+    pub allow: Option<&'a Arc<Allow>>,
+    /// How image volumes are mounted, by name.
+    pub images: &'a BTreeMap<String, Arc<Vec<Mount>>>,
 }
 
 /// By what a part of the host's tree is judged.
@@ -76,7 +92,7 @@ impl SubPath {
 
 impl std::fmt::Debug for SubPath {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let SubPath { volume, path: _, written, bound, host } = self;
+        let SubPath { volume, path: _, written, bound, host, image: _ } = self;
         let mut shown = f.debug_struct("SubPath");
         shown.field("volume", volume).field("written", written).field("bound", bound).field("host", host).finish()
     }
@@ -95,21 +111,23 @@ pub enum SubPathError {
     Forbidden { field: String, written: String, why: String },
     #[error("cannot open {volume} on this node", volume = .volume.display())]
     OpenHost { volume: PathBuf, source: io::Error },
+    #[error("cannot mount the image of a volume at {place}")]
+    Image { place: PathBuf, source: io::Error },
     #[error("cannot bind a part of a volume at {place}")]
     Bind { place: PathBuf, source: io::Error },
 }
 
-/// The parts that the container mounts, by the mount's place among its mounts. `allow`: the rules for host paths, where the
-/// node has some. `expand` works out `$(VAR)`. Pure.
+/// The parts that the container mounts, by the mount's place among its mounts. `expand` works out `$(VAR)`. Pure.
 pub fn places(
     run_dir: &Path,
     run: &CreateRun<'_>,
-    allow: Option<&Arc<Allow>>,
+    volumes: Volumes<'_>,
     expand: impl Fn(&str) -> Result<String, String>,
 ) -> Result<BTreeMap<usize, SubPath>, String> {
     let mut places = BTreeMap::new();
     for (index, mount) in run.container.mounts.iter().enumerate() {
-        let host = allow.and_then(|allow| host_part(run, &mount.volume, mount.read_only, allow)).map(Box::new);
+        let image = volumes.images.get(&mount.volume).cloned();
+        let host = volumes.allow.and_then(|allow| host_part(run, &mount.volume, mount.read_only, allow)).map(Box::new);
         let whole = String::new();
         let (path, written) = match &mount.sub_path {
             None => (String::new(), &whole),
@@ -120,24 +138,31 @@ pub fn places(
         };
         let parts = Path::new(&path).components().filter(|part| *part != Component::CurDir);
         let path: PathBuf = parts.collect();
-        if path.as_os_str().is_empty() && host.is_none() {
+        if path.as_os_str().is_empty() && host.is_none() && image.is_none() {
             continue;
         }
         if !path.components().all(|part| matches!(part, Component::Normal(_))) || written.contains('\0') {
             return Err(format!("what subPathExpr {written:?} comes to must be relative and without `..`"));
         }
-        // Told by the spec, as of every volume that was not set up.
-        let Some(volume) = run.sandbox.volumes.get(&mount.volume).cloned() else { continue };
         let Some(of_run) = image_volumes::way_of_run(&run.run) else {
             return Err(format!("the run {} cannot name a directory", run.run));
         };
         let mut bound = run_dir.join("pods").join(&run.run.uid.0).join("subpaths").join(of_run);
+        let volume = match &image {
+            Some(_) => bound.join(format!("image-{index}")),
+            // Told by the spec, as of every volume that was not set up.
+            None => match run.sandbox.volumes.get(&mount.volume) {
+                Some(volume) => volume.clone(),
+                None => continue,
+            },
+        };
         if host.is_some() {
             bound.push(HOST);
         }
         bound.push(index.to_string());
+        let bound = if image.is_some() && path.as_os_str().is_empty() { volume.clone() } else { bound };
         let written = written.clone();
-        places.insert(index, SubPath { volume, path, written, bound, host });
+        places.insert(index, SubPath { volume, path, written, bound, host, image });
     }
     Ok(places)
 }
@@ -213,6 +238,17 @@ impl Drop for Bound {
 pub fn bind(parts: &[SubPath], reach: Reach) -> Result<Bound, SubPathError> {
     let mut bound = Bound::default();
     for part in parts {
+        if let Some(image) = &part.image {
+            let failed = |source| SubPathError::Image { place: part.volume.clone(), source };
+            // What a killed agent left.
+            unbind(&part.volume).map_err(failed)?;
+            DirBuilder::new().recursive(true).mode(0o700).create(&part.volume).map_err(failed)?;
+            bound.places.push(part.volume.clone());
+            mount_image(image, &part.volume).map_err(failed)?;
+            if part.is_whole() {
+                continue;
+            }
+        }
         let found = open(part)?;
         let failed = |source| SubPathError::Bind { place: part.bound.clone(), source };
         // What a killed agent left.
@@ -255,6 +291,31 @@ fn open_up(place: &Path) -> io::Result<()> {
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+/// Read-only, and nothing in it counts as a program or a device (KEP-4639).
+fn mount_image(mounts: &[Mount], at: &Path) -> io::Result<()> {
+    let [image] = mounts else {
+        return Err(io::Error::other(format!("its snapshot has {} mounts and not one", mounts.len())));
+    };
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    let source = image.source.as_str();
+    if image.r#type == "bind" {
+        mount(Some(source), at, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        return Ok(mount(
+            None::<&str>,
+            at,
+            None::<&str>,
+            MsFlags::MS_BIND | MsFlags::MS_REMOUNT | flags,
+            None::<&str>,
+        )?);
+    }
+    let of_data = |option: &&String| !matches!(option.as_str(), "ro" | "rw" | "bind" | "rbind");
+    let data = image.options.iter().filter(of_data).cloned().collect::<Vec<_>>().join(",");
+    if data.len() > OPTIONS_MAX {
+        return Err(io::Error::other("it has too many layers to be mounted here"));
+    }
+    Ok(mount(Some(source), at, Some(image.r#type.as_str()), flags, Some(data.as_str()))?)
 }
 
 fn real(found: &OwnedFd) -> io::Result<PathBuf> {
@@ -329,6 +390,8 @@ fn open(part: &SubPath) -> Result<OwnedFd, SubPathError> {
                 judge(part, &found, part.host.as_ref().map_or(Access::Read, |host| host.access))?;
                 return Ok(found);
             }
+            // Nothing can be made in an image.
+            Err(Errno::ENOENT) if part.image.is_some() => return Err(opened(Errno::ENOENT)),
             Err(Errno::ENOENT) => judge(part, &root, Access::Write)?,
             Err(errno) => return Err(opened(errno)),
         }

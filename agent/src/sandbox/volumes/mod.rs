@@ -91,7 +91,7 @@ pub struct Places {
 /// Whether the pod's directory in memory has to be there before this volume.
 pub fn needs_pod_dir(volume: &Volume) -> bool {
     match &volume.source {
-        VolumeSource::HostPath { .. } => false,
+        VolumeSource::HostPath { .. } | VolumeSource::Image(_) => false,
         // It stands before all else.
         VolumeSource::Projected(_) => true,
         VolumeSource::EmptyDir(EmptyDir { medium, .. }) => *medium != Medium::Disk,
@@ -112,11 +112,13 @@ pub fn resolve(wanted: &Wanted, places: &Places) -> Result<BTreeMap<String, Path
                 host_path::resolve(&volume.name, path, *kind, judge.as_ref())?
             }
             VolumeSource::Projected(_) => filled(&volume.name, places)?,
+            // The runtime's, which has the image.
+            VolumeSource::Image(_) => return Ok(None),
             VolumeSource::EmptyDir(of) => empty_dir::make(&volume.name, of, wanted.memory_limit, places)?,
         };
-        Ok((volume.name.clone(), place))
+        Ok(Some((volume.name.clone(), place)))
     };
-    wanted.volumes.iter().map(place).collect()
+    wanted.volumes.iter().filter_map(|volume| place(volume).transpose()).collect()
 }
 
 /// Where the files of a projected volume are.

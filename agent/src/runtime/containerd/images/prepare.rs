@@ -36,8 +36,8 @@ impl Images {
     /// Makes the container's image present and unpacked, by its pull policy: what is here is used where that suffices, the
     /// registry is asked and the image pulled where it does not.
     pub async fn prepare(&self, wanted: ImageWanted<'_>) -> Result<Prepared, StepError> {
-        let container = wanted.container;
-        let (reference, begun) = (parse(&container.image)?, Instant::now());
+        let ImageWanted { image, pull_policy, .. } = wanted;
+        let (reference, begun) = (parse(image)?, Instant::now());
         // From here on nobody removes it: its pod is among those that are asked for before a removal.
         drop(self.shared.shelf.lock().await);
         let news = Once::new(wanted);
@@ -48,15 +48,13 @@ impl Images {
             let unread = self.first_reading().may_bring_it();
             let found = self.find(&reference).await?;
             let lies = found.as_ref().is_some_and(|found| found.lies);
-            let pulled = match way(container.pull_policy, &reference, found.as_ref().map(|_| lies)) {
+            let pulled = match way(pull_policy, &reference, found.as_ref().map(|_| lies)) {
                 Way::Use => {
                     let found = found.expect("only what is here is used");
                     match self.make_ready(&found).await {
-                        Ok(()) => return Ok(as_it_is(container.pull_policy, &reference, &found)),
+                        Ok(()) => return Ok(as_it_is(pull_policy, &reference, &found)),
                         // Bytes were lost under it; where a registry may be asked, it has them.
-                        Err(ImageError::Damaged { reason, .. })
-                            if !lies && container.pull_policy != PullPolicy::Never =>
-                        {
+                        Err(ImageError::Damaged { reason, .. }) if !lies && pull_policy != PullPolicy::Never => {
                             tracing::warn!(image = found.name, reason, "damaged image is pulled again");
                             self.pulled(&reference, None, &mut imported, &news).await
                         }
@@ -92,7 +90,7 @@ impl Images {
             match pulled {
                 // An archive has brought something: perhaps this.
                 None => {}
-                Some(Err(refusal)) => return Err(self.refused(&reference, &container.image, refusal).await),
+                Some(Err(refusal)) => return Err(self.refused(&reference, image, refusal).await),
                 Some(Ok(arrived)) => {
                     let Some(found) = self.find(&reference).await? else { continue };
                     self.make_ready(&found).await.map_err(|e| step(ERR_IMAGE_PULL, &e))?;
@@ -100,7 +98,7 @@ impl Images {
                     let (took, waited) = (took.as_secs_f64(), begun.elapsed().as_secs_f64());
                     let message = format!(
                         "Successfully pulled image \"{}\" in {took:.3}s ({waited:.3}s including waiting). Image size: {size} bytes.",
-                        container.image
+                        image
                     );
                     return Ok(Prepared::Pulled { message });
                 }
@@ -120,7 +118,7 @@ impl Images {
         if !secrets.missing.is_empty() {
             news.missing(&secrets.missing);
         }
-        let ask = Ask { reference, written: &news.wanted.container.image, here, secrets: &secrets };
+        let ask = Ask { reference, written: news.wanted.image, here, secrets: &secrets };
         // Either may be dropped: the pull itself goes on for a while, and the counter keeps what it was told.
         tokio::select! {
             biased;

@@ -166,7 +166,12 @@ pub async fn hold_snapshot(client: &Client, lease: &Lease, snapshotter: &str, ch
     add_to_lease(client, lease, format!("snapshots/{snapshotter}"), chain).await
 }
 
-async fn add_to_lease(client: &Client, lease: &Lease, kind: String, id: &Digest) -> Result<(), Status> {
+/// The same of a snapshot that has a name of its own.
+pub async fn hold_view(client: &Client, lease: &Lease, snapshotter: &str, key: &str) -> Result<(), Status> {
+    add_to_lease(client, lease, format!("snapshots/{snapshotter}"), key).await
+}
+
+async fn add_to_lease(client: &Client, lease: &Lease, kind: String, id: impl ToString) -> Result<(), Status> {
     let resource = Resource { id: id.to_string(), r#type: kind };
     let request = client.request(AddResourceRequest { id: lease.id.clone(), resource: Some(resource) });
     bounded(QUICK, client.leases().add_resource(request)).await.map(drop)

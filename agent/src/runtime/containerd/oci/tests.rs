@@ -460,6 +460,7 @@ fn a_part_of_a_volume_is_mounted_from_where_it_was_bound() {
             written: "b".into(),
             bound: "/run/bound/1".into(),
             host: None,
+            image: None,
         },
     );
     let json = it.json();

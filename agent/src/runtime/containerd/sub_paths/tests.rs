@@ -27,7 +27,7 @@ impl Case {
 
     fn part(&self, path: &str) -> SubPath {
         let bound = self.dir.path().join("run/subpaths/main/0/0");
-        SubPath { volume: self.volume(), path: path.into(), written: path.into(), bound, host: None }
+        SubPath { volume: self.volume(), path: path.into(), written: path.into(), bound, host: None, image: None }
     }
 }
 
@@ -174,7 +174,7 @@ impl Case {
             written: volume.to_str().expect("text").into(),
         };
         let bound = self.dir.path().join("run/subpaths/main/0/host/0");
-        SubPath { volume, path: PathBuf::new(), written: String::new(), bound, host: Some(Box::new(host)) }
+        SubPath { volume, path: PathBuf::new(), written: String::new(), bound, host: Some(Box::new(host)), image: None }
     }
 }
 
