@@ -340,9 +340,14 @@ impl Model {
                     pod.template = template.clone();
                 }
                 self.deadlines.remove(&uid);
-                // A container of which nothing is left that could tell of its runs: nobody can count them.
-                let left = |name: &String| pod.containers.iter().any(|c| c.run.container == *name);
-                self.newest.retain(|(of, name), _| *of != uid || left(name));
+                // What was deleted before the disk had it on record, nobody can count: only what is left tells of runs.
+                for ((of, name), newest) in &mut self.newest {
+                    if *of == uid {
+                        let left = pod.containers.iter().filter(|c| c.run.container == *name).map(|c| c.run.attempt);
+                        let known = pod.record.containers.get(name).and_then(|memory| memory.started_attempt);
+                        *newest = left.chain(known).max().map_or(0, |told| told.min(*newest));
+                    }
+                }
                 let known = |run: &RunKey| {
                     let memory = pod.record.containers.get(&run.container);
                     memory.is_some_and(|m| m.started_attempt >= Some(run.attempt))

@@ -254,7 +254,8 @@ pub struct Write<'a> {
 /// Streams a blob into the store, verified on the way. Blocking: for a thread that may wait, inside a tokio runtime.
 pub fn write_blocking(write: &Write<'_>, source: &mut dyn Read, handle: &Handle) -> Result<(), WriteError> {
     let (pieces, receiver) = mpsc::channel::<WriteContentRequest>(1);
-    let reference = format!("daemonlet-{}", write.digest);
+    // Its own for every import: one that was given up aborts what it had begun a moment later, and the next may write the same blob by then.
+    let reference = format!("{}-{}", write.lease.id, write.digest);
     let request = write.lease.request(write.client, ReceiverStream::new(receiver));
     let mut content = write.client.content();
     let call = handle.spawn(async move {
