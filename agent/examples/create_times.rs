@@ -40,6 +40,7 @@ async fn main() {
         env: vec![],
         env_from: vec![],
         resources: Resources::default(),
+        resize_policy: Default::default(),
         mounts: vec![],
         security: Security::default(),
         ports: vec![],

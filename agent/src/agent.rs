@@ -35,7 +35,7 @@ use crate::refusals::Refusals;
 use crate::registry;
 use crate::runtime::containerd::images::Images;
 use crate::runtime::containerd::seccomp::Abi;
-use crate::runtime::containerd::{self, Containerd, OciRuntime};
+use crate::runtime::containerd::{self, Containerd, MemoryPolicy, OciRuntime};
 use crate::sandbox::watch::Finding;
 use crate::sandbox::{self, NodeSandboxes};
 use crate::seams::{Clock, Machine, SystemClock};
@@ -281,6 +281,8 @@ fn machine(
     runtime.allowed = allowed.clone();
     runtime.seccomp_dir.clone_from(&config.seccomp_dir);
     runtime.seccomp_default = config.seccomp_default;
+    runtime.memory =
+        MemoryPolicy { single_process_oom_kill: config.single_process_oom_kill, throttled: config.memory_qos };
     runtime.seccomp_abi = if config.seccomp_32_bit { Abi::With32Bit } else { Abi::Native };
     let oci_runtime = |class: &config::RuntimeClass| match class {
         config::RuntimeClass::Program(program) => OciRuntime::by_program(program),
@@ -301,6 +303,7 @@ fn machine(
         node_name: node_name.to_owned(),
         cgroup_root: config.cgroup_root.clone(),
         cgroup_driver: sandbox::Driver::detect(),
+        pod_max_pids: config.pod_max_pids,
         cni_bin_dirs: config.cni_bin_dirs.clone(),
         cni_conf_dir: config.cni_conf_dir.clone(),
         pod_cidrs,

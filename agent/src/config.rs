@@ -66,6 +66,12 @@ pub struct Config {
     pub seccomp_default: bool,
     /// RuntimeDefault lets 32-bit programs run too.
     pub seccomp_32_bit: bool,
+    /// Processes and threads of a pod; None: no limit but the node's.
+    pub pod_max_pids: Option<u64>,
+    /// Want of memory ends the one process that the kernel picks, and not its whole container.
+    pub single_process_oom_kill: bool,
+    /// Containers are slowed down before they reach their memory limit.
+    pub memory_qos: bool,
     /// Beside the usual runtime, by the name that a pod's `runtimeClassName` gives.
     pub runtime_classes: BTreeMap<String, RuntimeClass>,
     /// containerd's `certs.d`: a directory with a hosts.toml for each registry.
@@ -259,6 +265,16 @@ pub struct Settings {
     /// [default: false]
     #[arg(long, value_name = "BOOL")]
     pub seccomp_32_bit: Option<bool>,
+    /// Processes and threads that a pod may have [default: no limit but the node's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub pod_max_pids: Option<u64>,
+    /// Whether want of memory ends one process and not the whole container (cgroup v2) [default: false]
+    #[arg(long, value_name = "BOOL")]
+    pub single_process_oom_kill: Option<bool>,
+    /// Whether containers are slowed down at nine tenths of the way from their memory request to their limit: memory.high
+    /// (cgroup v2) [default: false]
+    #[arg(long, value_name = "BOOL")]
+    pub memory_qos: Option<bool>,
     /// What runs pods of this runtimeClassName: an OCI runtime's program (/usr/bin/crun) or the name of a shim of containerd
     /// (io.containerd.kata.v2); may be repeated
     #[arg(long, value_name = "NAME=RUNTIME", value_parser = value::runtime_class)]
@@ -364,6 +380,9 @@ impl Config {
             seccomp_dir,
             seccomp_default,
             seccomp_32_bit,
+            pod_max_pids,
+            single_process_oom_kill,
+            memory_qos,
             runtime_class,
             registry_config,
             registry_auth,
@@ -431,6 +450,9 @@ impl Config {
             seccomp_dir: path(seccomp_dir, "/var/lib/daemonlet/seccomp"),
             seccomp_default: seccomp_default.unwrap_or(true),
             seccomp_32_bit: seccomp_32_bit.unwrap_or(false),
+            pod_max_pids,
+            single_process_oom_kill: single_process_oom_kill.unwrap_or(false),
+            memory_qos: memory_qos.unwrap_or(false),
             runtime_classes: runtime_class.into_iter().collect(),
             registry_config: path(registry_config, "/etc/containerd/certs.d"),
             registry_auth,
@@ -468,6 +490,9 @@ impl Config {
             seccomp_dir,
             seccomp_default,
             seccomp_32_bit,
+            pod_max_pids,
+            single_process_oom_kill,
+            memory_qos,
             runtime_classes,
             registry_config,
             registry_auth,
@@ -496,6 +521,9 @@ impl Config {
             ("seccomp-dir", *seccomp_dir != new.seccomp_dir),
             ("seccomp-default", *seccomp_default != new.seccomp_default),
             ("seccomp-32-bit", *seccomp_32_bit != new.seccomp_32_bit),
+            ("pod-max-pids", *pod_max_pids != new.pod_max_pids),
+            ("single-process-oom-kill", *single_process_oom_kill != new.single_process_oom_kill),
+            ("memory-qos", *memory_qos != new.memory_qos),
             ("runtime-class", *runtime_classes != new.runtime_classes),
             ("registry-config", *registry_config != new.registry_config),
             ("registry-auth", *registry_auth != new.registry_auth),
@@ -581,6 +609,9 @@ impl Settings {
             seccomp_dir: self.seccomp_dir.or(file.seccomp_dir),
             seccomp_default: self.seccomp_default.or(file.seccomp_default),
             seccomp_32_bit: self.seccomp_32_bit.or(file.seccomp_32_bit),
+            pod_max_pids: self.pod_max_pids.or(file.pod_max_pids),
+            single_process_oom_kill: self.single_process_oom_kill.or(file.single_process_oom_kill),
+            memory_qos: self.memory_qos.or(file.memory_qos),
             runtime_class,
             registry_config: self.registry_config.or(file.registry_config),
             registry_auth: self.registry_auth.or(file.registry_auth),

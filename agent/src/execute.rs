@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::probes::handlers::{self, Answer, Blame, NotDone, Target};
 use crate::records::Records;
 use crate::seams::{
-    self, CreateRun, CreatedRun, ImageNews, ImageWanted, Leave, LogPipes, Machine, PodRuns, Prepared, Projected,
+    self, CreateRun, CreatedRun, ImageNews, ImageWanted, Leave, LogPipes, Machine, PodRuns, Prepared, Projected, Reach,
     Runtime, Sandboxes, ShimEnd, StepError,
 };
 
@@ -74,6 +74,11 @@ pub enum Job {
         attempt: u32,
         not_refreshed: String,
         contents: Contents,
+    },
+    /// `runs`: those that are created or run.
+    Resize {
+        pod: Admitted,
+        runs: Vec<RunKey>,
     },
     Start {
         run: RunKey,
@@ -144,6 +149,10 @@ pub enum Outcome {
         created: CreatedRun,
         not_refreshed: String,
     },
+    Resized {
+        uid: Uid,
+        revision: String,
+    },
     Started {
         run: RunKey,
         pid: u32,
@@ -179,6 +188,7 @@ impl Job {
             | Job::Fill { .. }
             | Job::Connect { .. }
             | Job::Create { .. }
+            | Job::Resize { .. }
             | Job::Start { .. }
             | Job::Hook { hook: Hook::PostStart, .. } => "sync",
             Job::Hook { hook: Hook::PreStop, .. }
@@ -270,6 +280,7 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             let container = environment(&pod, container, &contents)?;
             Box::pin(create(ground, workload, &pod, (&container, attempt), not_refreshed)).await
         }
+        Job::Resize { pod, runs } => Box::pin(resize(ground, pod, runs)).await,
         Job::Start { run } => {
             let started = counted(metrics, "start_container", machine.runtime().start(&run.container_id())).await;
             metrics.container_started(started.as_ref().map(|_| ()).map_err(|error| error.reason));
@@ -410,6 +421,22 @@ async fn create<M: Machine>(
     }
     let created = created?;
     Ok(Outcome::Created { run, created, not_refreshed })
+}
+
+/// The pod grows first and shrinks last, so that no container ever has more than its pod.
+async fn resize<M: Machine>(ground: &Ground<'_, M>, pod: Admitted, runs: Vec<RunKey>) -> Result<Outcome, StepError> {
+    let Ground { machine, metrics, .. } = *ground;
+    let (uid, template) = (&pod.record.uid, &pod.template);
+    machine.sandboxes().resize(uid, template, Reach::Widened).await?;
+    for run in &runs {
+        if let Some(container) = template.spec.container(&run.container) {
+            let id = run.container_id();
+            let resized = machine.runtime().resize(&id, container);
+            counted(metrics, "update_container", resized).await?;
+        }
+    }
+    machine.sandboxes().resize(uid, template, Reach::Exact).await?;
+    Ok(Outcome::Resized { uid: pod.record.uid, revision: pod.record.revision })
 }
 
 /// An error with all its causes in one line.

@@ -28,6 +28,9 @@ use crate::readable;
 /// Kubernetes' reason of a container that is on its way.
 const WAITING: &str = "ContainerCreating";
 
+/// Why a resize fails: the event's reason, as in Kubernetes.
+pub const RESIZE_ERROR: &str = "ResizeError";
+
 /// A step that did not succeed: a reason in the status and a back-off, never the end of the loop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -236,6 +239,14 @@ pub enum Leave {
     Nothing,
 }
 
+/// How far a pod's cgroup is resized: it grows before its containers do, and shrinks after them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// No limit becomes less than it is.
+    Widened,
+    Exact,
+}
+
 /// The container runtime.
 pub trait Runtime: Send + Sync + 'static {
     /// Our containers, of one workload or of all. One whose shim does not answer is [`Unanswered`] and makes no other late.
@@ -253,6 +264,9 @@ pub trait Runtime: Send + Sync + 'static {
     fn create(&self, run: &CreateRun<'_>) -> impl Future<Output = Result<CreatedRun, StepError>> + Send;
     /// Starts a created task; the pid. Ok when it already runs.
     fn start(&self, id: &str) -> impl Future<Output = Result<u32, StepError>> + Send;
+    /// Gives a created or running container the cpu and memory that `container` asks for. Ok when nothing is there. Err where it uses
+    /// more memory than it would be left.
+    fn resize(&self, id: &str, container: &Container) -> impl Future<Output = Result<(), StepError>> + Send;
     /// Sends the signal to the container's first process (Stop) or all (Kill). Ok when it is gone.
     fn signal(&self, id: &str, signal: Signal) -> impl Future<Output = Result<(), StepError>> + Send;
     /// Deletes task, container and snapshot, killing what still runs. Ok when nothing is there.
@@ -459,6 +473,13 @@ pub trait Sandboxes: Send + Sync + 'static {
     fn fill(&self, uid: &Uid, files: &Projected) -> impl Future<Output = Result<(), StepError>> + Send;
     /// Makes everything but the network connection. Idempotent over what an interrupted try left.
     fn set_up(&self, record: &Record, template: &PodTemplate) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// Gives the pod's cgroup the amounts of cpu and memory that the template asks for; Ok when there is none.
+    fn resize(
+        &self,
+        uid: &Uid,
+        template: &PodTemplate,
+        reach: Reach,
+    ) -> impl Future<Output = Result<(), StepError>> + Send;
     /// CNI ADD into the pod's namespace, addresses recorded before this returns, /etc/hosts completed.
     fn connect(
         &self,

@@ -22,7 +22,7 @@ use pod::content::Contents;
 use pod::desired::{DesiredPod, Wanted};
 use pod::manifest::Context;
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
-use pod::observed::{Health, ImageState, ObservedContainer, SandboxState};
+use pod::observed::{ContainerState, Health, ImageState, ObservedContainer, SandboxState};
 use pod::plan::{
     Delivery, Failure, HookEnd, Plan, PodView, RunStep, Signal, Step, StepKey, Stray, View, Waiting, is_unsaid, plan,
 };
@@ -106,6 +106,8 @@ pub struct Worker<M: Machine> {
     hooks: BTreeMap<StepKey, HookEnd>,
     /// Last lines of the logs of runs that failed without a word, until they are on record.
     last_lines: BTreeMap<RunKey, String>,
+    /// Pods whose cgroups have what this revision of theirs asks for, until that is on record.
+    resized: BTreeMap<Uid, String>,
     prober: Prober,
     /// What probes say of runs.
     health: BTreeMap<RunKey, Health>,
@@ -164,6 +166,7 @@ impl<M: Machine> Worker<M> {
             delivered: BTreeMap::new(),
             hooks: BTreeMap::new(),
             last_lines: BTreeMap::new(),
+            resized: BTreeMap::new(),
             prober: Prober::default(),
             health: BTreeMap::new(),
             strays: Vec::new(),
@@ -366,6 +369,7 @@ impl<M: Machine> Worker<M> {
             delivered: &self.delivered,
             hooks: &self.hooks,
             last_lines: &self.last_lines,
+            resized: &self.resized,
             health: &self.health,
             silent: &self.silent,
             now,
@@ -505,6 +509,14 @@ impl<M: Machine> Worker<M> {
                 let job = Job::Create { pod, container: index, attempt, not_refreshed, contents };
                 self.shared.directory.own(&run.container_id(), &run.uid, &self.key);
                 Some(job)
+            }
+            Step::Resize { uid } => {
+                let view = self.view(&uid)?;
+                let lives = |c: &&ObservedContainer| {
+                    matches!(c.state, ContainerState::Created | ContainerState::Running { .. })
+                };
+                let runs = view.containers.iter().filter(lives).map(|c| c.run.clone()).collect();
+                Some(Job::Resize { pod: admitted(view), runs })
             }
             Step::Start { uid, container, attempt } => Some(Job::Start { run: run(uid, container, attempt) }),
             Step::Signal { uid, container, attempt, signal } => {
@@ -663,6 +675,7 @@ fn step_uid(key: &StepKey) -> Option<&Uid> {
         | StepKey::SetUp(uid)
         | StepKey::Fill(uid)
         | StepKey::Connect(uid)
+        | StepKey::Resize(uid)
         | StepKey::Run(uid, ..)
         | StepKey::EndShim(uid)
         | StepKey::TearDown(uid)

@@ -7,9 +7,10 @@ use std::io::BufRead as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use agent::seams::{Runtime as _, Wake};
+use agent::seams::{RESIZE_ERROR, Runtime as _, Wake};
 use pod::observed::ContainerState;
 use pod::plan::Signal;
+use pod::spec::Resources;
 use support::pods::{PATIENCE, TestContainerd, TestPod, exit_code, state, woken};
 
 #[tokio::test]
@@ -216,6 +217,55 @@ async fn stop_and_kill_end_a_run() {
         runtime.signal(&run.id(), signal).await.expect("gone");
         runtime.delete(&run.id()).await.expect("deleted");
     }
+}
+
+#[tokio::test]
+async fn a_run_is_resized_while_it_runs_and_keeps_what_it_uses() {
+    let node = TestContainerd::start();
+    let runtime = node.open();
+    // busybox's tail keeps in memory what it may have to print: here 20 MB, for ever.
+    let mut pod = TestPod::new(&node, "a", "echo up; exec tail -c 20000000 /dev/zero");
+    let sized = |memory: u64, cpu: u64| Resources {
+        memory_limit: Some(memory << 20),
+        cpu_limit_milli: Some(cpu),
+        ..Resources::default()
+    };
+    pod.main().resources = sized(64, 500);
+    let run = pod.run(0, 0);
+    let pid = run.go(&runtime).await;
+    let of = |controller: &str, v1: &str, v2: &str| {
+        let table = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
+        let path = |line: &&str| line.split(':').nth(1).is_some_and(|all| all.split(',').any(|one| one == controller));
+        let below = |line: &str| line.splitn(3, ':').nth(2).expect("three fields").to_owned();
+        let place = match table.lines().find(path) {
+            Some(line) => format!("/sys/fs/cgroup/{controller}{}/{v1}", below(line)),
+            None => format!("/sys/fs/cgroup{}/{v2}", below(table.lines().next().expect("one line"))),
+        };
+        std::fs::read_to_string(place).expect("it is there").trim().to_owned()
+    };
+    let memory = || of("memory", "memory.limit_in_bytes", "memory.max");
+    tests::wait::wait_for("the memory is used", || {
+        let used: u64 = of("memory", "memory.usage_in_bytes", "memory.current").parse().expect("a number");
+        if used > 20_000_000 { Ok(()) } else { Err(used.to_string()) }
+    });
+
+    let mut container = pod.template.spec.containers[0].clone();
+    container.resources = sized(96, 700);
+    runtime.resize(&run.id(), &container).await.expect("it grows");
+    let quota = of("cpu", "cpu.cfs_quota_us", "cpu.max");
+    assert!((memory(), quota.starts_with("70000")) == ((96_u64 << 20).to_string(), true), "{quota}");
+
+    container.resources = sized(8, 700);
+    let refused = runtime.resize(&run.id(), &container).await.expect_err("it uses more");
+    assert_eq!(refused.reason, RESIZE_ERROR);
+    assert_eq!(memory(), (96_u64 << 20).to_string(), "{refused}");
+    assert_eq!(state(&runtime, &run.create.run).await, Some(ContainerState::Running { pid }));
+
+    runtime.signal(&run.id(), Signal::Kill).await.expect("sent");
+    exit_code(&runtime, &run.create.run).await;
+    runtime.resize(&run.id(), &container).await.expect("what has ended needs nothing");
+    runtime.delete(&run.id()).await.expect("deleted");
+    runtime.resize(&run.id(), &container).await.expect("nothing is there");
 }
 
 #[tokio::test]

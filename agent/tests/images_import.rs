@@ -222,6 +222,39 @@ async fn an_import_that_is_dropped_ends_and_leaves_no_name() {
 }
 
 #[tokio::test]
+async fn a_lease_that_containerd_could_not_take_back_is_given_back_when_it_is_there_again() {
+    let Some(mut node) = Node::start() else { return };
+    let big = Tar::default().file("big", &vec![7u8; 64 << 20]).end();
+    let archive = node.file("big.tar", &docker_archive(&["big:1"], &[&big], run()));
+    let leases = |node: &Node| node.ctr(&["leases", "ls", "-q"]).trim().to_owned();
+    let import = node.images.import_archive(&archive, "s");
+    tokio::pin!(import);
+    // A lease is its first act.
+    let begun = tokio::time::timeout(std::time::Duration::from_secs(20), async {
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut import => panic!("it was to take longer: {ended:?}"),
+                () = tokio::time::sleep(std::time::Duration::from_millis(20)) => {}
+            }
+            if !leases(&node).is_empty() {
+                break;
+            }
+        }
+    });
+    begun.await.expect("a lease is taken");
+    node.containerd.stop();
+    import.await.expect_err("containerd is gone");
+    node.containerd.restart();
+    let given_back = tokio::time::timeout(std::time::Duration::from_secs(30), async {
+        while !leases(&node).is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    });
+    given_back.await.expect("the lease is given back");
+}
+
+#[tokio::test]
 async fn a_layer_with_wrong_bytes_leaves_nothing_with_a_name() {
     let Some(node) = Node::start() else { return };
     let mut layout = Layout::default();

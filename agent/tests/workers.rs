@@ -201,6 +201,7 @@ fn stray(world: &World, name: &str, attempt: u32) -> RunKey {
         state: FakeState::Running { pid: 7 },
         created: agent::seams::CreatedRun::default(),
         not_refreshed: String::new(),
+        resources: Default::default(),
         init: false,
         foreign: false,
     };

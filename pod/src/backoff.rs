@@ -59,6 +59,7 @@ pub fn step(key: &StepKey, count: u32) -> Duration {
         StepKey::PrepareImage(..) => (IMAGE_FIRST, IMAGE_MAX),
         StepKey::SetUp(_)
         | StepKey::Connect(_)
+        | StepKey::Resize(_)
         | StepKey::Fill(_)
         | StepKey::Run(_, _, _, RunStep::Create | RunStep::Start | RunStep::PostStart)
         | StepKey::EndShim(_) => (STEP_FIRST, STEP_MAX),

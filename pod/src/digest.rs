@@ -22,8 +22,8 @@ use crate::spec::{
     DownwardField, DownwardFile, DownwardValue, EmptyDir, EnvFrom, EnvValue, EnvVar, GroupsPolicy, Handler, Hooks,
     HostAlias, HostPathKind, HttpGet, ImageVolume, KeyToPath, LastWords, Medium, Naming, NodeSelectorTerm, Operator,
     Placement, PodField, PodSpec, PodTemplate, PortReference, Probe, Probes, Projected, Projection, Propagation,
-    PullPolicy, Quantity, RecursiveReadOnly, Requirement, Resources, RestartPolicy, Role, Scheme, SeLinux, Seccomp,
-    Security, SubPath, TaintEffect, Toleration, Volume, VolumeMount, VolumeSource,
+    PullPolicy, Quantity, RecursiveReadOnly, Requirement, ResizePolicy, Resources, RestartPolicy, Role, Scheme,
+    SeLinux, Seccomp, Security, SubPath, TaintEffect, Toleration, Volume, VolumeMount, VolumeSource,
 };
 
 /// Feeds several values, in this order.
@@ -239,6 +239,7 @@ impl Feed for Container {
             env,
             env_from,
             resources,
+            resize_policy,
             mounts,
             security,
             ports,
@@ -257,6 +258,11 @@ impl Feed for Container {
         // Revisions of containers without these are as they were before these were known.
         if *role != Role::default() {
             feed_all!(*sum, role);
+        }
+        if *resize_policy != ResizePolicy::default() {
+            let ResizePolicy { cpu_restarts, memory_restarts } = resize_policy;
+            sum.tag("resize policy");
+            feed_all!(*sum, cpu_restarts, memory_restarts);
         }
         if *probes != Probes::default() {
             feed_all!(*sum, probes);

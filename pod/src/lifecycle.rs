@@ -1,10 +1,11 @@
 //! What a change does to a record: the only place where one is altered after its admission. Driven by the worker,
 //! which then writes the record. Lifecycles go forward only, deadlines only shrink, attempts only grow.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::plan::Change;
-use crate::record::{ContainerMemory, Lifecycle, Record, Stopping, Verdict};
+use crate::record::{Amounts, ContainerMemory, Lifecycle, Record, Resize, Stopping, Verdict};
 use crate::spec::PodTemplate;
 use crate::time::{Moment, Now};
 
@@ -69,7 +70,49 @@ impl Record {
                 self.document = document;
                 self.origin = origin;
             }
+            Change::Resize { document, origin, revision, from, restarts } => {
+                self.document = document;
+                self.origin = origin;
+                self.revision = revision;
+                self.resize(from, restarts, now);
+            }
+            Change::Resized { revision } => {
+                if let Some(resize) = self.course.resize.as_mut().filter(|_| self.revision == revision) {
+                    resize.applied = true;
+                }
+            }
             Change::NewBoot => self.new_boot(now, boot_id),
+        }
+        self.settle_resize();
+    }
+
+    /// One that comes before the last is over adds to it: what containers have is what they had before both.
+    fn resize(&mut self, from: BTreeMap<String, Amounts>, restarts: BTreeMap<String, u32>, now: Now) {
+        let fresh = || Resize { since: now.wall, from: BTreeMap::new(), restarts: BTreeMap::new(), applied: false };
+        let resize = self.course.resize.get_or_insert_with(|| Box::new(fresh()));
+        if resize.applied {
+            resize.from.clear();
+        }
+        for (container, amounts) in from {
+            resize.from.entry(container).or_insert(amounts);
+        }
+        resize.restarts.extend(restarts);
+        resize.applied = false;
+        self.course.resizes = self.course.resizes.saturating_add(1);
+    }
+
+    /// It is over when the cgroups are as they are to be and the runs that were to end have ended.
+    fn settle_resize(&mut self) {
+        let over = self.course.resize.as_ref().is_some_and(|resize| {
+            let ended = |(container, attempt): (&String, &u32)| {
+                self.containers
+                    .get(container)
+                    .is_none_or(|memory| memory.next_attempt() > *attempt || memory.started_attempt < Some(*attempt))
+            };
+            resize.applied && resize.restarts.iter().all(ended)
+        });
+        if over {
+            self.course.resize = None;
         }
     }
 
@@ -90,6 +133,8 @@ impl Record {
     fn new_boot(&mut self, now: Now, boot_id: &str) {
         boot_id.clone_into(&mut self.boot_id);
         self.course.admitted_moment = None;
+        // Whatever is made now is made with what the document says.
+        self.course.resize = None;
         for memory in self.containers.values_mut() {
             memory.started_moment = None;
             memory.failures = 0;

@@ -12,6 +12,7 @@ mod missed;
 pub mod order;
 mod orphans;
 mod pod;
+mod resize;
 mod roles;
 mod run;
 mod sandbox;
@@ -26,13 +27,14 @@ use std::sync::Arc;
 use crate::desired::Wanted;
 use crate::name::{RunKey, Uid};
 use crate::observed::{Health, ImageState, ObservedContainer, SandboxState};
-use crate::record::{PodFailure, Record, Stopping, Termination};
+use crate::record::{Amounts, PodFailure, Record, Stopping, Termination};
 use crate::spec::PodTemplate;
 use crate::time::{Moment, Now};
 
 pub use deadline::DEADLINE_EXCEEDED;
 pub use orphans::{Orphans, orphans};
 pub use pod::is_unsaid;
+pub use resize::RESIZE_RESTARTS;
 pub use run::{FAILED_HOOK, back_off};
 pub use silence::{SHIM_PATIENCE, SHIM_SILENT};
 pub use strays::{STRAY_GRACE, Stray, end_strays};
@@ -71,6 +73,8 @@ pub struct View<'a> {
     pub hooks: &'a BTreeMap<StepKey, HookEnd>,
     /// Last lines of the logs of runs that failed without a word.
     pub last_lines: &'a BTreeMap<RunKey, String>,
+    /// Pods whose cgroups have been given what their revision asks for. In memory only; what it means is remembered.
+    pub resized: &'a BTreeMap<Uid, String>,
     /// What probes say of runs. In memory only; what it means is remembered in the record.
     pub health: &'a BTreeMap<RunKey, Health>,
     /// Pods whose shim does not answer, and since when no look has found otherwise. In memory only.
@@ -163,6 +167,10 @@ pub enum Step {
         container: String,
         attempt: u32,
     },
+    /// The amounts of cpu and memory that the pod's document asks for, to its cgroup and those of its containers.
+    Resize {
+        uid: Uid,
+    },
     Start {
         uid: Uid,
         container: String,
@@ -227,6 +235,17 @@ pub enum Change {
     Finished,
     /// Labels, annotations or the update strategy changed, the running thing did not: same uid, new document.
     Document { document: crate::received::Received, origin: crate::desired::Origin },
+    /// The document asks for other amounts of cpu or memory and for nothing else: same uid. `from`: what its containers had;
+    /// `restarts`: runs that are to end for it.
+    Resize {
+        document: crate::received::Received,
+        origin: crate::desired::Origin,
+        revision: String,
+        from: BTreeMap<String, Amounts>,
+        restarts: BTreeMap<String, u32>,
+    },
+    /// The cgroups have what this revision asks for.
+    Resized { revision: String },
     /// Another boot: moments are void, back-off starts anew.
     NewBoot,
 }
@@ -255,6 +274,7 @@ pub enum StepKey {
     /// Writing the files of projected volumes anew; the worker does it by itself.
     Fill(Uid),
     Connect(Uid),
+    Resize(Uid),
     Run(Uid, String, u32, RunStep),
     EndShim(Uid),
     TearDown(Uid),
@@ -280,6 +300,7 @@ impl Step {
             Step::PrepareImage { uid, container } => StepKey::PrepareImage(uid.clone(), container.clone()),
             Step::SetUp { uid } => StepKey::SetUp(uid.clone()),
             Step::Connect { uid } => StepKey::Connect(uid.clone()),
+            Step::Resize { uid } => StepKey::Resize(uid.clone()),
             Step::Create { uid, container, attempt } => run_key(uid, container, *attempt, RunStep::Create),
             Step::Start { uid, container, attempt } => run_key(uid, container, *attempt, RunStep::Start),
             Step::Signal { uid, container, attempt, signal } => {

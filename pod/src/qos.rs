@@ -53,6 +53,25 @@ pub struct Cgroup {
     pub memory_max: Option<u64>,
 }
 
+/// Limits of a cgroup as it stands. None: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    pub quota_us: Option<u64>,
+    pub memory_max: Option<u64>,
+}
+
+impl Cgroup {
+    /// The same where no limit is less than that one.
+    pub fn widened_to(self, present: Bounds) -> Cgroup {
+        let wider = |own: Option<u64>, present: Option<u64>| Some(own?.max(present?));
+        Cgroup {
+            quota_us: wider(self.quota_us, present.quota_us),
+            memory_max: wider(self.memory_max, present.memory_max),
+            ..self
+        }
+    }
+}
+
 /// Guaranteed: every container's requests are its limits, for both resources. BestEffort: nobody asks for anything.
 /// A quantity of 0 is none.
 pub fn class(spec: &PodSpec) -> Class {
@@ -102,6 +121,17 @@ fn at_once(spec: &PodSpec, of: fn(&Resources) -> Option<u64>) -> u64 {
     }
     let mains = spec.mains().fold(0_u64, |sum, main| sum.saturating_add(of(&main.resources).unwrap_or(0)));
     most.max(mains.saturating_add(sidecars))
+}
+
+/// cgroup v2 `memory.high` of a container, from which on the kernel slows it down and reclaims: nine tenths of the way from its
+/// request to its limit, in whole pages (KEP-2570 with the kubelet's factor). None where there is no such way: without a limit,
+/// and where the request is the limit.
+pub fn memory_high(resources: &Resources) -> Option<u64> {
+    const PAGE: u64 = 4096;
+    let (limit, request) = (some(resources.memory_limit)?, resources.memory_request.unwrap_or(0));
+    let way = limit.checked_sub(request)?;
+    let high = (request + way / 10 * 9 + way % 10 * 9 / 10) / PAGE * PAGE;
+    (high > request).then_some(high)
 }
 
 /// `oom_score_adj` of a container of this pod on a node with `node_memory` bytes. A sidecar lives as long as the main containers
@@ -204,6 +234,22 @@ mod tests {
         assert_eq!(of_container(&fluentd.containers[0].resources), expected);
         assert_eq!(of_container(&spec(&[(500, 5, 0, 0)]).containers[0].resources).quota_us, Some(1000));
         assert_eq!(of_container(&spec(&[(u64::MAX, 0, 0, 0)]).containers[0].resources).shares, SHARES_MAX);
+    }
+
+    #[test]
+    fn container_is_slowed_down_at_nine_tenths_of_the_way_to_its_limit() {
+        let high = |request, limit| memory_high(&spec(&[(0, 0, request, limit)]).containers[0].resources);
+        assert_eq!(high(0, 100 << 20), Some(94_371_840));
+        assert_eq!(high(50 << 20, 100 << 20), Some(99_614_720));
+        assert_eq!((high(100 << 20, 100 << 20), high(50 << 20, 0), high(0, 0), high(0, 1)), (None, None, None, None));
+    }
+
+    #[test]
+    fn pod_that_grows_first_loses_no_limit_and_gets_none_that_is_less() {
+        let wanted = Cgroup { shares: 2, quota_us: Some(10), memory_max: Some(10) };
+        let widened = |quota_us, memory_max| wanted.widened_to(Bounds { quota_us, memory_max });
+        assert_eq!(widened(Some(5), Some(20)), Cgroup { memory_max: Some(20), ..wanted });
+        assert_eq!(widened(None, None), Cgroup { quota_us: None, memory_max: None, ..wanted });
     }
 
     #[test]

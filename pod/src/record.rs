@@ -46,9 +46,34 @@ pub struct Course {
     /// What its priority class gave the pod at its admission, where a document says what the class is.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: Option<Box<Classed>>,
+    /// Resources that are on their way to the pod's cgroups.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub resize: Option<Box<Resize>>,
+    /// How often the pod was given other resources: `metadata.generation` is one more.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub resizes: u64,
     /// The pod has failed, whatever becomes of its containers. Never taken back.
     #[serde(default, skip_serializing_if = "is_default")]
     pub failed: Option<Box<PodFailure>>,
+}
+
+/// A resize that is not over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resize {
+    pub since: jiff::Timestamp,
+    /// What containers had before, by name: what they have until `applied`.
+    pub from: BTreeMap<String, Amounts>,
+    /// Runs that are to end because their containers' resizePolicy asks for new ones, by container.
+    pub restarts: BTreeMap<String, u32>,
+    /// The cgroups have the new amounts.
+    pub applied: bool,
+}
+
+/// v1 ResourceRequirements as written.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Amounts {
+    pub limits: BTreeMap<String, String>,
+    pub requests: BTreeMap<String, String>,
 }
 
 /// A priority class and its value.
@@ -73,7 +98,7 @@ impl Course {
         Course {
             admitted_moment: active_deadline.map(|_| now.boot),
             priority: class.map(|class| Classed { class: class.clone(), value: *priority }.into()),
-            failed: None,
+            ..Course::default()
         }
     }
 }

@@ -58,6 +58,7 @@ pub fn container(name: &str) -> Container {
         env: Vec::new(),
         env_from: Vec::new(),
         resources: Resources::default(),
+        resize_policy: Default::default(),
         mounts: Vec::new(),
         security: Security::default(),
         ports: Vec::new(),

@@ -181,6 +181,7 @@ pub struct Container {
     /// `envFrom`: what `env` says wins, then what stands later here.
     pub env_from: Vec<EnvFrom>,
     pub resources: Resources,
+    pub resize_policy: ResizePolicy,
     pub mounts: Vec<VolumeMount>,
     /// Effective: the container's own fields over the pod's.
     pub security: Security,
@@ -399,6 +400,13 @@ pub struct Resources {
     /// As written, for the status: canonical `resources` of the document.
     pub limits: BTreeMap<String, String>,
     pub requests: BTreeMap<String, String>,
+}
+
+/// `resizePolicy`: whether other amounts need a new run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ResizePolicy {
+    pub cpu_restarts: bool,
+    pub memory_restarts: bool,
 }
 
 /// The effective securityContext of a container.

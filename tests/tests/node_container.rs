@@ -322,6 +322,26 @@ fn limits_and_requests_reach_the_cgroups_of_container_and_pod() {
         "{path}"
     );
     assert_eq!(pod.0["status"]["qosClass"], "Burstable");
+
+    // Other amounts are the same process's: the pod shrinks in one and grows in the other.
+    let resources = json!({"limits": {"cpu": "700m", "memory": "48Mi"}, "requests": {"cpu": "500m", "memory": "32Mi"}});
+    node.put("a.yaml", &tests::manifest::pod("a").field("resources", resources.clone()).text());
+    let resized = node.wait_pod("a", "is resized", |pod| {
+        let conditions = pod.0["status"]["conditions"].as_array().expect("a list");
+        let over = conditions.iter().all(|condition| condition["type"] != "PodResizeInProgress");
+        over && pod.0["status"]["containerStatuses"][0]["resources"] == resources
+    });
+    assert_eq!((resized.uid(), resized.restarts(), process.alive()), (pod.uid(), 0, true));
+    assert_eq!(node.cgroup_value(process, "memory", "memory.limit_in_bytes", "memory.max"), (48u64 << 20).to_string());
+    let quota = node.cgroup_value(process, "cpu", "cpu.cfs_quota_us", "cpu.max");
+    assert!(["70000", "70000 100000"].contains(&quota.as_str()), "{quota}");
+    let parents = node.cgroup_value(process, "cpu", "../cpu.cfs_quota_us", "../cpu.max");
+    assert_eq!(parents, quota, "the pod has what its one container has");
+    let parents = node.cgroup_value(process, "memory", "../memory.limit_in_bytes", "../memory.max");
+    assert_eq!(parents, (48u64 << 20).to_string());
+    // Its devices stay what they were.
+    let script = "echo > /dev/null && mknod /kmsg c 1 11 && ! head -c 1 /kmsg";
+    node.cli(&["exec", &resized.name(), "--", "sh", "-c", script]).ok();
 }
 
 #[test]

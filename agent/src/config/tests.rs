@@ -38,7 +38,7 @@ fn every_key_of_the_file_is_read() {
          node-taint: [x=y:NoSchedule, 'z:NoExecute']\nmax-pods: 3\ncni-bin-dir: [/p, /q]\n\
          pod-cidr: 198.18.0.0/16,fd00::/64\ncgroup-root: mine\ncluster-dns: [10.96.0.10, fd00::a]\ncluster-domain: example.org.\nlog-max-size: 1Mi\nlog-max-files: 2\nlog-budget: 2Mi\nlog-retention: 0\n\
          runtime-class:\n  crun: /usr/bin/crun\n  kata.qemu: io.containerd.kata.v2\n\
-         seccomp-dir: /profiles\nseccomp-default: false\nseccomp-32-bit: true\nlogkeeper: /k\nregistry-config: /certs.d\nregistry-auth: /auth.json\n\
+         seccomp-dir: /profiles\nseccomp-default: false\nseccomp-32-bit: true\npod-max-pids: 100\nsingle-process-oom-kill: true\nmemory-qos: true\nlogkeeper: /k\nregistry-config: /certs.d\nregistry-auth: /auth.json\n\
          image-pull-rate-limit: 1M\nimage-gc-high-threshold: 70\nimage-gc-low-threshold: 60\nimage-minimum-gc-age: 1h30m\n\
          image-maximum-gc-age: 48h\n",
     )
@@ -54,6 +54,7 @@ fn every_key_of_the_file_is_read() {
     );
     assert_eq!(config.cni_bin_dirs, [PathBuf::from("/p"), PathBuf::from("/q")]);
     assert!(!config.seccomp_default && config.seccomp_32_bit);
+    assert_eq!((config.pod_max_pids, config.single_process_oom_kill, config.memory_qos), (Some(100), true, true));
     assert_eq!(config.seccomp_dir, PathBuf::from("/profiles"));
     assert_eq!(config.runtime_classes["crun"], RuntimeClass::Program("/usr/bin/crun".into()));
     assert_eq!(config.cluster_dns.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.96.0.10", "fd00::a"]);

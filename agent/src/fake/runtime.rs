@@ -6,7 +6,7 @@ use pod::downward::NodeSize;
 use pod::name::WorkloadKey;
 use pod::observed::{ContainerState, ObservedContainer};
 use pod::plan::Signal;
-use pod::spec::{PullPolicy, Role};
+use pod::spec::{Container, PullPolicy, Role};
 
 use super::world::{FakeContainer, FakeExec, FakeState, World};
 use crate::exec::{Exec, ExecError, ExecStreams, Stage, Stream};
@@ -89,11 +89,13 @@ impl Runtime for World {
             run: run.run.clone(),
             state: FakeState::NoTask,
             init: run.container.role == Role::Init,
+            resources: run.container.resources.clone(),
             foreign: false,
         };
         let known = state.containers.entry(id.clone()).or_insert(container);
         if known.state == FakeState::NoTask {
             known.state = FakeState::Created;
+            known.resources = run.container.resources.clone();
             let line = format!("created {}", run.run);
             state.story.push(line);
         }
@@ -136,6 +138,18 @@ impl Runtime for World {
         };
         self.told("start", fate)?;
         Ok(pid)
+    }
+
+    async fn resize(&self, id: &str, wanted: &Container) -> Result<(), StepError> {
+        self.up()?;
+        let fate = self.fate("resize").await?;
+        self.answered(self.task_of(id), "resize").await?;
+        if let Some(container) = self.state().containers.get_mut(id)
+            && matches!(container.state, FakeState::Created | FakeState::Running { .. })
+        {
+            container.resources = wanted.resources.clone();
+        }
+        self.told("resize", fate)
     }
 
     async fn signal(&self, id: &str, signal: Signal) -> Result<(), StepError> {

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 
 use pod::name::{RunKey, Uid};
 use pod::observed::SandboxState;
+use pod::qos::{Bounds, Cgroup, of_pod};
 use pod::record::Record;
 use pod::spec::PodTemplate;
 
 use super::world::World;
-use crate::seams::{Leave, LogPipes, Projected, Sandbox, Sandboxes, StepError};
+use crate::seams::{Leave, LogPipes, Projected, Reach, Sandbox, Sandboxes, StepError};
 
 /// The one address that a simulated pod or node has: of the range for benchmarks, so never anybody's.
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
@@ -35,8 +36,22 @@ impl Sandboxes for World {
         let mut state = self.state();
         state.sandboxes.entry(record.uid.clone()).or_insert(template.spec.host_network);
         state.volumes.insert(record.uid.clone());
+        state.sizes.insert(record.uid.clone(), of_pod(&template.spec));
         drop(state);
         self.told("set_up", fate)
+    }
+
+    async fn resize(&self, uid: &Uid, template: &PodTemplate, reach: Reach) -> Result<(), StepError> {
+        let fate = self.fate("resize").await?;
+        let wanted = of_pod(&template.spec);
+        if let Some(size) = self.state().sizes.get_mut(uid) {
+            let Cgroup { quota_us, memory_max, .. } = *size;
+            *size = match reach {
+                Reach::Widened => wanted.widened_to(Bounds { quota_us, memory_max }),
+                Reach::Exact => wanted,
+            };
+        }
+        self.told("resize", fate)
     }
 
     async fn connect(&self, record: &Record, _template: &PodTemplate) -> Result<Vec<IpAddr>, StepError> {
@@ -60,6 +75,7 @@ impl Sandboxes for World {
             state.containers.values().any(|c| c.run.uid == *uid && matches!(c.state, super::FakeState::Running { .. }));
         assert!(!alive, "the sandbox of {uid} was torn down under a running container");
         state.sandboxes.remove(uid);
+        state.sizes.remove(uid);
         state.projected.remove(uid);
         if leave == Leave::Nothing {
             state.volumes.remove(uid);

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
+use pod::qos::Cgroup;
+use pod::spec::Resources;
 use tokio::sync::Notify;
 
 use crate::seams::{CreatedRun, StepError, Wake};
@@ -63,6 +65,8 @@ pub struct FakeContainer {
     pub state: FakeState,
     pub created: CreatedRun,
     pub not_refreshed: String,
+    /// What its cgroup gives it.
+    pub resources: Resources,
     /// Once started it ends by itself, having done its work.
     pub init: bool,
     /// Not ours: whoever touches it has failed the simulation.
@@ -99,6 +103,8 @@ pub struct WorldState {
     pub pipes: BTreeMap<String, Uid>,
     /// Sandboxes by uid: true once connected.
     pub sandboxes: BTreeMap<Uid, bool>,
+    /// What the cgroups of pods give them.
+    pub sizes: BTreeMap<Uid, Cgroup>,
     /// What the projected volumes of pods show.
     pub projected: BTreeMap<Uid, crate::seams::Projected>,
     /// Pods of which there are volumes on the disk.
@@ -167,6 +173,7 @@ impl World {
             state: FakeState::Running { pid: 7 },
             created: CreatedRun::default(),
             not_refreshed: String::new(),
+            resources: Resources::default(),
             init: false,
             foreign: false,
         };
@@ -203,6 +210,7 @@ impl World {
             container.state = FakeState::NoTask;
         }
         state.sandboxes.clear();
+        state.sizes.clear();
         state.pipes.clear();
         state.wakes.clear();
         let foreign: BTreeSet<Uid> =

@@ -22,6 +22,8 @@ pub struct Config {
     /// One name: `daemonlet`.
     pub cgroup_root: String,
     pub cgroup_driver: Driver,
+    /// Processes and threads of a pod; None: no limit.
+    pub pod_max_pids: Option<u64>,
     pub cni_bin_dirs: Vec<PathBuf>,
     /// The node's own network configurations: only read.
     pub cni_conf_dir: PathBuf,

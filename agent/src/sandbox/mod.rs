@@ -59,7 +59,7 @@ use pod::qos;
 use pod::record::Record;
 use pod::spec::{HostPathKind, PodSpec, PodTemplate, VolumeSource};
 
-use crate::seams::{Leave, Projected, Sandbox, Sandboxes, StepError};
+use crate::seams::{Leave, Projected, RESIZE_ERROR, Reach, Sandbox, Sandboxes, StepError};
 use called::Called;
 use cgroups::Cgroups;
 use cgroups::Limits;
@@ -214,7 +214,7 @@ impl Sandboxes for NodeSandboxes {
                 .volumes
                 .retain(|volume| !matches!(volume.source, VolumeSource::HostPath { kind: HostPathKind::Unset, .. }));
         }
-        let limits = Limits::of(&template.spec);
+        let limits = Limits::of(&template.spec, shared.config.pod_max_pids);
         let cgroup = async { shared.cgroups.make(uid, &limits).await.map_err(|e| step(CREATE, &e)) };
         if checked.volumes.iter().any(volumes::needs_pod_dir) {
             let (made, grouped) = tokio::join!(making, cgroup);
@@ -231,6 +231,12 @@ impl Sandboxes for NodeSandboxes {
             shared.hold(uid, &template.spec).await?;
         }
         fs::write(shared.pod_dir(uid).join("made"), "").map_err(|e| step(CREATE, &e))
+    }
+
+    async fn resize(&self, uid: &Uid, template: &PodTemplate, reach: Reach) -> Result<(), StepError> {
+        check_uid(uid, RESIZE_ERROR)?;
+        let limits = Limits::of(&template.spec, self.shared.config.pod_max_pids);
+        self.shared.cgroups.resize(uid, &limits, reach).await.map_err(|e| step(RESIZE_ERROR, &e))
     }
 
     async fn connect(&self, record: &Record, template: &PodTemplate) -> Result<Vec<IpAddr>, StepError> {

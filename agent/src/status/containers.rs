@@ -2,7 +2,7 @@
 
 use pod::observed::{ContainerState, ObservedContainer};
 use pod::plan::{PodView, Waiting, back_off, order};
-use pod::record::{ContainerMemory, Lifecycle, Termination};
+use pod::record::{Amounts, ContainerMemory, Lifecycle, Termination};
 use pod::spec::{Container, RecursiveReadOnly, Resources, Role, VolumeMount};
 use serde_json::{Map, Value, json};
 
@@ -44,8 +44,8 @@ impl ContainerStatus {
         matches!(self.state, State::Running { .. })
     }
 
-    /// `container`: what it is the status of.
-    pub fn to_json(&self, container: &Container) -> Value {
+    /// `container`: what it is the status of; `had`: what it has until a resize has reached it.
+    pub fn to_json(&self, container: &Container, had: Option<&Amounts>) -> Value {
         let mut status = Map::new();
         status.insert("name".into(), self.name.clone().into());
         status.insert("image".into(), self.image.clone().into());
@@ -69,7 +69,8 @@ impl ContainerStatus {
         let last = self.last.as_ref().map_or_else(|| json!({}), |last| json!({"terminated": terminated(last)}));
         status.insert("lastState".into(), last);
         let Resources { requests, limits, .. } = &container.resources;
-        let both = [("limits", limits), ("requests", requests)];
+        let (limits_now, requests_now) = had.map_or((limits, requests), |had| (&had.limits, &had.requests));
+        let both = [("limits", limits_now), ("requests", requests_now)];
         let given = both.into_iter().filter(|(_, amounts)| !amounts.is_empty());
         let given: Map<String, Value> = given.map(|(name, amounts)| (name.to_owned(), json!(amounts))).collect();
         status.insert("resources".into(), given.into());

@@ -63,6 +63,7 @@ pub fn pod(published: &Published, view: &PodView, node: &NodeFacts) -> Value {
     {
         status.insert("reason".into(), EVICTED.into());
     }
+    status.insert("observedGeneration".into(), generation(view).into());
     status.insert("qosClass".into(), pod::qos::class(&view.template.spec).to_string().into());
     status.insert("startTime".into(), time(view.record.admitted_at).into());
     if let Some(address) = node.addresses.first() {
@@ -78,10 +79,12 @@ pub fn pod(published: &Published, view: &PodView, node: &NodeFacts) -> Value {
         status.insert("podIP".into(), address.to_string().into());
         status.insert("podIPs".into(), ips(pod_ips));
     }
+    let resize = view.record.course.resize.as_deref().filter(|resize| !resize.applied);
+    let had = |name: &str| resize.and_then(|resize| resize.from.get(name));
     let of = |inits: bool| -> Vec<Value> {
         let both = statuses.iter().zip(&view.template.spec.containers);
         let listed = both.filter(|(status, _)| (status.role != Role::Main) == inits);
-        listed.map(|(status, container)| status.to_json(container)).collect()
+        listed.map(|(status, container)| status.to_json(container, had(&container.name))).collect()
     };
     let inits = of(true);
     if !inits.is_empty() {
@@ -95,6 +98,11 @@ pub fn pod(published: &Published, view: &PodView, node: &NodeFacts) -> Value {
         "spec": spec(view, node),
         "status": status,
     })
+}
+
+/// Counts what a pod is given of other specifications under the same uid: resizes.
+fn generation(view: &PodView) -> u64 {
+    view.record.course.resizes.saturating_add(1)
 }
 
 /// RFC 3339 in whole seconds, as Kubernetes' metav1.Time.
@@ -114,6 +122,7 @@ fn metadata(published: &Published, view: &PodView) -> Value {
     metadata.insert("name".into(), record.name.clone().into());
     metadata.insert("namespace".into(), record.workload.namespace.clone().into());
     metadata.insert("uid".into(), record.uid.0.clone().into());
+    metadata.insert("generation".into(), generation(view).into());
     metadata.insert("creationTimestamp".into(), time(record.admitted_at).into());
     metadata.insert("annotations".into(), json!(annotations));
     if !labels.is_empty() {

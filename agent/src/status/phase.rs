@@ -1,7 +1,7 @@
 //! Phase, conditions and quality of service (v1 PodStatus), from the states of the containers.
 
 use pod::observed::SandboxState;
-use pod::plan::{PodView, SHIM_SILENT, Waiting, order};
+use pod::plan::{PodView, SHIM_SILENT, StepKey, Waiting, order};
 use pod::record::Lifecycle;
 use pod::spec::{Container, Projection, RestartPolicy, Role, Volume, VolumeSource};
 use serde_json::{Value, json};
@@ -144,6 +144,7 @@ pub fn conditions(published: &Published, view: &PodView, statuses: &[ContainerSt
         condition("ContainersReady", &ready, since),
         condition("PodScheduled", &Ok(()), admitted),
     ];
+    all.extend(resizing(published, view));
     all.extend(silence(published, view));
     all.extend(no_token(view));
     all.extend(departure(statuses, NOT_REFRESHED, |it| &it.not_refreshed, admitted));
@@ -170,6 +171,18 @@ fn no_token(view: &PodView) -> Option<Value> {
         json!({"type": "TokenNotProjected", "status": "True", "reason": "NoApiServer", "message": message,
             "lastTransitionTime": time(view.record.admitted_at)})
     })
+}
+
+/// As in Kubernetes, while the pod's cgroups are on their way to what its document asks for, or do not get there.
+fn resizing(published: &Published, view: &PodView) -> Option<Value> {
+    let resize = view.record.course.resize.as_ref()?;
+    let failure = published.failures.get(&StepKey::Resize(view.record.uid.clone()));
+    let mut condition = condition("PodResizeInProgress", &Ok(()), resize.since);
+    if let Some(failure) = failure.filter(|_| !resize.applied) {
+        condition["reason"] = "Error".into();
+        condition["message"] = failure.message.clone().into();
+    }
+    Some(condition)
 }
 
 /// A condition of ours, True while nobody says how the pod's containers stand, with what is going to be done about it.

@@ -29,6 +29,7 @@ pub fn view() -> PodView {
         env: vec![],
         env_from: vec![],
         resources: Resources::default(),
+        resize_policy: Default::default(),
         mounts: vec![],
         security: Security::default(),
         ports: vec![],

@@ -1,6 +1,6 @@
 use pod::observed::ContainerState;
-use pod::plan::Waiting;
-use pod::record::{ContainerMemory, PodFailure};
+use pod::plan::{Failure, StepKey, Waiting};
+use pod::record::{Amounts, ContainerMemory, PodFailure, Resize};
 use pod::spec::{RecursiveReadOnly, RestartPolicy, VolumeMount};
 use pod::time::Moment;
 
@@ -295,4 +295,33 @@ fn pod_that_failed_as_a_whole_says_so_when_nothing_of_it_runs() {
     );
     assert_eq!(failed["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 143);
     assert_eq!(condition(&failed, "Ready")["reason"], "PodFailed");
+}
+
+#[test]
+fn resize_that_does_not_get_there_shows_what_the_container_has_and_why() {
+    let mut view = view();
+    std::sync::Arc::make_mut(&mut view.template).spec.containers[0].resources.requests =
+        [("cpu".into(), "2".into())].into();
+    let had = Amounts { requests: [("cpu".into(), "1".into())].into(), ..Amounts::default() };
+    let from = [("c".to_owned(), had)].into();
+    let resize = Resize { since: at(150), from, restarts: Default::default(), applied: false };
+    (view.record.course.resize, view.record.course.resizes) = (Some(resize.into()), 1);
+    let mut published = published(view.clone(), vec![]);
+    let failure = Failure { count: 1, not_before: Moment(0), reason: "ResizeError".into(), message: "in use".into() };
+    published.failures.insert(StepKey::Resize(view.record.uid.clone()), failure);
+    let shown = pod(&published, &view, &NodeFacts::default());
+    let status = &shown["status"]["containerStatuses"][0];
+    assert_eq!(status["resources"], json!({"requests": {"cpu": "1"}}));
+    assert_eq!(status["allocatedResources"], json!({"cpu": "2"}));
+    let resizing = condition(&shown, "PodResizeInProgress");
+    assert_eq!((&resizing["status"], &resizing["reason"]), (&json!("True"), &json!("Error")));
+    assert_eq!(
+        (&resizing["message"], &resizing["lastTransitionTime"]),
+        (&json!("in use"), &json!("1970-01-01T00:02:30Z"))
+    );
+    assert_eq!((&shown["metadata"]["generation"], &shown["status"]["observedGeneration"]), (&json!(2), &json!(2)));
+    view.record.course.resize.as_mut().unwrap().applied = true;
+    let shown = pod(&published, &view, &NodeFacts::default());
+    assert_eq!(shown["status"]["containerStatuses"][0]["resources"], json!({"requests": {"cpu": "2"}}));
+    assert!(condition(&shown, "PodResizeInProgress")["reason"].is_null());
 }

@@ -90,6 +90,9 @@ impl<M: Machine> Worker<M> {
                     }
                 }
             }
+            Outcome::Resized { uid, revision } => {
+                self.resized.insert(uid, revision);
+            }
             Outcome::Started { run, pid } => self.started(&run, pid),
             Outcome::Signalled { run, signal } => {
                 let step = Step::Signal { uid: run.uid, container: run.container, attempt: run.attempt, signal };
@@ -126,6 +129,7 @@ impl<M: Machine> Worker<M> {
                 self.pods.retain(|v| v.record.uid != uid);
                 self.leftovers.retain(|r| r.uid != uid);
                 self.debts.remove(&uid);
+                self.resized.remove(&uid);
                 self.failures.retain(|key, _| step_uid(key) != Some(&uid));
                 self.not_refreshed.retain(|(of, _), _| *of != uid);
                 self.silent.remove(&uid);

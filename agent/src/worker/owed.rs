@@ -176,6 +176,9 @@ impl<M: Machine> Worker<M> {
             record.read_back(&self.shared.context)
         });
         self.count_start(&record);
+        if record.course.resize.is_none() {
+            self.resized.remove(&record.uid);
+        }
         if let Some(view) = self.view_mut(&record.uid) {
             if let Some(Ok(desired)) = reread {
                 view.template = desired.template;

@@ -8,13 +8,22 @@ use pod::time::Now;
 use super::Worker;
 use crate::events::{About, Event, Severity};
 use crate::execute::Told;
-use crate::seams::{Clock, ImageNews, Machine, OF_VOLUME, StepError};
+use crate::seams::{Clock, ImageNews, Machine, OF_VOLUME, RESIZE_ERROR, StepError};
 
 impl<M: Machine> Worker<M> {
     pub(super) fn tell_change(&self, record: &Record, change: &Change, now: Now) {
         if let Change::Stopping { container, stopping } = change {
             tracing::info!(workload = %self.key, container, attempt = stopping.attempt, why = stopping.message, "container is to end");
             self.tell_stopping(&record.uid, container, &stopping.message);
+        }
+        match change {
+            Change::Resize { .. } => {
+                self.tell(&record.uid, None, Severity::Normal, "ResizeStarted", "Pod resize started")
+            }
+            Change::Resized { .. } => {
+                self.tell(&record.uid, None, Severity::Normal, "ResizeCompleted", "Pod resize completed");
+            }
+            _ => {}
         }
         if let Change::Failed(failure) = change {
             tracing::info!(workload = %self.key, uid = %record.uid, reason = failure.reason, why = failure.message, "pod has failed");
@@ -120,6 +129,7 @@ pub(super) fn event_reason(reason: &str) -> &str {
     match reason {
         "CreatePodSandboxError" => "FailedCreatePodSandBox",
         "FailedMount" => "FailedMount",
+        RESIZE_ERROR => RESIZE_ERROR,
         _ => "Failed",
     }
 }

@@ -228,6 +228,7 @@ fn pods_lie_under_their_class_with_their_limits() {
             assert_eq!(read("cpu", &parent, "cpu.shares"), "102");
             assert_eq!(read("cpu", &parent, "cpu.cfs_quota_us"), "50000");
             assert_eq!(read("memory", &parent, "memory.limit_in_bytes"), (32 << 20).to_string());
+            assert_eq!(read("pids", &parent, "pids.max"), "5000");
             template.spec.containers[0].resources.cpu_request_milli = Some(1000);
             sandboxes.set_up(&big, &template).await.unwrap();
             let class = format!("{}/burstable", node.cgroup_root);

@@ -55,7 +55,7 @@ async fn a_daemon_that_crashes_is_restarted_while_the_disk_takes_nothing() {
         simulation.check_restarts_within(patience).await;
         assert_eq!(owed(&simulation), 4, "{disk:?}: not all is owed");
         heals(&simulation).await;
-        assert_eq!(simulation.running().len(), 6);
+        assert_eq!(simulation.running().len(), 7);
     }
 }
 
@@ -69,7 +69,7 @@ async fn a_boot_starts_everything_that_was_known_while_the_disk_takes_nothing() 
             simulation.begin().await;
             simulation.hear();
             sleep(SOON).await;
-            assert_eq!(simulation.running().len(), 6, "{disk:?}: not all run after a boot");
+            assert_eq!(simulation.running().len(), 7, "{disk:?}: not all run after a boot");
         }
         heals(&simulation).await;
     }

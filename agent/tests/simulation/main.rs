@@ -22,9 +22,10 @@ use agent::worker::Shared;
 use agent::workers::{Directory, Workers};
 use pod::desired::{DesiredPod, DesiredSet, Wanted};
 use pod::manifest::{Context, Document, parse};
-use pod::name::{RunKey, Uid, WorkloadKey};
+use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
+use pod::qos;
 use pod::record::Lifecycle;
-use pod::spec::Role;
+use pod::spec::{Resources, Role};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -32,6 +33,9 @@ use tokio::time::{Instant, sleep};
 /// Workloads of one simulation: three DaemonSets, one of them OnDelete, one with two containers, init containers, a sidecar and
 /// hooks, and a static pod.
 const WORKLOADS: u64 = 4;
+
+/// Sizes of the static pod.
+const SIZES: u64 = 4;
 
 /// Events in one history.
 const EVENTS: u64 = 60;
@@ -73,14 +77,20 @@ fn workload(index: u64, version: u64) -> DesiredPod {
 "
             )
         }
+        // Versions that differ in size only: the pod is resized, in every second one by a new run.
         _ => format!(
             "apiVersion: v1
 kind: Pod
 metadata: {{name: delta}}
 spec:
   terminationGracePeriodSeconds: 5
-{}",
-            container_list("  ", "delta", &["main"], version)
+{}
+  - {{name: sized, image: image-delta, imagePullPolicy: Never, resources: {{limits: {{cpu: {}m, memory: {}}}}},
+     resizePolicy: [{{resourceName: cpu, restartPolicy: RestartContainer}}]}}
+",
+            container_list("  ", "delta", &["main"], version / SIZES),
+            10 + version % SIZES / 2,
+            10 + version % SIZES,
         ),
     };
     let mut parsed = parse("simulation.yaml", text.as_bytes(), &context());
@@ -130,6 +140,7 @@ impl Simulation {
                 state: FakeState::Running { pid: 1 },
                 created: CreatedRun::default(),
                 not_refreshed: String::new(),
+                resources: Resources::default(),
                 init: false,
                 foreign: true,
             };
@@ -259,7 +270,7 @@ impl Simulation {
     }
 
     fn wish(&mut self) {
-        let wanted = workload(self.random(WORKLOADS), self.random(3));
+        let wanted = workload(self.random(WORKLOADS), self.random(3 * SIZES));
         self.set.workloads.insert(wanted.workload.clone(), Wanted::Run(Box::new(wanted)));
         self.hear();
     }
@@ -332,6 +343,10 @@ impl Simulation {
             let lasting = wanted.template.spec.containers.iter().filter(|container| container.role != Role::Init);
             assert_eq!(containers.len(), lasting.count(), "{key} has {containers:?}");
             for container in &containers {
+                let asked = wanted.template.spec.container(&container.run.container).map(|spec| &spec.resources);
+                let newest = key.kind == WorkloadKind::Pod;
+                assert!(!newest || Some(&container.resources) == asked, "{key}: {container:?} has another size");
+                assert!(!newest || state.sizes[&container.run.uid] == qos::of_pod(&wanted.template.spec), "{key}");
                 assert!(matches!(container.state, FakeState::Running { .. }), "{key}: {container:?} does not run");
                 uids.insert(container.run.uid.clone());
             }

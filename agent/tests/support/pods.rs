@@ -225,6 +225,7 @@ impl TestPod {
             env: vec![],
             env_from: vec![],
             resources: Resources::default(),
+            resize_policy: Default::default(),
             mounts: vec![],
             security: Security::default(),
             ports: vec![],

@@ -16,6 +16,8 @@ pub struct Pod<'a> {
     pub volumes: BTreeSet<&'a str>,
     /// `terminationGracePeriodSeconds`, within which a hook has its time.
     pub grace: Duration,
+    /// `restartPolicy: Never`.
+    pub never_restarts: bool,
     /// By annotation: container, place, profile.
     pub apparmor: Vec<(&'a str, At<'a>, AppArmor)>,
 }
@@ -30,6 +32,7 @@ pub fn read(at: &At<'_>, list: Listed, pod: &Pod<'_>, findings: &mut Findings) -
     let env = env::read(at, name.as_deref().unwrap_or_default(), pod, findings);
     let env_from = env::read_from(at, findings);
     let resources = at.get("resources").map(|at| resources::read(&at, findings)).unwrap_or_default();
+    let resize_policy = resources::resize_policy(at, role, pod.never_restarts, findings);
     let mut security = match at.get("securityContext") {
         Some(at) => security::container(&at, &pod.security, findings),
         None => pod.security.clone(),
@@ -57,6 +60,7 @@ pub fn read(at: &At<'_>, list: Listed, pod: &Pod<'_>, findings: &mut Findings) -
         env,
         env_from,
         resources,
+        resize_policy,
         mounts,
         security,
         ports,

@@ -92,6 +92,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         security: spec.get("securityContext").map(|at| security::pod(&at, findings)).unwrap_or_default(),
         volumes: volumes.iter().map(|v| v.name.as_str()).collect(),
         grace: grace(spec, findings),
+        never_restarts: spec.node.get("restartPolicy").and_then(|policy| policy.text()) == Some("Never"),
         apparmor,
     };
     let containers = containers(spec, &pod, findings)?;

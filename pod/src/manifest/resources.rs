@@ -1,11 +1,11 @@
 //! `resources` of a container.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::findings::{At, Findings};
 use super::tree::Value;
-use super::{names, quantity};
-use crate::spec::{Quantity, Resources};
+use super::{names, pod, quantity};
+use crate::spec::{Quantity, ResizePolicy, Resources, Role};
 
 /// The three resources that a container has here, by their names in Kubernetes.
 #[derive(Debug, Default)]
@@ -45,6 +45,39 @@ pub fn read(at: &At<'_>, findings: &mut Findings) -> Resources {
         limits: limits.written,
         requests: requests.written,
     }
+}
+
+/// `resizePolicy` of the container at `at`, as Kubernetes validates it.
+pub fn resize_policy(at: &At<'_>, role: Role, never_restarts: bool, findings: &mut Findings) -> ResizePolicy {
+    let mut policy = ResizePolicy::default();
+    if let Some(list) = at.get("resizePolicy").filter(|_| role == Role::Init) {
+        findings.rule(&list, "cannot stand on an init container, which is never resized: remove it");
+    }
+    let mut seen = BTreeSet::new();
+    for item in at.list("resizePolicy", findings) {
+        let Some(resource) = item.need("resourceName", findings) else { continue };
+        let Some(name) = resource.text(findings) else { continue };
+        let restarts = match item.need("restartPolicy", findings).and_then(|at| at.text(findings)) {
+            Some("NotRequired") | None => false,
+            Some("RestartContainer") => true,
+            Some(other) => pod::one_of(&item, "restartPolicy", other, &["NotRequired", "RestartContainer"], findings)
+                .unwrap_or(false),
+        };
+        if restarts && never_restarts {
+            findings.rule(&item, "must be NotRequired in a pod with restartPolicy Never");
+        }
+        if !seen.insert(name) {
+            findings.rule(&resource, format!("{name} stands twice: leave one"));
+        }
+        match name {
+            "cpu" => policy.cpu_restarts = restarts,
+            "memory" => policy.memory_restarts = restarts,
+            other => {
+                pod::one_of::<()>(&item, "resourceName", other, &["cpu", "memory"], findings);
+            }
+        }
+    }
+    policy
 }
 
 fn amounts(at: &At<'_>, key: &str, findings: &mut Findings) -> Amounts {

@@ -15,11 +15,21 @@ fn one_way(a: &StepKey, b: &StepKey) -> bool {
         StepKey::TearDown(uid) => {
             let uses = matches!(
                 b,
-                StepKey::SetUp(_) | StepKey::Fill(_) | StepKey::Connect(_) | StepKey::Run(..) | StepKey::EndShim(_)
+                StepKey::SetUp(_)
+                    | StepKey::Fill(_)
+                    | StepKey::Connect(_)
+                    | StepKey::Resize(_)
+                    | StepKey::Run(..)
+                    | StepKey::EndShim(_)
             );
             uses && pod_of(b) == Some(uid)
         }
         StepKey::SetUp(uid) => matches!(b, StepKey::Connect(other) | StepKey::Fill(other) if other == uid),
+        // What is being made may be made of the old amounts: it is resized when it is there.
+        StepKey::Resize(uid) => {
+            let makes = matches!(b, StepKey::SetUp(_) | StepKey::Run(_, _, _, RunStep::Create));
+            makes && pod_of(b) == Some(uid)
+        }
         StepKey::Run(uid, container, attempt, step) => {
             let StepKey::Run(other_uid, other_container, other_attempt, other) = b else { return false };
             (uid, container, attempt) == (other_uid, other_container, other_attempt) && clash(*step, *other)
@@ -49,6 +59,7 @@ fn pod_of(key: &StepKey) -> Option<&Uid> {
         | StepKey::SetUp(uid)
         | StepKey::Fill(uid)
         | StepKey::Connect(uid)
+        | StepKey::Resize(uid)
         | StepKey::Run(uid, ..)
         | StepKey::EndShim(uid)
         | StepKey::TearDown(uid)

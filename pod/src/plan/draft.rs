@@ -115,6 +115,7 @@ fn about(step: &Step, reason: &str, message: String) -> Waiting {
         Step::Remember { uid, .. }
         | Step::SetUp { uid }
         | Step::Connect { uid }
+        | Step::Resize { uid }
         | Step::EndShim { uid }
         | Step::TearDown { uid }
         | Step::Forget { uid } => (Some(uid), None),
@@ -129,6 +130,7 @@ fn waiting_reason(step: &Step) -> &'static str {
         | Step::PrepareImage { .. }
         | Step::SetUp { .. }
         | Step::Connect { .. }
+        | Step::Resize { .. }
         | Step::Create { .. }
         | Step::Start { .. }
         | Step::Hook { hook: Hook::PostStart, .. } => "ContainerCreating",
@@ -159,6 +161,7 @@ fn doing_key(key: &StepKey) -> String {
         StepKey::PrepareImage(_, container) => format!("the image of {container} is being prepared"),
         StepKey::SetUp(_) => "the pod's namespaces and directories are being made".into(),
         StepKey::Connect(_) => "the pod's network is being connected".into(),
+        StepKey::Resize(_) => "the pod's resources are being changed".into(),
         StepKey::Run(_, container, attempt, step) => {
             let verb = match step {
                 Create => "being created",

@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, pod_wait};
 use super::roles::{self, Goal};
-use super::{Change, PodView, Step, View, deadline, ending, missed, run, sandbox, silence};
+use super::{Change, PodView, Step, View, deadline, ending, missed, resize, run, sandbox, silence};
 use crate::desired::Wanted;
 use crate::lifecycle;
 use crate::name::RunKey;
@@ -61,15 +61,19 @@ fn live(draft: &mut Draft<'_>, view: &View<'_>, index: usize, until: run::Until)
         sandbox::clear(draft, view, pod);
     } else {
         sandbox::raise(draft, pod);
+        resize::carry_out(draft, view, pod);
         run::converge(draft, view, index, until);
     }
 }
 
-/// The wanted document says the same thing in other words: other labels, another place.
+/// The wanted document says the same thing in other words, other labels, another place; or with other amounts.
 fn document(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView) {
     let Wanted::Run(wanted) = view.wanted else { return };
-    let differs = pod.record.document != wanted.document || pod.record.origin != wanted.origin;
-    if differs && roles::is_of(pod, wanted) {
+    if !roles::says_the_same(pod, wanted) {
+        if let Some(change) = resize::of(pod, wanted) {
+            remember(draft, pod, change);
+        }
+    } else if pod.record.document != wanted.document || pod.record.origin != wanted.origin {
         let change = Change::Document { document: wanted.document.clone(), origin: wanted.origin.clone() };
         remember(draft, pod, change);
     }

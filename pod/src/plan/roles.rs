@@ -2,7 +2,7 @@
 //! happen; everything below looks at one pod and its goal only.
 
 use super::draft::pod_wait;
-use super::{PodView, RunStep, StepKey, View, Waiting, order};
+use super::{PodView, RunStep, StepKey, View, Waiting, order, resize};
 use crate::desired::{DesiredPod, UpdateStrategy, Wanted};
 use crate::digest;
 use crate::observed::{ContainerState, ImageState, SandboxState};
@@ -41,9 +41,14 @@ pub fn decide(view: &View<'_>) -> Roles {
     }
 }
 
+/// The pod is what `wanted` asks for, or is made so as it is.
+pub fn is_of(pod: &PodView, wanted: &DesiredPod) -> bool {
+    says_the_same(pod, wanted) || resize::of(pod, wanted).is_some()
+}
+
 /// The pod is what `wanted` asks for. A record of a version that hashed differently is hashed again: an upgrade of
 /// the agent restarts nobody.
-pub fn is_of(pod: &PodView, wanted: &DesiredPod) -> bool {
+pub fn says_the_same(pod: &PodView, wanted: &DesiredPod) -> bool {
     let (record, kind) = (&pod.record, pod.record.workload.kind);
     record.revision == wanted.revision
         || record.revision == digest::of_template(kind, &wanted.template)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::draft::{Draft, container_wait, delete, kill};
 use super::pod::remember;
 use super::roles::{another_runs, connected};
-use super::{Change, Hook, PodView, RunStep, Step, StepKey, View, Waiting, ending, order};
+use super::{Change, Hook, PodView, RunStep, Step, StepKey, View, Waiting, ending, order, resize};
 use crate::backoff;
 use crate::lifecycle;
 use crate::name::RunKey;
@@ -315,6 +315,9 @@ impl Runs<'_> {
         let stopping = self.memory().and_then(|m| m.stopping.as_ref()).filter(|stopping| stopping.attempt == due);
         if let (Some(stopping), Some(run)) = (stopping, self.observed(due)) {
             return ending::stop(draft, self.view, Some(self.pod), run, stopping.deadline);
+        }
+        if let Some(stopping) = resize::ends(self.view, self.pod, &self.container.name, due) {
+            return self.is_to_stop(draft, stopping);
         }
         if !order::hook_is_over(self.pod, self.container) {
             let uid = self.pod.record.uid.clone();

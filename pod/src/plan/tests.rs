@@ -4,4 +4,5 @@ mod deadline;
 mod histories;
 mod model;
 mod order;
+mod resize;
 mod rules;

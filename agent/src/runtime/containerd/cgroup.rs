@@ -24,6 +24,20 @@ pub fn oom_killed(cgroups_path: &str) -> bool {
     [v2, v1].iter().filter_map(|file| fs::read_to_string(file).ok()).any(|text| oom_kills(&text) > 0)
 }
 
+/// Bytes that the cgroup uses, in version 2 of the hierarchy; None in the other.
+pub fn memory_used_v2(cgroups_path: &str) -> Option<u64> {
+    let file = Path::new("/sys/fs/cgroup").join(path_below_root(cgroups_path)).join("memory.current");
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// Writes a file of the cgroup in version 2 of the hierarchy; what is not there, there or in the other, is passed over.
+pub fn set_v2(cgroups_path: &str, file: &str, value: u64) {
+    let place = Path::new("/sys/fs/cgroup").join(path_below_root(cgroups_path)).join(file);
+    if place.exists() && fs::write(&place, value.to_string()).is_err() {
+        tracing::warn!(place = %place.display(), value, "a cgroup's value cannot be written");
+    }
+}
+
 /// Whether it is the cgroup of the container with this id, as we name them: the last part bears the id, and nothing climbs.
 pub fn is_of(cgroups_path: &str, container_id: &str) -> bool {
     let own = match cgroups_path.rsplit_once(':') {

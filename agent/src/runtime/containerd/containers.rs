@@ -194,6 +194,7 @@ impl Containerd {
             recursive_read_only: &recursive_read_only,
             node_name: &self.config.node_name,
             seccomp_default: self.config.seccomp_default,
+            memory: self.config.memory,
             seccomp_abi: self.config.seccomp_abi,
             seccomp_profile: &seccomp_profile,
             selinux: &selinux,

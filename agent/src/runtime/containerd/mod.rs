@@ -15,6 +15,7 @@ use pod::downward::NodeSize;
 use pod::name::WorkloadKey;
 use pod::observed::ObservedContainer;
 use pod::plan::Signal;
+use pod::spec::Container;
 
 use crate::allowed::Allowed;
 use crate::exec::{Exec, ExecError, ExecStreams};
@@ -28,6 +29,7 @@ use self::hung::Looks;
 use self::image_facts::ImageFacts;
 use self::images::Images;
 use self::late::Late;
+pub use self::resources::MemoryPolicy;
 use self::user::Accounts;
 
 pub use self::classes::OciRuntime;
@@ -52,6 +54,7 @@ pub mod look;
 pub mod oci;
 mod propagation;
 mod recursion;
+mod resize;
 mod resources;
 pub mod seccomp;
 pub mod selinux;
@@ -84,6 +87,7 @@ pub struct Config {
     /// Whether an unset seccomp profile means RuntimeDefault.
     pub seccomp_default: bool,
     pub seccomp_abi: seccomp::Abi,
+    pub memory: MemoryPolicy,
     /// Runtimes other than the usual one, by the name that pods give.
     pub classes: BTreeMap<String, OciRuntime>,
     pub pulls: images::pull::Settings,
@@ -104,6 +108,7 @@ impl Config {
             seccomp_dir: "/var/lib/daemonlet/seccomp".into(),
             seccomp_default: true,
             seccomp_abi: seccomp::Abi::default(),
+            memory: MemoryPolicy::default(),
             classes: BTreeMap::new(),
             pulls: images::pull::Settings::default(),
             allowed: Allowed::default(),
@@ -277,6 +282,10 @@ impl Runtime for Containerd {
         tasks::start(&self.client, id)
             .await
             .map_err(|status| self.client.step_error("RunContainerError", &format!("starting container {id}"), &status))
+    }
+
+    async fn resize(&self, id: &str, container: &Container) -> Result<(), StepError> {
+        self.resize_run(id, container).await
     }
 
     async fn signal(&self, id: &str, signal: Signal) -> Result<(), StepError> {

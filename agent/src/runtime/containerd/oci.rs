@@ -21,7 +21,7 @@ use super::host::{Host, HostDevice};
 use super::image_facts::ImageFacts;
 use super::image_volumes;
 use super::propagation;
-use super::resources;
+use super::resources::{self, MemoryPolicy};
 use super::seccomp::{self, localhost};
 use super::selinux;
 use super::sub_paths::SubPath;
@@ -75,6 +75,7 @@ pub struct Inputs<'a> {
     /// An unset profile means RuntimeDefault; false: Unconfined, as in Kubernetes.
     pub seccomp_default: bool,
     pub seccomp_abi: seccomp::Abi,
+    pub memory: MemoryPolicy,
     /// The file of a `Localhost` profile; empty where none is asked for.
     pub seccomp_profile: &'a [u8],
     /// Asked for only where it matters.

@@ -13,19 +13,27 @@ use pod::spec::Resources;
 use super::host::HostDevice;
 use super::oci::{Adapted, Inputs};
 
+/// What this node does with containers that want more memory than there is. Of cgroup v2 only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryPolicy {
+    /// One process ends, not the whole container.
+    pub single_process_oom_kill: bool,
+    /// Containers are slowed down before they reach their limit ([`qos::memory_high`]).
+    pub throttled: bool,
+}
+
+/// memory.high of a container; None: it is not slowed down.
+pub fn memory_high(asked: &Resources, policy: MemoryPolicy) -> Option<u64> {
+    qos::memory_high(asked).filter(|_| policy.throttled)
+}
+
 /// `linux.resources` of a container.
 pub fn of_container(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> LinuxResources {
     let asked = &inputs.run.container.resources;
     let mut out = LinuxResources::default();
     out.set_devices(Some(device_rules(inputs))).set_cpu(Some(cpu(asked)));
-    if let Some(limit) = qos::of_container(asked).memory_max {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut memory = LinuxMemory::default();
-        memory.set_limit(Some(limit));
-        if inputs.host.swap_limits {
-            // Memory and swap together: no swap at all.
-            memory.set_swap(Some(limit));
-        } else {
+    if let Some(memory) = memory(asked, inputs.host.swap_limits) {
+        if !inputs.host.swap_limits {
             adapted.push(Adapted {
                 what: "the memory limit does not count swap".into(),
                 why: "the kernel does not account swap".into(),
@@ -34,14 +42,27 @@ pub fn of_container(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> LinuxRes
         out.set_memory(Some(memory));
     }
     if inputs.host.cgroup_v2 {
-        // Out of memory ends the whole container, not one process of it.
-        let mut unified = HashMap::from([("memory.oom.group".to_owned(), "1".to_owned())]);
+        let mut unified = HashMap::new();
+        if !inputs.memory.single_process_oom_kill {
+            // Out of memory ends the whole container, not one process of it.
+            unified.insert("memory.oom.group".to_owned(), "1".to_owned());
+        }
+        if let Some(high) = memory_high(asked, inputs.memory) {
+            unified.insert("memory.high".to_owned(), high.to_string());
+        }
         if inputs.host.swap_limits {
             // No swap, with a memory limit or without one: the kubelet's NoSwap, its default. v1 cannot say it without.
             unified.insert("memory.swap.max".to_owned(), "0".to_owned());
         }
         out.set_unified(Some(unified));
     }
+    out
+}
+
+/// What a container that is there is given instead of what it has: everything that is limited stays so.
+pub fn of_update(asked: &Resources, swap_limits: bool) -> LinuxResources {
+    let mut out = LinuxResources::default();
+    out.set_devices(None).set_cpu(Some(cpu(asked))).set_memory(memory(asked, swap_limits));
     out
 }
 
@@ -72,6 +93,15 @@ pub fn oom_score_adj(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> i32 {
         });
     }
     wanted.max(least)
+}
+
+/// None: no limit.
+fn memory(asked: &Resources, swap_limits: bool) -> Option<LinuxMemory> {
+    let limit = i64::try_from(qos::of_container(asked).memory_max?).unwrap_or(i64::MAX);
+    let mut memory = LinuxMemory::default();
+    // Memory and swap together are no more than memory: no swap at all.
+    memory.set_limit(Some(limit)).set_swap(swap_limits.then_some(limit));
+    Some(memory)
 }
 
 fn cpu(asked: &Resources) -> LinuxCpu {

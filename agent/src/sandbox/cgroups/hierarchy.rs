@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pod::qos::{CPU_PERIOD_US, weight};
+use pod::qos::{Bounds, CPU_PERIOD_US, weight};
 
 use super::{CgroupError, Limits};
 use crate::mountinfo;
@@ -115,7 +115,35 @@ pub fn set_v2(path: &Path, limits: &Limits) -> Result<(), CgroupError> {
     if let Some(bytes) = limits.values.memory_max {
         set_if_there(path, "memory.max", &bytes.to_string())?;
     }
+    if let Some(pids) = limits.pids_max {
+        set_if_there(path, "pids.max", &pids.to_string())?;
+    }
     Ok(())
+}
+
+/// What a pod's cgroup is limited to at present. A file that is missing or says nothing that is known limits nothing.
+pub fn present(hierarchies: &Hierarchies, pod: &Path) -> Bounds {
+    let read = |mount: &Path, file: &str| fs::read_to_string(mount.join(pod).join(file)).unwrap_or_default();
+    match hierarchies {
+        Hierarchies::V1 { controllers, .. } => {
+            let of =
+                |controller: &str, file| controllers.get(controller).map(|mount| read(mount, file)).unwrap_or_default();
+            bounds_v1(&of("cpu", "cpu.cfs_quota_us"), &of("memory", "memory.limit_in_bytes"))
+        }
+        Hierarchies::V2 { root } => bounds_v2(&read(root, "cpu.max"), &read(root, "memory.max")),
+    }
+}
+
+/// No limit is -1 for the processor and the greatest number of whole pages for memory.
+fn bounds_v1(quota: &str, memory: &str) -> Bounds {
+    const MEMORY_UNLIMITED: u64 = 1 << 62;
+    let memory_max = memory.trim().parse().ok().filter(|bytes| *bytes < MEMORY_UNLIMITED);
+    Bounds { quota_us: quota.trim().parse().ok(), memory_max }
+}
+
+fn bounds_v2(cpu: &str, memory: &str) -> Bounds {
+    let quota_us = cpu.split_whitespace().next().and_then(|quota| quota.parse().ok());
+    Bounds { quota_us, memory_max: memory.trim().parse().ok() }
 }
 
 pub fn set(path: &Path, file: &str, value: u64) -> Result<(), CgroupError> {
@@ -191,6 +219,16 @@ pub fn pids(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_limit_is_written_in_three_ways() {
+        let none = Bounds { quota_us: None, memory_max: None };
+        assert_eq!(bounds_v1("-1\n", "9223372036854771712\n"), none);
+        assert_eq!(bounds_v2("max 100000\n", "max\n"), none);
+        let both = Bounds { quota_us: Some(5000), memory_max: Some(4096) };
+        assert_eq!(bounds_v1("5000\n", "4096\n"), both);
+        assert_eq!(bounds_v2("5000 100000\n", "4096\n"), both);
+    }
 
     #[test]
     fn hybrid_is_version_1_and_unified_alone_is_version_2() {

@@ -18,8 +18,10 @@ use pod::name::Uid;
 use pod::qos::{self, Cgroup, Class, weight};
 use pod::spec::PodSpec;
 
-use crate::seams::CgroupParent;
-use hierarchy::{Hierarchies, delegate, hierarchies, make, pids, remove_tree, set, set_cpu_v1, set_if_there, set_v2};
+use crate::seams::{CgroupParent, Reach};
+use hierarchy::{
+    Hierarchies, delegate, hierarchies, make, pids, present, remove_tree, set, set_cpu_v1, set_if_there, set_v2,
+};
 
 /// What a pod's cgroup is made with. The containers' own limits lie below it and are the runtime's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,11 +29,13 @@ pub struct Limits {
     /// Under which parent it lies.
     pub class: Class,
     pub values: Cgroup,
+    /// Processes and threads; None: no limit of its own.
+    pub pids_max: Option<u64>,
 }
 
 impl Limits {
-    pub fn of(spec: &PodSpec) -> Limits {
-        Limits { class: qos::class(spec), values: qos::of_pod(spec) }
+    pub fn of(spec: &PodSpec, pids_max: Option<u64>) -> Limits {
+        Limits { class: qos::class(spec), values: qos::of_pod(spec), pids_max }
     }
 }
 
@@ -78,6 +82,8 @@ pub enum CgroupError {
     Make { path: PathBuf, source: io::Error },
     #[error("cannot write {value:?} to {path}")]
     Set { path: PathBuf, value: String, source: io::Error },
+    #[error("attempting to set the pod's memory limit ({limit}) below its current usage ({used})")]
+    InUse { limit: u64, used: u64 },
     #[error("cannot remove the cgroup {path} (processes in it: {pids}); end them, or wait for them to end")]
     Remove { path: PathBuf, pids: String, source: io::Error },
     #[error("systemd did not {verb} {slice}")]
@@ -136,6 +142,39 @@ impl Cgroups {
                 let sum = self.remember(uid, limits);
                 self.systemd.set_burstable(&self.root, sum, version2).await
             }
+        }
+    }
+
+    /// Gives the pod's cgroup other limits, where it stands.
+    pub async fn resize(
+        self: &std::sync::Arc<Self>,
+        uid: &Uid,
+        limits: &Limits,
+        reach: Reach,
+    ) -> Result<(), CgroupError> {
+        if !self.stands(uid, limits.class) {
+            return Ok(());
+        }
+        let pod = self.relative(uid, limits.class);
+        let values = match reach {
+            Reach::Exact => {
+                self.check_use(&pod, limits)?;
+                limits.values
+            }
+            Reach::Widened => limits.values.widened_to(present(&self.hierarchies, &pod)),
+        };
+        self.make(uid, &Limits { values, ..limits.clone() }).await
+    }
+
+    /// Version 2 kills where a limit becomes less than what is used. Version 1 refuses it by itself.
+    fn check_use(&self, pod: &Path, limits: &Limits) -> Result<(), CgroupError> {
+        let (Hierarchies::V2 { root }, Some(limit)) = (&self.hierarchies, limits.values.memory_max) else {
+            return Ok(());
+        };
+        let used = fs::read_to_string(root.join(pod).join("memory.current")).ok();
+        match used.and_then(|text| text.trim().parse().ok()) {
+            Some(used) if used > limit => Err(CgroupError::InUse { limit, used }),
+            _ => Ok(()),
         }
     }
 
@@ -240,6 +279,9 @@ impl Cgroups {
                 }
                 if let (Some(mount), Some(bytes)) = (controllers.get("memory"), limits.values.memory_max) {
                     set(&mount.join(&pod), "memory.limit_in_bytes", bytes)?;
+                }
+                if let (Some(mount), Some(pids)) = (controllers.get("pids"), limits.pids_max) {
+                    set(&mount.join(&pod), "pids.max", pids)?;
                 }
             }
             Hierarchies::V2 { root } => {
@@ -432,6 +474,7 @@ mod tests {
         let limits = Limits {
             class: Class::Burstable,
             values: Cgroup { shares: 102, quota_us: Some(1000), memory_max: Some(1 << 20) },
+            pids_max: Some(10),
         };
         cgroups.make(&uid, &limits).await.unwrap();
         cgroups.make(&uid, &limits).await.unwrap();

@@ -173,6 +173,9 @@ fn properties(limits: &Limits, version2: bool) -> Properties<'static> {
     if let Some(bytes) = limits.values.memory_max {
         properties.push((if version2 { "MemoryMax" } else { "MemoryLimit" }, Value::from(bytes)));
     }
+    if let Some(pids) = limits.pids_max {
+        properties.push(("TasksMax", Value::from(pids)));
+    }
     properties
 }
 
@@ -200,11 +203,13 @@ mod tests {
         let limits = Limits {
             class: Class::Burstable,
             values: qos::Cgroup { shares: 102, quota_us: Some(50_000), memory_max: Some(32 << 20) },
+            pids_max: Some(7),
         };
         let properties = properties(&limits, true);
         let find = |name: &str| properties.iter().find(|(n, _)| *n == name).map(|(_, v)| v.try_clone().unwrap());
         assert_eq!(find("CPUQuotaPerSecUSec"), Some(Value::from(500_000u64)));
         assert_eq!(find("MemoryMax"), Some(Value::from(33_554_432u64)));
+        assert_eq!(find("TasksMax"), Some(Value::from(7u64)));
         assert_eq!(find("CPUWeight"), Some(Value::from(4u64)));
         assert_eq!(signature(&set_body("a.slice", &properties)), "sba(sv)");
         assert_eq!(signature(&start_body("a.slice", properties)), "ssa(sv)a(sa(sv))");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::model::{Model, Outcome, revision};
-use crate::desired::{UpdateStrategy, Wanted};
+use crate::desired::{DesiredPod, UpdateStrategy, Wanted};
 use crate::observed::ContainerState;
 use crate::record::Lifecycle;
 use crate::sample;
@@ -16,7 +16,7 @@ use crate::spec::{Container, Handler, RestartPolicy, Role, STANDBY_ANNOTATION};
 enum Event {
     Plan,
     End(usize, Outcome),
-    Want(u8),
+    Want(u8, u8),
     OnDelete(u8),
     Hold,
     Gone,
@@ -47,7 +47,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         20 => Just(Event::Plan),
         40 => (0_usize..8, outcome()).prop_map(|(n, o)| Event::End(n, o)),
-        4 => (0_u8..3).prop_map(Event::Want),
+        5 => (0_u8..3, 0_u8..3).prop_map(|(n, size)| Event::Want(n, size)),
         1 => (0_u8..3).prop_map(Event::OnDelete),
         1 => Just(Event::Hold),
         1 => Just(Event::Gone),
@@ -75,6 +75,9 @@ struct Shape {
     inits: usize,
     sidecars: usize,
     hooks: bool,
+    /// A Pod document's, which is resized where only amounts change.
+    document: bool,
+    resize_restarts: bool,
 }
 
 impl Shape {
@@ -85,20 +88,22 @@ impl Shape {
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
-    let bools = (any::<bool>(), any::<bool>(), any::<bool>());
+    let bools = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     (1_usize..3, bools, 0_usize..3, 0_usize..3).prop_map(
-        |(containers, (standby, host_network, hooks), inits, sidecars)| Shape {
+        |(containers, (standby, host_network, hooks, document, resize_restarts), inits, sidecars)| Shape {
             containers,
             standby,
             host_network,
             inits,
             sidecars,
             hooks,
+            document,
+            resize_restarts,
         },
     )
 }
 
-fn wanted(n: u8, shape: &Shape, update: UpdateStrategy) -> Wanted {
+fn wanted(n: u8, size: u8, shape: &Shape, update: UpdateStrategy) -> DesiredPod {
     let mut pod = revision(n, &["a", "b"][..shape.containers]);
     let spec = &mut Arc::make_mut(&mut pod.template).spec;
     spec.host_network = shape.host_network;
@@ -110,6 +115,10 @@ fn wanted(n: u8, shape: &Shape, update: UpdateStrategy) -> Wanted {
         init.into_iter().chain(sidecar)
     });
     spec.containers.splice(0..0, before.collect::<Vec<_>>());
+    for container in spec.containers.iter_mut().filter(|container| container.role != Role::Init) {
+        container.resources.memory_limit = Some(1 + u64::from(size));
+        container.resize_policy.memory_restarts = shape.resize_restarts;
+    }
     if shape.hooks {
         for container in spec.containers.iter_mut().filter(|container| container.role != Role::Init) {
             container.hooks.post_start = Some(Handler::Sleep(Duration::from_secs(1)));
@@ -120,8 +129,11 @@ fn wanted(n: u8, shape: &Shape, update: UpdateStrategy) -> Wanted {
         Arc::make_mut(&mut pod.template).annotations.insert(STANDBY_ANNOTATION.into(), "true".into());
     }
     pod.update = update;
+    if shape.document {
+        pod.workload = sample::static_pod("d");
+    }
     pod.revision = crate::digest::of_template(pod.workload.kind, &pod.template);
-    Wanted::Run(Box::new(pod))
+    pod
 }
 
 fn apply(model: &mut Model, shape: &Shape, event: Event) {
@@ -130,8 +142,8 @@ fn apply(model: &mut Model, shape: &Shape, event: Event) {
             model.begin();
         }
         Event::End(n, outcome) => model.end(n, outcome),
-        Event::Want(n) => model.wanted = wanted(n, shape, UpdateStrategy::RollingUpdate),
-        Event::OnDelete(n) => model.wanted = wanted(n, shape, UpdateStrategy::OnDelete),
+        Event::Want(n, size) => model.want(wanted(n, size, shape, UpdateStrategy::RollingUpdate)),
+        Event::OnDelete(n) => model.want(wanted(n, 0, shape, UpdateStrategy::OnDelete)),
         Event::Hold => model.wanted = Wanted::Hold { reason: "a bad edit".into() },
         Event::Gone => model.wanted = Wanted::Gone,
         Event::Exit(n, code) => model.exit(n, code),
@@ -169,8 +181,7 @@ proptest! {
 
     #[test]
     fn every_history_ends_as_wanted(shape in shape(), events in prop::collection::vec(event(), 0..120)) {
-        let Wanted::Run(first) = wanted(0, &shape, UpdateStrategy::RollingUpdate) else { unreachable!() };
-        let mut model = Model::new(*first);
+        let mut model = Model::new(wanted(0, 0, &shape, UpdateStrategy::RollingUpdate));
         for event in events {
             apply(&mut model, &shape, event);
         }
@@ -180,6 +191,7 @@ proptest! {
         let last = model.plan();
         prop_assert!(last.steps.is_empty(), "a converged pod gets no step: {last:?}");
         check_restart_counts(&model);
+        model.check_sizes();
         let live = || model.pods.iter().filter(|p| p.record.lifecycle == Lifecycle::Running);
         match &model.wanted {
             Wanted::Gone => prop_assert!(model.pods.is_empty(), "traces are left"),

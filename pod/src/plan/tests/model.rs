@@ -2,20 +2,22 @@
 //! must hold at every instant while it does so.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::backoff;
 use crate::desired::{DesiredPod, Wanted};
+use crate::digest;
 use crate::lifecycle;
 use crate::name::{RunKey, Uid, WorkloadKey};
 use crate::observed::{ContainerState, Health, ImageState, ObservedContainer, ProbeFailure, ProbeKind, SandboxState};
 use crate::plan::conflict::conflict;
 use crate::plan::{
-    Change, Delivery, Failure, HookEnd, Owed, Plan, PodView, SHIM_PATIENCE, Signal, Step, StepKey, Stray, View,
-    end_strays, plan,
+    Change, Delivery, Failure, HookEnd, Owed, Plan, PodView, RunStep, SHIM_PATIENCE, Signal, Step, StepKey, Stray,
+    View, end_strays, plan,
 };
 use crate::record::{Course, Lifecycle, Record};
 use crate::sample;
-use crate::spec::Role;
+use crate::spec::{PodTemplate, Resources, Role};
 use crate::time::{Moment, Now};
 
 pub struct Model {
@@ -29,6 +31,7 @@ pub struct Model {
     pub last_lines: BTreeMap<RunKey, String>,
     /// Whether hooks succeed.
     pub hooks_work: bool,
+    pub resized: BTreeMap<Uid, String>,
     pub health: BTreeMap<RunKey, Health>,
     pub silent: BTreeMap<Uid, Now>,
     pub now: u64,
@@ -42,6 +45,12 @@ pub struct Model {
     pub admitted: u32,
     /// Whether the disk takes no write.
     pub full: bool,
+    /// What the cgroups of runs have: the container's resources when they were made, or when they were resized.
+    sizes: BTreeMap<RunKey, Resources>,
+    /// The pods as they were when steps in flight began.
+    begun: BTreeMap<StepKey, Arc<PodTemplate>>,
+    /// By revision.
+    documents: BTreeMap<String, Arc<PodTemplate>>,
     disk: BTreeMap<Uid, Record>,
     deadlines: BTreeMap<Uid, (String, Moment)>,
     /// Init containers that have run to their end since the pod's surroundings were made.
@@ -65,6 +74,7 @@ pub enum Outcome {
 impl Model {
     pub fn new(wanted: DesiredPod) -> Model {
         Model {
+            documents: BTreeMap::from([(wanted.revision.clone(), wanted.template.clone())]),
             workload: wanted.workload.clone(),
             wanted: Wanted::Run(Box::new(wanted)),
             pods: Vec::new(),
@@ -74,6 +84,7 @@ impl Model {
             hooks: BTreeMap::new(),
             last_lines: BTreeMap::new(),
             hooks_work: true,
+            resized: BTreeMap::new(),
             health: BTreeMap::new(),
             silent: BTreeMap::new(),
             now: 1_000_000,
@@ -83,6 +94,8 @@ impl Model {
             ended: BTreeMap::new(),
             admitted: 0,
             full: false,
+            sizes: BTreeMap::new(),
+            begun: BTreeMap::new(),
             disk: BTreeMap::new(),
             deadlines: BTreeMap::new(),
             through: BTreeSet::new(),
@@ -120,6 +133,7 @@ impl Model {
             delivered: &self.delivered,
             hooks: &self.hooks,
             last_lines: &self.last_lines,
+            resized: &self.resized,
             health: &self.health,
             silent: &self.silent,
             now: self.now(),
@@ -132,6 +146,10 @@ impl Model {
     pub fn begin(&mut self) -> Plan {
         let plan = self.plan();
         for step in &plan.steps {
+            if let Step::Create { uid, .. } | Step::Resize { uid } = step {
+                let template = self.pods.iter().find(|pod| pod.record.uid == *uid).unwrap().template.clone();
+                self.begun.insert(step.key(), template);
+            }
             self.in_flight.insert(step.key(), step.clone());
         }
         plan
@@ -154,6 +172,10 @@ impl Model {
                         let now = Moment(self.now);
                         let before = self.delivered.get(&key).copied().unwrap_or_default();
                         self.delivered.insert(key, before.again(now));
+                    }
+                    Step::Resize { uid } => {
+                        let revision = digest::of_template(self.workload.kind, &self.begun[&key]);
+                        self.resized.insert(uid, revision);
                     }
                     Step::Hook { .. } => {
                         let failed = (!self.hooks_work).then(|| "the hook failed".to_owned());
@@ -308,15 +330,24 @@ impl Model {
         self.delivered.clear();
         self.hooks.clear();
         self.health.clear();
+        self.resized.clear();
         for pod in &mut self.pods {
             pod.images.clear();
             if pod.owed.take().is_some() {
                 let uid = pod.record.uid.clone();
                 pod.record = self.disk[&uid].clone();
+                if let Some(template) = self.documents.get(&pod.record.revision) {
+                    pod.template = template.clone();
+                }
                 self.deadlines.remove(&uid);
-                // A container of which nothing is left that could tell of its runs: nobody can count them.
-                let left = |name: &String| pod.containers.iter().any(|c| c.run.container == *name);
-                self.newest.retain(|(of, name), _| *of != uid || left(name));
+                // What was deleted before the disk had it on record, nobody can count: only what is left tells of runs.
+                for ((of, name), newest) in &mut self.newest {
+                    if *of == uid {
+                        let left = pod.containers.iter().filter(|c| c.run.container == *name).map(|c| c.run.attempt);
+                        let known = pod.record.containers.get(name).and_then(|memory| memory.started_attempt);
+                        *newest = left.chain(known).max().map_or(0, |told| told.min(*newest));
+                    }
+                }
                 let known = |run: &RunKey| {
                     let memory = pod.record.containers.get(&run.container);
                     memory.is_some_and(|m| m.started_attempt >= Some(run.attempt))
@@ -393,8 +424,11 @@ impl Model {
 
     fn remember(&mut self, uid: &Uid, change: Change) {
         let (now, boot_id, full) = (self.now(), self.boot_id(), self.full);
-        if let Some(pod) = self.pod(uid) {
+        if let Some(pod) = self.pods.iter_mut().find(|pod| pod.record.uid == *uid) {
             pod.record.remember(change, now, &boot_id);
+            if let Some(template) = self.documents.get(&pod.record.revision) {
+                pod.template = template.clone();
+            }
             if full {
                 pod.owed = Some(Owed { since: now.wall, message: "no space".into() });
             } else {
@@ -424,6 +458,17 @@ impl Model {
                 }
             }
             Step::Create { uid, container, attempt } => self.create(&uid, &container, attempt, ContainerState::Created),
+            Step::Resize { uid } => {
+                let template = self.begun[&StepKey::Resize(uid.clone())].clone();
+                let pod = self.pods.iter().find(|pod| pod.record.uid == uid).unwrap();
+                let lives = |c: &&ObservedContainer| {
+                    matches!(c.state, ContainerState::Created | ContainerState::Running { .. })
+                };
+                for run in pod.containers.iter().filter(lives) {
+                    let resources = template.spec.container(&run.run.container).unwrap().resources.clone();
+                    self.sizes.insert(run.run.clone(), resources);
+                }
+            }
             Step::Start { uid, container, attempt } => {
                 let run = RunKey { uid, container, attempt };
                 if self.all(|s| *s == ContainerState::Created).contains(&run) {
@@ -486,9 +531,12 @@ impl Model {
     fn create(&mut self, uid: &Uid, container: &str, attempt: u32, state: ContainerState) {
         let workload = self.workload.clone();
         let run = RunKey { uid: uid.clone(), container: container.to_owned(), attempt };
-        let pod = self.pod(uid).unwrap();
+        let pod = self.pods.iter_mut().find(|pod| pod.record.uid == *uid).unwrap();
         assert!(pod.containers.iter().all(|c| c.run != run), "created twice");
         let id = run.container_id();
+        let key = StepKey::Run(uid.clone(), container.to_owned(), attempt, RunStep::Create);
+        let resources = self.begun[&key].spec.container(container).unwrap().resources.clone();
+        self.sizes.insert(run.clone(), resources);
         pod.containers.push(ObservedContainer {
             id,
             workload,
@@ -526,6 +574,22 @@ impl Model {
             images: BTreeMap::new(),
             owed: None,
         });
+    }
+
+    /// What wants a document says, for pods that are given another.
+    pub fn want(&mut self, wanted: DesiredPod) {
+        self.documents.insert(wanted.revision.clone(), wanted.template.clone());
+        self.wanted = Wanted::Run(Box::new(wanted));
+    }
+
+    /// Every container that runs has the resources that its pod's document asks for.
+    pub fn check_sizes(&self) {
+        for run in self.all_running() {
+            let pod = self.pods.iter().find(|pod| pod.record.uid == run.uid).unwrap();
+            let asked = &pod.template.spec.container(&run.container).unwrap().resources;
+            assert_eq!(self.sizes.get(&run), Some(asked), "{run} has not the size that it is to have");
+            assert_eq!(pod.record.course.resize, None, "a resize is not over");
+        }
     }
 
     // What must always hold.

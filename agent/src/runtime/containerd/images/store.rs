@@ -38,6 +38,10 @@ const PULL_LABEL: &str = "daemonlet.dev/pull";
 /// After this a lease that nobody gave back (we were killed) lets go. Longer than any import.
 pub(super) const LEASE_LIFE: Duration = Duration::from_secs(24 * 3600);
 const LEASE_KEY: &str = "containerd-lease";
+/// Waits between tries to give a lease back, doubled up to the longest: ten minutes in all, as an upgrade of containerd may take.
+const GIVE_BACK_FIRST: Duration = Duration::from_secs(1);
+const GIVE_BACK_MAX: Duration = Duration::from_secs(60);
+const GIVE_BACK_TRIES: u32 = 15;
 
 /// A lease in containerd: what is written under it stays until it is given back.
 #[derive(Debug, Clone)]
@@ -129,10 +133,24 @@ impl Lease {
         bounded(QUICK, client.leases().create(request)).await.map(drop)
     }
 
-    /// Gives it back; what an image record refers to stays, the rest is collected.
+    /// Gives it back; what an image record refers to stays, the rest is collected. A containerd that does not take it just now is
+    /// asked again behind the caller's back: else what it holds would stay on the disk for a day.
     pub async fn give_back(self, client: &Client) -> Result<(), Status> {
-        let request = client.request(DeleteRequest { id: self.id, sync: false });
-        found(bounded(QUICK, client.leases().delete(request)).await).map(drop)
+        let given_back = Lease::give_back_id(client, self.id.clone()).await;
+        if given_back.is_err() {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let mut pause = GIVE_BACK_FIRST;
+                for _ in 0..GIVE_BACK_TRIES {
+                    tokio::time::sleep(pause).await;
+                    if Lease::give_back_id(&client, self.id.clone()).await.is_ok() {
+                        break;
+                    }
+                    pause = (pause * 2).min(GIVE_BACK_MAX);
+                }
+            });
+        }
+        given_back
     }
 
     /// Removes what an earlier agent left. Only before this one takes its first.
@@ -254,7 +272,8 @@ pub struct Write<'a> {
 /// Streams a blob into the store, verified on the way. Blocking: for a thread that may wait, inside a tokio runtime.
 pub fn write_blocking(write: &Write<'_>, source: &mut dyn Read, handle: &Handle) -> Result<(), WriteError> {
     let (pieces, receiver) = mpsc::channel::<WriteContentRequest>(1);
-    let reference = format!("daemonlet-{}", write.digest);
+    // Its own for every import: one that was given up aborts what it had begun a moment later, and the next may write the same blob by then.
+    let reference = format!("{}-{}", write.lease.id, write.digest);
     let request = write.lease.request(write.client, ReceiverStream::new(receiver));
     let mut content = write.client.content();
     let call = handle.spawn(async move {

@@ -31,6 +31,7 @@ struct Case {
     recursive_read_only: Result<(), String>,
     seccomp_profile: Vec<u8>,
     selinux: selinux::Node,
+    memory: MemoryPolicy,
 }
 
 fn case() -> Case {
@@ -45,6 +46,7 @@ fn case() -> Case {
         env: vec![],
         env_from: vec![],
         resources: Resources::default(),
+        resize_policy: Default::default(),
         mounts: vec![],
         security: Security::default(),
         ports: vec![],
@@ -140,6 +142,7 @@ fn case() -> Case {
         recursive_read_only: Ok(()),
         seccomp_profile: vec![],
         selinux: selinux::Node::Off,
+        memory: Default::default(),
     }
 }
 
@@ -183,6 +186,7 @@ impl Case {
             recursive_read_only: &self.recursive_read_only,
             node_name: "node-1",
             seccomp_default: true,
+            memory: self.memory,
             seccomp_abi: seccomp::Abi::Native,
             seccomp_profile: &self.seccomp_profile,
             selinux: &self.selinux,
@@ -357,6 +361,20 @@ fn no_container_swaps_where_the_kernel_can_be_told_so() {
     // v1 counts memory and swap together, and only with a limit.
     assert_eq!(check(false, true, Some(1 << 30)), (Some(1 << 30), None));
     assert_eq!(check(false, true, None), (None, None));
+}
+
+#[test]
+fn policy_says_who_ends_for_want_of_memory_and_who_is_slowed_down_before() {
+    let mut it = case();
+    it.host.cgroup_v2 = true;
+    it.main().resources.memory_limit = Some(100 << 20);
+    it.memory = MemoryPolicy { single_process_oom_kill: true, throttled: true };
+    let unified = |it: &Case| it.json()["linux"]["resources"]["unified"].clone();
+    assert_eq!(unified(&it), json!({"memory.high": "94371840", "memory.swap.max": "0"}));
+    it.main().resources.memory_limit = None;
+    assert_eq!(unified(&it), json!({"memory.swap.max": "0"}));
+    it.host.cgroup_v2 = false;
+    assert_eq!(unified(&it), Value::Null, "version 1 has neither");
 }
 
 #[test]

@@ -1,0 +1,166 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::model::{Model, Outcome, revision};
+use crate::desired::DesiredPod;
+use crate::digest;
+use crate::plan::{RunStep, Step, StepKey};
+use crate::sample;
+use crate::spec::{PodTemplate, RestartPolicy};
+
+/// A Pod document with two containers, of which `a` has a limit of that many bytes.
+fn of_size(limit: u64, other: impl Fn(&mut PodTemplate)) -> DesiredPod {
+    let mut pod = revision(0, &["a", "b"]);
+    pod.workload = sample::static_pod("d");
+    let template = Arc::make_mut(&mut pod.template);
+    template.spec.containers[0].resources.memory_limit = Some(limit);
+    template.spec.containers[0].resources.memory_request = Some(1);
+    other(template);
+    pod.revision = digest::of_template(pod.workload.kind, &pod.template);
+    pod
+}
+
+fn plain(_: &mut PodTemplate) {}
+
+fn restarting(template: &mut PodTemplate) {
+    template.spec.containers[0].resize_policy.memory_restarts = true;
+}
+
+/// A pod of 10 bytes that runs, and then is wanted as `to`.
+fn resized(from: impl Fn(&mut PodTemplate), to: DesiredPod) -> Model {
+    let mut model = Model::new(of_size(10, from));
+    model.settle();
+    model.want(to);
+    model
+}
+
+/// uid and attempts of what runs.
+fn runs(model: &Model) -> Vec<(String, u32)> {
+    let runs = model.all_running().into_iter().map(|run| (format!("{}/{}", run.uid, run.container), run.attempt));
+    runs.collect::<BTreeMap<_, _>>().into_iter().collect()
+}
+
+fn unchanged() -> Vec<(String, u32)> {
+    vec![("uid-1/a".into(), 0), ("uid-1/b".into(), 0)]
+}
+
+#[test]
+fn other_amounts_resize_the_pod_that_runs() {
+    let mut model = resized(plain, of_size(20, plain));
+    model.settle();
+    model.check_sizes();
+    assert_eq!((runs(&model), model.admitted), (unchanged(), 1));
+    let record = &model.pods[0].record;
+    assert_eq!((&record.revision, record.course.resizes), (&of_size(20, plain).revision, 1));
+    assert!(model.plan().steps.is_empty());
+}
+
+#[test]
+fn resize_is_on_record_before_it_is_done_and_is_done_by_the_next_life_of_the_agent() {
+    let mut model = resized(plain, of_size(20, plain));
+    let first = model.begin();
+    assert!(matches!(first.steps[..], [Step::Remember { .. }]), "{first:?}");
+    model.end(0, Outcome::Done);
+    assert!(model.pods[0].record.course.resize.is_some());
+    model.restart_agent(false);
+    let next = model.begin();
+    assert!(next.steps.iter().any(|step| matches!(step, Step::Resize { .. })), "{next:?}");
+    // It is done, and nobody hears of it.
+    model.restart_agent(true);
+    model.settle();
+    model.check_sizes();
+    assert_eq!(runs(&model), unchanged());
+}
+
+#[test]
+fn policy_ends_the_run_of_its_container_and_no_other() {
+    let mut model = resized(restarting, of_size(20, restarting));
+    model.settle();
+    model.check_sizes();
+    assert_eq!(runs(&model), [("uid-1/a".to_owned(), 1), ("uid-1/b".to_owned(), 0)]);
+    assert_eq!(model.admitted, 1);
+}
+
+#[test]
+fn what_is_created_meanwhile_is_resized_when_it_is_there() {
+    let mut model = Model::new(of_size(10, plain));
+    let creates = |key: &StepKey| matches!(key, StepKey::Run(_, _, _, RunStep::Create));
+    while !model.in_flight.keys().any(creates) {
+        model.begin();
+        if !model.in_flight.keys().any(creates) {
+            model.end(0, Outcome::Done);
+        }
+    }
+    model.want(of_size(20, plain));
+    let plan = model.begin();
+    let nth =
+        model.in_flight.values().position(|step| matches!(step, Step::Remember { .. })).expect("it is remembered");
+    assert!(!plan.steps.is_empty());
+    model.end(nth, Outcome::Done);
+    let plan = model.begin();
+    assert!(
+        !plan.steps.iter().any(|step| matches!(step, Step::Resize { .. })),
+        "the old creation comes first: {plan:?}"
+    );
+    model.settle();
+    model.check_sizes();
+    assert_eq!(model.admitted, 1);
+}
+
+#[test]
+fn second_resize_adds_to_one_that_is_not_over() {
+    let mut model = resized(plain, of_size(20, plain));
+    model.begin();
+    model.end(0, Outcome::Done);
+    model.begin();
+    model.want(of_size(30, plain));
+    // The first is done when the second is on record already: that is not the second.
+    while model.pods[0].record.course.resizes < 2 {
+        model.begin();
+        let nth = model.in_flight.values().position(|step| matches!(step, Step::Remember { .. })).expect("one of them");
+        model.end(nth, Outcome::Done);
+    }
+    model.settle();
+    model.check_sizes();
+    assert_eq!((runs(&model), model.pods[0].record.course.resizes), (unchanged(), 2));
+}
+
+#[test]
+fn whatever_else_changes_makes_a_new_pod() {
+    let no_limit = |template: &mut PodTemplate| template.spec.containers[0].resources.memory_limit = None;
+    let other_class = |template: &mut PodTemplate| {
+        for container in &mut template.spec.containers {
+            let all = &mut container.resources;
+            (all.memory_limit, all.memory_request) = (Some(5), Some(5));
+            (all.cpu_limit_milli, all.cpu_request_milli) = (Some(5), Some(5));
+        }
+    };
+    let image = |template: &mut PodTemplate| template.spec.containers[1].image = "other".into();
+    let storage = |template: &mut PodTemplate| {
+        template.spec.containers[0].resources.limits.insert("ephemeral-storage".into(), "1Gi".into());
+    };
+    let finite = |template: &mut PodTemplate| {
+        restarting(template);
+        template.spec.restart_policy = RestartPolicy::OnFailure;
+    };
+    let of_daemonset = || {
+        let mut pod = of_size(20, plain);
+        pod.workload = sample::daemonset("d");
+        pod
+    };
+    for (what, before, after) in [
+        ("a limit that goes", of_size(10, plain), of_size(20, no_limit)),
+        ("another QoS class", of_size(10, plain), of_size(20, other_class)),
+        ("an image too", of_size(10, plain), of_size(20, image)),
+        ("another resource", of_size(10, plain), of_size(20, storage)),
+        ("a restart of what may end well", of_size(10, finite), of_size(20, finite)),
+        ("a DaemonSet", DesiredPod { workload: of_daemonset().workload, ..of_size(10, plain) }, of_daemonset()),
+    ] {
+        let mut model = Model::new(before);
+        model.settle();
+        model.want(after);
+        model.settle();
+        assert_eq!(model.admitted, 2, "{what}");
+        model.check_sizes();
+    }
+}
