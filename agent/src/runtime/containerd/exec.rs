@@ -68,10 +68,10 @@ pub(super) struct Execs {
 /// Whose turns they are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Turns {
-    OfContainer(String),
-    OfPeople(Uid),
+    Container(String),
+    People(Uid),
     /// To look at the container's working directory.
-    OfDirectory(String),
+    Directory(String),
 }
 
 impl Execs {
@@ -87,8 +87,8 @@ impl Execs {
             stage.send_replace(Stage::Starts);
         }
         let (whose, most) = match caller {
-            Caller::Node => (Turns::OfContainer(container.to_owned()), NODE_EXECS_MAX),
-            Caller::Person => (Turns::OfPeople(uid.clone()), PERSON_EXECS_MAX),
+            Caller::Node => (Turns::Container(container.to_owned()), NODE_EXECS_MAX),
+            Caller::Person => (Turns::People(uid.clone()), PERSON_EXECS_MAX),
         };
         let semaphore = self.turns(whose, most);
         match caller {
@@ -117,7 +117,7 @@ impl Execs {
         look: impl FnOnce() -> Result<(), String> + Send + 'static,
     ) -> Result<(), ExecError> {
         let hangs = || ExecError::NotStarted("the working directory does not answer; is its file system gone?".into());
-        let turn = self.turns(Turns::OfDirectory(container.to_owned()), 1).acquire_owned();
+        let turn = self.turns(Turns::Directory(container.to_owned()), 1).acquire_owned();
         let Ok(Ok(turn)) = tokio::time::timeout(limit, turn).await else { return Err(hangs()) };
         let Ok(Ok(place)) = tokio::time::timeout(limit, LOOKS.acquire()).await else {
             let why = "the working directories of other containers do not answer and take every thread for such looks";
