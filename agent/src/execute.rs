@@ -151,7 +151,7 @@ pub enum Outcome {
     },
     Resized {
         uid: Uid,
-        revision: String,
+        number: u64,
     },
     Started {
         run: RunKey,
@@ -436,7 +436,7 @@ async fn resize<M: Machine>(ground: &Ground<'_, M>, pod: Admitted, runs: Vec<Run
         }
     }
     machine.sandboxes().resize(uid, template, Reach::Exact).await?;
-    Ok(Outcome::Resized { uid: pod.record.uid, revision: pod.record.revision })
+    Ok(Outcome::Resized { uid: pod.record.uid, number: pod.record.course.resizes })
 }
 
 /// An error with all its causes in one line.

@@ -107,7 +107,7 @@ pub struct Worker<M: Machine> {
     /// Last lines of the logs of runs that failed without a word, until they are on record.
     last_lines: BTreeMap<RunKey, String>,
     /// Pods whose cgroups have what this revision of theirs asks for, until that is on record.
-    resized: BTreeMap<Uid, String>,
+    resized: BTreeMap<Uid, u64>,
     prober: Prober,
     /// What probes say of runs.
     health: BTreeMap<RunKey, Health>,

@@ -76,8 +76,8 @@ impl Record {
                 self.revision = revision;
                 self.resize(from, restarts, now);
             }
-            Change::Resized { revision } => {
-                if let Some(resize) = self.course.resize.as_mut().filter(|_| self.revision == revision) {
+            Change::Resized { number } => {
+                if let Some(resize) = self.course.resize.as_mut().filter(|_| self.course.resizes == number) {
                     resize.applied = true;
                 }
             }

@@ -74,7 +74,7 @@ pub struct View<'a> {
     /// Last lines of the logs of runs that failed without a word.
     pub last_lines: &'a BTreeMap<RunKey, String>,
     /// Pods whose cgroups have been given what their revision asks for. In memory only; what it means is remembered.
-    pub resized: &'a BTreeMap<Uid, String>,
+    pub resized: &'a BTreeMap<Uid, u64>,
     /// What probes say of runs. In memory only; what it means is remembered in the record.
     pub health: &'a BTreeMap<RunKey, Health>,
     /// Pods whose shim does not answer, and since when no look has found otherwise. In memory only.
@@ -244,8 +244,8 @@ pub enum Change {
         from: BTreeMap<String, Amounts>,
         restarts: BTreeMap<String, u32>,
     },
-    /// The cgroups have what this revision asks for.
-    Resized { revision: String },
+    /// The cgroups have what the resize of this number (`Course.resizes`) asks for: a revision may come back, its number does not.
+    Resized { number: u64 },
     /// Another boot: moments are void, back-off starts anew.
     NewBoot,
 }

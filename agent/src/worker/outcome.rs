@@ -90,8 +90,8 @@ impl<M: Machine> Worker<M> {
                     }
                 }
             }
-            Outcome::Resized { uid, revision } => {
-                self.resized.insert(uid, revision);
+            Outcome::Resized { uid, number } => {
+                self.resized.insert(uid, number);
             }
             Outcome::Started { run, pid } => self.started(&run, pid),
             Outcome::Signalled { run, signal } => {

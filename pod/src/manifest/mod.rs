@@ -35,10 +35,13 @@ mod yaml;
 use std::fmt;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::content::{Content, ContentKey, ContentKind};
 use crate::desired::{DesiredPod, Origin};
 use crate::name::{WorkloadKey, WorkloadKind};
 use crate::received::Received;
+use crate::spec::PodTemplate;
 
 pub use security::capability;
 
@@ -189,6 +192,23 @@ pub struct NoEffect {
 /// Whether Kubernetes brings the priority class of this name.
 pub fn is_known_class(name: &str) -> bool {
     pod::PRIORITY_CLASSES.iter().any(|(known, _)| *known == name)
+}
+
+/// The template with the priority that its document writes, without what was looked up of PriorityClass documents: what a revision
+/// is made of, so that another value of a class makes no new pod.
+pub fn with_written_priority(template: &PodTemplate, kind: WorkloadKind, document: &Value) -> PodTemplate {
+    let spec = match kind {
+        WorkloadKind::Pod => document.pointer("/spec"),
+        WorkloadKind::DaemonSet => document.pointer("/spec/template/spec"),
+    };
+    let field = |name: &str| spec.and_then(|spec| spec.get(name));
+    let class = field("priorityClassName").and_then(Value::as_str).filter(|name| !name.is_empty());
+    let known = pod::PRIORITY_CLASSES.iter().find(|(name, _)| Some(*name) == class).map(|(_, value)| *value);
+    let given = field("priority").and_then(Value::as_i64).and_then(|value| i32::try_from(value).ok());
+    let mut template = template.clone();
+    template.spec.priority = known.or(given).unwrap_or(0);
+    template.spec.priority_class = class.map(str::to_owned);
+    template
 }
 
 /// Reads a file. Every document is judged by itself: one that is refused stops no other.

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use crate::content::{Contents, Used, of_pod};
 use crate::desired::{DesiredPod, DesiredSet, Wanted};
 use crate::digest;
+use crate::manifest::with_written_priority;
 use crate::name::WorkloadKind;
 use crate::spec::CONFIG_DIGEST_ANNOTATION;
 
@@ -39,7 +40,8 @@ fn mark(pod: &mut DesiredPod, contents: &Contents, salt: &[u8]) {
         annotations.insert(CONFIG_DIGEST_ANNOTATION.to_owned(), letters.clone().into());
     }
     Arc::make_mut(&mut pod.template).annotations.insert(CONFIG_DIGEST_ANNOTATION.to_owned(), letters);
-    pod.revision = digest::revision(pod.workload.kind, &pod.template, &document);
+    let written = with_written_priority(&pod.template, pod.workload.kind, &document);
+    pod.revision = digest::revision(pod.workload.kind, &written, &document);
     pod.document = document.into();
 }
 

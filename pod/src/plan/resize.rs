@@ -11,8 +11,10 @@ use super::{Change, PodView, Step, View, order};
 use crate::desired::DesiredPod;
 use crate::digest;
 use crate::lifecycle;
+use crate::manifest::with_written_priority;
 use crate::name::WorkloadKind;
 use crate::qos;
+use crate::received::Received;
 use crate::record::{Amounts, ContainerMemory, Lifecycle};
 use crate::spec::{Container, PodTemplate, Resources, RestartPolicy, Role};
 
@@ -24,7 +26,12 @@ pub const RESIZE_RESTARTS: &str = "its new resources need a restart";
 pub fn of(pod: &PodView, wanted: &DesiredPod) -> Option<Change> {
     let (record, kind) = (&pod.record, pod.record.workload.kind);
     let lives = record.lifecycle == Lifecycle::Running && record.course.failed.is_none();
-    if kind != WorkloadKind::Pod || !lives || !fits(&pod.template, &wanted.template) {
+    if kind != WorkloadKind::Pod || !lives {
+        return None;
+    }
+    // What a priority class gives stays as it was at the admission.
+    let written = |template, document: &Received| with_written_priority(template, kind, &document.read());
+    if !fits(&written(&pod.template, &record.document), &written(&wanted.template, &wanted.document)) {
         return None;
     }
     let both = || pod.template.spec.containers.iter().zip(&wanted.template.spec.containers);
@@ -48,12 +55,12 @@ pub fn of(pod: &PodView, wanted: &DesiredPod) -> Option<Change> {
 
 /// Brings what is on record to the pod's cgroups.
 pub fn carry_out(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView) {
-    let (uid, revision) = (&pod.record.uid, &pod.record.revision);
+    let (uid, number) = (&pod.record.uid, pod.record.course.resizes);
     if pod.record.course.resize.as_ref().is_none_or(|resize| resize.applied) {
         return;
     }
-    if view.resized.get(uid) == Some(revision) {
-        remember(draft, pod, Change::Resized { revision: revision.clone() });
+    if view.resized.get(uid) == Some(&number) {
+        remember(draft, pod, Change::Resized { number });
     } else {
         draft.step(Step::Resize { uid: uid.clone() });
     }
@@ -87,10 +94,6 @@ fn fits(old: &PodTemplate, new: &PodTemplate) -> bool {
     let mut grown = old.clone();
     for (container, wanted) in grown.spec.containers.iter_mut().zip(after) {
         container.resources.clone_from(&wanted.resources);
-    }
-    // What a priority class gives stays as it was at the admission.
-    if grown.spec.priority_class.is_some() && grown.spec.priority_class == new.spec.priority_class {
-        grown.spec.priority = new.spec.priority;
     }
     digest::of_template(WorkloadKind::Pod, &grown) == digest::of_template(WorkloadKind::Pod, new)
 }

@@ -1,10 +1,13 @@
 //! Who is who among a workload's pods: the one that runs, its successor, those that are to end. This is where updates
 //! happen; everything below looks at one pod and its goal only.
 
+use serde_json::Value;
+
 use super::draft::pod_wait;
 use super::{PodView, RunStep, StepKey, View, Waiting, order, resize};
 use crate::desired::{DesiredPod, UpdateStrategy, Wanted};
 use crate::digest;
+use crate::manifest::with_written_priority;
 use crate::observed::{ContainerState, ImageState, SandboxState};
 use crate::record::Lifecycle;
 
@@ -51,9 +54,13 @@ pub fn is_of(pod: &PodView, wanted: &DesiredPod) -> bool {
 /// the agent restarts nobody.
 pub fn says_the_same(pod: &PodView, wanted: &DesiredPod) -> bool {
     let (record, kind) = (&pod.record, pod.record.workload.kind);
+    let written = |template, document: &Value| with_written_priority(template, kind, document);
     record.revision == wanted.revision
-        || record.revision == digest::of_template(kind, &wanted.template)
-        || digest::revision(kind, &pod.template, &record.document.read()) == wanted.revision
+        || record.revision == digest::of_template(kind, &written(&wanted.template, &wanted.document.read()))
+        || {
+            let document = record.document.read();
+            digest::revision(kind, &written(&pod.template, &document), &document) == wanted.revision
+        }
 }
 
 fn gone(view: &View<'_>) -> Roles {

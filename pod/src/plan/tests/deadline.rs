@@ -53,3 +53,16 @@ fn deadline_is_of_the_boot_clock_and_of_the_other_one_after_a_reboot() {
     model.pods[0].record.admitted_at = admitted;
     assert!(fails(&model));
 }
+
+#[test]
+fn clock_that_was_never_set_ends_no_pod_after_a_reboot() {
+    let mut model = running(60);
+    // Admitted before the clock came, which is right now.
+    model.pods[0].record.admitted_at = jiff::Timestamp::UNIX_EPOCH;
+    model.reboot();
+    model.settle_for(1);
+    assert_eq!(failed(&model), None);
+    model.pass_time(60_000);
+    model.settle();
+    assert_eq!(failed(&model), Some(DEADLINE_EXCEEDED), "it counts from the boot then");
+}

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use crate::backoff;
 use crate::desired::{DesiredPod, Wanted};
-use crate::digest;
 use crate::lifecycle;
 use crate::name::{RunKey, Uid, WorkloadKey};
 use crate::observed::{ContainerState, Health, ImageState, ObservedContainer, ProbeFailure, ProbeKind, SandboxState};
@@ -31,7 +30,7 @@ pub struct Model {
     pub last_lines: BTreeMap<RunKey, String>,
     /// Whether hooks succeed.
     pub hooks_work: bool,
-    pub resized: BTreeMap<Uid, String>,
+    pub resized: BTreeMap<Uid, u64>,
     pub health: BTreeMap<RunKey, Health>,
     pub silent: BTreeMap<Uid, Now>,
     pub now: u64,
@@ -48,7 +47,7 @@ pub struct Model {
     /// What the cgroups of runs have: the container's resources when they were made, or when they were resized.
     sizes: BTreeMap<RunKey, Resources>,
     /// The pods as they were when steps in flight began.
-    begun: BTreeMap<StepKey, Arc<PodTemplate>>,
+    begun: BTreeMap<StepKey, (Arc<PodTemplate>, u64)>,
     /// By revision.
     documents: BTreeMap<String, Arc<PodTemplate>>,
     disk: BTreeMap<Uid, Record>,
@@ -104,7 +103,7 @@ impl Model {
     }
 
     pub fn now(&self) -> Now {
-        let wall = jiff::Timestamp::from_millisecond(1_700_000_000_000 + i64::try_from(self.now).unwrap()).unwrap();
+        let wall = jiff::Timestamp::from_millisecond(1_800_000_000_000 + i64::try_from(self.now).unwrap()).unwrap();
         Now { boot: Moment(self.now), wall }
     }
 
@@ -147,8 +146,8 @@ impl Model {
         let plan = self.plan();
         for step in &plan.steps {
             if let Step::Create { uid, .. } | Step::Resize { uid } = step {
-                let template = self.pods.iter().find(|pod| pod.record.uid == *uid).unwrap().template.clone();
-                self.begun.insert(step.key(), template);
+                let pod = self.pods.iter().find(|pod| pod.record.uid == *uid).unwrap();
+                self.begun.insert(step.key(), (pod.template.clone(), pod.record.course.resizes));
             }
             self.in_flight.insert(step.key(), step.clone());
         }
@@ -174,8 +173,7 @@ impl Model {
                         self.delivered.insert(key, before.again(now));
                     }
                     Step::Resize { uid } => {
-                        let revision = digest::of_template(self.workload.kind, &self.begun[&key]);
-                        self.resized.insert(uid, revision);
+                        self.resized.insert(uid, self.begun[&key].1);
                     }
                     Step::Hook { .. } => {
                         let failed = (!self.hooks_work).then(|| "the hook failed".to_owned());
@@ -459,7 +457,7 @@ impl Model {
             }
             Step::Create { uid, container, attempt } => self.create(&uid, &container, attempt, ContainerState::Created),
             Step::Resize { uid } => {
-                let template = self.begun[&StepKey::Resize(uid.clone())].clone();
+                let template = self.begun[&StepKey::Resize(uid.clone())].0.clone();
                 let pod = self.pods.iter().find(|pod| pod.record.uid == uid).unwrap();
                 let lives = |c: &&ObservedContainer| {
                     matches!(c.state, ContainerState::Created | ContainerState::Running { .. })
@@ -535,7 +533,7 @@ impl Model {
         assert!(pod.containers.iter().all(|c| c.run != run), "created twice");
         let id = run.container_id();
         let key = StepKey::Run(uid.clone(), container.to_owned(), attempt, RunStep::Create);
-        let resources = self.begun[&key].spec.container(container).unwrap().resources.clone();
+        let resources = self.begun[&key].0.spec.container(container).unwrap().resources.clone();
         self.sizes.insert(run.clone(), resources);
         pod.containers.push(ObservedContainer {
             id,

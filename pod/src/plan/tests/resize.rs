@@ -126,6 +126,52 @@ fn second_resize_adds_to_one_that_is_not_over() {
 }
 
 #[test]
+fn amounts_that_come_back_are_brought_to_the_cgroups_again() {
+    let mut model = resized(plain, of_size(20, plain));
+    model.settle();
+    let done = model.pods[0].record.course.resizes;
+    // Another size gets half-way, and the former one is wanted again.
+    model.want(of_size(30, plain));
+    model.begin();
+    model.end(0, Outcome::Done);
+    model.begin();
+    model.want(of_size(20, plain));
+    model.settle();
+    model.check_sizes();
+    assert_eq!(model.pods[0].record.course.resizes, done + 2);
+    // What was carried out once says nothing of a later time.
+    model.resized.insert(model.pods[0].record.uid.clone(), done);
+    model.want(of_size(30, plain));
+    model.settle();
+    model.check_sizes();
+}
+
+#[test]
+fn value_of_a_class_makes_no_new_pod_and_no_resize() {
+    let document = |class: Option<&str>| serde_json::json!({"spec": {"priorityClassName": class}}).into();
+    let of_class = |size, class: Option<&str>, value: i32, written: Option<&str>| {
+        let mut pod = of_size(size, plain);
+        let spec = &mut Arc::make_mut(&mut pod.template).spec;
+        (spec.priority, spec.priority_class) = (value, class.map(str::to_owned));
+        pod.document = document(written);
+        pod
+    };
+    for (class, written) in [("high", Some("high")), ("default", None)] {
+        let mut model = Model::new(of_class(20, Some(class), 7, written));
+        model.settle();
+        let uid = model.pods[0].record.uid.clone();
+        // Another value, and amounts that change while the class of those without one came or went.
+        for next in [of_class(20, Some(class), 8, written), of_class(30, written, 0, written)] {
+            model.want(next);
+            model.settle();
+            model.check_sizes();
+            assert_eq!((model.pods.len(), &model.pods[0].record.uid), (1, &uid));
+        }
+        assert_eq!(model.pods[0].record.course.resizes, 1, "to 30, and not for the value");
+    }
+}
+
+#[test]
 fn whatever_else_changes_makes_a_new_pod() {
     let no_limit = |template: &mut PodTemplate| template.spec.containers[0].resources.memory_limit = None;
     let other_class = |template: &mut PodTemplate| {
