@@ -58,7 +58,7 @@ impl From<&Wanted> for WantedSummary {
     fn from(wanted: &Wanted) -> WantedSummary {
         match wanted {
             Wanted::Run(desired) => WantedSummary::Run { revision: desired.revision.clone(), update: desired.update },
-            Wanted::Hold { reason } => WantedSummary::Hold { reason: reason.clone() },
+            Wanted::Hold { reason } | Wanted::Forbidden { reason } => WantedSummary::Hold { reason: reason.clone() },
             Wanted::Gone => WantedSummary::Gone,
         }
     }

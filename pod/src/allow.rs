@@ -92,7 +92,10 @@ impl fmt::Display for HostNamespace {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     Read,
+    /// To it and to all below it.
     Write,
+    /// To make it where nothing is.
+    Make,
 }
 
 /// What a pod asks for that the node does not allow.
@@ -187,22 +190,43 @@ impl Allow {
     pub fn host_path(&self, path: &Path, access: Access) -> Result<(), String> {
         let Some(rule) = &self.host_paths else { return Ok(()) };
         let says = || rule.says(HOST_PATH);
-        match self.may_write(path) {
-            Some(_) if access == Access::Read => Ok(()),
-            Some(true) => Ok(()),
-            Some(false) => Err(format!(
+        let Some(entry) = rule.narrowest(path) else {
+            return Err(format!("is not allowed on this node: {}; use a path below these, or allow it there", says()));
+        };
+        match (access, rule.read_only_below(path)) {
+            (Access::Read, _) => Ok(()),
+            _ if entry.read_only => Err(format!(
                 "may only be read on this node: {}; set readOnly: true where it is mounted, or allow it without :ro",
                 says()
             )),
-            None => Err(format!("is not allowed on this node: {}; use a path below these, or allow it there", says())),
+            (Access::Write, Some(below)) => Err(format!(
+                "may only be read on this node, because {} in it may: {}; mount a path beside that, or set readOnly: true where it is mounted",
+                below.path,
+                says()
+            )),
+            (Access::Write | Access::Make, _) => Ok(()),
         }
     }
 
-    /// Whether a volume that may show this path may be written to; the narrowest entry decides. None: it may not show it.
+    /// Whether a volume that may show this path may be written to: the narrowest entry decides, and nothing in it may be for
+    /// reading only. None: it may not show it.
     pub fn may_write(&self, path: &Path) -> Option<bool> {
         let Some(rule) = &self.host_paths else { return Some(true) };
-        let above = rule.only.iter().filter(|allowed| path.starts_with(&allowed.path));
-        above.max_by_key(|allowed| Path::new(&allowed.path).components().count()).map(|allowed| !allowed.read_only)
+        rule.narrowest(path).map(|entry| !entry.read_only && rule.read_only_below(path).is_none())
+    }
+}
+
+impl Rule<AllowedPath> {
+    /// The entry that decides about this path.
+    fn narrowest(&self, path: &Path) -> Option<&AllowedPath> {
+        let above = self.only.iter().filter(|allowed| path.starts_with(&allowed.path));
+        above.max_by_key(|allowed| Path::new(&allowed.path).components().count())
+    }
+
+    /// An entry for reading only that lies below this path and not at it.
+    fn read_only_below(&self, path: &Path) -> Option<&AllowedPath> {
+        let below = |entry: &Path| entry.starts_with(path) && !path.starts_with(entry);
+        self.only.iter().find(|entry| entry.read_only && below(Path::new(&entry.path)))
     }
 }
 

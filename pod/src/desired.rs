@@ -59,6 +59,8 @@ pub enum Wanted {
     /// Keep what its records say: its document is unreadable or refused at present, its source has not been heard
     /// from, or its newest wish cannot be taken.
     Hold { reason: String },
+    /// As [`Wanted::Hold`], by a rule of the node's owner: what never ran is not started either.
+    Forbidden { reason: String },
     /// No source wants it and all have been heard: end it.
     Gone,
 }

@@ -164,7 +164,7 @@ fn allowed(pod: DesiredPod, node: &Node, claims: &mut Claims) -> Wanted {
     };
     let reason = format!("{spec}.{}: {}", first.path, first.reason);
     claims.refuse_all(&pod, forbidden.into_iter().map(|it| (format!("{spec}.{}", it.path), it.reason)));
-    Wanted::Hold { reason }
+    Wanted::Forbidden { reason }
 }
 
 /// A static pod's name is given; a DaemonSet's pod of the same name may be there by chance and keeps it.

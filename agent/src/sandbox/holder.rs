@@ -17,6 +17,7 @@ use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use pod::name::Uid;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::namespaces::{self, Kind};
@@ -44,6 +45,8 @@ pub enum HolderError {
     Pin { path: PathBuf, source: io::Error },
     #[error("cannot write {path}, which names the process that holds the pod's process namespace")]
     Note { path: PathBuf, source: io::Error },
+    #[error("cannot tell from {path} whether the process that holds the pod's process namespace lives")]
+    Look { path: PathBuf, source: io::Error },
     #[error("the process {pid} that holds the pod's process namespace cannot be ended")]
     End { pid: i32, source: io::Error },
 }
@@ -62,14 +65,20 @@ impl Place {
         self.ns.join(FILE)
     }
 
-    /// Whether the noted process lives and its namespace is pinned.
-    pub fn is_held(&self) -> bool {
-        namespaces::is_pinned(&self.pin()) && noted(&self.note).is_some_and(|noted| noted.lives())
+    /// Whether the noted process lives and its namespace is pinned. Err: that cannot be told now (no descriptors or memory are
+    /// left), which says nothing about the process.
+    pub fn is_held(&self) -> Result<bool, HolderError> {
+        if !namespaces::is_pinned(&self.pin()) {
+            return Ok(false);
+        }
+        let lives = || noted(&self.note)?.map_or(Ok(false), |noted| noted.lives());
+        lives().map_err(|source| self.look(source))
     }
 
-    /// Kills the noted process, and with it all that is in its namespace, and waits for its end. Ok when there is none.
+    /// Kills the noted process, and with it all that is in its namespace, and waits for its end. Ok when there is none. After an
+    /// error the note stays: without it nobody would know the process.
     pub fn end(&self) -> Result<(), HolderError> {
-        if let Some(noted) = noted(&self.note) {
+        if let Some(noted) = noted(&self.note).map_err(|source| self.look(source))? {
             noted.end().map_err(|source| HolderError::End { pid: noted.pid, source })?;
         }
         match fs::remove_file(&self.note) {
@@ -78,6 +87,10 @@ impl Place {
             }
             _ => Ok(()),
         }
+    }
+
+    fn look(&self, source: io::Error) -> HolderError {
+        HolderError::Look { path: self.note.clone(), source }
     }
 }
 
@@ -129,6 +142,8 @@ impl Ready {
         let _ = fs::write(format!("/proc/{}/oom_score_adj", self.pid), OOM_SCORE);
         let pin = place.pin();
         let pinned = || {
+            // There is none where all its other namespaces are the node's.
+            fs::create_dir_all(&place.ns)?;
             if !pin.exists() {
                 fs::OpenOptions::new().write(true).create_new(true).open(&pin)?;
             }
@@ -138,7 +153,7 @@ impl Ready {
         };
         pinned().map_err(|source: io::Error| HolderError::Pin { path: pin.clone(), source })?;
         let noted = || {
-            let start = start_time(self.pid).ok_or_else(|| io::Error::other("it has ended"))?;
+            let start = start_time(self.pid)?.ok_or_else(|| io::Error::other("it has ended"))?;
             fs::create_dir_all(place.note.parent().unwrap_or(Path::new("/")))?;
             let beside = place.note.with_extension("tmp");
             fs::write(&beside, format!("{} {start}", self.pid))?;
@@ -169,21 +184,36 @@ struct Noted {
     start: u64,
 }
 
-fn noted(note: &Path) -> Option<Noted> {
-    let text = fs::read_to_string(note).ok()?;
-    let (pid, start) = text.trim().split_once(' ')?;
-    Some(Noted { pid: pid.parse().ok()?, start: start.parse().ok()? })
+/// None: nothing is noted, or what a power cut left of it.
+fn noted(note: &Path) -> io::Result<Option<Noted>> {
+    let parsed = |text: String| {
+        let (pid, start) = text.trim().split_once(' ')?;
+        Some(Noted { pid: pid.parse().ok()?, start: start.parse().ok()? })
+    };
+    match fs::read(note) {
+        Ok(bytes) => Ok(String::from_utf8(bytes).ok().and_then(parsed)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl Noted {
-    fn lives(&self) -> bool {
-        start_time(self.pid) == Some(self.start)
+    fn lives(&self) -> io::Result<bool> {
+        Ok(start_time(self.pid)? == Some(self.start))
     }
 
     fn end(&self) -> io::Result<()> {
-        let process = Pid::from_raw(self.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(()) };
+        let process = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(process) => process,
+            // EINVAL: a number that no process has, from a torn note.
+            Err(Errno::SRCH | Errno::INVAL) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        };
         // Whoever has its number now is another, and was opened for nothing.
-        let Some(process) = process.filter(|_| self.lives()) else { return Ok(()) };
+        if !self.lives()? {
+            return Ok(());
+        }
         // It may have ended by itself.
         let _ = pidfd_send_signal(&process, Signal::KILL);
         let timeout = PollTimeout::try_from(END_WITHIN).unwrap_or(PollTimeout::MAX);
@@ -195,15 +225,22 @@ impl Noted {
 }
 
 /// Field 22 of /proc/PID/stat (proc(5)); None: there is no such process, or it has ended.
-fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn start_time(pid: i32) -> io::Result<Option<u64>> {
+    let stat = match fs::read(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        // ESRCH: it went while it was read.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let stat = String::from_utf8_lossy(&stat);
+    let odd = || io::Error::other(format!("/proc/{pid}/stat is not understood"));
     // The name, in parentheses, may have any characters.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
+    let mut fields = stat.rsplit_once(')').ok_or_else(odd)?.1.split_whitespace();
+    if matches!(fields.next().ok_or_else(odd)?, "Z" | "X") {
+        return Ok(None);
     }
-    fields.nth(18)?.parse().ok()
+    fields.nth(18).and_then(|start| start.parse().ok()).map(Some).ok_or_else(odd)
 }
 
 #[cfg(test)]
@@ -218,19 +255,35 @@ mod tests {
         fs::create_dir_all(dir.path().join("holders")).unwrap();
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let start = start_time(pid).unwrap();
+        let start = start_time(pid).unwrap().unwrap();
         // Another process that has got the number since.
         fs::write(&place.note, format!("{pid} {}", start + 1)).unwrap();
         place.end().unwrap();
         assert!(child.try_wait().unwrap().is_none() && !place.note.exists());
         fs::write(&place.note, format!("{pid} {start}")).unwrap();
-        assert!(noted(&place.note).unwrap().lives() && !place.is_held(), "nothing is pinned");
+        assert!(noted(&place.note).unwrap().unwrap().lives().unwrap());
+        assert!(!place.is_held().unwrap(), "nothing is pinned");
         place.end().unwrap();
-        assert_eq!(start_time(pid), None, "it has ended, and nobody has taken its status yet");
+        assert_eq!(start_time(pid).unwrap(), None, "it has ended, and nobody has taken its status yet");
         assert!(!child.wait().unwrap().success());
         place.end().unwrap();
         fs::write(&place.note, "torn").unwrap();
         place.end().unwrap();
         assert!(!place.note.exists());
+    }
+    #[test]
+    fn what_cannot_be_read_is_neither_gone_nor_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { note: dir.path().join("holders/0a"), ns: dir.path().join("ns") };
+        fs::create_dir_all(dir.path().join("ns")).unwrap();
+        fs::write(place.pin(), "").unwrap();
+        let own = "/proc/self/ns/pid";
+        mount(Some(own), &place.pin(), None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("these tests need root");
+        // A directory cannot be read, as a file cannot when no descriptors are left.
+        fs::create_dir_all(&place.note).unwrap();
+        let (held, ended, kept) = (place.is_held(), place.end(), place.note.exists());
+        super::super::mounts::unmount(&place.pin()).unwrap();
+        assert!(matches!(held, Err(HolderError::Look { .. })), "{held:?}");
+        assert!(matches!(ended, Err(HolderError::Look { .. })) && kept, "{ended:?}");
     }
 }

@@ -38,7 +38,8 @@ impl Shared {
                 return broken(format!("its {} namespace is not pinned at {}", kind.oci(), path.display()));
             }
         }
-        if spec.share_processes && !self.holder(uid).is_held() {
+        // What cannot be told now (no descriptors left) is not broken for it.
+        if spec.share_processes && matches!(self.holder(uid).is_held(), Ok(false)) {
             return broken("the process that holds its shared process namespace is gone".into());
         }
         if !mounts::is_mount_root(&pod_dir) {

@@ -363,7 +363,7 @@ impl Shared {
     /// Has somebody hold the pod's shared process namespace, in the pod's other namespaces and in its cgroup.
     async fn hold(self: &Arc<Self>, uid: &Uid, spec: &PodSpec) -> Result<(), StepError> {
         let place = self.holder(uid);
-        if place.is_held() {
+        if place.is_held().map_err(|error| step(CREATE, &error))? {
             return Ok(());
         }
         let kinds = namespaces::own_kinds(spec.host_network, spec.host_ipc);

@@ -172,6 +172,16 @@ fn a_shared_process_namespace_is_held_by_one_process_in_the_pods_own_surrounding
         assert_eq!(holders(), []);
         assert_eq!(again.list().await.unwrap(), []);
 
+        // Also where all of its other namespaces are the node's.
+        let mut hosts = template.clone();
+        (hosts.spec.host_network, hosts.spec.host_ipc) = (true, true);
+        again.set_up(&record, &hosts).await.unwrap();
+        assert!(matches!(again.inspect(&record.uid, &hosts).await, SandboxState::Connected { .. }));
+        let of = again.describe(&record, &hosts).await.unwrap().namespaces;
+        assert!(of.keys().eq(["pid"]) && holders().len() == 1, "{of:?}");
+        again.tear_down(&record.uid, Leave::Nothing).await.unwrap();
+        assert_eq!(holders(), []);
+
         // Nothing that runs without what was asked for.
         let mut config = node.config();
         config.keeper = "/bin/true".into();

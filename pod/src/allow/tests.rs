@@ -97,7 +97,9 @@ fn paths_are_allowed_part_by_part_and_the_narrowest_entry_says_how() {
     for (at, expected) in [
         ("/srv", Some(false)),
         ("/srv/other", Some(false)),
-        ("/srv/app", Some(true)),
+        // What lies in it may only be read.
+        ("/srv/app", Some(false)),
+        ("/srv/app/other", Some(true)),
         ("/srv//app/./x", Some(true)),
         ("/srv/app/keys/k", Some(false)),
         ("/srv/application", Some(false)),
@@ -108,6 +110,12 @@ fn paths_are_allowed_part_by_part_and_the_narrowest_entry_says_how() {
     }
     assert!(allow.host_path(Path::new("/srv"), Access::Read).is_ok());
     assert!(allow.host_path(Path::new("/srv"), Access::Write).unwrap_err().contains("readOnly: true"));
+    let (app, made) = (Path::new("/srv/app"), Path::new("/srv/app/new"));
+    assert!(allow.host_path(app, Access::Read).is_ok() && allow.host_path(app, Access::Make).is_ok());
+    let why = allow.host_path(app, Access::Write).unwrap_err();
+    assert!(why.contains("because /srv/app/keys in it may"), "{why}");
+    assert!(allow.host_path(made, Access::Make).is_ok() && allow.host_path(made, Access::Write).is_ok());
+    assert!(allow.host_path(Path::new("/srv/app/keys/new"), Access::Make).is_err());
     let everything = Allow { host_paths: rule([path("/", true)]), ..Allow::default() };
     assert_eq!(everything.may_write(Path::new("/etc")), Some(false));
 

@@ -294,7 +294,7 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("volumes[].projected.sources[].serviceAccountToken.expirationSeconds", Integer, Honoured("at least 600")),
     row("volumes[].projected.sources[].clusterTrustBundle", Object, Refused("not supported: trust bundles are a cluster's; use a configMap")),
     row("volumes[].projected.sources[].podCertificate", Object, Refused("not supported: a cluster's signer issues them; use a secret")),
-    row("volumes[].image", Object, Honoured("read-only, nothing in it can be executed; pulled as the containers' images are, for each container that mounts it; images, no other OCI artifacts")),
+    row("volumes[].image", Object, Honoured("read-only, nothing in it can be executed; pulled as the containers' images are, for each container that mounts it; images, no other OCI artifacts, with at most some fifty layers (their paths go into one mount(2) call; build one with more anew with a last stage FROM scratch)")),
     row("volumes[].image.reference", Text, Honoured("")),
     row("volumes[].image.pullPolicy", Text, Honoured("default: Always for the tag latest, else IfNotPresent")),
     row("volumes[].gitRepo", Object, Refused("not supported, because it runs git as root: CVE-2024-10220")),

@@ -16,7 +16,7 @@ pub fn share(set: &mut DesiredSet, recorded: &[Recorded], claims: &mut Claims) {
     let live: BTreeSet<&WorkloadKey> = recorded.iter().filter(|r| r.live).map(|r| &r.workload).collect();
     let asking = set.workloads.iter().filter_map(|(key, wanted)| match wanted {
         Wanted::Run(pod) => Some((!live.contains(key), Reverse(pod.template.spec.priority), key.clone())),
-        Wanted::Hold { .. } | Wanted::Gone => None,
+        Wanted::Hold { .. } | Wanted::Forbidden { .. } | Wanted::Gone => None,
     });
     let mut asking: Vec<_> = asking.collect();
     asking.sort();

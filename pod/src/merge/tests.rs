@@ -63,6 +63,7 @@ fn file_of(wanted: &Wanted) -> &str {
     match wanted {
         Wanted::Run(pod) => &pod.origin.file,
         Wanted::Hold { .. } => "held",
+        Wanted::Forbidden { .. } => "forbidden",
         Wanted::Gone => "gone",
     }
 }
@@ -461,7 +462,7 @@ fn what_the_node_does_not_allow_is_a_bad_edit_whatever_source_it_comes_from() {
         let spec = if kind == WorkloadKind::Pod { "spec" } else { "spec.template.spec" };
         for recorded in [vec![], vec![recorded(&key, source, "f")]] {
             let merged = merge(std::slice::from_ref(&said), &recorded, &node, 110);
-            let Wanted::Hold { reason } = merged.set.wanted(&key) else { panic!("{merged:?}") };
+            let Wanted::Forbidden { reason } = merged.set.wanted(&key) else { panic!("{merged:?}") };
             let path = format!("{spec}.containers[0].securityContext.privileged");
             assert!(reason.starts_with(&format!("{path}: is not allowed")), "{reason}");
             let Fate::Refused { rejections } = fate_in(&merged, "f") else { panic!("{merged:?}") };
@@ -532,7 +533,7 @@ fn of_class(line: u32, key: &WorkloadKey, name: &str) -> DocumentOutcome {
 fn priority(merged: &Merged, key: &WorkloadKey) -> Option<(i32, Option<String>)> {
     match &merged.set.workloads[key] {
         Wanted::Run(pod) => Some((pod.template.spec.priority, pod.template.spec.priority_class.clone())),
-        Wanted::Hold { .. } | Wanted::Gone => None,
+        Wanted::Hold { .. } | Wanted::Forbidden { .. } | Wanted::Gone => None,
     }
 }
 

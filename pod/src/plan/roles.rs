@@ -39,7 +39,8 @@ pub struct Roles {
 pub fn decide(view: &View<'_>) -> Roles {
     match view.wanted {
         Wanted::Gone => gone(view),
-        Wanted::Hold { reason } => hold(view, reason),
+        Wanted::Hold { reason } => hold(view, reason, oldest_that_ran(view).or_else(|| newest_live(view))),
+        Wanted::Forbidden { reason } => hold(view, reason, oldest_that_ran(view)),
         Wanted::Run(wanted) => run(view, wanted),
     }
 }
@@ -67,8 +68,7 @@ fn gone(view: &View<'_>) -> Roles {
 }
 
 /// Nothing is admitted and nothing ends; what runs is kept running. An update that had begun waits.
-fn hold(view: &View<'_>, reason: &str) -> Roles {
-    let runs = oldest_that_ran(view).or_else(|| newest_live(view));
+fn hold(view: &View<'_>, reason: &str, runs: Option<usize>) -> Roles {
     let mut roles = all(view, |index| match runs {
         Some(runs) if runs == index => Goal::Run,
         Some(runs) if runs < index => Goal::Prepare,

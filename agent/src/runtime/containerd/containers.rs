@@ -4,6 +4,7 @@
 //! garbage collection sees who owns it (an unowned active snapshot may be collected within milliseconds).
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -19,10 +20,10 @@ use oci_spec::runtime::Spec;
 use prost_types::Any;
 use tokio::task::JoinSet;
 
-use pod::allow::Allow;
+use pod::allow::{Allow, HOST_PATH};
 use pod::name::WorkloadKey;
 use pod::observed::{ContainerState, ObservedContainer};
-use pod::spec::{AppArmor, Container, HostPathKind, RecursiveReadOnly, Seccomp, VolumeSource};
+use pod::spec::{AppArmor, Container, HostPathKind, RecursiveReadOnly, Seccomp, VolumeMount, VolumeSource};
 
 use super::apparmor::IsNeeded;
 use super::client::{Client, QUICK, bounded, found};
@@ -79,10 +80,20 @@ impl Containerd {
         });
         let sub_paths = sub_paths.map_err(|why| StepError::new("CreateContainerConfigError", why))?;
         let bound = self.bind(run, &sub_paths).await?;
-        let strict = allow.map(|allow| read_only(run.container, &sub_paths, &bound, &allow));
+        let strict = match allow {
+            Some(allow) => self.read_only(run, &sub_paths, (&bound, &allow), &runtime).await,
+            None => Ok(None),
+        };
+        let strict = match strict {
+            Ok(strict) => strict,
+            Err(error) => return Err(unbound(bound, error).await),
+        };
         let run = &CreateRun { container: strict.as_ref().unwrap_or(run.container), ..run.clone() };
         let (spec, adapted) =
-            self.spec_of(run, image, (&image_volumes, &sub_paths, &bound), (&runtime, &shim_group)).await?;
+            match self.spec_of(run, image, (&image_volumes, &sub_paths, &bound), (&runtime, &shim_group)).await {
+                Ok(made) => made,
+                Err(error) => return Err(unbound(bound, error).await),
+            };
         let spec = serde_json::to_vec(&spec).expect("a spec has only text keys");
         let options = runtime.options(matches!(run.sandbox.cgroup, CgroupParent::Systemd(_)));
         let mut labels = labels::of_run(run, image, &adapted);
@@ -108,7 +119,9 @@ impl Containerd {
                 if self.is_complete(&id, &spec).await.map_err(|status| refused("looking at what is left", &status))? {
                     return Ok(created);
                 }
-                self.remove(&id).await.map_err(|status| refused("replacing what is left", &status))?;
+                // Its views have the same names, and are in use again.
+                let removed = self.remove_but(&id, &record.labels).await;
+                removed.map_err(|status| refused("replacing what is left", &status))?;
                 create_record(&self.client, &record).await.map_err(|status| refused("the record", &status))?;
             }
             Err(status) => return Err(refused("the record", &status)),
@@ -137,7 +150,7 @@ impl Containerd {
             propagation::check(run, &sub_paths).map_err(|why| StepError::new("CreateContainerError", why))?;
             let created = tasks::create(&self.client, &task).await;
             // The container has its own copies by now.
-            drop(bound);
+            unbound(bound, ()).await;
             created.map_err(|status| refused("the task", &status))
         };
         let outcome = made.await;
@@ -229,10 +242,38 @@ impl Containerd {
         };
         let parts: Vec<SubPath> = sub_paths.values().cloned().collect();
         let volumes = parts.iter().map(|part| part.volume.clone()).collect();
-        let peer = self.client.peer_pid();
-        let binding = self.device_looks.look(volumes, move || sub_paths::bind(&parts, reach(peer)));
+        let reach = reach(self.client.peer_pid())
+            .map_err(|error| failed(format!("containerd's mount namespace cannot be looked at: {error}")))?;
+        let binding = self.device_looks.look(volumes, move || sub_paths::bind(&parts, reach));
         let bound = binding.await.map_err(|hung| failed(hung.to_string()))?;
         bound.map_err(|error| failed(chain(&error)))
+    }
+
+    /// The container with everything made read-only below what it mounts of the host where only that is allowed: otherwise a
+    /// file system that is mounted there could be written to. None: it mounts nothing of that kind.
+    async fn read_only(
+        &self,
+        run: &CreateRun<'_>,
+        parts: &BTreeMap<usize, SubPath>,
+        (bound, allow): (&Bound, &Allow),
+        runtime: &OciRuntime,
+    ) -> Result<Option<Container>, StepError> {
+        let ruled = only_readable(run.container, parts, bound, allow);
+        if ruled.is_empty() {
+            return Ok(None);
+        }
+        let mut strict = run.container.clone();
+        for index in &ruled {
+            strict.mounts[*index].recursive_read_only = RecursiveReadOnly::Enabled;
+        }
+        if let Err(why) = self.recursion.asked(&CreateRun { container: &strict, ..run.clone() }, runtime).await {
+            for index in ruled {
+                let (mount, asked) = (&mut strict.mounts[index], &run.container.mounts[index]);
+                plainly_readable(run, &parts[&index], asked, &why)?;
+                mount.recursive_read_only = asked.recursive_read_only;
+            }
+        }
+        Ok(Some(strict))
     }
 
     /// Makes the image's VOLUMEs for this run.
@@ -273,6 +314,11 @@ impl Containerd {
 
     /// Task, record and snapshot; Ok when nothing is there.
     pub(super) async fn remove(&self, id: &str) -> Result<(), Status> {
+        self.remove_but(id, &HashMap::new()).await
+    }
+
+    /// All but the views of image volumes that `kept`, the labels of a record to come, names.
+    async fn remove_but(&self, id: &str, kept: &HashMap<String, String>) -> Result<(), Status> {
         tasks::delete(&self.client, id).await?;
         let record = get_record(&self.client, id).await?;
         if let Some(record) = &record {
@@ -285,7 +331,7 @@ impl Containerd {
         found(bounded(QUICK, self.client.containers().delete(self.client.request(request))).await)?;
         let snapshotter = snapshotter.as_ref().unwrap_or(&self.config.snapshotter);
         snapshots::remove(&self.client, snapshotter, id).await?;
-        self.remove_views(&labels).await?;
+        self.remove_views(&labels, kept).await?;
         self.heard.forget(id);
         self.late.forget(id);
         exec::forget(&self.config.exec_dir(), id);
@@ -331,24 +377,45 @@ impl Containerd {
     }
 }
 
-/// Whether containerd, by its pid, has our mounts.
-fn reach(containerd: Option<i32>) -> Reach {
-    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    let its = containerd.and_then(|pid| namespace(&pid.to_string()));
-    if its.is_some() && its == namespace("self") { Reach::Ours } else { Reach::Others }
+/// Undoes the binds, where that may take its time: a file system that is gone may hold whoever asks for it.
+async fn unbound<T>(bound: Bound, then: T) -> T {
+    // It does not panic, and what it cannot undo it says itself.
+    let _ = tokio::task::spawn_blocking(move || drop(bound)).await;
+    then
 }
 
-/// The container with everything made read-only below what it mounts of the host where only that is allowed: otherwise a file
-/// system that is mounted there could be written to.
-fn read_only(container: &Container, parts: &BTreeMap<usize, SubPath>, bound: &Bound, allow: &Allow) -> Container {
-    let mut strict = container.clone();
-    for (index, mount) in strict.mounts.iter_mut().enumerate() {
-        let real = parts.get(&index).and_then(|part| bound.real(&part.bound));
-        if real.is_some_and(|real| allow.may_write(real) != Some(true)) {
-            mount.recursive_read_only = RecursiveReadOnly::Enabled;
-        }
+/// Whether containerd, by its pid, has our mounts. Others also where it is in another process namespace.
+fn reach(containerd: Option<i32>) -> io::Result<Reach> {
+    let namespace = |process: &str| match std::fs::read_link(format!("/proc/{process}/ns/mnt")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    };
+    let Some(its) = containerd.map_or(Ok(None), |pid| namespace(&pid.to_string()))? else { return Ok(Reach::Others) };
+    Ok(if Some(its) == namespace("self")? { Reach::Ours } else { Reach::Others })
+}
+
+/// The mounts, by their place among the container's, of the host's paths where only reading is allowed.
+fn only_readable(container: &Container, parts: &BTreeMap<usize, SubPath>, bound: &Bound, allow: &Allow) -> Vec<usize> {
+    let real = |index: &usize| parts.get(index).and_then(|part| bound.real(&part.bound));
+    let ruled = |index: &usize| real(index).is_some_and(|real| allow.may_write(real) != Some(true));
+    (0..container.mounts.len()).filter(ruled).collect()
+}
+
+/// Where this node cannot make all read-only that is mounted below a host path, a path is good that has nothing mounted below.
+/// Err: it has, or that cannot be told.
+fn plainly_readable(run: &CreateRun<'_>, part: &SubPath, mount: &VolumeMount, why: &str) -> Result<(), StepError> {
+    let refused = |what: String| {
+        let message = format!(
+            "{what} of container {}: {HOST_PATH} allows only reading there, and what is mounted below it on this node cannot be made read-only: {why}; {HOST_PATH} ...:ro needs Linux 5.12 and runc 1.1 for that",
+            run.run
+        );
+        Err(StepError::new("CreateContainerConfigError", message))
+    };
+    match part.bound.canonicalize().and_then(|place| Bound::has_below(&place)) {
+        Ok(false) => Ok(()),
+        Ok(true) => refused(mount.mount_path.clone()),
+        Err(error) => refused(format!("{} ({error})", mount.mount_path)),
     }
-    strict
 }
 
 /// The node's devices where the container is privileged, and those of the volumes that it mounts.

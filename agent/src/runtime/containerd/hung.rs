@@ -20,12 +20,12 @@ const LOOKS_MAX: usize = threads::HOST_PATHS;
 /// Why there is nothing to tell.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Hung {
-    #[error("a hostPath did not answer within {} s ({}); is its file system gone?", .limit.as_secs(), .paths)]
+    #[error("{} did not answer within {} s; is the file system gone?", .paths, .limit.as_secs())]
     Late { limit: Duration, paths: String },
     #[error("{} hangs since it was last looked at; end what its file system waits for, or unmount it (umount -l)", .path.display())]
     Still { path: PathBuf },
     #[error(
-        "{LOOKS_MAX} looks at hostPaths hang or are under way ({paths}); end what their file systems wait for, or unmount them (umount -l)"
+        "{LOOKS_MAX} looks at the node's files hang or are under way ({paths}); end what their file systems wait for, or unmount them (umount -l)"
     )]
     Many { paths: String },
     #[error("the look ended early")]

@@ -11,7 +11,8 @@
 //! Where the node has rules for host paths ([`pod::allow`]), these come the same way, whole volumes too: what was opened is
 //! judged by its real path and bound by its descriptor, so that a link changed in between gains nothing (CVE-2026-14891).
 //! Their binds have with them what is mounted below, so they lie where no mount crosses to other mount namespaces (a copy
-//! there could not be taken away with them), unless that is where containerd looks for them.
+//! there could not be taken away with them). Where containerd has a mount namespace of its own they must cross, and come
+//! without what is mounted below.
 //!
 //! Image volumes are mounted here too, for as long as the container's creation takes.
 
@@ -33,6 +34,7 @@ use pod::name::WorkloadKind;
 use pod::spec::{SubPath as Asked, VolumeSource};
 
 use super::image_volumes;
+use crate::mountinfo;
 use crate::seams::CreateRun;
 
 /// The kernel gives up on a path whose directories are moved while it looks, and asks to be asked again.
@@ -203,6 +205,11 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// Whether anything is mounted below what is bound here.
+    pub fn has_below(place: &Path) -> io::Result<bool> {
+        Ok(mountinfo::read()?.iter().any(|mounted| mounted.point.starts_with(place) && mounted.point != place))
+    }
+
     /// Where the host's path leads to that is bound here; None: nothing of the host's is.
     pub fn real(&self, place: &Path) -> Option<&Path> {
         self.host.get(place).map(PathBuf::as_path)
@@ -263,22 +270,25 @@ pub fn bind(parts: &[SubPath], reach: Reach) -> Result<Bound, SubPathError> {
         place(&found, &part.bound).map_err(failed)?;
         bound.places.push(part.bound.clone());
         let by_descriptor = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
-        // A part comes without what is mounted below, as the kubelet binds it.
-        let below = if part.is_whole() { MsFlags::MS_REC } else { MsFlags::empty() };
+        // A part comes without what is mounted below, as the kubelet binds it. In another mount namespace a copy with mounts in
+        // it could not be taken away again.
+        let whole = part.is_whole() && reach == Reach::Ours;
+        let below = if whole { MsFlags::MS_REC } else { MsFlags::empty() };
         mount(Some(by_descriptor.as_str()), &part.bound, None::<&str>, MsFlags::MS_BIND | below, None::<&str>)
             .map_err(|errno| failed(errno.into()))?;
     }
     Ok(bound)
 }
 
-/// Makes a place of which no mount reaches other mount namespaces.
+/// Makes a place of which no mount reaches other mount namespaces, and which no bind of what lies above takes along: a
+/// container that has /run would find there, with other rules, what another mount of it has.
 fn shut(place: &Path) -> io::Result<()> {
     // What a killed agent left.
     open_up(place)?;
     DirBuilder::new().recursive(true).mode(0o700).create(place)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("daemonlet"), place, Some("tmpfs"), flags, Some("size=64k,mode=0700"))?;
-    Ok(mount(None::<&str>, place, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)?)
+    Ok(mount(None::<&str>, place, None::<&str>, MsFlags::MS_UNBINDABLE, None::<&str>)?)
 }
 
 /// Takes it away. Ok when it is not there.
@@ -313,7 +323,10 @@ fn mount_image(mounts: &[Mount], at: &Path) -> io::Result<()> {
     let of_data = |option: &&String| !matches!(option.as_str(), "ro" | "rw" | "bind" | "rbind");
     let data = image.options.iter().filter(of_data).cloned().collect::<Vec<_>>().join(",");
     if data.len() > OPTIONS_MAX {
-        return Err(io::Error::other("it has too many layers to be mounted here"));
+        let layers = data.split(',').find_map(|it| it.strip_prefix("lowerdir=")).map_or(0, |it| it.split(':').count());
+        return Err(io::Error::other(format!(
+            "its {layers} layers are too many to be mounted (their paths must fit into {OPTIONS_MAX} bytes); build it with fewer: a last stage FROM scratch with one COPY --from"
+        )));
     }
     Ok(mount(Some(source), at, Some(image.r#type.as_str()), flags, Some(data.as_str()))?)
 }
@@ -324,9 +337,17 @@ fn real(found: &OwnedFd) -> io::Result<PathBuf> {
 
 /// Judges what was opened.
 fn judge(part: &SubPath, found: &OwnedFd, access: Access) -> Result<(), SubPathError> {
-    let Some(host) = &part.host else { return Ok(()) };
+    if part.host.is_none() {
+        return Ok(());
+    }
     let real = real(found).map_err(|source| SubPathError::OpenHost { volume: part.volume.clone(), source })?;
-    host.allow.host_path(&real, access).map_err(|why| {
+    judge_path(part, &real, access)
+}
+
+/// Judges a path without links.
+fn judge_path(part: &SubPath, real: &Path, access: Access) -> Result<(), SubPathError> {
+    let Some(host) = &part.host else { return Ok(()) };
+    host.allow.host_path(real, access).map_err(|why| {
         let why =
             if real == Path::new(&host.written) { why } else { format!("leads to {}, which {why}", real.display()) };
         SubPathError::Forbidden { field: host.field.clone(), written: host.written.clone(), why }
@@ -392,13 +413,14 @@ fn open(part: &SubPath) -> Result<OwnedFd, SubPathError> {
             }
             // Nothing can be made in an image.
             Err(Errno::ENOENT) if part.image.is_some() => return Err(opened(Errno::ENOENT)),
-            Err(Errno::ENOENT) => judge(part, &root, Access::Write)?,
+            Err(Errno::ENOENT) => {}
             Err(errno) => return Err(opened(errno)),
         }
-        match make(&root, &part.path) {
-            Ok(()) | Err(Errno::ENOENT | Errno::EEXIST) => {}
-            Err(Errno::EXDEV) => return Err(opened(Errno::EXDEV)),
-            Err(errno) => return Err(SubPathError::Make { part: part.clone(), source: errno.into() }),
+        match make(part, &root) {
+            Ok(()) | Err(Unmade::Failed(Errno::ENOENT | Errno::EEXIST)) => {}
+            Err(Unmade::Forbidden(why)) => return Err(*why),
+            Err(Unmade::Failed(Errno::EXDEV)) => return Err(opened(Errno::EXDEV)),
+            Err(Unmade::Failed(errno)) => return Err(SubPathError::Make { part: part.clone(), source: errno.into() }),
         }
     }
     Err(opened(Errno::ENOENT))
@@ -419,18 +441,22 @@ fn beneath(root: &OwnedFd, path: &Path, more: OFlag) -> nix::Result<OwnedFd> {
 }
 
 /// Makes the directories of the path that are missing, with the volume's own mode (as the kubelet does): who may write to
-/// the volume may write there. Each is made in one that was opened beneath the volume.
-fn make(root: &OwnedFd, path: &Path) -> nix::Result<()> {
+/// the volume may write there. Each is made in one that was opened beneath the volume, and judged there.
+fn make(part: &SubPath, root: &OwnedFd) -> Result<(), Unmade> {
     let meta = File::from(root.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?);
     let mode = meta.metadata().map_err(|_| Errno::EIO)?.mode() & 0o777;
     let mut parent = root.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
     let mut way = PathBuf::new();
-    for part in path.components() {
-        way.push(part);
+    let mut names = part.path.components();
+    while let Some(name) = names.next() {
+        way.push(name);
         parent = match beneath(root, &way, OFlag::O_DIRECTORY) {
             Ok(found) => found,
             Err(Errno::ENOENT) => {
-                let name = Path::new(part.as_os_str());
+                let name = Path::new(name.as_os_str());
+                let at = real(&parent).map_err(|_| Errno::EIO)?;
+                let wanted = at.join(name).join(names.as_path());
+                judge_path(part, &wanted, Access::Make).map_err(|why| Unmade::Forbidden(Box::new(why)))?;
                 mkdirat(&parent, name, Mode::from_bits_truncate(mode))?;
                 let plain = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 let made = openat(&parent, name, plain, Mode::empty())?;
@@ -440,10 +466,22 @@ fn make(root: &OwnedFd, path: &Path) -> nix::Result<()> {
                 fchmod(&made, Mode::from_bits_truncate(mode | inherited))?;
                 made
             }
-            Err(errno) => return Err(errno),
+            Err(errno) => return Err(errno.into()),
         };
     }
     Ok(())
+}
+
+/// Why a directory is not made.
+enum Unmade {
+    Forbidden(Box<SubPathError>),
+    Failed(Errno),
+}
+
+impl From<Errno> for Unmade {
+    fn from(errno: Errno) -> Unmade {
+        Unmade::Failed(errno)
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use containerd_client::services::v1::snapshots::{MountsRequest, ViewSnapshotRequest};
+use containerd_client::services::v1::snapshots::{MountsRequest, StatSnapshotRequest, ViewSnapshotRequest};
 use containerd_client::tonic::{Code, Status};
 use containerd_client::types::Mount;
 
@@ -68,19 +68,28 @@ impl Containerd {
         let snapshotter = &self.config.snapshotter;
         // First held, then looked at: one that an interrupted try left could be collected in between.
         store::hold_view(&self.client, lease, snapshotter, key).await?;
-        let request = ViewSnapshotRequest {
-            snapshotter: snapshotter.clone(),
-            key: key.to_owned(),
-            parent: parent.to_owned(),
-            labels: HashMap::new(),
+        let request = || {
+            let request = ViewSnapshotRequest {
+                snapshotter: snapshotter.clone(),
+                key: key.to_owned(),
+                parent: parent.to_owned(),
+                labels: HashMap::new(),
+            };
+            lease.request(&self.client, request)
         };
-        match bounded(QUICK, self.client.snapshots().view(lease.request(&self.client, request))).await {
-            Err(status) if status.code() == Code::AlreadyExists => {
-                let request = MountsRequest { snapshotter: snapshotter.clone(), key: key.to_owned() };
-                Ok(bounded(QUICK, self.client.snapshots().mounts(self.client.request(request))).await?.mounts)
-            }
-            answer => Ok(answer?.mounts),
+        match bounded(QUICK, self.client.snapshots().view(request())).await {
+            Err(status) if status.code() == Code::AlreadyExists => {}
+            answer => return Ok(answer?.mounts),
         }
+        let stat = StatSnapshotRequest { snapshotter: snapshotter.clone(), key: key.to_owned() };
+        let stat = bounded(QUICK, self.client.snapshots().stat(self.client.request(stat))).await?;
+        if stat.info.is_some_and(|info| info.parent == parent) {
+            let request = MountsRequest { snapshotter: snapshotter.clone(), key: key.to_owned() };
+            return Ok(bounded(QUICK, self.client.snapshots().mounts(self.client.request(request))).await?.mounts);
+        }
+        // The name stood for another image when that try was made.
+        snapshots::remove(&self.client, snapshotter, key).await?;
+        Ok(bounded(QUICK, self.client.snapshots().view(request())).await?.mounts)
     }
 
     /// Gives the lease back. One that cannot be ends by itself after a day.
@@ -92,12 +101,16 @@ impl Containerd {
         }
     }
 
-    /// Removes the views of a container whose record is gone.
-    pub(super) async fn remove_views(&self, labels: &HashMap<String, String>) -> Result<(), Status> {
+    /// Removes the views of a container whose record is gone, but for those in `kept`, labels of the record that follows it.
+    pub(super) async fn remove_views(
+        &self,
+        labels: &HashMap<String, String>,
+        kept: &HashMap<String, String>,
+    ) -> Result<(), Status> {
         for (label, key) in labels {
             let Some(rest) = label.strip_prefix(KEPT) else { continue };
             let snapshotter = rest.split('/').next().unwrap_or_default();
-            if key.starts_with(VIEW) {
+            if key.starts_with(VIEW) && kept.get(label) != Some(key) {
                 snapshots::remove(&self.client, snapshotter, key).await?;
             }
         }

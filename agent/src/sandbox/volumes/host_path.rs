@@ -110,7 +110,7 @@ fn make_judged(volume: &str, path: &str, kind: HostPathKind, judge: &Judge<'_>) 
     let (found, above) = there.ok_or_else(|| failed(Errno::ENOENT.into()))?;
     let missing = plain.strip_prefix(above).map_err(|_| failed(Errno::EINVAL.into()))?;
     let target = real(&found).map_err(failed)?.join(missing);
-    let judged = judge.allow.host_path(&target, Access::Write);
+    let judged = judge.allow.host_path(&target, Access::Make);
     judged.map_err(|why| forbidden(volume, path, &target, &format!("{why} (it is not there and would be made)")))?;
     let mut parent = OwnedFd::from(found);
     let mut parts = missing.components().peekable();

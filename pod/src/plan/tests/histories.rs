@@ -19,6 +19,7 @@ enum Event {
     Want(u8, u8),
     OnDelete(u8),
     Hold,
+    Forbid,
     Gone,
     Exit(usize, u32),
     LoseCreated,
@@ -50,6 +51,7 @@ fn event() -> impl Strategy<Value = Event> {
         5 => (0_u8..3, 0_u8..3).prop_map(|(n, size)| Event::Want(n, size)),
         1 => (0_u8..3).prop_map(Event::OnDelete),
         1 => Just(Event::Hold),
+        1 => Just(Event::Forbid),
         1 => Just(Event::Gone),
         6 => (0_usize..4, 0_u32..2).prop_map(|(n, code)| Event::Exit(n, code)),
         1 => Just(Event::LoseCreated),
@@ -145,6 +147,7 @@ fn apply(model: &mut Model, shape: &Shape, event: Event) {
         Event::Want(n, size) => model.want(wanted(n, size, shape, UpdateStrategy::RollingUpdate)),
         Event::OnDelete(n) => model.want(wanted(n, 0, shape, UpdateStrategy::OnDelete)),
         Event::Hold => model.wanted = Wanted::Hold { reason: "a bad edit".into() },
+        Event::Forbid => model.wanted = Wanted::Forbidden { reason: "a rule".into() },
         Event::Gone => model.wanted = Wanted::Gone,
         Event::Exit(n, code) => model.exit(n, code),
         Event::LoseCreated => model.lose_created(),
@@ -197,6 +200,10 @@ proptest! {
             Wanted::Gone => prop_assert!(model.pods.is_empty(), "traces are left"),
             Wanted::Hold { .. } => {
                 prop_assert!(live().count() == 0 || model.all_running().len() == shape.running());
+            }
+            // What never ran does not start.
+            Wanted::Forbidden { .. } => {
+                prop_assert!([0, shape.running()].contains(&model.all_running().len()));
             }
             Wanted::Run(wanted) => {
                 prop_assert_eq!(model.all_running().len(), shape.running());

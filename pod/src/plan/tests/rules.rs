@@ -365,6 +365,26 @@ fn held_workload_is_kept_running_and_nothing_is_admitted_or_ended() {
 }
 
 #[test]
+fn forbidden_pod_that_ran_goes_on_and_one_that_never_ran_does_not_start() {
+    let forbidden = Wanted::Forbidden { reason: "a rule".into() };
+    let mut model = running(&["a"]);
+    model.wanted = forbidden.clone();
+    model.exit(0, 1);
+    model.settle();
+    assert_eq!((model.pods.len(), model.all_running().len()), (1, 1));
+
+    let mut early = Model::new(revision(0, &["a"]));
+    until(&mut early, |s| matches!(s, Step::Create { .. }));
+    early.wanted = forbidden;
+    early.settle();
+    assert_eq!((early.pods.len(), early.all_running().len()), (1, 0));
+    assert!(early.plan().waiting_for.iter().any(|it| it.message == "a rule"), "it says why");
+    early.wanted = Wanted::Hold { reason: "a bad edit".into() };
+    early.settle();
+    assert_eq!(early.all_running().len(), 1);
+}
+
+#[test]
 fn reboot_is_no_failure_of_the_containers() {
     let mut model = running(&["a", "b"]);
     for _ in 0..3 {

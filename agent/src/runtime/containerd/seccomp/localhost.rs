@@ -12,7 +12,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSyscall,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompFilterFlag,
+    LinuxSeccompOperator, LinuxSyscall,
 };
 use serde::Deserialize;
 
@@ -100,9 +101,11 @@ fn translated(file: &[u8], circumstances: &Circumstances) -> Result<LinuxSeccomp
         }
         let action = without_listener(rule.action)?;
         let args = rule.args.unwrap_or_default();
-        if args.len() > ARGUMENTS_MAX || args.iter().any(|arg| arg.index() >= ARGUMENTS_MAX) {
+        if args.len() > ARGUMENTS_MAX || args.iter().any(|arg| arg.index >= ARGUMENTS_MAX) {
             return Err(format!("syscalls[{index}]: a system call has at most {ARGUMENTS_MAX} arguments"));
         }
+        let args = args.into_iter().map(Arg::made).collect::<Result<Vec<_>, _>>();
+        let args = args.map_err(|why| format!("syscalls[{index}]: {why}"))?;
         let mut syscall = LinuxSyscall::default();
         syscall
             .set_names(names)
@@ -192,11 +195,34 @@ struct Rule {
     name: Option<String>,
     action: LinuxSeccompAction,
     errno_ret: Option<u32>,
-    args: Option<Vec<LinuxSeccompArg>>,
+    args: Option<Vec<Arg>>,
     #[serde(rename = "comment")]
     _comment: Option<String>,
     includes: Option<Filter>,
     excludes: Option<Filter>,
+}
+
+/// oci-spec's own type passes over what it does not know.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Arg {
+    index: usize,
+    value: u64,
+    value_two: Option<u64>,
+    op: LinuxSeccompOperator,
+}
+
+impl Arg {
+    fn made(self) -> Result<LinuxSeccompArg, String> {
+        if self.op == LinuxSeccompOperator::ScmpCmpMaskedEq && self.value_two.is_none() {
+            return Err("SCMP_CMP_MASKED_EQ needs valueTwo, what the masked argument is compared with".to_owned());
+        }
+        let mut arg = LinuxSeccompArgBuilder::default().index(self.index).value(self.value).op(self.op);
+        if let Some(second) = self.value_two {
+            arg = arg.value_two(second);
+        }
+        arg.build().map_err(|error| error.to_string())
+    }
 }
 
 impl Rule {
@@ -358,6 +384,18 @@ mod tests {
                     r#""name": "a", "action": "SCMP_ACT_ALLOW", "args": [{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}]"#,
                 ),
                 "at most 6",
+            ),
+            (
+                &allow(
+                    r#""name": "a", "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 1, "valueTow": 2, "op": "SCMP_CMP_MASKED_EQ"}]"#,
+                ),
+                "valueTow",
+            ),
+            (
+                &allow(
+                    r#""name": "a", "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_MASKED_EQ"}]"#,
+                ),
+                "needs valueTwo",
             ),
         ] {
             let refused = check(file).expect_err(file);

@@ -193,7 +193,10 @@ fn a_host_path_comes_with_what_is_mounted_below_and_that_stays_on_the_host() {
     let mut seen = Vec::new();
     for reach in [Reach::Ours, Reach::Others] {
         let bound = bind(std::slice::from_ref(&part), reach).expect("bound");
-        seen.push(part.bound.join("disk/file").exists() && bound.real(&part.bound) == Some(&volume.join("data")));
+        // What another mount namespace has of it must not have mounts in it.
+        let below = part.bound.join("disk/file").exists();
+        assert_eq!(Bound::has_below(&part.bound.canonicalize().expect("there")).expect("read"), below);
+        seen.push(below == (reach == Reach::Ours) && bound.real(&part.bound) == Some(&volume.join("data")));
         // As a killed agent leaves it.
         std::mem::forget(bound);
         drop(bind(std::slice::from_ref(&part), reach).expect("bound over what was left"));
@@ -243,4 +246,57 @@ fn a_host_path_is_bound_as_what_was_judged_whatever_is_put_in_its_place() {
     });
     assert!(opened > 0 && refused > 0, "{opened} opened, {refused} refused: nothing was raced");
     assert_eq!(fs::read_dir(case.dir.path().join("outside")).expect("there").count(), 1, "made outside");
+}
+
+/// With the rules `[/:ro, /run]` one container's two mounts: the second is writable, and must not show the first.
+#[test]
+fn a_host_path_that_holds_the_run_directory_does_not_show_what_is_bound_there() {
+    let case = Case::new();
+    let volume = case.volume();
+    fs::create_dir_all(volume.join("data")).expect("made");
+    fs::write(volume.join("data/file"), "").expect("written");
+    let run = volume.join("run");
+    let part = |name: &str, index: &str| {
+        let mut part = case.host(name);
+        part.bound = run.join("subpaths/main/0/host").join(index);
+        part
+    };
+    let parts = [part("", "0"), part("run", "1"), part("data", "2")];
+    fs::create_dir_all(&run).expect("made");
+    let before = mountinfo::read().expect("read").len();
+    let bound = bind(&parts, Reach::Ours).expect("bound");
+    let after = mountinfo::read().expect("read").len();
+    let shown = fs::read_dir(parts[1].bound.join("subpaths/main/0/host")).expect("there").count();
+    let data = parts[2].bound.join("file").exists();
+    drop(bound);
+    assert!(data && shown == 0, "{data}, {shown} binds are seen through another");
+    assert_eq!(after - before, 4, "the place and three binds");
+    assert!(!run.join("subpaths").exists());
+}
+
+#[test]
+fn nothing_is_made_where_only_reading_is_allowed() {
+    let case = Case::new();
+    let volume = case.volume();
+    fs::create_dir_all(volume.join("app/keys")).expect("made");
+    symlink("app/keys", volume.join("link")).expect("linked");
+    let mut part = case.host("");
+    let host = part.host.as_mut().expect("of the host");
+    host.access = Access::Read;
+    let mut allow = Allow::clone(&host.allow);
+    let keys = volume.join("app/keys").to_str().expect("text").to_owned();
+    allow.host_paths.as_mut().expect("a rule").only.push(pod::allow::AllowedPath { path: keys, read_only: true });
+    host.allow = Arc::new(allow);
+    for path in ["app/keys/made", "app/keys/made/deep", "link/made"] {
+        (part.path, part.written) = (path.into(), path.into());
+        let refused = bind(std::slice::from_ref(&part), Reach::Ours).expect_err(path);
+        assert!(matches!(refused, SubPathError::Forbidden { .. }), "{path}: {refused:?}");
+    }
+    assert_eq!(fs::read_dir(volume.join("app/keys")).expect("there").count(), 0);
+    part.path = "app/made".into();
+    drop(bind(std::slice::from_ref(&part), Reach::Ours).expect("bound"));
+    assert!(volume.join("app/made").exists());
+    part.host.as_mut().expect("of the host").access = Access::Write;
+    part.path = "app".into();
+    assert!(matches!(bind(std::slice::from_ref(&part), Reach::Ours), Err(SubPathError::Forbidden { .. })));
 }
