@@ -265,8 +265,8 @@ pub struct Settings {
     /// [default: false]
     #[arg(long, value_name = "BOOL")]
     pub seccomp_32_bit: Option<bool>,
-    /// Processes and threads that a pod may have [default: no limit but the node's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Processes and threads that a pod may have, at most 4194304 [default: no limit but the node's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=value::PIDS_MAX))]
     pub pod_max_pids: Option<u64>,
     /// Whether want of memory ends one process and not the whole container (cgroup v2) [default: false]
     #[arg(long, value_name = "BOOL")]

@@ -423,18 +423,21 @@ async fn create<M: Machine>(
     Ok(Outcome::Created { run, created, not_refreshed })
 }
 
-/// The pod grows first and shrinks last, so that no container ever has more than its pod.
+/// The pod grows first and shrinks last, so that no container ever has more than its pod. A container that is refused keeps no
+/// other from what it is to have, but the pod from shrinking.
 async fn resize<M: Machine>(ground: &Ground<'_, M>, pod: Admitted, runs: Vec<RunKey>) -> Result<Outcome, StepError> {
     let Ground { machine, metrics, .. } = *ground;
     let (uid, template) = (&pod.record.uid, &pod.template);
     machine.sandboxes().resize(uid, template, Reach::Widened).await?;
+    let mut all = Ok(());
     for run in &runs {
         if let Some(container) = template.spec.container(&run.container) {
             let id = run.container_id();
             let resized = machine.runtime().resize(&id, container);
-            counted(metrics, "update_container", resized).await?;
+            all = all.and(counted(metrics, "update_container", resized).await);
         }
     }
+    all?;
     machine.sandboxes().resize(uid, template, Reach::Exact).await?;
     Ok(Outcome::Resized { uid: pod.record.uid, number: pod.record.course.resizes })
 }

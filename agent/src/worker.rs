@@ -129,7 +129,8 @@ pub struct Worker<M: Machine> {
     /// Jobs that may take for ever and may be given up at any point (preparations of images, hooks), by their steps: the sender
     /// dropped ends the job.
     waits: BTreeMap<StepKey, oneshot::Sender<()>>,
-    /// Images in preparation when an image came or went: what they say may be about before.
+    /// Images in preparation when an image came or went, resizes under way when other amounts were asked for: what they say may be
+    /// about before.
     stale: BTreeSet<StepKey>,
     jobs: JoinSet<(StepKey, Result<Outcome, StepError>)>,
     /// None: the runtime has to be asked.
@@ -296,8 +297,7 @@ impl<M: Machine> Worker<M> {
         }
         if flags & IMAGES != 0 {
             self.failures.retain(|key, _| !matches!(key, StepKey::PrepareImage(..)));
-            self.stale =
-                self.in_flight.iter().filter(|key| matches!(key, StepKey::PrepareImage(..))).cloned().collect();
+            self.stale.extend(self.in_flight.iter().filter(|key| matches!(key, StepKey::PrepareImage(..))).cloned());
             for view in &mut self.pods {
                 view.images.values_mut().for_each(|image| *image = ImageState::Unknown);
             }
@@ -515,7 +515,14 @@ impl<M: Machine> Worker<M> {
                 let lives = |c: &&ObservedContainer| {
                     matches!(c.state, ContainerState::Created | ContainerState::Running { .. })
                 };
-                let runs = view.containers.iter().filter(lives).map(|c| c.run.clone()).collect();
+                // Only the next run of these is to have the new amounts. One that did not start as far as is on record may yet.
+                let ends = |run: &RunKey| {
+                    let restarts = view.record.course.resize.as_ref().and_then(|it| it.restarts.get(&run.container));
+                    let started = view.record.remembered(&run.container).and_then(|it| it.started_attempt);
+                    restarts == Some(&run.attempt) && started >= Some(run.attempt)
+                };
+                let runs =
+                    view.containers.iter().filter(lives).map(|c| c.run.clone()).filter(|run| !ends(run)).collect();
                 Some(Job::Resize { pod: admitted(view), runs })
             }
             Step::Start { uid, container, attempt } => Some(Job::Start { run: run(uid, container, attempt) }),

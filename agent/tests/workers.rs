@@ -192,6 +192,80 @@ impl Node {
     }
 }
 
+/// A pod whose containers `a`, `b` and `c` may have so much memory (MiB); `c` takes other amounts only with a new run.
+fn sized(a: u64, b: u64, c: u64) -> DesiredSet {
+    let container = |name: &str, memory: u64, rest: &str| {
+        format!("  - {{name: {name}, image: image, resources: {{limits: {{memory: {memory}Mi}}}}{rest}}}\n")
+    };
+    let restarts = ", resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}]";
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: sized}}\nspec:\n  containers:\n{}{}{}",
+        container("a", a, ""),
+        container("b", b, ""),
+        container("c", c, restarts)
+    );
+    let pod = match parse("test.yaml", text.as_bytes(), &context()).documents.pop().map(|d| d.result) {
+        Some(Ok(Document::Workload(desired))) => *desired,
+        other => panic!("the test's own manifest is refused: {other:?}"),
+    };
+    DesiredSet {
+        workloads: [(pod.workload.clone(), Wanted::Run(Box::new(pod)))].into(),
+        complete: true,
+        contents: Contents::default(),
+    }
+}
+
+/// What `a`, `b` and `c` of [`sized`] have, and their pod (MiB).
+fn sizes(world: &World) -> (BTreeMap<String, u64>, u64) {
+    let state = world.state();
+    let of = |c: &FakeContainer| (c.run.container.clone(), c.resources.memory_limit.unwrap_or(0) >> 20);
+    let pod = state.sizes.values().next().and_then(|size| size.memory_max).unwrap_or(0);
+    (state.containers.values().map(of).collect(), pod >> 20)
+}
+
+fn all_sized(a: u64, b: u64, c: u64) -> (BTreeMap<String, u64>, u64) {
+    ([("a".to_owned(), a), ("b".to_owned(), b), ("c".to_owned(), c)].into(), a + b + c)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_keeps_its_memory_keeps_no_other_from_its_own() {
+    for seed in 1..=10 {
+        let node = Node::start(World::new(seed));
+        node.desired.send_replace(sized(40, 40, 40));
+        tokio::time::sleep(LONG).await;
+        assert_eq!(sizes(&node.world), all_sized(40, 40, 40));
+        let before = node.running();
+
+        node.world.state().unresizable.insert("a".into());
+        node.desired.send_replace(sized(10, 20, 40));
+        tokio::time::sleep(LONG).await;
+        let (containers, pod) = sizes(&node.world);
+        assert_eq!((containers["a"], containers["b"]), (40, 20), "seed {seed}");
+        assert_eq!(pod, 120, "seed {seed}: it is less than its containers may have");
+
+        // The next edit is tried at once, not when the back-off of the last is over.
+        node.world.state().unresizable.clear();
+        node.desired.send_replace(sized(30, 20, 40));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(sizes(&node.world), all_sized(30, 20, 40), "seed {seed}");
+        assert_eq!(node.running(), before, "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_ends_for_other_amounts_is_not_given_them_first() {
+    for seed in 1..=10 {
+        let node = Node::start(World::new(seed));
+        node.desired.send_replace(sized(40, 40, 40));
+        tokio::time::sleep(LONG).await;
+        node.world.state().unresizable.insert("c".into());
+        node.desired.send_replace(sized(40, 50, 10));
+        tokio::time::sleep(LONG).await;
+        assert_eq!(sizes(&node.world), all_sized(40, 50, 10), "seed {seed}");
+        assert!(!node.board.events().iter().any(|event| event.message.contains("uses more")), "seed {seed}");
+    }
+}
+
 /// A container of `name` that runs and that no record speaks of: its record could not be read.
 fn stray(world: &World, name: &str, attempt: u32) -> RunKey {
     let run = RunKey { uid: Uid("00000000-stray".into()), container: "main".into(), attempt };

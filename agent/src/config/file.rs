@@ -156,7 +156,7 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         "log-retention" => *log_retention = Some(one(key, value, value::duration)?),
         "seccomp-32-bit" => *seccomp_32_bit = Some(one(key, value, value::boolean)?),
         "seccomp-dir" => *seccomp_dir = Some(path(key, value)?),
-        "pod-max-pids" => *pod_max_pids = Some(one(key, value, |text| value::whole(text, 1, u64::MAX))?),
+        "pod-max-pids" => *pod_max_pids = Some(one(key, value, |text| value::whole(text, 1, value::PIDS_MAX))?),
         "single-process-oom-kill" => *single_process_oom_kill = Some(one(key, value, value::boolean)?),
         "memory-qos" => *memory_qos = Some(one(key, value, value::boolean)?),
         "seccomp-default" => *seccomp_default = Some(one(key, value, value::boolean)?),

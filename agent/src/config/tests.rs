@@ -103,6 +103,15 @@ fn images_are_removed_at_the_kubelets_thresholds_which_must_make_sense() {
 }
 
 #[test]
+fn a_pod_has_as_many_processes_as_the_kernel_takes() {
+    for (text, taken) in [("1", true), ("4194304", true), ("0", false), ("4194305", false)] {
+        assert_eq!(load(&format!("pod-max-pids: {text}\n")).is_ok(), taken, "{text}");
+        let flags = <Settings as clap::Args>::augment_args(clap::Command::new("daemonlet"));
+        assert_eq!(flags.try_get_matches_from(["daemonlet", "--pod-max-pids", text]).is_ok(), taken, "{text}");
+    }
+}
+
+#[test]
 fn what_pods_may_have_is_everything_until_a_rule_says_otherwise() {
     assert_eq!(load("").unwrap().live.allow, Allow::default());
     let text = "allow-host-path: [/var/log:ro, /srv//app/]\nallow-capability: [cap_net_admin, SYS_TIME]\nallow-privileged: false\n\

@@ -16,6 +16,9 @@ const NODE_NAME_MAX: usize = 253;
 /// The longest duration that a key takes: a hundred years, which no clock's arithmetic overflows.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
+/// The kernel's PID_MAX_LIMIT on 64 bits: `pids.max` takes no more.
+pub const PIDS_MAX: u64 = 4_194_304;
+
 /// A range of addresses: `10.88.0.0/16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cidr {

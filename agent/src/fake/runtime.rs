@@ -10,7 +10,9 @@ use pod::spec::{Container, PullPolicy, Role};
 
 use super::world::{FakeContainer, FakeExec, FakeState, World};
 use crate::exec::{Exec, ExecError, ExecStreams, Stage, Stream};
-use crate::seams::{CreateRun, CreatedRun, ImageWanted, PodRuns, Prepared, Runtime, ShimEnd, StepError, Wake};
+use crate::seams::{
+    CreateRun, CreatedRun, ImageWanted, PodRuns, Prepared, RESIZE_ERROR, Runtime, ShimEnd, StepError, Wake,
+};
 
 impl World {
     fn up(&self) -> Result<(), StepError> {
@@ -144,6 +146,9 @@ impl Runtime for World {
         self.up()?;
         let fate = self.fate("resize").await?;
         self.answered(self.task_of(id), "resize").await?;
+        if self.state().unresizable.contains(&wanted.name) {
+            return Err(StepError::new(RESIZE_ERROR, format!("{} uses more", wanted.name)));
+        }
         if let Some(container) = self.state().containers.get_mut(id)
             && matches!(container.state, FakeState::Created | FakeState::Running { .. })
         {

@@ -105,6 +105,8 @@ pub struct WorldState {
     pub sandboxes: BTreeMap<Uid, bool>,
     /// What the cgroups of pods give them.
     pub sizes: BTreeMap<Uid, Cgroup>,
+    /// Names of containers that cannot be given other amounts.
+    pub unresizable: BTreeSet<String>,
     /// What the projected volumes of pods show.
     pub projected: BTreeMap<Uid, crate::seams::Projected>,
     /// Pods of which there are volumes on the disk.

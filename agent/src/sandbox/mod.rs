@@ -235,7 +235,8 @@ impl Sandboxes for NodeSandboxes {
 
     async fn resize(&self, uid: &Uid, template: &PodTemplate, reach: Reach) -> Result<(), StepError> {
         check_uid(uid, RESIZE_ERROR)?;
-        let limits = Limits::of(&template.spec, self.shared.config.pod_max_pids);
+        // How many processes it may have stays as it was made.
+        let limits = Limits::of(&template.spec, None);
         self.shared.cgroups.resize(uid, &limits, reach).await.map_err(|e| step(RESIZE_ERROR, &e))
     }
 

@@ -179,6 +179,14 @@ impl<M: Machine> Worker<M> {
         if record.course.resize.is_none() {
             self.resized.remove(&record.uid);
         }
+        if self.view(&record.uid).is_some_and(|view| view.record.course.resizes != record.course.resizes) {
+            // What refused the amounts before says nothing of these.
+            let key = StepKey::Resize(record.uid.clone());
+            self.failures.remove(&key);
+            if self.in_flight.contains(&key) {
+                self.stale.insert(key);
+            }
+        }
         if let Some(view) = self.view_mut(&record.uid) {
             if let Some(Ok(desired)) = reread {
                 view.template = desired.template;

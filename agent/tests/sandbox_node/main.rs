@@ -21,7 +21,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use agent::seams::{CgroupParent, Leave, Sandboxes as _};
+use agent::seams::{CgroupParent, Leave, Reach, Sandboxes as _};
 use nix::mount::{MntFlags, umount2};
 use pod::observed::SandboxState;
 use pod::spec::*;
@@ -239,6 +239,12 @@ fn pods_lie_under_their_class_with_their_limits() {
             assert_eq!(read("cpu", &parent, "cpu.cfs_quota_us"), "50000");
             assert_eq!(read("memory", &parent, "memory.limit_in_bytes"), (32 << 20).to_string());
             assert_eq!(read("pids", &parent, "pids.max"), "5000");
+            // What a running pod may have of processes is not what a resize is about.
+            fs::write(format!("/sys/fs/cgroup/pids{parent}/pids.max"), "6000").unwrap();
+            template.spec.containers[0].resources.memory_limit = Some(48 << 20);
+            sandboxes.resize(&small.uid, &template, Reach::Exact).await.unwrap();
+            assert_eq!(read("memory", &parent, "memory.limit_in_bytes"), (48 << 20).to_string());
+            assert_eq!(read("pids", &parent, "pids.max"), "6000");
             template.spec.containers[0].resources.cpu_request_milli = Some(1000);
             sandboxes.set_up(&big, &template).await.unwrap();
             let class = format!("{}/burstable", node.cgroup_root);

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Between two looks at a cgroup whose processes were killed.
@@ -31,10 +33,19 @@ pub fn memory_used_v2(cgroups_path: &str) -> Option<u64> {
 }
 
 /// Writes a file of the cgroup in version 2 of the hierarchy; what is not there, there or in the other, is passed over.
-pub fn set_v2(cgroups_path: &str, file: &str, value: u64) {
-    let place = Path::new("/sys/fs/cgroup").join(path_below_root(cgroups_path)).join(file);
-    if place.exists() && fs::write(&place, value.to_string()).is_err() {
-        tracing::warn!(place = %place.display(), value, "a cgroup's value cannot be written");
+/// Blocks: to come below a lower memory.high the kernel reclaims memory before it answers.
+pub fn set_v2(cgroups_path: &str, file: &str, value: &str) -> io::Result<()> {
+    set(&Path::new("/sys/fs/cgroup").join(path_below_root(cgroups_path)).join(file), value)
+}
+
+fn set(place: &Path, value: &str) -> io::Result<()> {
+    let written = fs::OpenOptions::new().write(true).truncate(true).open(place);
+    match written.and_then(|mut file| file.write_all(value.as_bytes())) {
+        // It was removed, before or after it was opened.
+        Err(error) if error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(&error) == Some(Errno::NODEV) => {
+            Ok(())
+        }
+        done => done,
     }
 }
 
@@ -145,6 +156,18 @@ mod tests {
             assert!(!is_of(foreign, &id), "{foreign}");
         }
         assert!(!is_of("/daemonlet/podx/", ""));
+    }
+
+    #[test]
+    fn a_value_that_is_refused_is_an_error_and_a_cgroup_that_is_gone_is_none() {
+        let place = tempfile::tempdir().unwrap();
+        let high = place.path().join("memory.high");
+        set(&high, "max").unwrap();
+        assert!(!high.exists());
+        fs::write(&high, "94371840").unwrap();
+        set(&high, "max").unwrap();
+        assert_eq!(fs::read_to_string(&high).unwrap(), "max");
+        set(place.path(), "max").unwrap_err();
     }
 
     #[test]

@@ -41,9 +41,14 @@ impl Containerd {
         let value = serde_json::to_vec(&wanted).expect("numbers become JSON");
         let value = Any { type_url: RESOURCES_TYPE.to_owned(), value };
         update(&self.client, id, value).await.map_err(failed)?;
-        if let (Some(high), Some(place)) = (resources::memory_high(asked, self.config.memory), place) {
+        if let Some(place) = place.filter(|_| self.host().cgroup_v2) {
             // OCI runtimes take it when they make a container and not when they change one.
-            cgroup::set_v2(&place, "memory.high", high);
+            let high = resources::memory_high_again(asked, self.config.memory);
+            let failed = |error: &dyn std::fmt::Display| {
+                StepError::new(RESIZE_ERROR, format!("{}: cannot write memory.high: {error}", doing()))
+            };
+            let written = tokio::task::spawn_blocking(move || cgroup::set_v2(&place, "memory.high", &high)).await;
+            written.map_err(|ended| failed(&ended))?.map_err(|error| failed(&error))?;
         }
         Ok(())
     }

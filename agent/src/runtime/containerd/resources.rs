@@ -27,6 +27,11 @@ pub fn memory_high(asked: &Resources, policy: MemoryPolicy) -> Option<u64> {
     qos::memory_high(asked).filter(|_| policy.throttled)
 }
 
+/// What memory.high of a container that is there is to say: it may have a value of the amounts or of the policy before.
+pub fn memory_high_again(asked: &Resources, policy: MemoryPolicy) -> String {
+    memory_high(asked, policy).map_or_else(|| "max".to_owned(), |high| high.to_string())
+}
+
 /// `linux.resources` of a container.
 pub fn of_container(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> LinuxResources {
     let asked = &inputs.run.container.resources;
@@ -138,4 +143,22 @@ fn device_rules(inputs: &Inputs<'_>) -> Vec<LinuxDeviceCgroup> {
 
 fn kind(device: &HostDevice) -> LinuxDeviceType {
     if device.block { LinuxDeviceType::B } else { LinuxDeviceType::C }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resized_container_keeps_no_memory_high_of_before() {
+        let asked = |request, limit| Resources {
+            memory_request: Some(request),
+            memory_limit: Some(limit),
+            ..Resources::default()
+        };
+        let policy = |throttled| MemoryPolicy { throttled, ..MemoryPolicy::default() };
+        assert_eq!(memory_high_again(&asked(50 << 20, 100 << 20), policy(true)), "99614720");
+        assert_eq!(memory_high_again(&asked(100 << 20, 100 << 20), policy(true)), "max");
+        assert_eq!(memory_high_again(&asked(50 << 20, 100 << 20), policy(false)), "max");
+    }
 }

@@ -166,12 +166,17 @@ impl Cgroups {
         self.make(uid, &Limits { values, ..limits.clone() }).await
     }
 
-    /// Version 2 kills where a limit becomes less than what is used. Version 1 refuses it by itself.
+    /// Version 2 kills where a limit becomes less than what is used. Version 1 refuses it by itself, which systemd tells nobody.
     fn check_use(&self, pod: &Path, limits: &Limits) -> Result<(), CgroupError> {
-        let (Hierarchies::V2 { root }, Some(limit)) = (&self.hierarchies, limits.values.memory_max) else {
-            return Ok(());
+        let Some(limit) = limits.values.memory_max else { return Ok(()) };
+        let file = match &self.hierarchies {
+            Hierarchies::V2 { root } => root.join(pod).join("memory.current"),
+            Hierarchies::V1 { controllers, .. } => match (self.driver, controllers.get("memory")) {
+                (Driver::Systemd, Some(mount)) => mount.join(pod).join("memory.usage_in_bytes"),
+                _ => return Ok(()),
+            },
         };
-        let used = fs::read_to_string(root.join(pod).join("memory.current")).ok();
+        let used = fs::read_to_string(file).ok();
         match used.and_then(|text| text.trim().parse().ok()) {
             Some(used) if used > limit => Err(CgroupError::InUse { limit, used }),
             _ => Ok(()),
@@ -486,6 +491,38 @@ mod tests {
         assert!(!place.exists() && cgroups.list().is_empty());
         cgroups.remove_root().unwrap();
         assert!(!root.join(name).exists());
+    }
+
+    #[test]
+    fn a_limit_below_the_use_is_refused_where_nobody_else_says_so() {
+        let mount = tempfile::tempdir().unwrap();
+        for file in ["memory.current", "memory.usage_in_bytes"] {
+            fs::write(mount.path().join(file), "4097\n").unwrap();
+        }
+        let v1 = || {
+            let controllers = BTreeMap::from([("memory".to_owned(), mount.path().to_owned())]);
+            Hierarchies::V1 { controllers, all: vec![mount.path().to_owned()] }
+        };
+        let refused = |driver, hierarchies, memory_max| {
+            let cgroups = Cgroups {
+                root: "daemonlet".into(),
+                driver,
+                hierarchies,
+                burstable: Mutex::default(),
+                systemd: systemd::Systemd::default(),
+            };
+            let values = Cgroup { shares: 2, quota_us: None, memory_max };
+            let limits = Limits { class: Class::Burstable, values, pids_max: None };
+            cgroups.check_use(Path::new(""), &limits).is_err()
+        };
+        for driver in [Driver::Systemd, Driver::Cgroupfs] {
+            let v2 = || Hierarchies::V2 { root: mount.path().to_owned() };
+            assert!(refused(driver, v2(), Some(4096)) && !refused(driver, v2(), Some(4097)), "{driver:?}");
+            assert!(!refused(driver, v2(), None) && !refused(driver, v1(), Some(4097)), "{driver:?}");
+        }
+        assert!(refused(Driver::Systemd, v1(), Some(4096)));
+        // The kernel makes room first, and says so where it cannot.
+        assert!(!refused(Driver::Cgroupfs, v1(), Some(4096)));
     }
 
     #[test]
