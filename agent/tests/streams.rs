@@ -15,6 +15,7 @@ use agent::worker::Shared;
 use agent::workers::{Directory, Workers};
 use pod::desired::{DesiredSet, Wanted};
 use pod::manifest::{Context, Document, parse};
+use pod::observed::{ContainerState, ObservedContainer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -81,7 +82,9 @@ impl Agent {
             loop {
                 version.mark_unchanged();
                 let all = board.workloads();
-                let runs = |pod: &agent::board::Published| pod.pods.iter().any(|view| !view.containers.is_empty());
+                let lives = |it: &ObservedContainer| matches!(it.state, ContainerState::Running { .. });
+                let runs =
+                    |pod: &agent::board::Published| pod.pods.iter().any(|view| view.containers.iter().any(lives));
                 if let Some(pod) = all.values().find(|it| runs(it)) {
                     return pod.pods[0].record.uid.0.clone();
                 }
