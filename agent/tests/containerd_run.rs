@@ -329,6 +329,27 @@ async fn a_command_that_does_not_exist_fails_with_its_name_and_leaves_nothing() 
 }
 
 #[tokio::test]
+async fn containers_of_one_pod_that_are_made_at_once_share_one_shim() {
+    let node = TestContainerd::start();
+    let runtime = node.open();
+    for round in 0..6 {
+        let mut pod = TestPod::new(&node, &format!("a{round}"), "while :; do sleep 1; done");
+        pod.add("second");
+        pod.add("third");
+        let (first, second, third) = (pod.run(0, 0), pod.run(1, 0), pod.run(2, 0));
+        tokio::join!(first.go(&runtime), second.go(&runtime), third.go(&runtime));
+        assert_eq!(node.shims().len(), 1, "round {round}");
+        for run in [&first, &second, &third] {
+            runtime.delete(&run.id()).await.expect("deleted");
+        }
+        tests::wait::wait_for("its shim ends", || match node.shims() {
+            left if left.is_empty() => Ok(()),
+            left => Err(format!("{left:?}")),
+        });
+    }
+}
+
+#[tokio::test]
 async fn containers_of_one_pod_share_one_shim() {
     let node = TestContainerd::start();
     let runtime = node.open();

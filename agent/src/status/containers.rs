@@ -194,10 +194,14 @@ fn after_its_end(
 }
 
 fn waiting(published: &Published, view: &PodView, container: &Container) -> State {
+    let inits = view.template.spec.containers.iter().any(|c| c.role != Role::Main);
     match wait_of(published, view, container) {
+        // Also while it is created ahead of its turn: as in Kubernetes a container behind others is not shown as coming itself.
+        Some(wait) if wait.reason == "ContainerCreating" && inits && container.role == Role::Main => {
+            State::Waiting { reason: "PodInitializing".into(), message: wait.message.clone() }
+        }
         Some(wait) => wait_state(wait),
         None => {
-            let inits = view.template.spec.containers.iter().any(|c| c.role != Role::Main);
             let reason = if inits { "PodInitializing" } else { "ContainerCreating" };
             State::Waiting { reason: reason.into(), message: String::new() }
         }

@@ -1,7 +1,7 @@
 use pod::observed::ContainerState;
 use pod::plan::{Failure, StepKey, Waiting};
 use pod::record::{Amounts, ContainerMemory, PodFailure, Resize};
-use pod::spec::{RecursiveReadOnly, RestartPolicy, VolumeMount};
+use pod::spec::{RecursiveReadOnly, RestartPolicy, Role, VolumeMount};
 use pod::time::Moment;
 
 use super::sample::{at, ended, published, run, view, waits};
@@ -180,6 +180,27 @@ fn a_pod_that_has_not_started_is_pending() {
     let pod = shown(view(), vec![]);
     assert_eq!(pod["status"]["phase"], "Pending");
     assert_eq!(pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
+
+    // Behind an init container, also while it is created ahead of its turn.
+    let mut view = view();
+    let spec = &mut std::sync::Arc::make_mut(&mut view.template).spec;
+    let mut init = spec.containers[0].clone();
+    (init.name, init.role) = ("first".into(), Role::Init);
+    spec.containers.insert(0, init);
+    let creating = |container: &str| Waiting {
+        uid: Some(view.record.uid.clone()),
+        container: Some(container.into()),
+        reason: "ContainerCreating".into(),
+        message: "is created".into(),
+        until: None,
+    };
+    let waiting = vec![creating("c"), creating("first")];
+    let pod = shown(view, waiting);
+    let reason = |list: &str| pod["status"][list][0]["state"]["waiting"]["reason"].clone();
+    assert_eq!(
+        [reason("containerStatuses"), reason("initContainerStatuses")],
+        ["PodInitializing", "ContainerCreating"]
+    );
 }
 
 #[test]

@@ -148,7 +148,9 @@ impl Containerd {
                 options,
             };
             propagation::check(run, &sub_paths).map_err(|why| StepError::new("CreateContainerError", why))?;
+            let turn = self.turns.of(&run.run.uid).await;
             let created = tasks::create(&self.client, &task).await;
+            drop(turn);
             // The container has its own copies by now.
             unbound(bound, ()).await;
             created.map_err(|status| refused("the task", &status))

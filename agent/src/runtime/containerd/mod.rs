@@ -63,6 +63,7 @@ mod snapshots;
 mod stdin;
 mod sub_paths;
 mod tasks;
+mod turns;
 pub mod user;
 mod volume_images;
 
@@ -147,6 +148,8 @@ pub struct Containerd {
     /// Containers whose shim did not answer.
     late: Late,
     execs: exec::Execs,
+    /// Tasks that are being created.
+    turns: turns::Turns,
     /// One look at an image's files at a time: its view has one name.
     looking: tokio::sync::Mutex<()>,
     follower: JoinHandle<()>,
@@ -174,6 +177,7 @@ impl Containerd {
             recursion: recursion::Recursion::default(),
             late: Late::default(),
             execs: exec::Execs::default(),
+            turns: turns::Turns::default(),
             looking: tokio::sync::Mutex::default(),
             follower,
         })
