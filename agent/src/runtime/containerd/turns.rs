@@ -1,5 +1,5 @@
-//! One creation at a time for each pod. Its containers share a shim: asked for two of them at once while there is none, containerd starts
-//! one for each, and the one that loses the race for the socket's name stays for ever, serving nobody.
+//! One creation at a time for each pod. Its containers share a shim: asked for two of them at once while there is none, containerd may start
+//! one for each, and the one that loses the race for the socket's name stays. Seen rarely; no test forces it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
