@@ -11,7 +11,8 @@ use agent::runtime::containerd::Containerd;
 use agent::seams::Runtime as _;
 use bytes::Bytes;
 use pod::spec::{Handler, Probe};
-use support::pods::{PATIENCE, TestContainerd, TestPod, TestRun};
+use support::pods::{TestContainerd, TestPod, TestRun};
+use support::soon;
 use tokio::sync::{mpsc, watch};
 
 const DAEMON: &str = "trap 'exit 0' TERM; while :; do sleep 1; done";
@@ -79,20 +80,20 @@ fn left(node: &TestContainerd, run: &TestRun<'_>) -> Result<(), String> {
 
 /// Waits until no pipes of commands are left, and no process with this word.
 async fn nothing_left(node: &TestContainerd, run: &TestRun<'_>, word: &str) {
-    let end = Instant::now() + PATIENCE;
-    while processes(&run.id(), word) > 0 || left(node, run).is_err() {
-        assert!(Instant::now() < end, "{} processes, {:?}", processes(&run.id(), word), left(node, run));
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    soon("nothing of the commands is left", || match processes(&run.id(), word) {
+        0 => left(node, run),
+        some => Err(format!("{some} processes")),
+    })
+    .await;
 }
 
 /// Waits until so many processes have this word.
 async fn running_all(id: &str, word: &str, count: usize) {
-    let end = Instant::now() + PATIENCE;
-    while processes(id, word) < count {
-        assert!(Instant::now() < end, "{} of {count} processes run", processes(id, word));
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    soon("the processes run", || match processes(id, word) {
+        all if all >= count => Ok(()),
+        some => Err(format!("{some} of {count} processes run")),
+    })
+    .await;
 }
 
 /// Processes of the container whose command line has this word.
@@ -187,11 +188,11 @@ async fn nothing_stays_of_commands_that_are_cut_off_at_any_instant() {
         let _cut_off = tokio::time::timeout(cut, run(&runtime, &id, &words, Some("typed"))).await;
     }
     nothing_left(&node, &run_, "3333").await;
-    let end = Instant::now() + PATIENCE;
-    while descriptors() > before {
-        assert!(Instant::now() < end, "{before} descriptors before, {} after", descriptors());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    soon("their descriptors are closed", || match descriptors() {
+        after if after <= before => Ok(()),
+        after => Err(format!("{before} descriptors before, {after} after")),
+    })
+    .await;
     runtime.delete(&id).await.expect("deleted");
 }
 

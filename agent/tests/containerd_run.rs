@@ -5,13 +5,12 @@ mod support;
 use std::fs::{File, OpenOptions};
 use std::io::BufRead as _;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use agent::seams::{RESIZE_ERROR, Runtime as _, Wake};
 use pod::observed::ContainerState;
 use pod::plan::Signal;
 use pod::spec::Resources;
-use support::pods::{PATIENCE, TestContainerd, TestPod, exit_code, state, woken};
+use support::pods::{TestContainerd, TestPod, exit_code, state, woken};
 
 #[tokio::test]
 async fn a_run_starts_ends_and_is_observed_with_its_code() {
@@ -52,10 +51,11 @@ async fn stdin_stays_open_and_a_terminal_is_one() {
     for (index, said) in [(0, "err\r\nout\r\nterminal\r\n"), (1, "err\nout\n")] {
         let mut run = pod.run(index, 0);
         let pid = run.go(&runtime).await;
-        let end = Instant::now() + PATIENCE;
-        while run.output().len() < said.len() && Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        support::soon("it has said everything", || match run.output() {
+            all if all.len() >= said.len() => Ok(()),
+            some => Err(format!("{some:?}")),
+        })
+        .await;
         // Of two pipes nobody knows the order.
         let mut lines: Vec<&str> = run.output().split_inclusive('\n').collect();
         lines.sort_unstable();

@@ -246,12 +246,11 @@ async fn a_lease_that_containerd_could_not_take_back_is_given_back_when_it_is_th
     node.containerd.stop();
     import.await.expect_err("containerd is gone");
     node.containerd.restart();
-    let given_back = tokio::time::timeout(std::time::Duration::from_secs(30), async {
-        while !leases(&node).is_empty() {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    });
-    given_back.await.expect("the lease is given back");
+    support::soon("the lease is given back", || match leases(&node) {
+        none if none.is_empty() => Ok(()),
+        some => Err(some),
+    })
+    .await;
 }
 
 #[tokio::test]

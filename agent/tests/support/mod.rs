@@ -5,8 +5,27 @@ pub mod archives;
 pub mod containerd;
 pub mod pods;
 
+use std::time::{Duration, Instant};
+
 use pod::manifest::{Context, Document, parse};
 use pod::spec::{Container, PullPolicy};
+use tests::wait::PATIENCE;
+
+/// Between two looks at a condition.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// `tests::wait::wait_for` for a test whose own tasks have to go on meanwhile.
+#[track_caller]
+pub fn soon(what: &str, mut ask: impl FnMut() -> Result<(), String>) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let end = Instant::now() + PATIENCE;
+        while let Err(seen) = ask() {
+            assert!(Instant::now() < end, "{caller}: waited {PATIENCE:?} for: {what}\nlast seen: {seen}");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
 
 /// A container as a manifest makes it, but for its image, whose name may be none.
 pub fn container(image: &str, pull_policy: PullPolicy) -> Container {
