@@ -8,6 +8,7 @@ pub mod bench;
 pub mod client;
 pub mod etcd;
 pub mod faulty;
+pub mod fleet;
 pub mod grpc_health;
 pub mod image;
 pub mod manifest;
