@@ -106,9 +106,8 @@ fn static_pods_are_visible_and_a_deleted_mirror_restarts_them() {
     let node = control.node_with(builder, "node-a", &token);
     let before = node.wait_running("local");
     control.up();
-    let mirror = control.wait("the mirror pod is there and ready", &["pod", "local-node-a"], |pod| {
-        condition(pod, "Ready") == "True"
-    });
+    let mirror = control
+        .wait("the mirror pod is there and ready", &["pod", "local-node-a"], |pod| condition(pod, "Ready") == "True");
     let annotations = &mirror["metadata"]["annotations"];
     assert_eq!(annotations["kubernetes.io/config.source"], "file");
     assert_eq!(annotations["kubernetes.io/config.mirror"], annotations["kubernetes.io/config.hash"]);

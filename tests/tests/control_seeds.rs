@@ -94,7 +94,8 @@ fn a_daemon_is_applied_edited_and_updated_by_hand() {
 
         // Under RollingUpdate an edit replaces the pods at once.
         let first = session.wait_pods("kube-system", "both run", all_run);
-        let said = session.edit("edit daemonset fluentd-elasticsearch -n kube-system", "s/value: value$/value: value01/");
+        let said =
+            session.edit("edit daemonset fluentd-elasticsearch -n kube-system", "s/value: value$/value: value01/");
         assert_eq!(said.out, "daemonset.apps/fluentd-elasticsearch edited\n");
         let described = session.run("describe daemonset -n kube-system").out;
         for shown in ["testenv:  value01", "Mounts:     <none>", "Volumes:      <none>"] {

@@ -3,6 +3,7 @@
 //! Here is what all of them share: a node whose agent knows the image of `stamp`, the moments that its containers write down, and the
 //! rivals' way to start the same program (`ctr run -d`, `podman run -d`).
 
+mod control;
 mod many;
 mod memory;
 mod podman;
@@ -28,6 +29,7 @@ use crate::wait::{wait_for, wait_within};
 use podman::Podman;
 use table::Samples;
 
+pub use control::control;
 pub use shims::shims;
 pub use table::head;
 

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use tests::bench::{Bench, Rounds, head, shims};
+use tests::bench::{Bench, Rounds, control, head, shims};
 
 /// One measurement, on a node of its own.
 enum Part {
@@ -37,6 +37,7 @@ fn main() {
         ("pull-swap", Part::Node(Bench::pull_swap)),
         ("pull-cut", Part::Node(Bench::pull_cut)),
         ("shims", Part::Own(shims)),
+        ("control", Part::Own(control)),
     ];
     let begun = Instant::now();
     println!("{} rounds, {} of what moves much; a ratio is ours by theirs, of medians", rounds.single, rounds.large);
