@@ -1,5 +1,6 @@
 //! Clients of one agent: its command line, its loopback endpoint, its socket. They know words and JSON shapes of the contract only.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -42,6 +43,18 @@ impl Output {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("not JSON ({e}): {}\nstderr: {}", self.out, self.err))
     }
+}
+
+/// Runs a closure on a thread that has entered this network namespace.
+pub fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+    let namespace = File::open(format!("/run/netns/{namespace}")).expect("the network namespace is there");
+    std::thread::scope(|scope| {
+        let entered = scope.spawn(|| {
+            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET).expect("root may enter a namespace");
+            work()
+        });
+        entered.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Runs a command to its end, with a bound.

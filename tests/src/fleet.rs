@@ -93,6 +93,11 @@ impl TestControl {
         command
     }
 
+    /// Runs a closure on a thread that has entered the endpoint's network namespace.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        client::inside(&self.id, work)
+    }
+
     pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }

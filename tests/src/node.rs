@@ -445,17 +445,7 @@ impl TestNode {
 
     /// Runs a closure on a thread that has entered the node's network namespace.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(format!("/run/netns/{}", self.id)).expect("the node's network namespace is there");
-        std::thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)
-                        .expect("root may enter a namespace");
-                    work()
-                })
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        client::inside(&self.id, work)
     }
 
     /// Names of the interfaces in the node's network namespace.
