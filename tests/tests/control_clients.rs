@@ -135,3 +135,59 @@ fn rusts_client_applies_watches_and_loses_a_conflict() {
     });
     node.wait_no_pod("crab");
 }
+
+/// The client's half of the next test, run by the same program in a pod.
+#[test]
+#[ignore = "runs in the pod that a_daemon_reaches_the_endpoint_with_its_account makes"]
+fn inside_a_daemon() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let config =
+            Config::incluster().expect("the endpoint's address, the token and the authority are where they belong");
+        let client = Client::try_from(config).expect("a client");
+        let pods: Api<Pod> = Api::default_namespaced(client.clone());
+        let names: Vec<_> =
+            pods.list(&ListParams::default()).await.unwrap().iter().map(ResourceExt::name_any).collect();
+        let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::default_namespaced(client);
+        let refused = secrets.list(&ListParams::default()).await.unwrap_err();
+        let kube::Error::Api(status) = refused else { panic!("{refused}") };
+        println!("account says: {} pods, secrets {}", names.len(), status.code);
+    });
+    // It is a daemon: it lives until it is told to end.
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_daemon_reaches_the_endpoint_with_its_account() {
+    let control = TestControl::start();
+    let node = control.node("node-a");
+    control.wait_node_ready("node-a");
+    let rights = json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader"}},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "reader"},
+         "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "reader"},
+         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
+         "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": "default"}]},
+    ]});
+    control.kubectl(&["apply", "-f", &control.file("rights.json", &rights.to_string())]).ok();
+    let program = std::env::current_exe().expect("a running program has a path");
+    let host = ["/lib", "/lib64", "/usr"].into_iter().filter(|path| std::path::Path::new(path).exists());
+    let shared: Vec<_> = host.map(|path| (path, path.trim_start_matches('/').to_owned())).collect();
+    let mut volumes: Vec<_> =
+        shared.iter().map(|(path, name)| json!({"name": name, "hostPath": {"path": path}})).collect();
+    let mut mounts: Vec<_> =
+        shared.iter().map(|(path, name)| json!({"name": name, "mountPath": path, "readOnly": true})).collect();
+    volumes.push(json!({"name": "program", "hostPath": {"path": program, "type": "File"}}));
+    mounts.push(json!({"name": "program", "mountPath": "/client", "readOnly": true}));
+    let document = daemon_set("insider")
+        .pod_field("serviceAccountName", json!("reader"))
+        .pod_field("volumes", json!(volumes))
+        .field("volumeMounts", json!(mounts))
+        .field("command", json!(["/client", "--exact", "inside_a_daemon", "--ignored", "--nocapture"]));
+    control.kubectl(&["apply", "-f", &control.file("insider.json", &document.text())]).ok();
+    let pod = node.wait_running("insider");
+    assert_eq!(node.wait_log(&pod, "main", "account says"), "account says: 1 pods, secrets 403");
+}
