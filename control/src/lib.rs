@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod clock;
+pub mod convert;
 pub mod daemonset;
 pub mod rollout;
 pub mod selector;
