@@ -104,17 +104,8 @@ impl Config {
     }
 
     fn resolve(settings: Settings) -> Result<Config, ConfigError> {
-        let Settings {
-            data_dir,
-            listen,
-            nodes_listen,
-            tls_name,
-            store,
-            etcd_endpoints,
-            etcd_ca,
-            etcd_cert,
-            etcd_key,
-        } = settings;
+        let Settings { data_dir, listen, nodes_listen, tls_name, store, etcd_endpoints, etcd_ca, etcd_cert, etcd_key } =
+            settings;
         let unfit = |why: &str| Err(ConfigError::Unfit(why.to_owned()));
         let is_etcd = store == Some(StoreName::Etcd);
         let store = match (is_etcd, etcd_endpoints) {
@@ -186,7 +177,9 @@ mod tests {
             panic!("the faults are listed")
         };
         let at = |line: usize, key: &str| format!("{}:{line}: {key}: ", path.display());
-        for (fault, begin) in faults.iter().zip([at(1, "listen"), at(3, "listen"), at(4, "port"), at(5, "store"), at(6, "etcd-ca")]) {
+        for (fault, begin) in
+            faults.iter().zip([at(1, "listen"), at(3, "listen"), at(4, "port"), at(5, "store"), at(6, "etcd-ca")])
+        {
             assert!(fault.starts_with(&begin), "{fault}");
         }
         assert_eq!(faults.len(), 5);
@@ -205,7 +198,9 @@ mod tests {
         assert!(why(etcd(Some("https://a:2379"), Some("/c"))).contains("--etcd-key"));
         let alone = Settings { etcd_ca: Some("/ca".into()), ..Settings::default() };
         assert!(why(alone).contains("--store etcd"));
-        let StoreChoice::Etcd(place) = Config::resolve(etcd(Some("https://a:2379,https://b:2379"), None)).unwrap().store else {
+        let StoreChoice::Etcd(place) =
+            Config::resolve(etcd(Some("https://a:2379,https://b:2379"), None)).unwrap().store
+        else {
             panic!("etcd was chosen")
         };
         assert_eq!(place.endpoints, ["https://a:2379", "https://b:2379"]);

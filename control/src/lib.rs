@@ -6,7 +6,9 @@
 
 pub mod api;
 pub mod clock;
+pub mod config;
 pub mod daemonset;
+pub mod door;
 pub mod rollout;
 pub mod selector;
 pub mod store;

@@ -93,10 +93,8 @@ fn entries(text: &str) -> Result<Vec<Entry>, Fault> {
     let mut depth = 0;
     let mut key: Option<(String, usize)> = None;
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|e| Fault {
-            line: e.marker().line().max(1),
-            reason: format!("this is not YAML: {}", e.info()),
-        })?;
+        let (event, span) = event
+            .map_err(|e| Fault { line: e.marker().line().max(1), reason: format!("this is not YAML: {}", e.info()) })?;
         let line = span.start.line().max(1);
         let fault = |reason: &str| Fault { line, reason: reason.to_owned() };
         match event {
@@ -110,7 +108,9 @@ fn entries(text: &str) -> Result<Vec<Entry>, Fault> {
             Event::SequenceEnd => depth = 1,
             Event::Scalar(text, ..) => match (depth, key.take()) {
                 (1, None) => key = Some((text.to_string(), line)),
-                (1, Some((key, line))) => entries.push(Entry { key, line, values: vec![text.to_string()], is_list: false }),
+                (1, Some((key, line))) => {
+                    entries.push(Entry { key, line, values: vec![text.to_string()], is_list: false })
+                }
                 (2, _) => {
                     let list = entries.last_mut().ok_or_else(|| fault("a list without a key"))?;
                     if list.values.len() == ENTRIES_MAX {
@@ -122,7 +122,9 @@ fn entries(text: &str) -> Result<Vec<Entry>, Fault> {
                 _ if text.is_empty() || text == "~" => {}
                 _ => return Err(fault("a mapping of keys and values is expected")),
             },
-            Event::MappingStart(..) | Event::SequenceStart(..) => return Err(fault("a value or a list of values is expected")),
+            Event::MappingStart(..) | Event::SequenceStart(..) => {
+                return Err(fault("a value or a list of values is expected"));
+            }
             Event::Alias(_) => return Err(fault("aliases are not read here")),
             _ => {}
         }

@@ -52,7 +52,11 @@ pub fn urls(text: &str) -> Result<Urls, String> {
         let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
         rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(char::is_whitespace))
     };
-    if urls.iter().all(is_url) { Ok(Urls(urls)) } else { Err(format!("{text:?} is no list of URLs: https://a:2379,https://b:2379")) }
+    if urls.iter().all(is_url) {
+        Ok(Urls(urls))
+    } else {
+        Err(format!("{text:?} is no list of URLs: https://a:2379,https://b:2379"))
+    }
 }
 
 pub fn store(text: &str) -> Result<StoreName, String> {

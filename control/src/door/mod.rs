@@ -10,6 +10,8 @@ pub mod join;
 mod random;
 pub mod rules;
 pub mod service_accounts;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 
 /// Where the store has an object of the API; `namespace` is empty for kinds without one.

@@ -164,7 +164,8 @@ impl ClientCertVerifier for ExpiredToo {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let judged = self.inner.verify_client_cert(end_entity, intermediates, now);
-        let Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) = judged
+        let Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) =
+            judged
         else {
             return judged;
         };

@@ -67,18 +67,15 @@ pub fn in_directory(directory: &Path, now: Timestamp) -> Result<Authority, KeepE
 pub async fn in_store(store: &impl Store, place: &str, now: Timestamp) -> Result<Authority, KeepError> {
     let read = |bytes: &[u8]| {
         let place = format!("{place}, key {KEY}");
-        let text = std::str::from_utf8(bytes).map_err(|_| AuthorityError::Damaged {
-            place: place.clone(),
-            why: "damaged: it is no text".into(),
-        })?;
+        let text = std::str::from_utf8(bytes)
+            .map_err(|_| AuthorityError::Damaged { place: place.clone(), why: "damaged: it is no text".into() })?;
         parse(text, &place, now)
     };
     if let Some(entry) = store.get(KEY).await?.entry {
         return Ok(read(&entry.value)?);
     }
     let authority = Authority::generate(now)?;
-    let write =
-        Write { key: KEY.into(), value: Some(document(&authority).into_bytes()), expected: Expected::Absent };
+    let write = Write { key: KEY.into(), value: Some(document(&authority).into_bytes()), expected: Expected::Absent };
     match store.write(write).await {
         Ok(_) => Ok(authority),
         Err(StoreError::Conflict { current: Some(entry), .. }) => Ok(read(&entry.value)?),
@@ -136,9 +133,8 @@ pub fn parse(text: &str, place: &str, now: Timestamp) -> Result<Authority, Autho
     let certificate_pem = field("certificate")?.to_owned();
     let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
         .map_err(|_| damaged("damaged: its certificate is none"))?;
-    let key = |name| {
-        KeyPair::from_pem(field(name)?).map_err(|_| damaged(&format!("damaged: its {name} is no private key")))
-    };
+    let key =
+        |name| KeyPair::from_pem(field(name)?).map_err(|_| damaged(&format!("damaged: its {name} is no private key")));
     let (key, tokens) = (key("key")?, key("serviceAccountKey")?);
     let (_, parsed) =
         X509Certificate::from_der(&certificate).map_err(|_| damaged("damaged: its certificate is none"))?;

@@ -81,7 +81,9 @@ pub enum AuthorityError {
     TooLarge(usize),
     #[error("the request for a certificate is none, or its signature is not its key's")]
     Request(#[source] rcgen::Error),
-    #[error("{place}: {why}; put it back from a backup, or remove it to make a new authority, which every node has to join anew")]
+    #[error(
+        "{place}: {why}; put it back from a backup, or remove it to make a new authority, which every node has to join anew"
+    )]
     Damaged { place: String, why: String },
 }
 
@@ -145,7 +147,11 @@ impl Authority {
         let certificate = params
             .signed_by(&request.public, &self.issuer)
             .map_err(|source| AuthorityError::Make { of: format!("node {name}"), source })?;
-        Ok(Signed { certificate: certificate.der().to_vec(), not_after: end(now, CERTIFICATE_LASTS), key: request.key() })
+        Ok(Signed {
+            certificate: certificate.der().to_vec(),
+            not_after: end(now, CERTIFICATE_LASTS),
+            key: request.key(),
+        })
     }
 
     fn issue(&self, params: CertificateParams, of: &str, now: Timestamp) -> Result<Issued, AuthorityError> {

@@ -19,8 +19,8 @@ use pod::manifest::names;
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 
-pub use self::attempts::{FAILURES_MAX, WINDOW};
 use self::attempts::Attempts;
+pub use self::attempts::{FAILURES_MAX, WINDOW};
 pub use self::token::{Bad, TOKEN_MAX};
 use self::token::{Shown, Token};
 use super::authority::{Authority, AuthorityError, Peer, Request, Signed};
@@ -94,7 +94,9 @@ pub enum JoinError {
     Taken(String),
     #[error("no node's certificate was shown")]
     NoNode,
-    #[error("node {0} has joined anew since with another key, so this certificate is no longer good; join again with a new token")]
+    #[error(
+        "node {0} has joined anew since with another key, so this certificate is no longer good; join again with a new token"
+    )]
     Replaced(String),
     #[error("the certificate of node {0} has ended; renew it first")]
     Ended(String),

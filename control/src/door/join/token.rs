@@ -141,7 +141,9 @@ mod tests {
         assert_eq!(Shown::parse(&with_pin).as_ref(), Some(&shown));
         let long = format!("{}.{secret}", "a".repeat(1 << 20));
         let climbing = format!("../../xx.{secret}");
-        for bad in ["", ".", "a.b", token.id.as_str(), &format!("{with_pin}.x"), &format!("{whole}.short"), &long, &climbing] {
+        for bad in
+            ["", ".", "a.b", token.id.as_str(), &format!("{with_pin}.x"), &format!("{whole}.short"), &long, &climbing]
+        {
             assert_eq!(Shown::parse(bad), None, "{bad:.60}");
         }
     }

@@ -91,7 +91,10 @@ impl Admission {
         let wanted: Vec<Rule> = self.authorizer.roles().rules(namespace, &role).into_iter().cloned().collect();
         if wanted.is_empty() {
             // It gives nothing today, and whatever it is written with tomorrow.
-            let why = format!("user {:?} may not bind {resource} {:?}, which does not exist or has no rules", self.user.name, role.name);
+            let why = format!(
+                "user {:?} may not bind {resource} {:?}, which does not exist or has no rules",
+                self.user.name, role.name
+            );
             return Err(ApiError::forbidden(kind, name, &why));
         }
         self.grants(kind, namespace, name, &wanted)

@@ -44,7 +44,9 @@ pub fn amended(stored: &Value, wanted: &Value) -> Option<Value> {
         amended.extend(all(wanted).into_iter().filter(lacks));
     } else {
         // The store gives subjects their group when it has none.
-        let is_known = |subject: &Value| all(stored).iter().any(|own| own["name"] == subject["name"] && own["kind"] == subject["kind"]);
+        let is_known = |subject: &Value| {
+            all(stored).iter().any(|own| own["name"] == subject["name"] && own["kind"] == subject["kind"])
+        };
         amended.extend(all(wanted).into_iter().filter(|subject| !is_known(subject)));
     }
     if amended.len() == all(stored).len() {
@@ -60,7 +62,11 @@ fn roles() -> Vec<Value> {
     edit.extend([
         rule(&WRITE, &[""], &["pods", "configmaps", "secrets", "serviceaccounts", "services", "events"]),
         rule(&READ, &[""], &["secrets"]),
-        rule(&["create"], &[""], &["pods/eviction", "serviceaccounts/token", "pods/attach", "pods/exec", "pods/portforward"]),
+        rule(
+            &["create"],
+            &[""],
+            &["pods/eviction", "serviceaccounts/token", "pods/attach", "pods/exec", "pods/portforward"],
+        ),
         rule(&["get"], &[""], &["pods/attach", "pods/exec", "pods/portforward"]),
         rule(&WRITE, &["apps"], &["daemonsets", "controllerrevisions"]),
         rule(&WRITE, &["coordination.k8s.io"], &["leases"]),
@@ -89,7 +95,19 @@ fn roles() -> Vec<Value> {
             "system:discovery",
             vec![paths(
                 &["get"],
-                &["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"],
+                &[
+                    "/api",
+                    "/api/*",
+                    "/apis",
+                    "/apis/*",
+                    "/healthz",
+                    "/livez",
+                    "/openapi",
+                    "/openapi/*",
+                    "/readyz",
+                    "/version",
+                    "/version/",
+                ],
             )],
         ),
         role(
@@ -98,11 +116,22 @@ fn roles() -> Vec<Value> {
         ),
         role(
             "system:service-account-issuer-discovery",
-            vec![paths(&["get"], &["/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/"])],
+            vec![paths(
+                &["get"],
+                &[
+                    "/.well-known/openid-configuration",
+                    "/.well-known/openid-configuration/",
+                    "/openid/v1/jwks",
+                    "/openid/v1/jwks/",
+                ],
+            )],
         ),
         role(
             "system:monitoring",
-            vec![paths(&["get"], &["/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/readyz", "/readyz/*"])],
+            vec![paths(
+                &["get"],
+                &["/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/readyz", "/readyz/*"],
+            )],
         ),
         role(
             "system:auth-delegator",
@@ -118,7 +147,11 @@ fn roles() -> Vec<Value> {
 
 fn view() -> Vec<Value> {
     vec![
-        rule(&READ, &[""], &["pods", "pods/log", "pods/status", "configmaps", "events", "namespaces", "serviceaccounts", "services"]),
+        rule(
+            &READ,
+            &[""],
+            &["pods", "pods/log", "pods/status", "configmaps", "events", "namespaces", "serviceaccounts", "services"],
+        ),
         rule(&READ, &["apps"], &["daemonsets", "daemonsets/status", "controllerrevisions"]),
         rule(&READ, &["discovery.k8s.io"], &["endpointslices"]),
         rule(&READ, &["events.k8s.io"], &["events"]),

@@ -79,7 +79,8 @@ impl Authorizer {
             if node::allows(&self.store, node, asked).await? {
                 return Ok(Verdict { allowed: true, reason: format!("node {node:?}: its own") });
             }
-            let reason = format!("node {node:?} reads and writes its own Node, Lease and pods, and reads what those use");
+            let reason =
+                format!("node {node:?} reads and writes its own Node, Lease and pods, and reads what those use");
             return Ok(Verdict { allowed: false, reason });
         }
         Ok(Verdict { allowed: false, reason: String::new() })

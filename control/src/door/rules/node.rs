@@ -131,7 +131,9 @@ pub fn refuses(node: &str, resource: &str, sub: &str, new: &Value, old: Option<&
         ("nodes", None) if !is_absent("/metadata/ownerReferences") || !is_absent("/metadata/finalizers") => {
             Some("a node cannot give its Node owners or finalizers")
         }
-        ("nodes", None) if has_restricted_label(new) => Some("a node cannot give itself labels of node-restriction.kubernetes.io"),
+        ("nodes", None) if has_restricted_label(new) => {
+            Some("a node cannot give itself labels of node-restriction.kubernetes.io")
+        }
         ("nodes", None) => None,
         ("nodes", Some(_)) if !is_same("/metadata/ownerReferences") || !is_same("/metadata/finalizers") => {
             Some("a node cannot change the owners or finalizers of its Node")
@@ -139,7 +141,9 @@ pub fn refuses(node: &str, resource: &str, sub: &str, new: &Value, old: Option<&
         ("nodes", Some(_)) if !is_same("/metadata/labels") => {
             Some("a node proposes labels when it joins; afterwards only others change them")
         }
-        ("nodes", Some(_)) if !is_same("/spec") => Some("a node cannot change the taints and the rest of the spec of its Node"),
+        ("nodes", Some(_)) if !is_same("/spec") => {
+            Some("a node cannot change the taints and the rest of the spec of its Node")
+        }
         ("nodes", Some(_)) => None,
         ("leases", _) if new["metadata"]["name"] != node => Some("a node can only write its own Lease"),
         ("pods", None) if sub.is_empty() => refuses_mirror(node, new),
@@ -165,7 +169,9 @@ fn refuses_mirror(node: &str, pod: &Value) -> Option<&'static str> {
         Some("a node can only create pods that run on it")
     } else if owners.len() != 1 || !owners.iter().all(is_own) {
         Some("a mirror pod belongs to its Node and to nothing else")
-    } else if ["serviceAccountName", "serviceAccount", "resourceClaims", "imagePullSecrets"].iter().any(|key| is_filled(&spec[*key]))
+    } else if ["serviceAccountName", "serviceAccount", "resourceClaims", "imagePullSecrets"]
+        .iter()
+        .any(|key| is_filled(&spec[*key]))
         || volumes.into_iter().any(|volume| takes.iter().any(|key| is_filled(&volume[*key])))
         || mentions_any(spec)
     {

@@ -65,10 +65,10 @@ async fn token(authenticator: &Authenticator, kind: &Kind, spec: &Value) -> Resu
     }
     let audiences = texts(&spec["audiences"]);
     match authenticator.accounts().who(token, &audiences).await {
-        Ok((user, audiences)) => {
-            Ok(json!({ "authenticated": true, "user": user_info(&user), "audiences": audiences }))
+        Ok((user, audiences)) => Ok(json!({ "authenticated": true, "user": user_info(&user), "audiences": audiences })),
+        Err(error) if error.code == 401 => {
+            Ok(json!({ "error": "the token is not good here, or not for these audiences" }))
         }
-        Err(error) if error.code == 401 => Ok(json!({ "error": "the token is not good here, or not for these audiences" })),
         Err(error) => Err(error),
     }
 }
@@ -88,7 +88,8 @@ async fn access(authorizer: &Authorizer, kind: &Kind, spec: &Value, user: &Ident
         },
         (false, true) => Attributes { verb: text(&path["verb"]), path: text(&path["path"]), ..Attributes::default() },
         _ => {
-            let why = "Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            let why =
+                "Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified";
             return Err(invalid(kind, "spec.resourceAttributes", why.into()));
         }
     };
@@ -105,7 +106,11 @@ fn subject(kind: &Kind, spec: &Value) -> Result<Identity, ApiError> {
     let groups = texts(&spec["groups"]);
     let name = text(&spec["user"]).to_owned();
     if name.is_empty() && groups.is_empty() {
-        return Err(invalid(kind, "spec.user", "Invalid value: \"\": at least one of user or group must be specified".into()));
+        return Err(invalid(
+            kind,
+            "spec.user",
+            "Invalid value: \"\": at least one of user or group must be specified".into(),
+        ));
     }
     Ok(Identity { name, groups, ..Identity::default() })
 }

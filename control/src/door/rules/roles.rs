@@ -87,7 +87,8 @@ impl Rule {
             } else {
                 has(&self.groups, asked.group)
                     && self.resources.iter().any(|own| covers_resource(own, asked.resource, asked.subresource))
-                    && (self.names.is_empty() || (!asked.name.is_empty() && self.names.iter().any(|own| own == asked.name)))
+                    && (self.names.is_empty()
+                        || (!asked.name.is_empty() && self.names.iter().any(|own| own == asked.name)))
             }
     }
 
@@ -108,9 +109,8 @@ impl Rule {
                     };
                     match self.names.is_empty() {
                         true => atoms.push(atom),
-                        false => atoms.extend(
-                            self.names.iter().map(|name| Rule { names: vec![name.clone()], ..atom.clone() }),
-                        ),
+                        false => atoms
+                            .extend(self.names.iter().map(|name| Rule { names: vec![name.clone()], ..atom.clone() })),
                     }
                 }
             }
@@ -160,7 +160,8 @@ impl Roles {
             }
             "clusterroles" => {
                 let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
-                let labels = labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect();
+                let labels =
+                    labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect();
                 let selectors = object["aggregationRule"]["clusterRoleSelectors"].as_array().into_iter().flatten();
                 let aggregates = selectors.filter_map(selector).collect();
                 self.cluster.insert(name, ClusterRole { rules: Rule::all_of(&object["rules"]), labels, aggregates });
@@ -231,7 +232,8 @@ impl Roles {
         let mut rules: Vec<&Rule> = own.rules.iter().collect();
         if !own.aggregates.is_empty() {
             let others = self.cluster.iter().filter(|(name, _)| **name != role.name);
-            let selected = others.filter(|(_, other)| own.aggregates.iter().any(|selector| selector.matches(&other.labels)));
+            let selected =
+                others.filter(|(_, other)| own.aggregates.iter().any(|selector| selector.matches(&other.labels)));
             rules.extend(selected.flat_map(|(_, other)| &other.rules));
         }
         rules
@@ -241,7 +243,10 @@ impl Roles {
 impl RoleRef {
     pub fn of(binding: &Value) -> RoleRef {
         let role = &binding["roleRef"];
-        RoleRef { is_cluster: role["kind"] == "ClusterRole", name: role["name"].as_str().unwrap_or_default().to_owned() }
+        RoleRef {
+            is_cluster: role["kind"] == "ClusterRole",
+            name: role["name"].as_str().unwrap_or_default().to_owned(),
+        }
     }
 }
 

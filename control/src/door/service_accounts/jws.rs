@@ -12,11 +12,8 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, 
 /// Tells the library, which has one provider a process, of ours. Asked before each use of it; the first call counts.
 pub fn provide() {
     static PROVIDED: OnceLock<()> = OnceLock::new();
-    static PROVIDER: CryptoProvider = CryptoProvider {
-        signer_factory: signer,
-        verifier_factory: verifier,
-        key_utils: KeyUtils::new_unimplemented(),
-    };
+    static PROVIDER: CryptoProvider =
+        CryptoProvider { signer_factory: signer, verifier_factory: verifier, key_utils: KeyUtils::new_unimplemented() };
     PROVIDED.get_or_init(|| {
         // Somebody else's would know ES256 as well.
         let _ = PROVIDER.install_default();

@@ -75,7 +75,13 @@ impl ServiceAccounts {
     }
 
     /// Answers a TokenRequest for an account. `by`: who asks; a node gets tokens only for pods that run on it.
-    pub async fn request(&self, namespace: &str, account: &str, request: &Value, by: &Identity) -> Result<Value, ApiError> {
+    pub async fn request(
+        &self,
+        namespace: &str,
+        account: &str,
+        request: &Value,
+        by: &Identity,
+    ) -> Result<Value, ApiError> {
         let found = self.object("serviceaccounts", namespace, account).await?;
         let found = found.ok_or_else(|| ApiError::not_found(kind("serviceaccounts"), account))?;
         let spec = &request["spec"];
@@ -92,7 +98,8 @@ impl ServiceAccounts {
                 check_node(by, account, Some(node).filter(|_| !is_mirror(&pod)))?;
                 about["pod"] = named(&pod);
                 if !node.is_empty() {
-                    let node = self.object("nodes", "", node).await?.unwrap_or_else(|| json!({"metadata": {"name": node}}));
+                    let node =
+                        self.object("nodes", "", node).await?.unwrap_or_else(|| json!({"metadata": {"name": node}}));
                     about["node"] = named(&node);
                 }
             }
@@ -189,7 +196,8 @@ impl ServiceAccounts {
         jws::provide();
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some(self.keys.id.clone());
-        encode(&header, claims, &self.keys.sign).map_err(|error| ApiError::internal(format!("a token cannot be signed: {error}")))
+        encode(&header, claims, &self.keys.sign)
+            .map_err(|error| ApiError::internal(format!("a token cannot be signed: {error}")))
     }
 
     /// The claims, where signature, issuer, audience and time are good.
@@ -230,14 +238,21 @@ impl ServiceAccounts {
         let resource = match (reference["apiVersion"].as_str().unwrap_or("v1"), reference["kind"].as_str()) {
             ("v1", Some("Pod")) => "pods",
             ("v1", Some("Secret")) => "secrets",
-            _ => return Err(ApiError::bad_request("cannot bind token to object: only a v1 Pod or Secret can be bound to")),
+            _ => {
+                return Err(ApiError::bad_request(
+                    "cannot bind token to object: only a v1 Pod or Secret can be bound to",
+                ));
+            }
         };
         let found = self.object(resource, namespace, name).await?;
         let found = found.ok_or_else(|| ApiError::not_found(kind(resource), name))?;
         let uid = &found["metadata"]["uid"];
         let asked = reference["uid"].as_str().filter(|asked| !asked.is_empty());
         if asked.is_some_and(|asked| uid != asked) {
-            let why = format!("the UID in the bound object reference ({}) does not match the UID in record; the object might have been deleted and then recreated", asked.unwrap_or_default());
+            let why = format!(
+                "the UID in the bound object reference ({}) does not match the UID in record; the object might have been deleted and then recreated",
+                asked.unwrap_or_default()
+            );
             return Err(ApiError::conflict(kind(resource), name, &why));
         }
         if resource == "secrets" {
@@ -245,7 +260,9 @@ impl ServiceAccounts {
         }
         let runs_as = found["spec"]["serviceAccountName"].as_str().filter(|name| !name.is_empty()).unwrap_or("default");
         if runs_as != account {
-            let why = format!("cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name");
+            let why = format!(
+                "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name"
+            );
             return Err(ApiError::bad_request(why));
         }
         Ok(Some(Bound::Pod(found)))
@@ -288,7 +305,11 @@ fn audiences(spec: &Value, account: &str) -> Result<Vec<String>, ApiError> {
     let Some(asked) = spec["audiences"].as_array().filter(|asked| !asked.is_empty()) else { return Ok(own()) };
     let asked: Vec<String> = asked.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect();
     if asked.len() > AUDIENCES_MAX {
-        let cause = Cause::new("FieldValueTooMany", "spec.audiences", format!("Too many: must have at most {AUDIENCES_MAX} items"));
+        let cause = Cause::new(
+            "FieldValueTooMany",
+            "spec.audiences",
+            format!("Too many: must have at most {AUDIENCES_MAX} items"),
+        );
         return Err(invalid(account, cause));
     }
     Ok(asked)
