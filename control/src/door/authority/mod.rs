@@ -57,6 +57,8 @@ pub struct Issued {
 pub struct Signed {
     /// The certificate, in DER.
     pub certificate: Vec<u8>,
+    /// The same and the authority's, in PEM.
+    pub chain_pem: String,
     pub not_after: Timestamp,
     /// [`key_of`] its key.
     pub key: String,
@@ -149,6 +151,7 @@ impl Authority {
             .map_err(|source| AuthorityError::Make { of: format!("node {name}"), source })?;
         Ok(Signed {
             certificate: certificate.der().to_vec(),
+            chain_pem: format!("{}{}", certificate.pem(), self.certificate_pem),
             not_after: end(now, CERTIFICATE_LASTS),
             key: request.key(),
         })
