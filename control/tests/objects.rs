@@ -38,7 +38,7 @@ fn options() -> WriteOptions {
 async fn world() -> World {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Embedded::open(&dir.path().join("store")).expect("a store can be made");
-    let clock = Clock::at(Timestamp::from_second(1_700_000_000).unwrap());
+    let clock = Clock::at(Timestamp::from_second(1_700_000_000).expect("a time"));
     let world = World { objects: Objects::new(store, clock.clone()), clock, _dir: dir };
     world.create("namespaces", "", json!({"metadata": {"name": "n"}})).await;
     world.create("serviceaccounts", "n", json!({"metadata": {"name": "default"}})).await;
@@ -103,11 +103,12 @@ fn config(name: &str, value: &str) -> Value {
 }
 
 fn names(objects: &[Value]) -> Vec<&str> {
-    objects.iter().map(|object| object["metadata"]["name"].as_str().unwrap()).collect()
+    objects.iter().map(|object| object["metadata"]["name"].as_str().expect("a name")).collect()
 }
 
 fn revision(object: &Value) -> u64 {
-    object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+    let text = object["metadata"]["resourceVersion"].as_str().expect("a text");
+    text.parse().expect("a number")
 }
 
 async fn next(watching: &mut Watching) -> WatchEvent {
