@@ -102,7 +102,7 @@ fn every_fault_of_a_pod_is_named_by_its_field() {
         (
             "/spec/tolerations",
             json!([{"value": "x"}]),
-            "spec.tolerations[0].operator: Invalid value: null: operator must be Exists when `key` is empty",
+            "spec.tolerations[0].operator: Invalid value: \"\": operator must be Exists when `key` is empty",
         ),
         (
             "/spec/volumes",
@@ -385,7 +385,7 @@ fn only_headless_services_are_offered_and_the_refusal_says_so() {
     let why = "no traffic is routed here: only headless Services are offered (clusterIP: None)";
     assert_eq!(
         faults("services", &service(json!({"ports": [{"port": 80}]}))),
-        [format!("spec.clusterIP: Invalid value: null: {why}")]
+        [format!("spec.clusterIP: Invalid value: \"\": {why}")]
     );
     let balanced = service(json!({"type": "LoadBalancer"}));
     assert_eq!(faults("services", &balanced), [format!("spec.type: Invalid value: \"LoadBalancer\": {why}")]);
