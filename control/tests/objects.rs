@@ -12,10 +12,13 @@ use control::api::objects::{
 use control::api::selector;
 use control::clock::Clock;
 use control::store::Store;
+use control::store::any::AnyStore;
 use control::store::embedded::Embedded;
+use control::store::etcd::{Connection, Etcd};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tests::etcd::TestEtcd;
 
 /// A watch that has to say something says it by then.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct World {
     objects: Objects,
     clock: Clock,
-    _dir: TempDir,
+    _dir: Option<TempDir>,
 }
 
 fn kind(path: &str) -> &'static Kind {
@@ -38,6 +41,10 @@ fn options() -> WriteOptions {
 async fn world() -> World {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Embedded::open(&dir.path().join("store")).expect("a store can be made");
+    world_over(store.into(), Some(dir)).await
+}
+
+async fn world_over(store: AnyStore, dir: Option<TempDir>) -> World {
     let clock = Clock::at(Timestamp::from_second(1_700_000_000).expect("a time"));
     let world = World { objects: Objects::new(store, clock.clone()), clock, _dir: dir };
     world.create("namespaces", "", json!({"metadata": {"name": "n"}})).await;
@@ -542,7 +549,23 @@ async fn a_quiet_watch_gets_a_bookmark_of_how_far_it_is() {
 
 #[tokio::test]
 async fn a_list_and_its_watch_together_are_the_present_state() {
-    let world = world().await;
+    list_and_watch(&world().await).await;
+}
+
+#[tokio::test]
+async fn over_etcd_too_a_list_and_its_watch_together_are_the_present_state() {
+    let etcd = TestEtcd::start();
+    let identity = etcd.client();
+    let connection = Connection {
+        endpoints: vec![etcd.url()],
+        authority: Some(etcd.authority().into()),
+        identity: Some((identity.cert.into(), identity.key.into())),
+    };
+    let store = Etcd::connect(connection).await.expect("it answers");
+    list_and_watch(&world_over(store.into(), None).await).await;
+}
+
+async fn list_and_watch(world: &World) {
     let mut known: BTreeMap<String, Value> = BTreeMap::new();
     world.create("configmaps", "n", config("a", "1")).await;
     let listed = world.list("configmaps", ListQuery::default()).await;
@@ -553,10 +576,10 @@ async fn a_list_and_its_watch_together_are_the_present_state() {
         let there = world.get("configmaps", "n", &name).await.is_some();
         match (there, n % 3) {
             (false, _) => drop(world.create("configmaps", "n", config(&name, "0")).await),
-            (true, 0) => drop(world.delete("configmaps", &name, DeleteOptions::default()).await.unwrap()),
+            (true, 0) => drop(world.delete("configmaps", &name, DeleteOptions::default()).await.expect("it is there")),
             (true, _) => {
                 let patch = Patch::Merge(json!({"data": {"key": n.to_string()}}));
-                world.patch("configmaps", &name, "", patch).await.unwrap();
+                world.patch("configmaps", &name, "", patch).await.expect("it is there");
             }
         }
         changes += 1;
