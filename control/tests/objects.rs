@@ -12,10 +12,13 @@ use control::api::objects::{
 use control::api::selector;
 use control::clock::Clock;
 use control::store::Store;
+use control::store::any::AnyStore;
 use control::store::embedded::Embedded;
+use control::store::etcd::{Connection, Etcd};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tests::etcd::TestEtcd;
 
 /// A watch that has to say something says it by then.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct World {
     objects: Objects,
     clock: Clock,
-    _dir: TempDir,
+    _dir: Option<TempDir>,
 }
 
 fn kind(path: &str) -> &'static Kind {
@@ -38,6 +41,10 @@ fn options() -> WriteOptions {
 async fn world() -> World {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Embedded::open(&dir.path().join("store")).expect("a store can be made");
+    world_over(store.into(), Some(dir)).await
+}
+
+async fn world_over(store: AnyStore, dir: Option<TempDir>) -> World {
     let clock = Clock::at(Timestamp::from_second(1_700_000_000).expect("a time"));
     let world = World { objects: Objects::new(store, clock.clone()), clock, _dir: dir };
     world.create("namespaces", "", json!({"metadata": {"name": "n"}})).await;
@@ -418,6 +425,7 @@ async fn lists_come_in_pages_of_one_moment() {
     }
     let first = world.list("configmaps", ListQuery { limit: Some(2), ..ListQuery::default() }).await;
     assert_eq!(names(&first.items), ["a", "b"]);
+    assert_eq!(first.remaining, Some(3));
     world.delete("configmaps", "d", DeleteOptions::default()).await.unwrap();
     world.create("configmaps", "n", config("cc", "new")).await;
     let mut token = first.continue_.clone();
@@ -541,7 +549,23 @@ async fn a_quiet_watch_gets_a_bookmark_of_how_far_it_is() {
 
 #[tokio::test]
 async fn a_list_and_its_watch_together_are_the_present_state() {
-    let world = world().await;
+    list_and_watch(&world().await).await;
+}
+
+#[tokio::test]
+async fn over_etcd_too_a_list_and_its_watch_together_are_the_present_state() {
+    let etcd = TestEtcd::start();
+    let identity = etcd.client();
+    let connection = Connection {
+        endpoints: vec![etcd.url()],
+        authority: Some(etcd.authority().into()),
+        identity: Some((identity.cert.into(), identity.key.into())),
+    };
+    let store = Etcd::connect(connection).await.expect("it answers");
+    list_and_watch(&world_over(store.into(), None).await).await;
+}
+
+async fn list_and_watch(world: &World) {
     let mut known: BTreeMap<String, Value> = BTreeMap::new();
     world.create("configmaps", "n", config("a", "1")).await;
     let listed = world.list("configmaps", ListQuery::default()).await;
@@ -552,10 +576,10 @@ async fn a_list_and_its_watch_together_are_the_present_state() {
         let there = world.get("configmaps", "n", &name).await.is_some();
         match (there, n % 3) {
             (false, _) => drop(world.create("configmaps", "n", config(&name, "0")).await),
-            (true, 0) => drop(world.delete("configmaps", &name, DeleteOptions::default()).await.unwrap()),
+            (true, 0) => drop(world.delete("configmaps", &name, DeleteOptions::default()).await.expect("it is there")),
             (true, _) => {
                 let patch = Patch::Merge(json!({"data": {"key": n.to_string()}}));
-                world.patch("configmaps", &name, "", patch).await.unwrap();
+                world.patch("configmaps", &name, "", patch).await.expect("it is there");
             }
         }
         changes += 1;
@@ -764,4 +788,196 @@ async fn a_revisions_data_stays_as_it_came() {
     assert_eq!((&bumped["revision"], &bumped["data"]), (&json!(2), &data));
     let other = world.patch("apps/controllerrevisions", "r", "", Patch::Merge(json!({"data": {"x": 1}}))).await;
     assert_eq!(refused(other).0, 422);
+}
+
+/// One object of each kind that is kept, as users write it.
+fn samples() -> Vec<(&'static str, Value)> {
+    let metadata = json!({"name": "x"});
+    let role = json!({"metadata": metadata, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]});
+    let binding = json!({"metadata": metadata, "roleRef": {"kind": "ClusterRole", "name": "x"}, "subjects": [{"kind": "User", "name": "u"}]});
+    vec![
+        ("configmaps", config("x", "1")),
+        ("events", json!({"metadata": metadata, "involvedObject": {"namespace": "n"}})),
+        ("namespaces", json!({"metadata": metadata})),
+        ("nodes", json!({"metadata": metadata, "status": {"capacity": {"cpu": 2}}})),
+        ("pods", pod("x", "n1")),
+        ("secrets", json!({"metadata": metadata, "stringData": {"a": "b"}})),
+        ("serviceaccounts", json!({"metadata": metadata})),
+        ("services", json!({"metadata": metadata, "spec": {"clusterIP": "None", "ports": [{"port": 1}]}})),
+        ("apps/controllerrevisions", json!({"metadata": metadata, "revision": 1, "data": {"a": null}})),
+        ("apps/daemonsets", daemonset("x")),
+        (
+            "coordination.k8s.io/leases",
+            json!({"metadata": metadata, "spec": {"renewTime": "2024-01-01T00:00:00.000000Z"}}),
+        ),
+        (
+            "discovery.k8s.io/endpointslices",
+            json!({"metadata": metadata, "addressType": "IPv4", "ports": [{"port": 1}]}),
+        ),
+        ("rbac.authorization.k8s.io/clusterrolebindings", binding.clone()),
+        ("rbac.authorization.k8s.io/clusterroles", role.clone()),
+        ("rbac.authorization.k8s.io/rolebindings", binding),
+        ("rbac.authorization.k8s.io/roles", role),
+        ("scheduling.k8s.io/priorityclasses", json!({"metadata": metadata, "value": 5})),
+    ]
+}
+
+#[tokio::test]
+async fn what_was_read_can_be_written_back_and_applied_and_nothing_changes() {
+    let world = world().await;
+    let samples = samples();
+    let stored = control::api::kinds::kinds().iter().filter(|kind| kind.is_stored()).count();
+    // The events of both groups are the same objects.
+    assert_eq!(samples.len() + 1, stored, "a kind has no sample");
+    for (path, object) in samples {
+        let namespace = if kind(path).namespaced { "n" } else { "" };
+        let made = world.create(path, namespace, object.clone()).await;
+        assert_eq!(world.get(path, namespace, "x").await, Some(made.clone()), "{path}");
+        let again = world.objects.update(kind(path), namespace, "x", "", made.clone(), &options()).await;
+        assert_eq!(again.unwrap_or_else(|e| panic!("{path}: {e}")).object, made, "{path}");
+        let labelled = world.patch(path, "x", "", Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}))).await;
+        let labelled = labelled.unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert_eq!((&labelled["metadata"]["labels"]["a"], revision(&labelled) > revision(&made)), (&json!("b"), true));
+        assert_eq!(labelled["metadata"]["generation"], made["metadata"]["generation"], "{path}");
+        let configuration = json!({"metadata": {"labels": {"c": "d"}}});
+        let apply = Patch::Apply { configuration, force: false };
+        let applied = world.patch(path, "x", "", apply).await.unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert_eq!(
+            (&applied["metadata"]["labels"]["a"], &applied["metadata"]["labels"]["c"]),
+            (&json!("b"), &json!("d"))
+        );
+        assert_eq!(applied.get("spec"), made.get("spec"), "{path}");
+        let listed = world.objects.list(kind(path), None, &ListQuery::default()).await.unwrap().items;
+        assert!(listed.contains(&applied), "{path}");
+        let ending = DeleteOptions { grace: Some(0), ..DeleteOptions::default() };
+        let gone = world.objects.delete(kind(path), namespace, "x", &ending).await.unwrap().gone;
+        assert_eq!(gone, path != "namespaces", "{path}");
+    }
+}
+
+/// What `manager` applies to the DaemonSet `d`.
+async fn apply(world: &World, manager: &str, sub: &str, configuration: Value, force: bool) -> Result<Value, ApiError> {
+    let options = WriteOptions { manager: manager.into(), ..options() };
+    let patch = Patch::Apply { configuration, force };
+    Ok(world.objects.patch(kind("apps/daemonsets"), "n", "d", sub, patch, &options).await?.object)
+}
+
+/// `daemonset("d")` with this in its template's spec beside the container.
+fn templated(extra: Value) -> Value {
+    let mut object = daemonset("d");
+    for (field, value) in extra.as_object().into_iter().flatten() {
+        object["spec"]["template"]["spec"][field] = value.clone();
+    }
+    object
+}
+
+#[tokio::test]
+async fn what_is_no_longer_applied_goes_and_what_has_a_default_gets_it_back() {
+    let world = world().await;
+    let mut full = templated(json!({"nodeSelector": {"a": "b"}, "terminationGracePeriodSeconds": 5}));
+    full["spec"]["minReadySeconds"] = json!(9);
+    full["spec"]["updateStrategy"] = json!({"type": "OnDelete"});
+    let first = apply(&world, "m", "", full, false).await.unwrap();
+    assert_eq!(
+        (&first["spec"]["minReadySeconds"], &first["spec"]["updateStrategy"]),
+        (&json!(9), &json!({"type": "OnDelete"}))
+    );
+    let second = apply(&world, "m", "", daemonset("d"), false).await.unwrap();
+    let spec = &second["spec"];
+    assert_eq!((spec.get("minReadySeconds"), spec["template"]["spec"].get("nodeSelector")), (None, None));
+    assert_eq!(
+        (&spec["updateStrategy"]["type"], &spec["template"]["spec"]["terminationGracePeriodSeconds"]),
+        (&json!("RollingUpdate"), &json!(30))
+    );
+    assert_eq!(second["metadata"]["generation"], 2);
+    let again = apply(&world, "m", "", daemonset("d"), false).await.unwrap();
+    assert_eq!(again, second);
+}
+
+#[tokio::test]
+async fn a_field_that_two_apply_stays_until_both_have_let_go() {
+    let world = world().await;
+    let with = |grace: Value| templated(json!({"terminationGracePeriodSeconds": grace}));
+    let grace = |object: &Value| object["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].clone();
+    apply(&world, "a", "", with(json!(5)), false).await.unwrap();
+    apply(&world, "b", "", with(json!(5)), false).await.unwrap();
+    let refused = apply(&world, "b", "", with(json!(6)), false).await.unwrap_err();
+    assert_eq!(refused.details.unwrap().causes.len(), 1);
+    let taken = apply(&world, "b", "", with(json!(6)), true).await.unwrap();
+    assert_eq!(grace(&taken), 6);
+    // It is no longer a's, so a letting go of it takes nothing away.
+    let let_go = apply(&world, "a", "", daemonset("d"), false).await.unwrap();
+    assert_eq!(grace(&let_go), 6);
+    let gone = apply(&world, "b", "", daemonset("d"), false).await.unwrap();
+    assert_eq!(grace(&gone), 30);
+    // A write that is no apply takes what it changes; whoever applied it is told.
+    apply(&world, "a", "", with(json!(7)), false).await.unwrap();
+    let edit = json!({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 8}}}});
+    world.patch("apps/daemonsets", "d", "", Patch::Merge(edit)).await.unwrap();
+    let error = apply(&world, "a", "", with(json!(7)), false).await.unwrap_err();
+    assert!(
+        error
+            .message
+            .contains("conflict with \"test\" using apps/v1: .spec.template.spec.terminationGracePeriodSeconds"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn lists_with_keys_and_sets_are_shared_item_by_item() {
+    let world = world().await;
+    let mut first = daemonset("d");
+    first["metadata"]["finalizers"] = json!(["example.com/a"]);
+    first["spec"]["template"]["spec"]["containers"][0]["ports"] = json!([{"containerPort": 53, "protocol": "UDP"}]);
+    apply(&world, "a", "", first, false).await.unwrap();
+    let second = json!({
+        "metadata": {"finalizers": ["example.com/b"]},
+        "spec": {"template": {"spec": {"containers": [
+            {"name": "main", "ports": [{"containerPort": 53, "protocol": "TCP"}]},
+            {"name": "side", "image": "busybox:1"}]}}},
+    });
+    let both = apply(&world, "b", "", second, false).await.unwrap();
+    let containers = &both["spec"]["template"]["spec"]["containers"];
+    assert_eq!(
+        containers.as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["main", "side"]
+    );
+    assert_eq!(containers[0]["ports"].as_array().unwrap().len(), 2);
+    assert_eq!(both["metadata"]["finalizers"], json!(["example.com/a", "example.com/b"]));
+    // What b no longer says of its own goes; a's stays.
+    let less = apply(&world, "b", "", json!({"metadata": {"labels": {"b": "b"}}}), false).await.unwrap();
+    let containers = &less["spec"]["template"]["spec"]["containers"];
+    assert_eq!((containers.as_array().unwrap().len(), containers[0]["ports"].as_array().unwrap().len()), (1, 1));
+    assert_eq!(containers[0]["ports"][0]["protocol"], "UDP");
+    assert_eq!(
+        (&less["metadata"]["finalizers"], &less["metadata"]["labels"]),
+        (&json!(["example.com/a"]), &json!({"b": "b"}))
+    );
+}
+
+#[tokio::test]
+async fn an_apply_has_a_manager_its_own_doors_and_its_conditions() {
+    let world = world().await;
+    let nobody = apply(&world, "", "", daemonset("d"), false).await;
+    let (code, _, message) = refused(nobody);
+    assert!(code == 422 && message.contains("fieldManager: Required value"), "{message}");
+    let mut stale = daemonset("d");
+    stale["metadata"]["resourceVersion"] = json!("1");
+    assert_eq!(refused(apply(&world, "a", "", stale.clone(), false).await).0, 409, "it does not exist");
+    assert_eq!(refused(apply(&world, "a", "status", json!({"status": {}}), false).await).0, 404);
+    apply(&world, "a", "", daemonset("d"), false).await.unwrap();
+    assert_eq!(refused(apply(&world, "a", "", stale, false).await).0, 409);
+    let condition = json!([{"type": "Mine", "status": "True", "lastTransitionTime": "2024-01-01T00:00:00Z"}]);
+    let status = json!({"status": {"conditions": condition}, "spec": {"minReadySeconds": 5}});
+    let after = apply(&world, "c", "status", status, false).await.unwrap();
+    assert_eq!((&after["status"]["conditions"], after["spec"].get("minReadySeconds")), (&condition, None));
+    // The other door does not own the status, and what it applies takes nothing of it away.
+    let again = apply(&world, "a", "", daemonset("d"), false).await.unwrap();
+    assert_eq!(again["status"]["conditions"], condition);
+    let mut owners = daemonset("d");
+    owners["metadata"]["managedFields"] = after["metadata"]["managedFields"].clone();
+    assert_eq!(refused(apply(&world, "a", "", owners, false).await).0, 400);
+    let with_unknown = json!({"spec": {"foo": 1}});
+    let (code, _, message) = refused(apply(&world, "a", "", with_unknown, false).await);
+    assert!(code == 400 && message.contains("unknown field \"spec.foo\""), "{message}");
 }
