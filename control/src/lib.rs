@@ -5,10 +5,12 @@
 //! [`rollout`] for what an update may take.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemonset;
 pub mod door;
 pub mod rollout;
 pub mod selector;
+pub mod serve;
 pub mod store;
