@@ -1,0 +1,62 @@
+//! The HTTP door: the part of the Kubernetes API that kubectl and client libraries speak, over TLS.
+//!
+//! [`connection`] takes connections, [`answer`] a request from its first line to its last byte: who it is from ([`Gate`]), what it is about
+//! ([`request`], [`query`]), in which form the answer goes back ([`accept`], [`render`], [`table`]). What the verbs do to objects is
+//! [`crate::api::objects`]' business; nothing here knows a kind by its name but the rows of [`table`] and the names of [`metrics`].
+//!
+//! Everything that a client can make large, slow or many has a bound here. Documents are made when they are asked for and dropped.
+
+mod accept;
+mod answer;
+mod body;
+mod connection;
+mod discovery;
+mod gate;
+mod health;
+mod limits;
+mod logs;
+mod metrics;
+mod places;
+mod query;
+mod render;
+mod reply;
+mod request;
+mod table;
+mod verbs;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crate::api::objects::Objects;
+
+pub use connection::serve;
+pub use gate::{Answering, Gate};
+pub use health::{Check, Checks};
+pub use logs::{LogOptions, LogStream, Logs};
+
+/// ALPN names that this door speaks, the better one first.
+pub const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
+
+/// What requests are answered from. Shared by all connections.
+pub struct Door {
+    pub objects: Objects,
+    pub gate: Arc<dyn Gate>,
+    pub logs: Arc<dyn Logs>,
+    pub checks: Checks,
+    limits: limits::Limits,
+}
+
+impl Door {
+    pub fn new(objects: Objects, gate: Arc<dyn Gate>, logs: Arc<dyn Logs>, checks: Checks) -> Door {
+        Door { objects, gate, logs, checks, limits: limits::Limits::default() }
+    }
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door").finish_non_exhaustive()
+    }
+}
