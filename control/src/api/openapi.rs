@@ -22,6 +22,11 @@ pub enum Form {
     V3,
 }
 
+/// What clients take us for: the release of Kubernetes whose kinds these are, and our own version as its build.
+pub const KUBERNETES_VERSION: &str = concat!("v1.36.0+daemonlet.", env!("CARGO_PKG_VERSION"));
+/// Major and minor of the same.
+pub const KUBERNETES_RELEASE: (&str, &str) = ("1", "36");
+
 /// To be raised when a document changes and neither the program's version nor the table of kinds does.
 const REVISION: u32 = 1;
 
@@ -79,7 +84,7 @@ pub fn v2_protobuf() -> Vec<u8> {
 }
 
 fn info() -> Value {
-    json!({ "title": "Kubernetes", "version": crate::api::KUBERNETES_VERSION })
+    json!({ "title": "Kubernetes", "version": KUBERNETES_VERSION })
 }
 
 /// `/api/v1`, `/apis/apps/v1`.

@@ -15,7 +15,7 @@
 //! and otherwise the name of a message. `!` after a type: an empty value is said too, because it differs from none. Everything else that is
 //! empty is left out, since Go's encoder writes every field that is no pointer.
 
-mod read;
+pub(super) mod read;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +32,7 @@ pub const MAGIC: &[u8; 4] = b"k8s\0";
 static MESSAGES: &str = include_str!("protobuf/messages.txt");
 
 /// Why a body cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ProtobufError {
     #[error("the body does not begin as Kubernetes' protobuf does (k8s and a zero byte)")]
     NoEnvelope,
@@ -40,11 +40,19 @@ pub enum ProtobufError {
     #[error("no protobuf of kind {kind:?} in {api_version:?} is known here; send JSON")]
     UnknownKind { api_version: String, kind: String },
     #[error("{place} is not well-formed protobuf")]
-    Malformed { place: String, #[source] source: Malformed },
+    Malformed {
+        place: String,
+        #[source]
+        source: Malformed,
+    },
     #[error("{place} has a value of another type")]
     OtherType { place: String },
     #[error("{place} is not JSON")]
-    NotJson { place: String, #[source] source: std::sync::Arc<serde_json::Error> },
+    NotJson {
+        place: String,
+        #[source]
+        source: serde_json::Error,
+    },
 }
 
 /// The object in a body, with apiVersion and kind as its envelope names them.
@@ -133,7 +141,7 @@ fn message(of: &str, bytes: &[u8], into: &mut Map<String, Value>, place: &str) -
                 }
                 (code, value) => list.push(single(code, value, &place())?),
             }
-        } else if let Some(code) = code.strip_prefix('m') .filter(|c| !c.contains('.')) {
+        } else if let Some(code) = code.strip_prefix('m').filter(|c| !c.contains('.')) {
             let map = into.entry(name).or_insert_with(|| Value::Object(Map::new()));
             let Value::Object(map) = map else { continue };
             let (key, value) = entry(code, value, &place())?;
@@ -265,6 +273,5 @@ fn json(bytes: &[u8], place: &str) -> Result<Value, ProtobufError> {
     if raw.is_empty() {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(raw)
-        .map_err(|source| ProtobufError::NotJson { place: place.to_owned(), source: std::sync::Arc::new(source) })
+    serde_json::from_slice(raw).map_err(|source| ProtobufError::NotJson { place: place.to_owned(), source })
 }

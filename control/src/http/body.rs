@@ -64,10 +64,9 @@ pub fn document(headers: &HeaderMap, body: &Bytes) -> Result<Document, ApiError>
         YAML => text(body, pod::manifest::yaml_document),
         PROTOBUF => match protobuf::decode(body) {
             Ok(value) => Ok(Document { value, duplicates: Vec::new() }),
-            Err(error @ ProtobufError::UnknownKind { .. }) => Err(ApiError {
-                message: error.to_string(),
-                ..ApiError::unsupported_media(ACCEPTED)
-            }),
+            Err(error @ ProtobufError::UnknownKind { .. }) => {
+                Err(ApiError { message: error.to_string(), ..ApiError::unsupported_media(ACCEPTED) })
+            }
             Err(error) => Err(unreadable(&error)),
         },
         _ => Err(ApiError::unsupported_media(ACCEPTED)),
@@ -97,7 +96,8 @@ type Reader = fn(&str) -> Result<(Value, Vec<String>), String>;
 
 fn text(body: &Bytes, reader: Reader) -> Result<Document, ApiError> {
     let text = std::str::from_utf8(body).map_err(|_| ApiError::bad_request("the body is not UTF-8"))?;
-    let (value, duplicates) = reader(text).map_err(|why| ApiError::bad_request(format!("the body cannot be read: {why}")))?;
+    let (value, duplicates) =
+        reader(text).map_err(|why| ApiError::bad_request(format!("the body cannot be read: {why}")))?;
     Ok(Document { value, duplicates })
 }
 

@@ -47,7 +47,8 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
 
 /// Everything below `/api` or `/apis` in one document, in this version of its form.
 pub fn aggregated(is_core: bool, version: &str) -> Value {
-    let items: Vec<Value> = names().into_iter().filter(|name| name.is_empty() == is_core).map(aggregated_group).collect();
+    let items: Vec<Value> =
+        names().into_iter().filter(|name| name.is_empty() == is_core).map(aggregated_group).collect();
     json!({
         "kind": "APIGroupDiscoveryList",
         "apiVersion": format!("apidiscovery.k8s.io/{version}"),

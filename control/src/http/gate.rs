@@ -11,8 +11,29 @@ use serde_json::Value;
 use crate::api::error::ApiError;
 use crate::api::kinds::Kind;
 use crate::api::objects::Guard;
-use crate::door::identity::Identity;
-use crate::door::rules::Attributes;
+
+/// A user as Kubernetes knows one (authentication/v1 UserInfo).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Identity {
+    pub name: String,
+    pub groups: Vec<String>,
+}
+
+/// What is asked for. Texts are empty where they do not apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attributes<'a> {
+    /// get list watch create update patch delete deletecollection; of paths that are no resource's, the method in small letters.
+    pub verb: &'a str,
+    pub group: &'a str,
+    /// Empty: it is about `path`.
+    pub resource: &'a str,
+    pub subresource: &'a str,
+    pub namespace: &'a str,
+    pub name: &'a str,
+    pub path: &'a str,
+    /// The query's `fieldSelector`, as it came.
+    pub selector: &'a str,
+}
 
 /// A call that waits for the store.
 pub type Answering<'a, T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send + 'a>>;

@@ -91,7 +91,13 @@ fn container<'a>(pod: &'a Value, query: &'a Query) -> Result<&'a str, ApiError> 
 }
 
 /// The log of a pod. `place` is held until its end.
-pub async fn answer(logs: &dyn Logs, pod: &Value, query: &Query, now: Timestamp, place: Place) -> Result<Reply, ApiError> {
+pub async fn answer(
+    logs: &dyn Logs,
+    pod: &Value,
+    query: &Query,
+    now: Timestamp,
+    place: Place,
+) -> Result<Reply, ApiError> {
     let options = LogOptions::of(query, now)?;
     let container = container(pod, query)?;
     if pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {

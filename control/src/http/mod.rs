@@ -22,18 +22,17 @@ mod render;
 mod reply;
 mod request;
 mod table;
-mod verbs;
-mod watch;
-
 #[cfg(test)]
 mod tests;
+mod verbs;
+mod watch;
 
 use std::sync::Arc;
 
 use crate::api::objects::Objects;
 
 pub use connection::serve;
-pub use gate::{Answering, Gate};
+pub use gate::{Answering, Attributes, Gate, Identity};
 pub use health::{Check, Checks};
 pub use logs::{LogOptions, LogStream, Logs};
 

@@ -35,6 +35,11 @@ impl Query {
         self.get(name).is_some_and(|value| value != "false" && value != "0")
     }
 
+    /// Whether it is there, also without a value.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(own, _)| own == name)
+    }
+
     fn number(&self, name: &str) -> Result<Option<i64>, ApiError> {
         let read = |text: &str| text.parse().map_err(|_| ApiError::bad_request(format!("{name}={text}: not a number")));
         self.get(name).map(read).transpose()
@@ -42,13 +47,16 @@ impl Query {
 
     /// Not negative.
     pub fn count(&self, name: &str) -> Result<Option<u64>, ApiError> {
-        let read = |n: i64| u64::try_from(n).map_err(|_| ApiError::bad_request(format!("{name}={n}: less than nothing")));
+        let read =
+            |n: i64| u64::try_from(n).map_err(|_| ApiError::bad_request(format!("{name}={n}: less than nothing")));
         self.number(name)?.map(read).transpose()
     }
 
     fn revision(&self) -> Result<Option<u64>, ApiError> {
         let read = |text: &str| {
-            text.parse().map_err(|_| ApiError::bad_request(format!("resourceVersion={text}: Invalid value: invalid resource version")))
+            text.parse().map_err(|_| {
+                ApiError::bad_request(format!("resourceVersion={text}: Invalid value: invalid resource version"))
+            })
         };
         let revision: Option<u64> = self.get("resourceVersion").map(read).transpose()?;
         Ok(revision.filter(|revision| *revision > 0))
@@ -99,10 +107,16 @@ impl Query {
         match (initial, how) {
             (None, None) | (Some(_), Some("NotOlderThan")) => {}
             (None, Some(_)) => {
-                causes.push(forbidden("resourceVersionMatch", "it is forbidden for watch unless sendInitialEvents is provided"));
+                causes.push(forbidden(
+                    "resourceVersionMatch",
+                    "it is forbidden for watch unless sendInitialEvents is provided",
+                ));
             }
             (Some(_), None) => {
-                causes.push(forbidden("resourceVersionMatch", "sendInitialEvents requires setting it to \"NotOlderThan\""));
+                causes.push(forbidden(
+                    "resourceVersionMatch",
+                    "sendInitialEvents requires setting it to \"NotOlderThan\"",
+                ));
             }
             (Some(_), Some(other)) => causes.push(unknown("resourceVersionMatch", other, &["NotOlderThan"])),
         }
@@ -168,7 +182,9 @@ impl Query {
                 let dry_run = match body["dryRun"].as_array().map(Vec::as_slice) {
                     None | Some([]) => self.dry_run(OF)?,
                     Some(all) if all.iter().all(|one| one == "All") => true,
-                    Some(other) => return Err(invalid(OF, vec![unknown("dryRun", &Value::from(other).to_string(), &["All"])])),
+                    Some(other) => {
+                        return Err(invalid(OF, vec![unknown("dryRun", &Value::from(other).to_string(), &["All"])]));
+                    }
                 };
                 let grace = body["gracePeriodSeconds"].as_i64();
                 (grace, text(&body["propagationPolicy"]), body["orphanDependents"].as_bool(), preconditions, dry_run)

@@ -27,7 +27,10 @@ impl Render {
             Some(Accept::Table { version }) => {
                 let text = query.get("includeObject");
                 let include = accept::include(text).ok_or_else(|| {
-                    ApiError::bad_request(format!("includeObject={}: None, Metadata or Object", text.unwrap_or_default()))
+                    ApiError::bad_request(format!(
+                        "includeObject={}: None, Metadata or Object",
+                        text.unwrap_or_default()
+                    ))
                 })?;
                 Ok(Render::Table(Form { shown: table::shown(kind), include, version }))
             }

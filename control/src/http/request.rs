@@ -33,7 +33,11 @@ impl Target {
     pub fn of(path: &str) -> Result<Target, String> {
         let decode = |part: &str| {
             let part = percent_decode_str(part).decode_utf8().map_err(|_| format!("{path:?} is not text"))?;
-            if part.contains('/') || part.contains('\0') { Err(format!("a part of {path:?} has a slash")) } else { Ok(part.into_owned()) }
+            if part.contains('/') || part.contains('\0') {
+                Err(format!("a part of {path:?} has a slash"))
+            } else {
+                Ok(part.into_owned())
+            }
         };
         let parts: Vec<String> =
             path.split('/').filter(|part| !part.is_empty()).map(decode).collect::<Result<_, String>>()?;
@@ -46,7 +50,9 @@ impl Target {
         let (namespace, rest) = match rest {
             [] => return Ok(Target::Path(path.to_owned())),
             // A namespace is in itself, as Kubernetes has it.
-            ["namespaces", name, sub @ ..] if sub.first().is_none_or(|sub| OF_NAMESPACES.contains(sub)) => (*name, rest),
+            ["namespaces", name, sub @ ..] if sub.first().is_none_or(|sub| OF_NAMESPACES.contains(sub)) => {
+                (*name, rest)
+            }
             ["namespaces", namespace, rest @ ..] => (*namespace, rest),
             rest => ("", rest),
         };

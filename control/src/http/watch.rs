@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -33,23 +33,24 @@ impl Watch {
         reply::pieces(JSON, answer)
     }
 
-    async fn run(mut self, pieces: mpsc::Sender<Bytes>) {
-        let end = Instant::now() + self.lasts;
+    async fn run(self, pieces: mpsc::Sender<Bytes>) {
+        let Watch { mut watching, render, clock, lasts, place: _place } = self;
+        let end = Instant::now() + lasts;
         let mut first = true;
         loop {
             let event = tokio::select! {
-                event = self.watching.next() => event,
+                event = watching.next() => event,
                 () = sleep_until(end) => break,
                 () = pieces.closed() => break,
             };
             let (document, last) = match event {
                 Ok(event) => {
-                    let now = self.clock.now();
-                    let document = self.render.event(event.kind, event.object, now, first);
+                    let now = clock.now();
+                    let document = render.event(event.kind, event.object, now, first);
                     first &= event.kind == EventKind::Bookmark;
-                    (line(word(event.kind), &document), false)
+                    (line(event.kind.name(), document), false)
                 }
-                Err(error) => (line("ERROR", &error.to_status()), true),
+                Err(error) => (line("ERROR", error.to_status()), true),
             };
             let sent = tokio::select! {
                 sent = pieces.send(document) => sent.is_ok(),
@@ -62,17 +63,9 @@ impl Watch {
     }
 }
 
-fn word(of: EventKind) -> &'static str {
-    match of {
-        EventKind::Added => "ADDED",
-        EventKind::Modified => "MODIFIED",
-        EventKind::Deleted => "DELETED",
-        EventKind::Bookmark => "BOOKMARK",
-    }
-}
-
-fn line(of: &str, object: &Value) -> Bytes {
-    let mut line = json!({ "type": of, "object": object }).to_string();
+fn line(of: &str, object: Value) -> Bytes {
+    let event = Map::from_iter([("type".to_owned(), of.into()), ("object".to_owned(), object)]);
+    let mut line = Value::Object(event).to_string();
     line.push('\n');
     line.into()
 }

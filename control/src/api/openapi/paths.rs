@@ -23,8 +23,11 @@ const PRETTY: Parameter = ("pretty", "string", "Whether the answer is indented f
 const DRY_RUN: Parameter =
     ("dryRun", "string", "`All`: the request is checked in full and answered, and nothing is kept.");
 const MANAGER: Parameter = ("fieldManager", "string", "The name under which the fields that change are owned.");
-const VALIDATION: Parameter =
-    ("fieldValidation", "string", "What unknown and repeated fields are: `Ignore`d, a `Warn`ing or refused (`Strict`).");
+const VALIDATION: Parameter = (
+    "fieldValidation",
+    "string",
+    "What unknown and repeated fields are: `Ignore`d, a `Warn`ing or refused (`Strict`).",
+);
 const FORCE: Parameter = ("force", "boolean", "An applied configuration takes fields from their owners.");
 const LIST: &[Parameter] = &[
     ("allowWatchBookmarks", "boolean", "A watch says now and then how far it is."),
@@ -76,9 +79,8 @@ pub fn paths(kinds: &[&Kind], form: Form) -> Map<String, Value> {
         }
         add(&mut paths, &item, on(kind.verbs, &["get", "update", "patch", "delete"], "", own), form);
         for sub in kind.subresources {
-            let of = (sub.group, sub.version, sub.kind);
             let all = ["get", "create", "update", "patch", "delete"];
-            add(&mut paths, &format!("{item}/{}", sub.name), on(sub.verbs, &all, sub.name, of), form);
+            add(&mut paths, &format!("{item}/{}", sub.name), on(sub.verbs, &all, sub.name, sub.kind), form);
         }
     }
     paths

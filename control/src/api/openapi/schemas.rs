@@ -133,16 +133,12 @@ fn follow(definitions: &Map<String, Value>, name: &str, of: &'static Type, rows:
 fn whole_object(schema: &mut Value, kind: &Kind) {
     schema["x-kubernetes-group-version-kind"] =
         json!([{ "group": kind.group, "version": kind.version, "kind": kind.kind }]);
-    if let Some(required) = schema["required"].as_array_mut() {
+    let Some(schema) = schema.as_object_mut() else { return };
+    if let Some(Value::Array(mut required)) = schema.remove("required") {
         required.retain(|name| name != "metadata");
-    }
-    if let (Some([]), Some(schema)) = (schema["required"].as_array().map(Vec::as_slice), schema.as_object_mut()) {
-        schema.remove("required");
-    }
-    if let Some(schema) = schema.as_object_mut()
-        && schema.get("required").is_some_and(Value::is_null)
-    {
-        schema.remove("required");
+        if !required.is_empty() {
+            schema.insert("required".to_owned(), required.into());
+        }
     }
 }
 

@@ -11,9 +11,7 @@ const LISTED_MAX: usize = 3;
 
 pub static NAMESPACE: Shown = Shown {
     columns: &[NAME, column("Status", Cell::Text), AGE],
-    cells: |object, now| {
-        vec![name(object), plain(&object["status"]["phase"]).into(), age::created(object, now)]
-    },
+    cells: |object, now| vec![name(object), plain(&object["status"]["phase"]).into(), age::created(object, now)],
 };
 
 pub static CONFIG_MAP: Shown = Shown {
@@ -33,9 +31,7 @@ pub static SECRET: Shown = Shown {
 
 pub static LEASE: Shown = Shown {
     columns: &[NAME, column("Holder", Cell::Text), AGE],
-    cells: |object, now| {
-        vec![name(object), plain(&object["spec"]["holderIdentity"]).into(), age::created(object, now)]
-    },
+    cells: |object, now| vec![name(object), plain(&object["spec"]["holderIdentity"]).into(), age::created(object, now)],
 };
 
 pub static SERVICE: Shown = Shown {

@@ -104,11 +104,8 @@ pub struct Form {
 impl Form {
     /// A Table of these objects. `metadata`: of the list. `columns`: the definitions too; a watch says them once.
     pub fn table(&self, items: Vec<Value>, metadata: Value, now: Timestamp, columns: bool) -> Value {
-        let definitions: Vec<Value> = if columns {
-            self.shown.columns.iter().map(Column::definition).collect()
-        } else {
-            Vec::new()
-        };
+        let definitions: Vec<Value> =
+            if columns { self.shown.columns.iter().map(Column::definition).collect() } else { Vec::new() };
         let rows: Vec<Value> = items.into_iter().map(|object| self.row(object, now)).collect();
         json!({
             "kind": "Table",

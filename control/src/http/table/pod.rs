@@ -57,7 +57,8 @@ impl Summary {
     fn of(pod: &Value) -> Summary {
         let (spec, status) = (&pod["spec"], &pod["status"]);
         let phase = plain(&status["phase"]);
-        let mut reason = [plain(&status["reason"]), phase].into_iter().find(|word| !word.is_empty()).unwrap_or_default();
+        let mut reason =
+            [plain(&status["reason"]), phase].into_iter().find(|word| !word.is_empty()).unwrap_or_default();
         if items(&status["conditions"]).any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated") {
             reason = "SchedulingGated";
         }

@@ -21,7 +21,8 @@ pub static BINDING: Shown = Shown {
     ],
     cells: |object, now| {
         let role = format!("{}/{}", plain(&object["roleRef"]["kind"]), plain(&object["roleRef"]["name"]));
-        let accounts = of_kind(object, "ServiceAccount", |s| format!("{}/{}", plain(&s["namespace"]), plain(&s["name"])));
+        let accounts =
+            of_kind(object, "ServiceAccount", |s| format!("{}/{}", plain(&s["namespace"]), plain(&s["name"])));
         let plainly = |subject: &Value| plain(&subject["name"]).to_owned();
         vec![
             name(object),

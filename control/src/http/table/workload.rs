@@ -40,9 +40,7 @@ pub static DAEMON_SET: Shown = Shown {
 
 pub static CONTROLLER_REVISION: Shown = Shown {
     columns: &[NAME, column("Controller", Cell::Text), column("Revision", Cell::Number), AGE],
-    cells: |object, now| {
-        vec![name(object), controller(object), number(&object["revision"]), age::created(object, now)]
-    },
+    cells: |object, now| vec![name(object), controller(object), number(&object["revision"]), age::created(object, now)],
 };
 
 /// `daemonset.apps/name` of the owner that controls it.
