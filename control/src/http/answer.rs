@@ -16,6 +16,8 @@ use super::verbs::Call;
 use super::{Door, body, health, places};
 use crate::api::error::ApiError;
 use crate::api::kinds::{self, Kind};
+use crate::door::audit;
+use crate::door::rules::Attributes;
 
 /// Reading a body and answering; watches and logs go on from there.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
@@ -74,7 +76,7 @@ async fn answered(
         return Ok(reply);
     }
     let place = door.limits.request()?;
-    let user = door.gate.who(&peer.certificates, bearer).await?;
+    let user = door.authenticator.who(&peer.certificates, bearer).await?;
     if !shows_nothing {
         door.limits.count(&user.name, true, Instant::now())?;
     }
@@ -96,7 +98,7 @@ async fn answered(
     let verb = Verb::of(method, &resource, &query).ok_or_else(ApiError::method_not_allowed)?;
     let kind = kinds::by_resource(&resource.group, &resource.version, &resource.resource);
     let name = named(&resource, verb, &query);
-    let attributes = super::gate::Attributes {
+    let attributes = Attributes {
         verb: verb.name(),
         group: &resource.group,
         resource: &resource.resource,
@@ -107,7 +109,7 @@ async fn answered(
         selector: query.get("fieldSelector").unwrap_or_default(),
     };
     let result = async {
-        door.gate.may(&user, &attributes, kind).await?;
+        door.authorizer.check(&user, &attributes, kind).await?;
         let kind = kind.ok_or_else(ApiError::no_such_resource)?;
         offered(kind, &resource, verb)?;
         let body = if verb.writes() { body::read(headers, incoming).await? } else { bytes::Bytes::new() };
@@ -117,7 +119,7 @@ async fn answered(
     .await;
     if verb.writes() {
         let code = result.as_ref().map_or_else(|error| error.code, |reply| reply.status().as_u16());
-        door.gate.wrote(&user, &attributes, peer.address.ip(), code);
+        audit::write(&user, &attributes, peer.address.ip(), code);
     }
     result
 }

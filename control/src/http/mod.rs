@@ -1,6 +1,6 @@
 //! The HTTP door: the part of the Kubernetes API that kubectl and client libraries speak, over TLS.
 //!
-//! [`connection`] takes connections, [`answer`] a request from its first line to its last byte: who it is from ([`Gate`]), what it is about
+//! [`connection`] takes connections, [`answer`] a request from its first line to its last byte: who it is from ([`crate::door`]), what it is about
 //! ([`request`], [`query`]), in which form the answer goes back ([`accept`], [`render`], [`table`]). What the verbs do to objects is
 //! [`crate::api::objects`]' business; nothing here knows a kind by its name but the rows of [`table`] and the names of [`metrics`].
 //!
@@ -11,7 +11,6 @@ mod answer;
 mod body;
 mod connection;
 mod discovery;
-mod gate;
 mod health;
 mod limits;
 mod logs;
@@ -30,9 +29,10 @@ mod watch;
 use std::sync::Arc;
 
 use crate::api::objects::Objects;
+use crate::door::identity::Authenticator;
+use crate::door::rules::Authorizer;
 
 pub use connection::serve;
-pub use gate::{Answering, Attributes, Gate, Identity};
 pub use health::{Check, Checks};
 pub use logs::{LogOptions, LogStream, Logs};
 
@@ -41,16 +41,23 @@ pub const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// What requests are answered from. Shared by all connections.
 pub struct Door {
-    pub objects: Objects,
-    pub gate: Arc<dyn Gate>,
-    pub logs: Arc<dyn Logs>,
-    pub checks: Checks,
+    objects: Objects,
+    authenticator: Authenticator,
+    authorizer: Authorizer,
+    logs: Arc<dyn Logs>,
+    checks: Checks,
     limits: limits::Limits,
 }
 
 impl Door {
-    pub fn new(objects: Objects, gate: Arc<dyn Gate>, logs: Arc<dyn Logs>, checks: Checks) -> Door {
-        Door { objects, gate, logs, checks, limits: limits::Limits::default() }
+    pub fn new(
+        objects: Objects,
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        logs: Arc<dyn Logs>,
+        checks: Checks,
+    ) -> Door {
+        Door { objects, authenticator, authorizer, logs, checks, limits: limits::Limits::default() }
     }
 }
 

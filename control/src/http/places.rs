@@ -7,12 +7,13 @@ use hyper::header::{CACHE_CONTROL, ETAG, HeaderValue};
 use serde_json::{Value, json};
 
 use super::accept::{self, Accept, OFFERED};
-use super::gate::{Attributes, Identity};
 use super::query::Query;
 use super::reply::{self, JSON, Reply};
 use super::{Door, discovery, metrics};
 use crate::api::error::ApiError;
 use crate::api::openapi;
+use crate::door::identity::Identity;
+use crate::door::rules::Attributes;
 
 /// What old clients ask for.
 const OPENAPI_V2_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
@@ -27,7 +28,7 @@ pub async fn may(door: &Door, user: &Identity, verb: &str, path: &str) -> Result
         return Ok(());
     }
     let attributes = Attributes { verb, path, ..Attributes::default() };
-    door.gate.may(user, &attributes, None).await
+    door.authorizer.check(user, &attributes, None).await
 }
 
 /// The document at a path. `host`: where the client reached us.
@@ -51,7 +52,9 @@ pub async fn answer(
         ["apis", group, version] => discovery::resources(group, version),
         ["version"] => Some(version()),
         [] => Some(json!({ "paths": PATHS })),
-        _ => door.gate.document(path),
+        ["openid", "v1", "jwks"] => Some(door.authenticator.accounts().public_keys()),
+        [".well-known", "openid-configuration"] => Some(door.authenticator.accounts().configuration()),
+        _ => None,
     };
     let found = found.ok_or_else(ApiError::no_such_resource)?;
     accept::accept(accepts).ok_or_else(|| ApiError::not_acceptable(OFFERED))?;

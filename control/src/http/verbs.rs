@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use super::answer::header;
 use super::body::{self, PatchType};
-use super::gate::Identity;
 use super::limits::Place;
 use super::query::Query;
 use super::render::Render;
@@ -21,6 +20,8 @@ use super::{Door, logs};
 use crate::api::error::ApiError;
 use crate::api::kinds::Kind;
 use crate::api::objects::{Deleted, ListQuery, Patch, WriteOptions, Written, success};
+use crate::door::identity::Identity;
+use crate::door::rules::review::review;
 
 /// The longest watch that a client gets however long it asks for one.
 const LASTS_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -127,7 +128,7 @@ impl Call<'_> {
     fn write_options(&self, of: &str) -> Result<WriteOptions, ApiError> {
         let mut options = self.query.write(of, header(self.headers, &USER_AGENT))?;
         options.user.clone_from(&self.user.name);
-        options.guard = self.door.gate.guard(self.user);
+        options.guard = self.door.authorizer.guard(self.user);
         Ok(options)
     }
 
@@ -146,7 +147,8 @@ impl Call<'_> {
         }
         if !self.kind.is_stored() {
             let object = typed(self.kind, object)?;
-            let answer = self.door.gate.review(self.kind, self.namespace(), object, self.user).await?;
+            let doors = (&self.door.authenticator, &self.door.authorizer);
+            let answer = review(doors, self.kind, self.namespace(), object, self.user).await?;
             return Ok(self.object(StatusCode::CREATED, answer, Render::Whole, &[]));
         }
         let written = self.door.objects.create(self.kind, self.namespace(), object, &options).await?;
@@ -157,7 +159,7 @@ impl Call<'_> {
     async fn act(&self, object: Value, dry_run: bool) -> Result<Value, ApiError> {
         let (namespace, name) = (self.namespace(), self.resource.name.as_str());
         match self.resource.subresource.as_str() {
-            "token" => self.door.gate.token(namespace, name, object, self.user).await,
+            "token" => self.door.authenticator.accounts().request(namespace, name, &object, self.user).await,
             "eviction" => {
                 let mut options = self.query.delete(Some(&object["deleteOptions"]))?;
                 options.dry_run |= dry_run;

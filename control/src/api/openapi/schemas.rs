@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::Form;
 use crate::api::kinds::Kind;
-use crate::api::schema::{Apply, PLAIN, Patch, Shape, Type};
+use crate::api::schema::{self, Apply, PLAIN, Patch, Shape, Type};
 
 type Make = fn(&mut SchemaGenerator) -> Schema;
 
@@ -85,27 +85,40 @@ fn reference(schema: &Value) -> Option<&str> {
     schema.get("$ref")?.as_str()?.rsplit('/').next()
 }
 
-/// The schemas of these kinds and of all that they consist of.
+/// What a whole object is, and how it is merged.
+struct Root {
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    rows: &'static Type,
+}
+
+/// The schemas of these kinds, of what is posted to their parts, and of all that they consist of.
 pub fn schemas(kinds: &[&Kind], form: Form) -> Map<String, Value> {
+    let own = kinds.iter().map(|k| Root { group: k.group, version: k.version, kind: k.kind, rows: k.schema });
+    let of_parts = kinds.iter().flat_map(|kind| kind.subresources).map(|sub| {
+        let (group, version, kind) = sub.kind;
+        Root { group, version, kind, rows: schema::kind(group, kind).unwrap_or(&PLAIN) }
+    });
     let mut generator = generator();
-    let mut roots: BTreeMap<String, &Kind> = BTreeMap::new();
-    for kind in kinds {
-        let Some((_, _, make)) = TYPES.iter().find(|row| row.0 == kind.group && row.1 == kind.kind) else { continue };
+    let mut roots: BTreeMap<String, Root> = BTreeMap::new();
+    for root in own.chain(of_parts) {
+        let Some((_, _, make)) = TYPES.iter().find(|row| row.0 == root.group && row.1 == root.kind) else { continue };
         if let Some(name) = reference(make(&mut generator).as_value()) {
-            roots.insert(name.to_owned(), kind);
+            roots.insert(name.to_owned(), root);
         }
     }
     let definitions = generator.take_definitions(false);
     let mut rows = BTreeMap::new();
-    for (name, kind) in &roots {
-        follow(&definitions, name, kind.schema, &mut rows);
+    for (name, root) in &roots {
+        follow(&definitions, name, root.rows, &mut rows);
     }
     let mut schemas = Map::new();
     for (name, definition) in definitions {
         let mut schema = convert(definition, &name, form);
         annotate(&mut schema, rows.get(&name).copied().unwrap_or(&PLAIN));
-        if let Some(kind) = roots.get(&name) {
-            whole_object(&mut schema, kind);
+        if let Some(root) = roots.get(&name) {
+            whole_object(&mut schema, root);
         }
         schemas.insert(name, schema);
     }
@@ -130,9 +143,9 @@ fn follow(definitions: &Map<String, Value>, name: &str, of: &'static Type, rows:
 }
 
 /// An object that is written and read by itself: its group, version and kind, and nothing of it has to be said by a client.
-fn whole_object(schema: &mut Value, kind: &Kind) {
+fn whole_object(schema: &mut Value, root: &Root) {
     schema["x-kubernetes-group-version-kind"] =
-        json!([{ "group": kind.group, "version": kind.version, "kind": kind.kind }]);
+        json!([{ "group": root.group, "version": root.version, "kind": root.kind }]);
     let Some(schema) = schema.as_object_mut() else { return };
     if let Some(Value::Array(mut required)) = schema.remove("required") {
         required.retain(|name| name != "metadata");
