@@ -7,10 +7,12 @@ mod bootstrap;
 pub mod copy;
 mod hosts;
 pub mod local;
+mod logs;
 pub mod offline;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +20,18 @@ use anyhow::Context as _;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::api::objects::Objects;
 use crate::clock::Clock;
 use crate::config::{Config, EtcdPlace, StoreChoice};
 use crate::door::authority::{Authority, keep, kubeconfig};
+use crate::door::identity::Authenticator;
 use crate::door::join::Joining;
-use crate::door::tls::ServerCertificate;
+use crate::door::rules::Authorizer;
+use crate::door::service_accounts::ServiceAccounts;
+use crate::door::tls::{self, ServerCertificate};
+use crate::http::{self, Check, Checks};
 use crate::store::Store as _;
 use crate::store::any::AnyStore;
 use crate::store::embedded::Embedded;
@@ -32,6 +39,8 @@ use crate::store::etcd::{Connection, Etcd};
 
 /// The kubeconfig's name in the data directory.
 pub const KUBECONFIG: &str = "admin.kubeconfig";
+/// A key that is no object's: what is asked for is the revision that comes with the answer, or whether there is an answer.
+const REVISION_OF: &str = "/daemonlet/";
 /// How often certificates and the machine's addresses are looked at: they change in months, and a laptop's address within a day.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 /// How long what has been replaced is kept for watches that come back: twice Kubernetes' own five minutes.
@@ -52,8 +61,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let names = hosts::names(&config.tls_names, &[api, nodes]);
     let certificate = Arc::new(ServerCertificate::new(authority.clone(), names, clock.now())?);
     let joining = Joining::new(authority.clone(), store.clone(), clock.clone());
+    let accounts = ServiceAccounts::new(&authority, store.clone(), clock.clone());
+    let authorizer = Authorizer::start(store.clone()).await?;
+    let authenticator = Authenticator::new(joining.clone(), accounts);
     let kubeconfig = config.data_dir.join(KUBECONFIG);
     kubeconfig::ensure(&kubeconfig, &authority, api, clock.now())?;
+    let (stop, stopped) = watch::channel(false);
+    let door = http::Door::new(objects, authenticator, authorizer, Arc::new(logs::NoSession), checks(&store));
+    let tls = Arc::new(tls::for_clients(certificate.clone(), http::PROTOCOLS)?);
+    let serving = tokio::spawn(http::serve(listener, tls, Arc::new(door), stopped));
     let local = local::Local::open(&config.data_dir, joining.clone(), store.clone()).with_context(|| {
         format!("{}: the local socket cannot be made", config.data_dir.join(local::SOCKET).display())
     })?;
@@ -68,7 +84,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         _ = stops.1.recv() => {}
     }
     tell_systemd(&[NotifyState::Stopping]);
+    stop.send_replace(true);
+    // It bounds its own end.
+    let _ = serving.await;
     Ok(())
+}
+
+/// What `/livez` and `/readyz` look at.
+fn checks(store: &AnyStore) -> Checks {
+    let store = store.clone();
+    let look = move || -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
+        let store = store.clone();
+        Box::pin(async move { store.get(REVISION_OF).await.map(drop).map_err(|error| chain(&error)) })
+    };
+    // Another start would not mend a disk, nor etcd.
+    Checks(vec![Check { name: "store", of_life: false, look: Arc::new(look) }])
 }
 
 async fn open(config: &Config, clock: &Clock) -> anyhow::Result<(AnyStore, Authority)> {
@@ -151,7 +181,7 @@ async fn look_after(certificate: Arc<ServerCertificate>, authority: Arc<Authorit
 async fn forget(store: AnyStore) {
     let mut before = None;
     loop {
-        let now = store.get("/daemonlet/").await.map(|found| found.revision);
+        let now = store.get(REVISION_OF).await.map(|found| found.revision);
         if let Some(upto) = before
             && let Err(error) = store.compact(upto).await
         {
