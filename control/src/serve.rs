@@ -10,7 +10,7 @@ pub mod local;
 mod logs;
 pub mod offline;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -134,9 +134,19 @@ async fn etcd(place: &EtcdPlace) -> anyhow::Result<Etcd> {
 }
 
 async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}; give another address with {flag}"))
+    let bound = match TcpListener::bind(address).await {
+        // A kernel without IPv6 has only the other everywhere.
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    bound.with_context(|| format!("cannot listen on {address}; give another address with {flag}"))
+}
+
+fn is_without_ipv6(error: &std::io::Error) -> bool {
+    let kinds = [nix::errno::Errno::EAFNOSUPPORT, nix::errno::Errno::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| kinds.iter().any(|kind| *kind as i32 == code))
 }
 
 /// What [`look_after`] has to know.

@@ -2,19 +2,28 @@
 
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-/// What the program does at a start or a stop is done by then, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+use tests::etcd::TestEtcd;
+use tests::wait::wait_for;
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_daemonlet-control"));
     command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+    command
+}
+
+/// On ports that nobody else has.
+fn serve(data: &Path, more: &[&str]) -> Command {
+    let mut command = program();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--nodes-listen", "127.0.0.1:0", "--data-dir"])
+        .arg(data)
+        .args(more);
     command
 }
 
@@ -36,35 +45,23 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    fn start(data: &Path) -> Endpoint {
-        let child = program()
-            .args(["serve", "--listen", "127.0.0.1:0", "--nodes-listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    fn start(data: &Path, more: &[&str]) -> Endpoint {
+        let child = serve(data, more).stderr(Stdio::piped()).spawn().unwrap();
         let mut endpoint = Endpoint { child };
-        let since = Instant::now();
         // It answers on its socket once everything is there.
-        while std::os::unix::net::UnixStream::connect(data.join("daemonlet-control.sock")).is_err() {
+        wait_for("the endpoint's socket", || {
             let ended = endpoint.child.try_wait().unwrap();
-            assert!(ended.is_none() && since.elapsed() < PATIENCE, "it does not start: {ended:?}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            assert!(ended.is_none(), "it does not start: {ended:?}");
+            UnixStream::connect(data.join("daemonlet-control.sock")).map(drop).map_err(|error| error.to_string())
+        });
         endpoint
     }
 
     /// Told to stop; what it printed.
     fn stop(mut self) -> String {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
-        let since = Instant::now();
-        let status = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status,
-                None if since.elapsed() > PATIENCE => panic!("it does not stop"),
-                None => std::thread::sleep(Duration::from_millis(20)),
-            }
-        };
+        let status =
+            wait_for("the endpoint's end", || self.child.try_wait().unwrap().ok_or_else(|| "it runs".to_owned()));
         let mut printed = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut printed).unwrap();
         assert!(status.success(), "{status}: {printed}");
@@ -119,7 +116,7 @@ fn an_endpoint_makes_its_directory_and_tokens_and_copies_while_it_runs_and_when_
     let dir = tempfile::tempdir().unwrap();
     let (data, copy): (PathBuf, PathBuf) = (dir.path().join("data"), dir.path().join("copy"));
     let copy_text = copy.to_str().unwrap();
-    let endpoint = Endpoint::start(&data);
+    let endpoint = Endpoint::start(&data, &[]);
     assert_eq!(mode(&data), 0o700);
     for file in ["authority", "admin.kubeconfig", "daemonlet-control.sock"] {
         assert_eq!(mode(&data.join(file)), 0o600, "{file}");
@@ -130,11 +127,7 @@ fn an_endpoint_makes_its_directory_and_tokens_and_copies_while_it_runs_and_when_
     let output = word(&data, &["restore", copy_text]);
     assert_eq!(code(&output), 1);
     assert!(said(&output).contains("in use"), "{}", said(&output));
-    let second = program()
-        .args(["serve", "--listen", "127.0.0.1:0", "--nodes-listen", "127.0.0.1:0", "--data-dir"])
-        .arg(&data)
-        .output();
-    let second = second.unwrap();
+    let second = serve(&data, &[]).output().unwrap();
     assert_eq!(code(&second), 1);
     assert!(said(&second).contains("in use"), "{}", said(&second));
     let printed = endpoint.stop();
@@ -152,16 +145,41 @@ fn an_endpoint_makes_its_directory_and_tokens_and_copies_while_it_runs_and_when_
     std::fs::write(&copy, &std::fs::read(&copy).unwrap()[..1000]).unwrap();
     assert_eq!(code(&word(&other, &["restore", copy_text])), 1);
     assert_eq!(pin(&token(&other)), pin(&first), "nothing was replaced");
-    let again = Endpoint::start(&other);
+    let again = Endpoint::start(&other, &[]);
     assert_eq!(pin(&token(&other)), pin(&first));
     again.stop();
 
     std::fs::write(data.join("authority"), "damaged").unwrap();
-    let refused = program()
-        .args(["serve", "--listen", "127.0.0.1:0", "--nodes-listen", "127.0.0.1:0", "--data-dir"])
-        .arg(&data)
-        .output();
-    let refused = refused.unwrap();
+    let refused = serve(&data, &[]).output().unwrap();
     assert_eq!(code(&refused), 1);
     assert!(said(&refused).contains("backup"), "{}", said(&refused));
+}
+
+#[test]
+fn endpoints_that_share_an_etcd_have_one_authority_and_no_store_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = TestEtcd::start();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let identity = etcd.client();
+    let (ca, cert, key) = (file("ca", &etcd.authority()), file("cert", &identity.cert), file("key", &identity.key));
+    let url = etcd.url();
+    let more =
+        ["--store", "etcd", "--etcd-endpoints", &url, "--etcd-ca", &ca, "--etcd-cert", &cert, "--etcd-key", &key];
+    let (one, other) = (dir.path().join("one"), dir.path().join("other"));
+    let (first, second) = (Endpoint::start(&one, &more), Endpoint::start(&other, &more));
+    assert_eq!(pin(&token(&one)), pin(&token(&other)));
+    for data in [&one, &other] {
+        assert!(!data.join("authority").exists() && !data.join("store").exists());
+        assert_eq!(mode(&data.join("admin.kubeconfig")), 0o600);
+    }
+    let refused = word(&one, &["backup", "/nowhere/x"]);
+    assert_eq!(code(&refused), 1);
+    assert!(said(&refused).contains("etcdctl"), "{}", said(&refused));
+    first.stop();
+    second.stop();
+    assert_eq!(code(&word(&one, &["token", "create"])), 3, "without an endpoint nobody knows where its etcd is");
 }
