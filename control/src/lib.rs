@@ -5,7 +5,9 @@
 //! [`rollout`] for what an update may take.
 
 pub mod api;
+pub mod contacts;
 pub mod daemonset;
+pub mod loops;
 pub mod rollout;
 pub mod selector;
 pub mod store;
