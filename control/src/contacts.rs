@@ -110,7 +110,22 @@ impl Contacts {
     /// What is known of `node`; listening begins with the first question.
     pub fn of(&self, node: &str, now: Timestamp) -> Heard {
         let mut book = self.book();
-        book.entry(node, now).clone()
+        let heard = book.entry(node, now);
+        // The clock was set back: the node has its time from here.
+        heard.at = heard.at.min(now);
+        heard.clone()
+    }
+
+    /// Another endpoint has heard it then, as the node's Lease says. What it says of itself is not known here.
+    pub fn heard_elsewhere(&self, node: &str, at: Timestamp, now: Timestamp) {
+        self.change(node, now, |heard| {
+            let newer = at <= now && (!heard.ever || heard.at < at);
+            let news = newer && heard.is_news(at);
+            if newer {
+                (heard.at, heard.ever) = (at, true);
+            }
+            news
+        });
     }
 
     /// The node is gone from the fleet.

@@ -57,6 +57,14 @@ impl<K: Ord + Clone> Queue<K> {
         }
     }
 
+    /// The clock was set back: what was to come by it comes now.
+    pub fn hurry(&mut self, now: Timestamp) {
+        for turn in self.keys.values_mut() {
+            turn.at = turn.at.map(|at| at.min(now));
+            turn.rested = None;
+        }
+    }
+
     /// When the next look is due.
     pub fn next_at(&self) -> Option<Timestamp> {
         self.keys.values().filter_map(|turn| turn.at).min()

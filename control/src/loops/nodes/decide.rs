@@ -1,4 +1,4 @@
-//! What is said of a node: its conditions, its taints and its Lease, from what was heard of it. Pure.
+//! What is said of a node: its conditions and taints, from what was heard of it. Pure.
 //!
 //! Unknown is not dead: a node of which nothing is heard keeps its daemons, and whoever asks is told since when nothing was heard.
 
@@ -14,15 +14,6 @@ use crate::daemonset::after;
 pub const STARTUP_GRACE: Duration = Duration::from_secs(60);
 /// A condition that stays as it is gets a new heartbeat this often (`nodeStatusReportFrequency`).
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5 * 60);
-/// A node's Lease is renewed this often in a small fleet (a quarter of its duration, as a kubelet does).
-const RENEW_EVERY: Duration = Duration::from_secs(10);
-/// In a large fleet not as often: a write a node every 10 s would be most of what the store does. Still within [`LEASE_SECONDS`].
-const RENEW_AT_MOST_EVERY: Duration = Duration::from_secs(30);
-/// Renewals a second from which on they become rarer.
-const RENEWALS_A_SECOND: u32 = 10;
-/// `leaseDurationSeconds`.
-pub const LEASE_SECONDS: i64 = 40;
-
 /// Why nothing is known, in conditions of nodes and pods.
 pub const STATUS_UNKNOWN: &str = "NodeStatusUnknown";
 const NEVER_HEARD: &str = "NodeStatusNeverUpdated";
@@ -39,15 +30,13 @@ const PRESSURES: [(&str, &str); 4] = [
     ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
 ];
 
-/// A v1 Node, as far as it matters here, and its Lease.
+/// A v1 Node, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Seen {
     pub conditions: Vec<Condition>,
     pub taints: Vec<Taint>,
     /// `spec.unschedulable`.
     pub cordoned: bool,
-    /// `renewTime` of its Lease. None: there is none, or it is not this node's.
-    pub renewed: Option<Timestamp>,
 }
 
 /// v1 NodeCondition.
@@ -90,8 +79,6 @@ pub struct Verdict {
     pub conditions: Vec<Condition>,
     /// All taints of the node; None when they are as they should be.
     pub taints: Option<Vec<Taint>>,
-    /// `renewTime` for the Lease; None when it is recent enough.
-    pub renew: Option<Timestamp>,
     pub reach: Reach,
     pub look_at: Timestamp,
 }
@@ -103,8 +90,7 @@ pub enum Reach {
     Silent,
 }
 
-/// `fleet`: how many nodes there are.
-pub fn decide(seen: &Seen, heard: &Heard, fleet: usize, now: Timestamp) -> Verdict {
+pub fn decide(seen: &Seen, heard: &Heard, now: Timestamp) -> Verdict {
     let grace = if heard.ever { GRACE } else { STARTUP_GRACE };
     let silent_at = after(heard.at, grace);
     let reach = if now < silent_at { Reach::Heard } else { Reach::Silent };
@@ -123,20 +109,16 @@ pub fn decide(seen: &Seen, heard: &Heard, fleet: usize, now: Timestamp) -> Verdi
         of(&conditions).or_else(|| of(&seen.conditions))
     };
     let taints = taints(seen, status, now);
-    let every = renew_every(fleet);
-    let renew = (heard.ever && reach == Reach::Heard).then_some(heard.at);
-    let renew = renew.filter(|at| seen.renewed.is_none_or(|before| after(before, every) <= *at));
 
     let mut look_at = if reach == Reach::Heard { silent_at } else { after(now, HEARTBEAT_EVERY) };
     if reach == Reach::Heard && heard.ever {
         let heartbeat = conditions.iter().find(|c| c.name == "Ready").or(known).map_or(now, |c| c.heartbeat);
-        let renewed = renew.or(seen.renewed).unwrap_or(now);
-        look_at = look_at.min(after(heartbeat, HEARTBEAT_EVERY)).min(after(renewed, every));
+        look_at = look_at.min(after(heartbeat, HEARTBEAT_EVERY));
         // What is due already waits for the next sign of life.
         look_at = look_at.max(after(now, Duration::from_secs(1)));
     }
     let taints = (taints != seen.taints).then_some(taints);
-    Verdict { conditions, taints, renew, reach, look_at }
+    Verdict { conditions, taints, reach, look_at }
 }
 
 /// The condition Ready, if it has to be written.
@@ -203,11 +185,6 @@ fn taints(seen: &Seen, status: impl Fn(&str) -> Option<Status>, now: Timestamp) 
         }
     }
     taints
-}
-
-fn renew_every(fleet: usize) -> Duration {
-    let seconds = u32::try_from(fleet).unwrap_or(u32::MAX) / RENEWALS_A_SECOND;
-    Duration::from_secs(u64::from(seconds)).clamp(RENEW_EVERY, RENEW_AT_MOST_EVERY)
 }
 
 #[cfg(test)]

@@ -16,13 +16,12 @@ fn sick(second: i64) -> Heard {
 
 /// Carries out what is decided, as the loop does.
 fn settle(seen: &mut Seen, heard: &Heard, now: i64) -> Verdict {
-    let verdict = decide(seen, heard, 1, at(now));
+    let verdict = decide(seen, heard, at(now));
     for condition in &verdict.conditions {
         seen.conditions.retain(|c| c.name != condition.name);
         seen.conditions.push(condition.clone());
     }
     seen.taints = verdict.taints.clone().unwrap_or(std::mem::take(&mut seen.taints));
-    seen.renewed = verdict.renew.or(seen.renewed);
     verdict
 }
 
@@ -98,7 +97,6 @@ fn pressures_and_a_cordon_are_taints_and_other_taints_stay() {
         conditions: vec![condition("DiskPressure", Status::True), condition("PIDPressure", Status::False)],
         taints: vec![taint("mine"), taint("node.kubernetes.io/pid-pressure")],
         cordoned: true,
-        renewed: None,
     };
     settle(&mut seen, &heard(0), 0);
     let expected = ["mine", "node.kubernetes.io/disk-pressure", UNSCHEDULABLE];
@@ -108,27 +106,6 @@ fn pressures_and_a_cordon_are_taints_and_other_taints_stay() {
     let disk = seen.conditions.iter().find(|c| c.name == "DiskPressure").unwrap();
     assert_eq!((disk.status, disk.reason.as_str()), (Status::Unknown, STATUS_UNKNOWN));
     assert_eq!(taints(&seen), [("mine", "NoSchedule"), (UNREACHABLE, "NoExecute"), (UNREACHABLE, "NoSchedule")]);
-}
-
-#[test]
-fn the_lease_is_renewed_by_what_was_heard_and_less_often_in_a_large_fleet() {
-    let renewals = |fleet| {
-        let mut renewed: Option<Timestamp> = None;
-        let mut times = Vec::new();
-        for second in 0..=60 {
-            let seen = Seen { renewed, ..Seen::default() };
-            if let Some(at) = decide(&seen, &heard(second), fleet, at(second)).renew {
-                times.push(at.as_second());
-                renewed = Some(at);
-            }
-        }
-        times
-    };
-    assert_eq!(renewals(1), [0, 10, 20, 30, 40, 50, 60]);
-    assert_eq!(renewals(200), [0, 20, 40, 60]);
-    assert_eq!(renewals(5000), [0, 30, 60]);
-    let seen = Seen { renewed: Some(at(0)), ..Seen::default() };
-    assert_eq!(decide(&seen, &heard(0), 1, at(40)).renew, None, "what was not heard renews nothing");
 }
 
 proptest! {
@@ -160,8 +137,8 @@ proptest! {
             prop_assert!(seen.taints.contains(&other));
             prop_assert_eq!(seen.taints.len(), if status == Status::True { 1 } else { 3 });
             prop_assert!(verdict.look_at > at(now));
-            let again = decide(&seen, &said, 1, at(now));
-            prop_assert!(again.conditions.is_empty() && again.taints.is_none() && again.renew.is_none());
+            let again = decide(&seen, &said, at(now));
+            prop_assert!(again.conditions.is_empty() && again.taints.is_none());
         }
     }
 }
