@@ -1,11 +1,13 @@
 //! The control endpoint: what a DaemonSet wants of a fleet of nodes, the rules of its API, and where its objects are kept.
 //!
-//! Everything but [`store`] is pure: no network, no files, no clock and no randomness. What was read from the store and the time are handed
+//! Everything but [`store`], [`api::objects`] and [`loops`] is pure: no network, no files, no clock and no randomness. What was read from the store and the time are handed
 //! in; values come out, and whoever drives it writes them. Read [`daemonset`] for the nouns and the one decision,
 //! [`rollout`] for what an update may take.
 
 pub mod api;
+pub mod clock;
 pub mod contacts;
+pub mod convert;
 pub mod daemonset;
 pub mod loops;
 pub mod rollout;
