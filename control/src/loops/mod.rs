@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod daemonsets;
 pub mod election;
 pub mod garbage;
+pub mod itself;
 pub mod lifetimes;
 pub mod namespaces;
 pub mod nodes;
@@ -16,4 +17,7 @@ pub mod queue;
 pub mod record;
 pub mod runner;
 pub mod slices;
+mod start;
 pub mod told;
+
+pub use start::{Loops, Settings, start};

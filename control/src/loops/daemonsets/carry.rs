@@ -12,7 +12,7 @@ use super::mirror::Mirror;
 use super::shape;
 use crate::api::error::ApiError;
 use crate::api::kinds::Kind;
-use crate::api::objects::{DeleteOptions, Objects, Patch, Preconditions, Propagation, WriteOptions};
+use crate::api::objects::{DeleteOptions, Objects, Patch, Preconditions, Propagation};
 use crate::convert::status_json;
 use crate::daemonset::{DaemonSet, Decision, Ending, EventKind, HASH_LABEL, Status, Step, slow_start};
 
