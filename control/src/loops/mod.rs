@@ -13,6 +13,7 @@ pub mod namespaces;
 pub mod nodes;
 mod of;
 pub mod pods;
+mod polls;
 pub mod queue;
 pub mod record;
 pub mod runner;

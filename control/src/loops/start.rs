@@ -16,6 +16,7 @@ use super::lifetimes::Lifetimes;
 use super::namespaces::Namespaces;
 use super::nodes::{Leases, Nodes};
 use super::pods::Pods;
+use super::polls;
 use super::record::Recorder;
 use super::runner::{Looks, Runner};
 use super::slices::Slices;
@@ -51,6 +52,7 @@ pub fn start(objects: Objects, contacts: Contacts, settings: Settings) -> Loops 
     // Every endpoint tells the others what it hears of nodes; only one of them judges.
     let everywhere = Set::new(&objects).with(Leases::new(objects.clone(), contacts.clone()));
     tasks.spawn(until_stopped(everywhere, stopped.clone()));
+    tasks.spawn(polled(contacts.clone(), stopped.clone()));
     match &settings.election {
         None => tasks.spawn(until_stopped(all(&objects, &contacts, &settings), stopped)),
         Some(me) => {
@@ -119,6 +121,13 @@ impl Set {
 async fn until_stopped(set: Set, mut stopped: watch::Receiver<bool>) {
     tokio::select! {
         () = set.run() => {}
+        _ = stopped.wait_for(|stop| *stop) => {}
+    }
+}
+
+async fn polled(contacts: Contacts, mut stopped: watch::Receiver<bool>) {
+    tokio::select! {
+        () = polls::run(contacts) => {}
         _ = stopped.wait_for(|stop| *stop) => {}
     }
 }

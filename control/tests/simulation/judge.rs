@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::world::{World, place};
+use crate::world::{Seen, World, place};
 
 #[derive(Default)]
 pub struct Judge {
@@ -20,15 +20,13 @@ impl Judge {
         self.forgiven.insert(pod.to_owned());
     }
 
-    pub async fn after_step(&mut self, world: &World) {
-        let pods = world.list("v1", "Pod").await;
-        let sets = world.list("apps/v1", "DaemonSet").await;
-        let nodes = world.list("v1", "Node").await;
-        for set in &sets {
+    pub fn after_step(&mut self, seen: &Seen) {
+        let Seen { pods, sets, nodes, .. } = seen;
+        for set in sets {
             let uid = set["metadata"]["uid"].as_str().unwrap();
             let of_set: Vec<&Value> = pods.iter().filter(|pod| owner(pod) == Some(uid)).collect();
             one_a_node(set, &of_set);
-            self.within_budget(set, &of_set, &nodes);
+            self.within_budget(set, &of_set, nodes);
             self.forward(set);
         }
         self.serving = pods.iter().filter(|pod| serves(pod)).filter_map(known).collect();

@@ -63,6 +63,15 @@ impl Machine {
         self.pods.values_mut().for_each(|pod| pod.told = None);
     }
 
+    /// When it has something to do by itself.
+    pub fn next_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let of_pod = |pod: &Running| {
+            let ready = pod.ready_at.filter(|_| pod.ready_since.is_none() && !pod.failed);
+            [ready, pod.gone_at].into_iter().flatten().filter(|at| *at > now).min()
+        };
+        self.pods.values().filter_map(of_pod).min()
+    }
+
     /// `wanted`: its pods as the store has them; None: the link is down.
     pub fn work(&mut self, wanted: Option<&[Value]>, now: Timestamp, dice: &mut Dice) -> Vec<Report> {
         if let Some(wanted) = wanted {

@@ -8,7 +8,7 @@ use control::api::objects::{
     DeleteOptions, ListQuery, Objects, Patch, Preconditions, Propagation, WriteOptions,
 };
 use control::clock::Clock;
-use control::contacts::{Contacts, Health};
+use control::contacts::Contacts;
 use control::loops::accounts::Accounts;
 use control::loops::daemonsets::DaemonSets;
 use control::loops::garbage::Garbage;
@@ -29,7 +29,7 @@ use crate::judge;
 use crate::machine::{Machine, Report, later};
 
 /// A heartbeat of every node that is reached.
-const HEARTBEAT: u64 = 10;
+const HEARTBEAT: u64 = 20;
 /// Looks at one moment: more means that the loops wake each other without end.
 const LOOKS_MAX: usize = 20_000;
 /// In this time of its own the world has come to rest after the last repair: back-offs of failed pods are the longest part of it.
@@ -56,7 +56,7 @@ struct Endpoint {
 
 impl Endpoint {
     fn new(objects: &Objects) -> Endpoint {
-        let (clock, contacts) = (objects.clock().clone(), Contacts::default());
+        let (clock, contacts) = (objects.clock().clone(), Contacts::new(objects.clock().clone()));
         let recorder = Recorder::new(objects.clone());
         let of = || objects.clone();
         Endpoint {
@@ -118,6 +118,17 @@ impl Endpoint {
 }
 const LOOPS: u64 = 8;
 
+/// What there is, read when something of it has changed.
+#[derive(Default)]
+pub struct Seen {
+    pub pods: Vec<Value>,
+    pub sets: Vec<Value>,
+    pub nodes: Vec<Value>,
+    stale: bool,
+    /// The machines have not looked at it yet.
+    news: bool,
+}
+
 pub struct World {
     pub dice: Dice,
     pub objects: Objects,
@@ -127,6 +138,7 @@ pub struct World {
     /// When each machine has something to do at the latest.
     heartbeat_at: Timestamp,
     judge: judge::Judge,
+    seen: Seen,
     story: bool,
     made: u64,
     _dir: tempfile::TempDir,
@@ -134,7 +146,8 @@ pub struct World {
 
 impl World {
     pub async fn new(dice: Dice, story: bool) -> World {
-        let dir = tempfile::tempdir().unwrap();
+        // In memory: a history has thousands of writes, and a disk would be asked to sync each.
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let store = Embedded::open(&dir.path().join("store")).unwrap();
         let start = Timestamp::from_second(1_000_000_000).unwrap();
         let clock = Clock::at(start);
@@ -148,6 +161,7 @@ impl World {
             machines: BTreeMap::new(),
             heartbeat_at: start,
             judge: judge::Judge::default(),
+            seen: Seen::default(),
             story,
             made: 0,
             _dir: dir,
@@ -238,42 +252,64 @@ impl World {
         let until = later(self.now(), seconds);
         loop {
             self.settle().await;
-            let due = self.endpoint.next_at().unwrap_or(until).min(later(self.now(), 1)).min(until);
             if self.now() >= until {
                 return;
             }
-            self.clock.set(due.max(self.now() + Duration::from_millis(1)));
+            let now = self.now();
+            let machines = self.machines.values().filter_map(|machine| machine.next_at(now));
+            let own = machines.chain([self.heartbeat_at]).chain(self.endpoint.next_at());
+            let due = own.min().unwrap_or(until).min(until);
+            self.clock.set(due.max(now + Duration::from_millis(1)));
             self.machines_work().await;
         }
     }
 
-    /// The loops look at everything that is due, in any order.
+    /// The loops look at everything that is due, in any order; what they write the machines are told at once, by their sessions.
     async fn settle(&mut self) {
         for _ in 0..LOOKS_MAX {
-            let newest = self.objects.store().get("/registry/").await.unwrap().revision;
-            while self.endpoint.told < newest || self.endpoint.told == 0 {
-                let told = self.endpoint.tower.next().await.unwrap();
-                self.endpoint.tell(&told);
-                if newest == 0 {
-                    break;
-                }
-            }
+            self.pump().await;
             let first = self.dice.below(LOOPS);
             let mut looked = false;
             for which in 0..LOOPS {
-                if self.endpoint.step((first + which) % LOOPS).await {
-                    looked = true;
+                looked = self.endpoint.step((first + which) % LOOPS).await;
+                if looked {
                     break;
                 }
             }
-            if !looked {
+            self.pump().await;
+            if self.seen.stale {
+                self.see().await;
+                let mut judge = std::mem::take(&mut self.judge);
+                judge.after_step(&self.seen);
+                self.judge = judge;
+            }
+            if !looked && !std::mem::take(&mut self.seen.news) {
                 return;
             }
-            let mut judge = std::mem::take(&mut self.judge);
-            judge.after_step(self).await;
-            self.judge = judge;
+            if !looked {
+                self.machines_work().await;
+            }
         }
         panic!("the loops wake each other without end");
+    }
+
+    /// Every change is told.
+    async fn pump(&mut self) {
+        let newest = self.objects.store().get("/registry/").await.unwrap().revision;
+        while self.endpoint.told < newest || self.endpoint.told == 0 {
+            let told = self.endpoint.tower.next().await.unwrap();
+            self.endpoint.tell(&told);
+            self.seen.stale |= match &told {
+                Told::Anew { .. } => true,
+                Told::Changed(batch) => batch.changes.iter().any(|c| ["Pod", "DaemonSet", "Node"].contains(&c.kind.kind)),
+            };
+        }
+    }
+
+    async fn see(&mut self) {
+        let (pods, sets, nodes) =
+            (self.list("v1", "Pod").await, self.list("apps/v1", "DaemonSet").await, self.list("v1", "Node").await);
+        self.seen = Seen { pods, sets, nodes, stale: false, news: true };
     }
 
     async fn machines_work(&mut self) {
@@ -281,10 +317,10 @@ impl World {
         if self.heartbeat_at <= now {
             self.heartbeat_at = later(now, HEARTBEAT);
             for machine in self.machines.values().filter(|machine| machine.up) {
-                self.endpoint.contacts.heard(&machine.name, Health::Ready, now);
+                self.endpoint.contacts.heard(&machine.name, "");
             }
         }
-        let pods = self.list("v1", "Pod").await;
+        let pods = &self.seen.pods;
         let mut reports = Vec::new();
         for machine in self.machines.values_mut() {
             let mine: Vec<Value> =
@@ -326,8 +362,7 @@ impl World {
         let labels = json!({"daemon": "yes", "kubernetes.io/hostname": name});
         let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
         self.objects.create(kind("v1", "Node"), "", object, &WriteOptions::default()).await.unwrap();
-        let now = self.now();
-        self.endpoint.contacts.opened(&name, now);
+        self.endpoint.contacts.opened(&name);
         self.machines.insert(name.clone(), Machine::new(&name));
     }
 
@@ -335,7 +370,7 @@ impl World {
         let Some(name) = self.some_machine(|_| true) else { return };
         self.tell_story(|| format!("{name} is removed"));
         self.machines.remove(&name);
-        self.endpoint.contacts.closed(&name, self.clock.now());
+        self.endpoint.contacts.closed(&name);
         self.objects.delete(kind("v1", "Node"), "", &name, &DeleteOptions::default()).await.unwrap();
     }
 
@@ -352,10 +387,9 @@ impl World {
 
     async fn mend(&mut self) {
         self.tell_story(|| "links are mended".into());
-        let now = self.now();
         for machine in self.machines.values_mut().filter(|machine| !machine.up) {
             machine.reconnect();
-            self.endpoint.contacts.opened(&machine.name, now);
+            self.endpoint.contacts.opened(&machine.name);
         }
         self.machines_work().await;
     }
@@ -377,9 +411,8 @@ impl World {
     fn restart_endpoint(&mut self) {
         self.tell_story(|| "the endpoint starts anew".into());
         self.endpoint = Endpoint::new(&self.objects);
-        let now = self.now();
         for machine in self.machines.values().filter(|machine| machine.up) {
-            self.endpoint.contacts.opened(&machine.name, now);
+            self.endpoint.contacts.opened(&machine.name);
         }
     }
 

@@ -99,7 +99,7 @@ impl Looks for Leases {
         if !self.nodes.contains(node) {
             return Ok(Looked::Gone);
         }
-        let heard = self.contacts.of(node, now);
+        let heard = self.contacts.of(node);
         match decide(self.renewed.get(node).copied(), &heard, self.nodes.len(), now) {
             Verdict::Renew(at) => {
                 match self.renew(node, at).await {

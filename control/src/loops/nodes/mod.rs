@@ -52,7 +52,7 @@ impl Nodes {
             }
             Err(error) => return Err(error),
         };
-        let verdict = decide(&read::seen(&object), &self.contacts.of(name, now), now);
+        let verdict = decide(&read::seen(&object), &self.contacts.of(name), now);
         self.write(name, &object, &verdict).await?;
         Ok(Looked::Done(Some(verdict.look_at)))
     }
@@ -133,7 +133,7 @@ impl Looks for Nodes {
         if change.kind == *LEASES && change.namespace == LEASE_NAMESPACE {
             let renewed = change.now().and_then(|lease| of::moment(&lease["spec"]["renewTime"]));
             if let Some(at) = renewed {
-                self.contacts.heard_elsewhere(&change.name, at, self.objects.clock().now());
+                self.contacts.heard_elsewhere(&change.name, at);
             }
         }
     }
