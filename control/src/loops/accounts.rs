@@ -63,7 +63,10 @@ impl Looks for Accounts {
     const NAME: &'static str = "accounts";
 
     async fn begin(&mut self, _revision: u64, wake: &mut Vec<String>) -> Result<(), ApiError> {
-        of::each(&self.objects, *NAMESPACES, None, None, |namespace| wake.push(of::meta(&namespace, "name").to_owned())).await?;
+        of::each(&self.objects, *NAMESPACES, None, None, |namespace| {
+            wake.push(of::meta(&namespace, "name").to_owned())
+        })
+        .await?;
         Ok(())
     }
 

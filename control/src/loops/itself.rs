@@ -57,7 +57,8 @@ impl Itself {
 
     fn service(&self) -> Value {
         let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-        let port = json!({"name": "https", "port": self.address.port, "protocol": "TCP", "targetPort": self.address.port});
+        let port =
+            json!({"name": "https", "port": self.address.port, "protocol": "TCP", "targetPort": self.address.port});
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": labels},

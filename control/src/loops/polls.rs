@@ -51,10 +51,10 @@ pub async fn run(contacts: Contacts) {
             stays
         });
         for (node, address) in wanted {
-            if !asked.contains_key(&node) {
-                let task = tasks.spawn(ask_again(contacts.clone(), turn.clone(), node.clone(), address.clone()));
-                asked.insert(node, (address, task));
-            }
+            asked.entry(node).or_insert_with_key(|node| {
+                let asks = ask_again(contacts.clone(), turn.clone(), node.clone(), address.clone());
+                (address, tasks.spawn(asks))
+            });
         }
         // Those that were ended are taken out of the set.
         while tasks.try_join_next().is_some() {}

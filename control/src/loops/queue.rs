@@ -42,6 +42,12 @@ pub enum Looked {
     Failed,
 }
 
+impl<K: Ord + Clone> Default for Queue<K> {
+    fn default() -> Queue<K> {
+        Queue::new()
+    }
+}
+
 impl<K: Ord + Clone> Queue<K> {
     pub fn new() -> Queue<K> {
         Queue { keys: BTreeMap::new() }

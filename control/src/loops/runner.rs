@@ -22,11 +22,7 @@ pub trait Looks: Send + 'static {
     const NAME: &'static str;
 
     /// Reads what it needs as of this revision and says what there is to look at. Called first, and again after changes were missed.
-    fn begin(
-        &mut self,
-        revision: u64,
-        wake: &mut Vec<Self::Key>,
-    ) -> impl Future<Output = Result<(), ApiError>> + Send;
+    fn begin(&mut self, revision: u64, wake: &mut Vec<Self::Key>) -> impl Future<Output = Result<(), ApiError>> + Send;
 
     /// Which keys a change concerns.
     fn told(&mut self, change: &Change, wake: &mut Vec<Self::Key>);
@@ -139,7 +135,8 @@ impl<L: Looks> Runner<L> {
                 continue;
             }
             let now = self.clock.now();
-            let due = self.next_at().map_or(SLEEP_MAX, |at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+            let due =
+                self.next_at().map_or(SLEEP_MAX, |at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
             tokio::select! {
                 news = told.recv() => match news {
                     Some(news) => self.tell(&news),

@@ -154,7 +154,14 @@ impl Tower {
         let (kind, namespace, name) = self.parse(&change.key)?;
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
         let side = |entry| Side { entry, object: OnceLock::new() };
-        Some(Change { kind, namespace, name, revision: change.revision, now: side(change.now), before: side(change.before) })
+        Some(Change {
+            kind,
+            namespace,
+            name,
+            revision: change.revision,
+            now: side(change.now),
+            before: side(change.before),
+        })
     }
 
     /// `/registry/apps/daemonsets/default/d`.

@@ -20,6 +20,10 @@ impl Judge {
         self.forgiven.insert(pod.to_owned());
     }
 
+    pub fn before_step(&mut self, seen: &Seen) {
+        self.serving = seen.pods.iter().filter(|pod| serves(pod)).filter_map(known).collect();
+    }
+
     pub fn after_step(&mut self, seen: &Seen) {
         let Seen { pods, sets, nodes, .. } = seen;
         for set in sets {
@@ -29,7 +33,7 @@ impl Judge {
             self.within_budget(set, &of_set, nodes);
             self.forward(set);
         }
-        self.serving = pods.iter().filter(|pod| serves(pod)).filter_map(known).collect();
+        self.before_step(seen);
     }
 
     /// An observed generation never goes back and is never ahead.
@@ -51,7 +55,9 @@ impl Judge {
             let before = self.serving.get(pod["metadata"]["uid"].as_str().unwrap());
             let was = before.is_some_and(|(of, on)| of == uid && wanted.contains(on.as_str()));
             let by_us = !self.forgiven.contains(name(pod).unwrap());
-            was && by_us && !pod["metadata"]["deletionTimestamp"].is_null() && set["metadata"]["deletionTimestamp"].is_null()
+            was && by_us
+                && !pod["metadata"]["deletionTimestamp"].is_null()
+                && set["metadata"]["deletionTimestamp"].is_null()
         });
         if taken.count() == 0 {
             return;
@@ -126,7 +132,13 @@ impl Judge {
             assert_eq!(pod["spec"]["containers"][0]["image"], *image, "of the newest template");
         }
         let status = &set["status"];
-        for field in ["desiredNumberScheduled", "currentNumberScheduled", "numberReady", "updatedNumberScheduled", "numberAvailable"] {
+        for field in [
+            "desiredNumberScheduled",
+            "currentNumberScheduled",
+            "numberReady",
+            "updatedNumberScheduled",
+            "numberAvailable",
+        ] {
             assert_eq!(status[field].as_u64().unwrap_or(0), wanted.len() as u64, "{field}: {status:#}");
         }
         assert_eq!(status["observedGeneration"], set["metadata"]["generation"]);
@@ -137,7 +149,9 @@ impl Judge {
 /// Never two pods from one template on a node, and with a budget for unavailable nodes never a pod beside one that still ends.
 fn one_a_node(set: &Value, pods: &[&Value]) {
     let mut alive = BTreeSet::new();
-    for pod in pods.iter().filter(|pod| pod["status"]["phase"] != "Failed" && pod["metadata"]["deletionTimestamp"].is_null()) {
+    for pod in
+        pods.iter().filter(|pod| pod["status"]["phase"] != "Failed" && pod["metadata"]["deletionTimestamp"].is_null())
+    {
         let hash = &pod["metadata"]["labels"]["controller-revision-hash"];
         assert!(alive.insert((node(pod), hash.as_str())), "two pods of {} on {:?}", set["metadata"]["name"], node(pod));
     }

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use control::api::kinds::{Kind, by_api_version};
-use control::api::objects::{
-    DeleteOptions, ListQuery, Objects, Patch, Preconditions, Propagation, WriteOptions,
-};
+use control::api::objects::{DeleteOptions, ListQuery, Objects, Patch, Preconditions, Propagation, WriteOptions};
 use control::clock::Clock;
 use control::contacts::Contacts;
 use control::loops::accounts::Accounts;
@@ -209,8 +207,10 @@ impl World {
         self.tell_story(|| "all faults end".into());
         self.mend().await;
         for set in self.list("apps/v1", "DaemonSet").await {
-            let image = json!([{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "good:last"}]);
-            let strategy = json!([{"op": "replace", "path": "/spec/updateStrategy", "value": {"type": "RollingUpdate"}}]);
+            let image =
+                json!([{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "good:last"}]);
+            let strategy =
+                json!([{"op": "replace", "path": "/spec/updateStrategy", "value": {"type": "RollingUpdate"}}]);
             for patch in [image, strategy] {
                 let _ = self.patch("apps/v1", "DaemonSet", &set, "", Patch::Json(patch)).await;
             }
@@ -241,7 +241,10 @@ impl World {
         let mut picture = BTreeSet::new();
         for (api_version, kind) in [("v1", "Pod"), ("apps/v1", "DaemonSet"), ("v1", "Namespace")] {
             for object in self.list(api_version, kind).await {
-                picture.insert(format!("{kind} {} {} {}", object["metadata"]["name"], object["metadata"]["uid"], object["status"]));
+                picture.insert(format!(
+                    "{kind} {} {} {}",
+                    object["metadata"]["name"], object["metadata"]["uid"], object["status"]
+                ));
             }
         }
         picture
@@ -268,6 +271,11 @@ impl World {
     async fn settle(&mut self) {
         for _ in 0..LOOKS_MAX {
             self.pump().await;
+            if self.seen.stale {
+                // What machines and people have done is not the loops' doing.
+                self.see().await;
+                self.judge.before_step(&self.seen);
+            }
             let first = self.dice.below(LOOPS);
             let mut looked = false;
             for which in 0..LOOPS {
@@ -301,7 +309,9 @@ impl World {
             self.endpoint.tell(&told);
             self.seen.stale |= match &told {
                 Told::Anew { .. } => true,
-                Told::Changed(batch) => batch.changes.iter().any(|c| ["Pod", "DaemonSet", "Node"].contains(&c.kind.kind)),
+                Told::Changed(batch) => {
+                    batch.changes.iter().any(|c| ["Pod", "DaemonSet", "Node"].contains(&c.kind.kind))
+                }
             };
         }
     }
@@ -435,7 +445,8 @@ impl World {
                 "template": {"metadata": {"labels": labels}, "spec": {"nodeSelector": {"daemon": "yes"}, "containers": containers}},
             },
         });
-        let created = self.objects.create(kind("apps/v1", "DaemonSet"), namespace, object, &WriteOptions::default()).await;
+        let created =
+            self.objects.create(kind("apps/v1", "DaemonSet"), namespace, object, &WriteOptions::default()).await;
         self.tell_story(|| format!("DaemonSet {namespace}/{name} is created: {:?}", created.map(|_| ())));
     }
 

@@ -165,7 +165,9 @@ impl<'a> Carry<'a> {
                 self.change(*REVISIONS, name, None, |object| adopt(object, set)).await
             }
             Step::ReleaseRevision { name } => self.change(*REVISIONS, name, None, |object| release(object, &uid)).await,
-            Step::LabelRevision { name, hash } => self.change(*REVISIONS, name, None, |object| label(object, hash)).await,
+            Step::LabelRevision { name, hash } => {
+                self.change(*REVISIONS, name, None, |object| label(object, hash)).await
+            }
             Step::RenumberRevision { name, number } => {
                 let number = *number;
                 self.change(*REVISIONS, name, None, |object| object["revision"] = json!(number)).await
@@ -199,7 +201,12 @@ impl<'a> Carry<'a> {
         Ok(())
     }
 
-    async fn change_pod(&mut self, uid: &Uid, mirror: &Mirror, change: impl FnOnce(&mut Value)) -> Result<(), ApiError> {
+    async fn change_pod(
+        &mut self,
+        uid: &Uid,
+        mirror: &Mirror,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<(), ApiError> {
         let Some(name) = mirror.pod_name(&self.set.namespace, uid) else { return Ok(()) };
         self.change(*PODS, name, Some(uid), change).await
     }

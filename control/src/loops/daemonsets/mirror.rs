@@ -37,7 +37,8 @@ impl Mirror {
         // A store in which nothing was written has no revision that could be asked for.
         let as_of = (revision > 0).then_some(revision);
         for kind in [*DAEMON_SETS, *NODES, *PODS, *REVISIONS] {
-            let place = |object: &Value| (of::meta(object, "namespace").to_owned(), of::meta(object, "name").to_owned());
+            let place =
+                |object: &Value| (of::meta(object, "namespace").to_owned(), of::meta(object, "name").to_owned());
             of::each(objects, kind, None, as_of, |object| {
                 let (namespace, name) = place(&object);
                 if kind == *DAEMON_SETS {
@@ -191,8 +192,8 @@ impl Mirror {
 
 /// As the loop of the nodes has judged it. A node of which nothing was ever heard can be told as much as any other: it has not been late yet.
 fn contact(node: &Value) -> Contact {
-    let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
-    let ready = conditions.filter(|c| c["type"] == "Ready" && c["status"] == "Unknown").last();
+    let mut conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+    let ready = conditions.find(|c| c["type"] == "Ready" && c["status"] == "Unknown");
     match ready {
         None => Contact::Reached,
         Some(ready) => {

@@ -35,7 +35,9 @@ pub fn pod(set: &DaemonSet, template: &Value, name: &str, node: &str, hash: &str
         "labels": labels, "ownerReferences": [owner(set)],
     });
     for field in ["annotations", "finalizers"] {
-        if template["metadata"][field].as_object().is_some_and(|m| !m.is_empty()) || template["metadata"][field].is_array() {
+        if template["metadata"][field].as_object().is_some_and(|m| !m.is_empty())
+            || template["metadata"][field].is_array()
+        {
             metadata[field] = template["metadata"][field].clone();
         }
     }
@@ -67,7 +69,10 @@ fn tolerate(spec: &mut Value) {
     let mut tolerations = spec["tolerations"].as_array().cloned().unwrap_or_default();
     for (key, effect) in &TOLERATIONS[..count] {
         let same = |t: &Value| {
-            t["key"] == *key && t["effect"] == *effect && t["operator"] == "Exists" && t["value"].as_str().unwrap_or("").is_empty()
+            t["key"] == *key
+                && t["effect"] == *effect
+                && t["operator"] == "Exists"
+                && t["value"].as_str().unwrap_or("").is_empty()
         };
         let toleration = json!({"key": key, "operator": "Exists", "effect": effect});
         match tolerations.iter_mut().find(|t| same(t)) {

@@ -71,12 +71,7 @@ mod tests {
     }
 
     fn lease(holder: &str, renewed: i64) -> Lease {
-        Lease {
-            holder: holder.into(),
-            duration: Duration::from_secs(15),
-            renewed: Some(at(renewed)),
-            transitions: 3,
-        }
+        Lease { holder: holder.into(), duration: Duration::from_secs(15), renewed: Some(at(renewed)), transitions: 3 }
     }
 
     #[test]

@@ -51,12 +51,23 @@ pub enum Ownership {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Take the references to these owners away.
-    Disown { id: Id, owners: Vec<String> },
+    Disown {
+        id: Id,
+        owners: Vec<String>,
+    },
     /// Its references no longer block: it and its owner wait for each other.
-    Unblock { id: Id },
-    Delete { id: Id, propagation: Propagation },
+    Unblock {
+        id: Id,
+    },
+    Delete {
+        id: Id,
+        propagation: Propagation,
+    },
     /// Take this finalizer away: what it waited for has happened.
-    Finish { id: Id, finalizer: &'static str },
+    Finish {
+        id: Id,
+        finalizer: &'static str,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

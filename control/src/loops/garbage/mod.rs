@@ -63,7 +63,9 @@ impl Garbage {
         let namespace = if kind.namespaced { reference.namespace.as_str() } else { "" };
         match self.objects.get(kind, namespace, &reference.name).await {
             Ok(object) if of::meta(&object, "uid") != reference.uid => Ok(Some(Ownership::Gone)),
-            Ok(object) if of::is_ending(&object) && of::has_finalizer(&object, FOREGROUND) => Ok(Some(Ownership::Waits)),
+            Ok(object) if of::is_ending(&object) && of::has_finalizer(&object, FOREGROUND) => {
+                Ok(Some(Ownership::Waits))
+            }
             Ok(_) => Ok(Some(Ownership::Lives)),
             Err(error) if error.is_not_found() => Ok(Some(Ownership::Gone)),
             Err(error) => Err(error),
@@ -169,7 +171,8 @@ impl Looks for Garbage {
     fn told(&mut self, change: &Change, wake: &mut Vec<Key>) {
         let Some(object) = change.any() else { return };
         let uid = of::meta(object, "uid");
-        let waits = of::is_ending(object) && (of::has_finalizer(object, FOREGROUND) || of::has_finalizer(object, ORPHAN));
+        let waits =
+            of::is_ending(object) && (of::has_finalizer(object, FOREGROUND) || of::has_finalizer(object, ORPHAN));
         if change.is_deletion() && self.alive.remove(uid) || !change.is_deletion() && waits {
             wake.push(Key::Graph);
         }

@@ -129,7 +129,8 @@ mod tests {
     #[test]
     fn finalizers_are_named_and_moments_of_change_stay() {
         let first = decide(&[pods(1, Some("example.com/keep"))], &[], at(0));
-        let message = "Some content in the namespace has finalizers remaining: example.com/keep in 1 resource instances";
+        let message =
+            "Some content in the namespace has finalizers remaining: example.com/keep in 1 resource instances";
         assert_eq!(of(&first, "NamespaceFinalizersRemaining")["message"], message);
         let Verdict::Waits(before) = first.clone() else { panic!() };
         assert_eq!(decide(&[pods(1, Some("example.com/keep"))], &before, at(100)), first);

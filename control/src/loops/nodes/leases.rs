@@ -132,7 +132,9 @@ fn decide(renewed: Option<Timestamp>, heard: &Heard, fleet: usize, now: Timestam
     }
     let every = renew_every(fleet);
     match renewed {
-        Some(before) if heard.at < after(before, every) => Verdict::Wait(after(before, every).max(after(now, RENEW_EVERY / 10))),
+        Some(before) if heard.at < after(before, every) => {
+            Verdict::Wait(after(before, every).max(after(now, RENEW_EVERY / 10)))
+        }
         Some(_) | None => Verdict::Renew(heard.at),
     }
 }
@@ -170,7 +172,11 @@ mod tests {
         assert_eq!(renewals(1), [0, 10, 20, 30, 40, 50, 60]);
         assert_eq!(renewals(200), [0, 20, 40, 60]);
         assert_eq!(renewals(5000), [0, 30, 60]);
-        assert_eq!(decide(Some(at(0)), &heard(0), 1, at(40)), Verdict::Wait(at(41)), "what was not heard renews nothing");
+        assert_eq!(
+            decide(Some(at(0)), &heard(0), 1, at(40)),
+            Verdict::Wait(at(41)),
+            "what was not heard renews nothing"
+        );
         assert_eq!(decide(Some(at(0)), &heard(0), 1, at(50)), Verdict::Silent);
     }
 }

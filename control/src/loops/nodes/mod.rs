@@ -113,7 +113,8 @@ impl Looks for Nodes {
     const NAME: &'static str = "nodes";
 
     async fn begin(&mut self, _revision: u64, wake: &mut Vec<Key>) -> Result<(), ApiError> {
-        of::each(&self.objects, *NODES, None, None, |node| wake.push(Key::Node(of::meta(&node, "name").to_owned()))).await?;
+        of::each(&self.objects, *NODES, None, None, |node| wake.push(Key::Node(of::meta(&node, "name").to_owned())))
+            .await?;
         wake.push(Key::Pods);
         Ok(())
     }

@@ -61,11 +61,7 @@ pub enum Step {
 }
 
 /// `endpoints`: all of the Service, each with its shape. `fresh`: the nth name for a new slice of a shape.
-pub fn decide(
-    endpoints: &[(Shape, Endpoint)],
-    slices: &[Slice],
-    fresh: impl Fn(&Shape, usize) -> String,
-) -> Vec<Step> {
+pub fn decide(endpoints: &[(Shape, Endpoint)], slices: &[Slice], fresh: impl Fn(&Shape, usize) -> String) -> Vec<Step> {
     let mut by_shape: BTreeMap<&Shape, BTreeMap<&str, &Endpoint>> = BTreeMap::new();
     for (shape, endpoint) in endpoints {
         by_shape.entry(shape).or_default().insert(&endpoint.pod, endpoint);
@@ -143,7 +139,10 @@ mod tests {
                     assert!(slices.iter().all(|s| s.name != slice.name), "{} exists", slice.name);
                     slices.push(slice);
                 }
-                Step::Replace(slice) => *slices.iter_mut().find(|s| s.name == slice.name).unwrap() = slice,
+                Step::Replace(slice) => {
+                    let known = slices.iter_mut().find(|s| s.name == slice.name).unwrap();
+                    *known = slice;
+                }
                 Step::Delete { name } => slices.retain(|s| s.name != name),
             }
         }

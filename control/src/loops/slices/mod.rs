@@ -36,7 +36,12 @@ impl Slices {
         Slices { objects, services: BTreeMap::new() }
     }
 
-    async fn list(&self, kind: &'static crate::api::kinds::Kind, namespace: &str, labels: Selector) -> Result<Vec<Value>, ApiError> {
+    async fn list(
+        &self,
+        kind: &'static crate::api::kinds::Kind,
+        namespace: &str,
+        labels: Selector,
+    ) -> Result<Vec<Value>, ApiError> {
         let query = ListQuery { labels, ..ListQuery::default() };
         Ok(self.objects.list(kind, Some(namespace), &query).await?.items)
     }

@@ -33,7 +33,15 @@ pub fn says_the_same(before: Option<&Value>, now: Option<&Value>) -> bool {
     let told = |pod: &Value| {
         let ready = is_ready(pod);
         let (labels, ips) = (pod["metadata"]["labels"].clone(), pod["status"]["podIPs"].clone());
-        (labels, ips, ready, of::is_ending(pod), is_over(pod), pod["status"]["podIP"].clone(), pod["metadata"]["uid"].clone())
+        (
+            labels,
+            ips,
+            ready,
+            of::is_ending(pod),
+            is_over(pod),
+            pod["status"]["podIP"].clone(),
+            pod["metadata"]["uid"].clone(),
+        )
     };
     told(before) == told(now)
 }

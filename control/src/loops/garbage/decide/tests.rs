@@ -121,7 +121,8 @@ fn in_the_foreground_the_owner_goes_after_those_that_block_it() {
 
 #[test]
 fn orphans_stay_without_their_owner() {
-    let mut world = World::of(vec![thing("ds", &[]), thing("pod", &[("ds", true), ("other", false)]), thing("other", &[])]);
+    let mut world =
+        World::of(vec![thing("ds", &[]), thing("pod", &[("ds", true), ("other", false)]), thing("other", &[])]);
     world.delete("ds", Propagation::Orphan);
     world.run();
     assert_eq!(world.left(), ["other", "pod"]);
