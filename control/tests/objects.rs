@@ -12,10 +12,13 @@ use control::api::objects::{
 use control::api::selector;
 use control::clock::Clock;
 use control::store::Store;
+use control::store::any::AnyStore;
 use control::store::embedded::Embedded;
+use control::store::etcd::{Connection, Etcd};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tests::etcd::TestEtcd;
 
 /// A watch that has to say something says it by then.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct World {
     objects: Objects,
     clock: Clock,
-    _dir: TempDir,
+    _dir: Option<TempDir>,
 }
 
 fn kind(path: &str) -> &'static Kind {
@@ -38,6 +41,10 @@ fn options() -> WriteOptions {
 async fn world() -> World {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Embedded::open(&dir.path().join("store")).expect("a store can be made");
+    world_over(store.into(), Some(dir)).await
+}
+
+async fn world_over(store: AnyStore, dir: Option<TempDir>) -> World {
     let clock = Clock::at(Timestamp::from_second(1_700_000_000).expect("a time"));
     let world = World { objects: Objects::new(store, clock.clone()), clock, _dir: dir };
     world.create("namespaces", "", json!({"metadata": {"name": "n"}})).await;
@@ -418,6 +425,7 @@ async fn lists_come_in_pages_of_one_moment() {
     }
     let first = world.list("configmaps", ListQuery { limit: Some(2), ..ListQuery::default() }).await;
     assert_eq!(names(&first.items), ["a", "b"]);
+    assert_eq!(first.remaining, Some(3));
     world.delete("configmaps", "d", DeleteOptions::default()).await.unwrap();
     world.create("configmaps", "n", config("cc", "new")).await;
     let mut token = first.continue_.clone();
@@ -541,7 +549,23 @@ async fn a_quiet_watch_gets_a_bookmark_of_how_far_it_is() {
 
 #[tokio::test]
 async fn a_list_and_its_watch_together_are_the_present_state() {
-    let world = world().await;
+    list_and_watch(&world().await).await;
+}
+
+#[tokio::test]
+async fn over_etcd_too_a_list_and_its_watch_together_are_the_present_state() {
+    let etcd = TestEtcd::start();
+    let identity = etcd.client();
+    let connection = Connection {
+        endpoints: vec![etcd.url()],
+        authority: Some(etcd.authority().into()),
+        identity: Some((identity.cert.into(), identity.key.into())),
+    };
+    let store = Etcd::connect(connection).await.expect("it answers");
+    list_and_watch(&world_over(store.into(), None).await).await;
+}
+
+async fn list_and_watch(world: &World) {
     let mut known: BTreeMap<String, Value> = BTreeMap::new();
     world.create("configmaps", "n", config("a", "1")).await;
     let listed = world.list("configmaps", ListQuery::default()).await;
@@ -552,10 +576,10 @@ async fn a_list_and_its_watch_together_are_the_present_state() {
         let there = world.get("configmaps", "n", &name).await.is_some();
         match (there, n % 3) {
             (false, _) => drop(world.create("configmaps", "n", config(&name, "0")).await),
-            (true, 0) => drop(world.delete("configmaps", &name, DeleteOptions::default()).await.unwrap()),
+            (true, 0) => drop(world.delete("configmaps", &name, DeleteOptions::default()).await.expect("it is there")),
             (true, _) => {
                 let patch = Patch::Merge(json!({"data": {"key": n.to_string()}}));
-                world.patch("configmaps", &name, "", patch).await.unwrap();
+                world.patch("configmaps", &name, "", patch).await.expect("it is there");
             }
         }
         changes += 1;
@@ -764,4 +788,69 @@ async fn a_revisions_data_stays_as_it_came() {
     assert_eq!((&bumped["revision"], &bumped["data"]), (&json!(2), &data));
     let other = world.patch("apps/controllerrevisions", "r", "", Patch::Merge(json!({"data": {"x": 1}}))).await;
     assert_eq!(refused(other).0, 422);
+}
+
+/// One object of each kind that is kept, as users write it.
+fn samples() -> Vec<(&'static str, Value)> {
+    let metadata = json!({"name": "x"});
+    let role = json!({"metadata": metadata, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]});
+    let binding = json!({"metadata": metadata, "roleRef": {"kind": "ClusterRole", "name": "x"}, "subjects": [{"kind": "User", "name": "u"}]});
+    vec![
+        ("configmaps", config("x", "1")),
+        ("events", json!({"metadata": metadata, "involvedObject": {"namespace": "n"}})),
+        ("namespaces", json!({"metadata": metadata})),
+        ("nodes", json!({"metadata": metadata, "status": {"capacity": {"cpu": 2}}})),
+        ("pods", pod("x", "n1")),
+        ("secrets", json!({"metadata": metadata, "stringData": {"a": "b"}})),
+        ("serviceaccounts", json!({"metadata": metadata})),
+        ("services", json!({"metadata": metadata, "spec": {"clusterIP": "None", "ports": [{"port": 1}]}})),
+        ("apps/controllerrevisions", json!({"metadata": metadata, "revision": 1, "data": {"a": null}})),
+        ("apps/daemonsets", daemonset("x")),
+        (
+            "coordination.k8s.io/leases",
+            json!({"metadata": metadata, "spec": {"renewTime": "2024-01-01T00:00:00.000000Z"}}),
+        ),
+        (
+            "discovery.k8s.io/endpointslices",
+            json!({"metadata": metadata, "addressType": "IPv4", "ports": [{"port": 1}]}),
+        ),
+        ("rbac.authorization.k8s.io/clusterrolebindings", binding.clone()),
+        ("rbac.authorization.k8s.io/clusterroles", role.clone()),
+        ("rbac.authorization.k8s.io/rolebindings", binding),
+        ("rbac.authorization.k8s.io/roles", role),
+        ("scheduling.k8s.io/priorityclasses", json!({"metadata": metadata, "value": 5})),
+    ]
+}
+
+#[tokio::test]
+async fn what_was_read_can_be_written_back_and_applied_and_nothing_changes() {
+    let world = world().await;
+    let samples = samples();
+    let stored = control::api::kinds::kinds().iter().filter(|kind| kind.is_stored()).count();
+    // The events of both groups are the same objects.
+    assert_eq!(samples.len() + 1, stored, "a kind has no sample");
+    for (path, object) in samples {
+        let namespace = if kind(path).namespaced { "n" } else { "" };
+        let made = world.create(path, namespace, object.clone()).await;
+        assert_eq!(world.get(path, namespace, "x").await, Some(made.clone()), "{path}");
+        let again = world.objects.update(kind(path), namespace, "x", "", made.clone(), &options()).await;
+        assert_eq!(again.unwrap_or_else(|e| panic!("{path}: {e}")).object, made, "{path}");
+        let labelled = world.patch(path, "x", "", Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}))).await;
+        let labelled = labelled.unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert_eq!((&labelled["metadata"]["labels"]["a"], revision(&labelled) > revision(&made)), (&json!("b"), true));
+        assert_eq!(labelled["metadata"]["generation"], made["metadata"]["generation"], "{path}");
+        let configuration = json!({"metadata": {"labels": {"c": "d"}}});
+        let apply = Patch::Apply { configuration, force: false };
+        let applied = world.patch(path, "x", "", apply).await.unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert_eq!(
+            (&applied["metadata"]["labels"]["a"], &applied["metadata"]["labels"]["c"]),
+            (&json!("b"), &json!("d"))
+        );
+        assert_eq!(applied.get("spec"), made.get("spec"), "{path}");
+        let listed = world.objects.list(kind(path), None, &ListQuery::default()).await.unwrap().items;
+        assert!(listed.contains(&applied), "{path}");
+        let ending = DeleteOptions { grace: Some(0), ..DeleteOptions::default() };
+        let gone = world.objects.delete(kind(path), namespace, "x", &ending).await.unwrap().gone;
+        assert_eq!(gone, path != "namespaces", "{path}");
+    }
 }
