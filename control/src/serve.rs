@@ -7,8 +7,8 @@ mod bootstrap;
 pub mod copy;
 mod hosts;
 pub mod local;
-mod logs;
 pub mod offline;
+mod sessions;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -25,13 +25,17 @@ use tokio::sync::watch;
 use crate::api::objects::Objects;
 use crate::clock::Clock;
 use crate::config::{Config, EtcdPlace, StoreChoice};
+use crate::contacts::Contacts;
 use crate::door::authority::{Authority, keep, kubeconfig};
 use crate::door::identity::Authenticator;
 use crate::door::join::Joining;
 use crate::door::rules::Authorizer;
 use crate::door::service_accounts::ServiceAccounts;
 use crate::door::tls::{self, ServerCertificate};
+use crate::fleet::{self, Fleet};
 use crate::http::{self, Check, Checks};
+use crate::loops::itself::Address;
+use crate::loops::{self, Settings};
 use crate::store::Store as _;
 use crate::store::any::AnyStore;
 use crate::store::embedded::Embedded;
@@ -60,14 +64,34 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (api, nodes) = (listener.local_addr()?, nodes_listener.local_addr()?);
     let names = hosts::names(&config.tls_names, &[api, nodes]);
     let certificate = Arc::new(ServerCertificate::new(authority.clone(), names, clock.now())?);
+    let contacts = Contacts::new(clock.clone());
     let joining = Joining::new(authority.clone(), store.clone(), clock.clone());
     let accounts = ServiceAccounts::new(&authority, store.clone(), clock.clone());
     let authorizer = Authorizer::start(store.clone()).await?;
-    let authenticator = Authenticator::new(joining.clone(), accounts);
+    let authenticator = Authenticator::new(joining.clone(), accounts.clone());
     let kubeconfig = config.data_dir.join(KUBECONFIG);
     kubeconfig::ensure(&kubeconfig, &authority, api, clock.now())?;
     let (stop, stopped) = watch::channel(false);
-    let door = http::Door::new(objects, authenticator, authorizer, Arc::new(logs::NoSession), checks(&store));
+    let found = tokio::task::spawn_blocking(move || hosts::address(api)).await?;
+    let fleet = Fleet::new(
+        objects.clone(),
+        sessions::Door(joining.clone()),
+        sessions::Witness(contacts.clone()),
+        accounts,
+        fleet::Api { host: found.to_string(), port: api.port() },
+    );
+    let logs = Arc::new(sessions::SessionLogs(fleet.clone()));
+    let settings = Settings {
+        root_ca: authority.certificate_pem().to_owned(),
+        address: Some(Address { ip: found, port: api.port() }),
+        // Nobody shares a file.
+        election: matches!(config.store, StoreChoice::Etcd(_)).then(|| uuid::Uuid::new_v4().to_string()),
+    };
+    let loops = loops::start(objects.clone(), contacts, settings);
+    let door = http::Door::new(objects, authenticator, authorizer, logs, checks(&store));
+    tokio::spawn(fleet.clone().follow());
+    let for_nodes = Arc::new(tls::for_nodes(certificate.clone(), fleet::ALPN)?);
+    let with_nodes = tokio::spawn(fleet::serve(fleet, nodes_listener, for_nodes, stopped.clone()));
     let tls = Arc::new(tls::for_clients(certificate.clone(), http::PROTOCOLS)?);
     let serving = tokio::spawn(http::serve(listener, tls, Arc::new(door), stopped));
     let local = local::Local::open(&config.data_dir, joining.clone(), store.clone()).with_context(|| {
@@ -87,6 +111,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     stop.send_replace(true);
     // It bounds its own end.
     let _ = serving.await;
+    let _ = with_nodes.await;
+    loops.stop().await;
     Ok(())
 }
 
