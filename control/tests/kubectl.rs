@@ -160,7 +160,11 @@ fn a_file_is_applied_by_the_client_and_by_the_server(kubectl: &Kubectl, is_curre
     // The server knows who said what.
     let conflict = kubectl.fails(&["apply", "--server-side", "-f", &file]);
     assert!(conflict.contains(".spec.template.spec.containers[name=\"main\"].image"), "{conflict}");
-    let forced = kubectl.ok(&["apply", "--server-side", "--force-conflicts", "-f", &file]);
+    // It does not know what two volumes in one would be.
+    let mixed = kubectl.fails(&["apply", "--server-side", "--force-conflicts", "-f", &file]);
+    assert!(mixed.contains("may not specify more than 1 volume type"), "{mixed}");
+    let empty = kubectl.serving.file("empty.yaml", &DAEMONSET.replace("hostPath: {path: /var/log}", "emptyDir: {}"));
+    let forced = kubectl.ok(&["apply", "--server-side", "--force-conflicts", "-f", &empty]);
     assert_eq!(forced, "daemonset.apps/agent serverside-applied\n");
     let managed = if is_current {
         kubectl.ok(&["get", "ds", "agent", "-o", "json", "--show-managed-fields"])

@@ -11,6 +11,7 @@ pub mod objects;
 pub mod openapi;
 pub mod patch;
 pub mod protobuf;
+mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod strategy;

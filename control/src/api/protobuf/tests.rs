@@ -73,7 +73,7 @@ impl Full {
                 self.numbers.insert(unique, name);
                 number_in_field(number, unique)
             }
-            "t" | "u" => in_field(number, &number_in_field(1, unique)),
+            "t" | "u" => in_field(number, &number_in_field(1, 5)),
             "x" => in_field(number, &[number_in_field(1, 0), number_in_field(2, 7)].concat()),
             "r" | "f" => in_field(number, &in_field(1, b"{\"a\":1}")),
             of => in_field(number, &self.message(of)),
