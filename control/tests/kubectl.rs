@@ -4,12 +4,13 @@
 mod serving;
 
 use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use serde_json::Value;
-use serving::{Kubectl, Serving};
+use serde_json::{Value, json};
+use serving::Serving;
 use tests::skip::skipped;
 
 /// A watch that has to say something says it by then.
@@ -83,7 +84,7 @@ fn rows(table: &str) -> Vec<String> {
 }
 
 fn daemonset(kubectl: &Kubectl) -> String {
-    let file = kubectl.serving.file("ds.yaml", DAEMONSET);
+    let file = kubectl.file("ds.yaml", DAEMONSET);
     kubectl.ok(&["apply", "-f", &file]);
     file
 }
@@ -140,7 +141,7 @@ fn a_file_is_applied_by_the_client_and_by_the_server(kubectl: &Kubectl, is_curre
     let newer =
         DAEMONSET.replace("agent:1", "agent:2").replace("      - name: side\n        image: example.org/side:1\n", "");
     let newer = newer.replace("hostPath: {path: /var/log}", "emptyDir: {}");
-    let newer = kubectl.serving.file("newer.yaml", &newer);
+    let newer = kubectl.file("newer.yaml", &newer);
     let difference = kubectl.run(&["diff", "-f", &newer]);
     assert!(
         difference.out.contains("-      - image: example.org/agent:1")
@@ -163,7 +164,7 @@ fn a_file_is_applied_by_the_client_and_by_the_server(kubectl: &Kubectl, is_curre
     // It does not know what two volumes in one would be.
     let mixed = kubectl.fails(&["apply", "--server-side", "--force-conflicts", "-f", &file]);
     assert!(mixed.contains("may not specify more than 1 volume type"), "{mixed}");
-    let empty = kubectl.serving.file("empty.yaml", &DAEMONSET.replace("hostPath: {path: /var/log}", "emptyDir: {}"));
+    let empty = kubectl.file("empty.yaml", &DAEMONSET.replace("hostPath: {path: /var/log}", "emptyDir: {}"));
     let forced = kubectl.ok(&["apply", "--server-side", "--force-conflicts", "-f", &empty]);
     assert_eq!(forced, "daemonset.apps/agent serverside-applied\n");
     let managed = if is_current {
@@ -177,12 +178,12 @@ fn a_file_is_applied_by_the_client_and_by_the_server(kubectl: &Kubectl, is_curre
     assert!(managers.contains(&(Some("kubectl"), Some("Apply"))), "{managers:?}");
     // Several documents, and a second namespace.
     let several = "apiVersion: v1\nkind: Namespace\nmetadata: {name: more}\n---\napiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: ConfigMap\n  metadata: {name: a, namespace: more}\n  data: {k: v}\n";
-    let several = kubectl.serving.file("several.yaml", several);
+    let several = kubectl.file("several.yaml", several);
     assert_eq!(kubectl.ok(&["apply", "-f", &several]), "namespace/more created\nconfigmap/a created\n");
 }
 
 fn a_wrong_field_is_refused_before_anything_is_kept(kubectl: &Kubectl, is_current: bool) {
-    let wrong = kubectl.serving.file("wrong.yaml", &DAEMONSET.replace("  selector:", "  selektor: x\n  selector:"));
+    let wrong = kubectl.file("wrong.yaml", &DAEMONSET.replace("  selector:", "  selektor: x\n  selector:"));
     let said = kubectl.fails(&["apply", "-f", &wrong]);
     let expected = if is_current {
         "strict decoding error: unknown field \"spec.selektor\""
@@ -194,7 +195,7 @@ fn a_wrong_field_is_refused_before_anything_is_kept(kubectl: &Kubectl, is_curren
     if is_current {
         let warned = kubectl.run(&["apply", "--validate=warn", "-f", &wrong]);
         assert!(warned.good && warned.err.contains("Warning: unknown field \"spec.selektor\""), "{warned:?}");
-        let twice = kubectl.serving.file(
+        let twice = kubectl.file(
             "twice.json",
             r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"t"},"data":{"a":"1"},"data":{"a":"2"}}"#,
         );
@@ -208,7 +209,6 @@ fn a_wrong_field_is_refused_before_anything_is_kept(kubectl: &Kubectl, is_curren
         assert!(said.contains("data"), "{said}");
     }
     let other_type = kubectl
-        .serving
         .file("type.yaml", &DAEMONSET.replace("spec:\n  selector", "spec:\n  minReadySeconds: soon\n  selector"));
     assert!(kubectl.fails(&["apply", "-f", &other_type]).contains("minReadySeconds"));
 }
@@ -300,7 +300,7 @@ fn an_object_is_changed_in_every_way(kubectl: &Kubectl, is_current: bool) {
     // A writer who has not seen the newest is told so.
     let old = kubectl.ok(&["get", "ds", "agent", "-o", "json"]);
     kubectl.ok(&["label", "ds", "agent", "tier=node"]);
-    let old = kubectl.serving.file("old.json", &old);
+    let old = kubectl.file("old.json", &old);
     let said = kubectl.fails(&["replace", "-f", &old]);
     assert!(said.contains("the object has been modified"), "{said}");
     if is_current {
@@ -324,14 +324,14 @@ status:
 
 /// A node that is ready.
 fn node(kubectl: &Kubectl) {
-    let file = kubectl.serving.file("node.yaml", NODE);
+    let file = kubectl.file("node.yaml", NODE);
     kubectl.ok(&["create", "-f", &file]);
     kubectl.ok(&[
         "replace",
         "--raw",
         "/api/v1/nodes/n1/status",
         "-f",
-        &kubectl.serving.file("node.json", &as_json(kubectl, &file)),
+        &kubectl.file("node.json", &as_json(kubectl, &file)),
     ]);
 }
 
@@ -430,7 +430,7 @@ fn a_watch_shows_rows_as_they_change(kubectl: &Kubectl, _: bool) {
     kubectl.ok(&["label", "ds", "agent", "seen=yes"]);
     assert!(next().starts_with("agent 0 0"));
     let second = DAEMONSET.replace("agent", "other");
-    kubectl.ok(&["create", "-f", &kubectl.serving.file("other.yaml", &second)]);
+    kubectl.ok(&["create", "-f", &kubectl.file("other.yaml", &second)]);
     assert!(next().starts_with("other 0 0"));
     kubectl.ok(&["delete", "ds", "other"]);
     assert!(next().starts_with("other 0 0"));
@@ -442,14 +442,14 @@ fn a_watch_shows_rows_as_they_change(kubectl: &Kubectl, _: bool) {
 /// What the controller would make of a template: a revision of the DaemonSet.
 fn revision(kubectl: &Kubectl, number: u32, image: &str) {
     let uid = kubectl.ok(&["get", "ds", "agent", "-o", "jsonpath={.metadata.uid}"]);
-    let document = serde_json::json!({
+    let document = json!({
         "apiVersion": "apps/v1", "kind": "ControllerRevision", "revision": number,
         "metadata": { "name": format!("agent-{number}"), "labels": { "app": "agent" }, "ownerReferences": [
             { "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": uid, "controller": true, "blockOwnerDeletion": true }] },
         "data": { "spec": { "template": { "$patch": "replace", "metadata": { "labels": { "app": "agent" } },
             "spec": { "containers": [{ "name": "main", "image": image }] } } } },
     });
-    kubectl.ok(&["create", "-f", &kubectl.serving.file("revision.json", &document.to_string())]);
+    kubectl.ok(&["create", "-f", &kubectl.file("revision.json", &document.to_string())]);
 }
 
 fn a_rollout_has_a_history_and_is_undone(kubectl: &Kubectl, _: bool) {
@@ -469,9 +469,9 @@ fn a_rollout_has_a_history_and_is_undone(kubectl: &Kubectl, _: bool) {
     let restarted = kubectl.ok(&["get", "ds", "agent", "-o", "jsonpath={.spec.template.metadata.annotations}"]);
     assert!(restarted.contains("kubectl.kubernetes.io/restartedAt"), "{restarted}");
     let mut object: Value = serde_json::from_str(&kubectl.ok(&["get", "ds", "agent", "-o", "json"])).expect("JSON");
-    object["status"] = serde_json::json!({ "observedGeneration": object["metadata"]["generation"], "desiredNumberScheduled": 1,
+    object["status"] = json!({ "observedGeneration": object["metadata"]["generation"], "desiredNumberScheduled": 1,
         "currentNumberScheduled": 1, "numberMisscheduled": 0, "numberReady": 1, "updatedNumberScheduled": 1, "numberAvailable": 1 });
-    let file = kubectl.serving.file("status.json", &object.to_string());
+    let file = kubectl.file("status.json", &object.to_string());
     kubectl.ok(&["replace", "--raw", "/apis/apps/v1/namespaces/default/daemonsets/agent/status", "-f", &file]);
     let status = kubectl.ok(&["rollout", "status", "ds/agent", "--timeout=10s"]);
     assert!(status.contains("successfully rolled out"), "{status}");
@@ -481,7 +481,7 @@ fn a_rollout_has_a_history_and_is_undone(kubectl: &Kubectl, _: bool) {
 fn logs_come_from_the_node_or_say_why_not(kubectl: &Kubectl, _: bool) {
     node(kubectl);
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {app: p}}\nspec:\n  nodeName: n1\n  containers:\n  - {name: talks, image: a}\n  - {name: mute, image: a}\n";
-    kubectl.ok(&["create", "-f", &kubectl.serving.file("pod.yaml", pod)]);
+    kubectl.ok(&["create", "-f", &kubectl.file("pod.yaml", pod)]);
     assert_eq!(kubectl.ok(&["logs", "p", "-c", "talks"]), "one\ntwo\n");
     assert_eq!(kubectl.ok(&["logs", "p", "-c", "talks", "--tail=1", "-f"]), "two\n");
     assert!(kubectl.fails(&["logs", "p", "-c", "mute"]).contains("no session with node"));
@@ -505,12 +505,95 @@ fn who_may_what_is_asked_and_answered(kubectl: &Kubectl, is_current: bool) {
         kubectl.ok(&["create", "role", "reader", "--verb=list", "--resource=pods"]);
         kubectl.ok(&["create", "rolebinding", "reads", "--role=reader", "--serviceaccount=default:bot"]);
         let token = kubectl.ok(&["create", "token", "bot"]);
-        let bot = kubectl.serving.as_bearer(token.trim());
+        let bot = as_bearer(kubectl.serving, token.trim());
         let own = format!("--kubeconfig={}", bot.display());
         assert_eq!(kubectl.ok(&[&own, "get", "pods", "-o", "name"]), "");
         let said = kubectl.fails(&[&own, "get", "secrets"]);
         let expected = "secrets is forbidden: User \"system:serviceaccount:default:bot\" cannot list resource \"secrets\" in API group \"\" in the namespace \"default\"";
         assert!(said.contains(expected), "{said}");
         assert_eq!(kubectl.run(&[&own, "auth", "can-i", "delete", "nodes"]).out, "no\n");
+    }
+}
+
+/// A kubeconfig of whoever this token belongs to.
+fn as_bearer(serving: &Serving, token: &str) -> PathBuf {
+    let text = std::fs::read_to_string(serving.kubeconfig()).expect("it was written");
+    let line = text.lines().find(|line| line.contains("certificate-authority-data")).expect("an authority");
+    let authority = line.split([' ', '"', ',']).rfind(|word| word.len() > 100).expect("its certificate");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "bearer",
+        "clusters": [{ "name": "bearer", "cluster": {
+            "server": format!("https://{}", serving.address), "certificate-authority-data": authority } }],
+        "users": [{ "name": "bearer", "user": { "token": token } }],
+        "contexts": [{ "name": "bearer", "context": { "cluster": "bearer", "user": "bearer" } }],
+    });
+    let path = serving.dir.path().join("bearer.kubeconfig");
+    std::fs::write(&path, config.to_string()).expect("written");
+    path
+}
+
+/// One kubectl program.
+struct Kubectl<'a> {
+    serving: &'a Serving,
+    program: PathBuf,
+}
+
+/// What it printed.
+#[derive(Debug)]
+struct Printed {
+    out: String,
+    err: String,
+    good: bool,
+}
+
+impl Kubectl<'_> {
+    /// The current one or Debian's, where scripts/kubectl.sh has put them.
+    fn program(name: &str) -> Option<PathBuf> {
+        let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/kubectl").join(name);
+        place.exists().then_some(place)
+    }
+
+    /// A file for `-f`.
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.serving.dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        // Its cache lies in HOME; nothing of the machine's own configuration is read.
+        let home = self.serving.dir.path().join(self.program.file_name().expect("a program"));
+        command.env_clear().env("HOME", home).env("KUBECONFIG", self.serving.kubeconfig());
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null()).args(arguments);
+        command
+    }
+
+    /// Runs it to its end, whatever that is.
+    fn run(&self, arguments: &[&str]) -> Printed {
+        Printed::of(self.command(arguments).output().expect("it starts"))
+    }
+
+    /// What it says when all is well.
+    #[track_caller]
+    fn ok(&self, arguments: &[&str]) -> String {
+        let printed = self.run(arguments);
+        assert!(printed.good, "{arguments:?}: {printed:?}");
+        printed.out
+    }
+
+    /// What it complains of.
+    #[track_caller]
+    fn fails(&self, arguments: &[&str]) -> String {
+        let printed = self.run(arguments);
+        assert!(!printed.good, "{arguments:?}: {printed:?}");
+        printed.err
+    }
+}
+
+impl Printed {
+    fn of(output: Output) -> Printed {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it prints text");
+        Printed { out: text(output.stdout), err: text(output.stderr), good: output.status.success() }
     }
 }

@@ -1,10 +1,9 @@
-//! An endpoint's HTTP door on loopback, over the embedded store, and kubectl beside it.
+//! An endpoint's HTTP door on loopback, over the embedded store, as the program serves it.
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
-use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use control::api::error::ApiError;
@@ -49,30 +48,6 @@ impl Serving {
     /// Of its administrator.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.path().join("kubeconfig")
-    }
-
-    /// A kubeconfig of whoever this token belongs to.
-    pub fn as_bearer(&self, token: &str) -> PathBuf {
-        let text = std::fs::read_to_string(self.kubeconfig()).expect("it was written");
-        let line = text.lines().find(|line| line.contains("certificate-authority-data")).expect("an authority");
-        let authority = line.split([' ', '"', ',']).rfind(|word| word.len() > 100).expect("its certificate");
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "bearer",
-            "clusters": [{ "name": "bearer", "cluster": {
-                "server": format!("https://{}", self.address), "certificate-authority-data": authority } }],
-            "users": [{ "name": "bearer", "user": { "token": token } }],
-            "contexts": [{ "name": "bearer", "context": { "cluster": "bearer", "user": "bearer" } }],
-        });
-        let path = self.dir.path().join("bearer.kubeconfig");
-        std::fs::write(&path, config.to_string()).expect("written");
-        path
-    }
-
-    /// A file for `-f`.
-    pub fn file(&self, name: &str, text: &str) -> String {
-        let path = self.dir.path().join(name);
-        std::fs::write(&path, text).expect("written");
-        path.display().to_string()
     }
 }
 
@@ -149,64 +124,5 @@ impl Logs for NoNode {
             }
             Ok(stream)
         })
-    }
-}
-
-/// One kubectl program.
-pub struct Kubectl<'a> {
-    pub serving: &'a Serving,
-    pub program: PathBuf,
-}
-
-/// What it printed.
-#[derive(Debug)]
-pub struct Printed {
-    pub out: String,
-    pub err: String,
-    pub good: bool,
-}
-
-impl Kubectl<'_> {
-    /// The current one or Debian's, where scripts/kubectl.sh has put them.
-    pub fn program(name: &str) -> Option<PathBuf> {
-        let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/kubectl").join(name);
-        place.exists().then_some(place)
-    }
-
-    pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        // Its cache lies in HOME; nothing of the machine's own configuration is read.
-        let home = self.serving.dir.path().join(self.program.file_name().expect("a program"));
-        command.env_clear().env("HOME", home).env("KUBECONFIG", self.serving.kubeconfig());
-        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null()).args(arguments);
-        command
-    }
-
-    /// Runs it to its end, whatever that is.
-    pub fn run(&self, arguments: &[&str]) -> Printed {
-        Printed::of(self.command(arguments).output().expect("it starts"))
-    }
-
-    /// What it says when all is well.
-    #[track_caller]
-    pub fn ok(&self, arguments: &[&str]) -> String {
-        let printed = self.run(arguments);
-        assert!(printed.good, "{arguments:?}: {printed:?}");
-        printed.out
-    }
-
-    /// What it complains of.
-    #[track_caller]
-    pub fn fails(&self, arguments: &[&str]) -> String {
-        let printed = self.run(arguments);
-        assert!(!printed.good, "{arguments:?}: {printed:?}");
-        printed.err
-    }
-}
-
-impl Printed {
-    fn of(output: Output) -> Printed {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it prints text");
-        Printed { out: text(output.stdout), err: text(output.stderr), good: output.status.success() }
     }
 }
