@@ -21,10 +21,12 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::api::objects::Objects;
 use crate::clock::Clock;
 use crate::config::{Config, EtcdPlace, StoreChoice};
+use crate::contacts::Contacts;
 use crate::door::authority::{Authority, keep, kubeconfig};
 use crate::door::identity::Authenticator;
 use crate::door::join::Joining;
@@ -32,6 +34,8 @@ use crate::door::rules::Authorizer;
 use crate::door::service_accounts::ServiceAccounts;
 use crate::door::tls::{self, ServerCertificate};
 use crate::http::{self, Check, Checks};
+use crate::loops;
+use crate::loops::itself::Address;
 use crate::store::Store as _;
 use crate::store::any::AnyStore;
 use crate::store::embedded::Embedded;
@@ -67,9 +71,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let kubeconfig = config.data_dir.join(KUBECONFIG);
     kubeconfig::ensure(&kubeconfig, &authority, api, clock.now())?;
     let (stop, stopped) = watch::channel(false);
-    let door = http::Door::new(objects, authenticator, authorizer, Arc::new(logs::NoSession), checks(&store));
+    let door = http::Door::new(objects.clone(), authenticator, authorizer, Arc::new(logs::NoSession), checks(&store));
     let tls = Arc::new(tls::for_clients(certificate.clone(), http::PROTOCOLS)?);
     let serving = tokio::spawn(http::serve(listener, tls, Arc::new(door), stopped));
+    let contacts = Contacts::new(clock.clone());
+    let settings = loops::Settings {
+        root_ca: authority.certificate_pem().to_owned(),
+        address: Some(Address { ip: hosts::address(api), port: api.port() }),
+        // Several endpoints share an etcd; the file belongs to one.
+        election: matches!(store, AnyStore::Etcd(_)).then(|| format!("{}_{}", hosts::name(), Uuid::new_v4())),
+    };
+    let loops = loops::start(objects, contacts, settings);
     let local = local::Local::open(&config.data_dir, joining.clone(), store.clone()).with_context(|| {
         format!("{}: the local socket cannot be made", config.data_dir.join(local::SOCKET).display())
     })?;
@@ -85,7 +97,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     tell_systemd(&[NotifyState::Stopping]);
     stop.send_replace(true);
-    // It bounds its own end.
+    // Both bound their own end.
+    loops.stop().await;
     let _ = serving.await;
     Ok(())
 }
