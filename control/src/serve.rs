@@ -21,6 +21,7 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::api::objects::Objects;
 use crate::clock::Clock;
@@ -34,8 +35,8 @@ use crate::door::service_accounts::ServiceAccounts;
 use crate::door::tls::{self, ServerCertificate};
 use crate::fleet::{self, Fleet};
 use crate::http::{self, Check, Checks};
+use crate::loops;
 use crate::loops::itself::Address;
-use crate::loops::{self, Settings};
 use crate::store::Store as _;
 use crate::store::any::AnyStore;
 use crate::store::embedded::Embedded;
@@ -64,7 +65,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (api, nodes) = (listener.local_addr()?, nodes_listener.local_addr()?);
     let names = hosts::names(&config.tls_names, &[api, nodes]);
     let certificate = Arc::new(ServerCertificate::new(authority.clone(), names, clock.now())?);
-    let contacts = Contacts::new(clock.clone());
     let joining = Joining::new(authority.clone(), store.clone(), clock.clone());
     let accounts = ServiceAccounts::new(&authority, store.clone(), clock.clone());
     let authorizer = Authorizer::start(store.clone()).await?;
@@ -72,28 +72,29 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let kubeconfig = config.data_dir.join(KUBECONFIG);
     kubeconfig::ensure(&kubeconfig, &authority, api, clock.now())?;
     let (stop, stopped) = watch::channel(false);
-    let found = tokio::task::spawn_blocking(move || hosts::address(api)).await?;
+    let contacts = Contacts::new(clock.clone());
+    let found = Address { ip: hosts::address(api), port: api.port() };
     let fleet = Fleet::new(
         objects.clone(),
         sessions::Door(joining.clone()),
         sessions::Witness(contacts.clone()),
         accounts,
-        fleet::Api { host: found.to_string(), port: api.port() },
+        fleet::Api { host: found.ip.to_string(), port: found.port },
     );
     let logs = Arc::new(sessions::SessionLogs(fleet.clone()));
-    let settings = Settings {
-        root_ca: authority.certificate_pem().to_owned(),
-        address: Some(Address { ip: found, port: api.port() }),
-        // Nobody shares a file.
-        election: matches!(config.store, StoreChoice::Etcd(_)).then(|| uuid::Uuid::new_v4().to_string()),
-    };
-    let loops = loops::start(objects.clone(), contacts, settings);
-    let door = http::Door::new(objects, authenticator, authorizer, logs, checks(&store));
+    let door = http::Door::new(objects.clone(), authenticator, authorizer, logs, checks(&store));
+    let tls = Arc::new(tls::for_clients(certificate.clone(), http::PROTOCOLS)?);
+    let serving = tokio::spawn(http::serve(listener, tls, Arc::new(door), stopped.clone()));
     tokio::spawn(fleet.clone().follow());
     let for_nodes = Arc::new(tls::for_nodes(certificate.clone(), fleet::ALPN)?);
-    let with_nodes = tokio::spawn(fleet::serve(fleet, nodes_listener, for_nodes, stopped.clone()));
-    let tls = Arc::new(tls::for_clients(certificate.clone(), http::PROTOCOLS)?);
-    let serving = tokio::spawn(http::serve(listener, tls, Arc::new(door), stopped));
+    let with_nodes = tokio::spawn(fleet::serve(fleet, nodes_listener, for_nodes, stopped));
+    let settings = loops::Settings {
+        root_ca: authority.certificate_pem().to_owned(),
+        address: Some(found),
+        // Several endpoints share an etcd; the file belongs to one.
+        election: matches!(store, AnyStore::Etcd(_)).then(|| format!("{}_{}", hosts::name(), Uuid::new_v4())),
+    };
+    let loops = loops::start(objects, contacts, settings);
     let local = local::Local::open(&config.data_dir, joining.clone(), store.clone()).with_context(|| {
         format!("{}: the local socket cannot be made", config.data_dir.join(local::SOCKET).display())
     })?;
@@ -109,10 +110,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     tell_systemd(&[NotifyState::Stopping]);
     stop.send_replace(true);
-    // It bounds its own end.
+    // Both bound their own end.
+    loops.stop().await;
     let _ = serving.await;
     let _ = with_nodes.await;
-    loops.stop().await;
     Ok(())
 }
 

@@ -87,7 +87,7 @@ async fn all(
     }
 }
 
-fn text<'a>(value: &'a Value) -> &'a str {
+fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
@@ -223,6 +223,11 @@ fn pod_families() -> Vec<Family> {
     ]
 }
 
+/// Labels of a pod, and more.
+fn with<'a>(own: &[(&'static str, &'a str)], more: &[(&'static str, &'a str)]) -> Vec<(&'static str, &'a str)> {
+    [own, more].concat()
+}
+
 fn pod_samples(object: &Value, families: &mut [Family]) {
     let [created, started, info, owner, phase, ready, rest @ ..] = families else { return };
     let (metadata, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
@@ -231,10 +236,6 @@ fn pod_samples(object: &Value, families: &mut [Family]) {
         ("pod", text(&metadata["name"])),
         ("uid", text(&metadata["uid"])),
     ];
-    let with = |more: &[(&'static str, &str)], add: &mut dyn FnMut(&[(&str, &str)])| {
-        let labels: Vec<(&str, &str)> = own.iter().copied().chain(more.iter().copied()).collect();
-        add(&labels);
-    };
     created.add(&own, seconds(&metadata["creationTimestamp"]).unwrap_or(0.0));
     if let Some(at) = seconds(&status["startTime"]) {
         started.add(&own, at);
@@ -251,17 +252,17 @@ fn pod_samples(object: &Value, families: &mut [Family]) {
         ("priority_class", text(&spec["priorityClassName"])),
         ("host_network", host_network),
     ];
-    with(&about, &mut |labels| info.add(labels, 1.0));
+    info.add(&with(&own, &about), 1.0);
     let is_controller = if controller.is_some() { "true" } else { "" };
     let of = [("owner_kind", kind), ("owner_name", name), ("owner_is_controller", is_controller)];
-    with(&of, &mut |labels| owner.add(labels, 1.0));
+    owner.add(&with(&own, &of), 1.0);
     for one in PHASES {
-        with(&[("phase", *one)], &mut |labels| phase.add_truth(labels, status["phase"] == **one));
+        phase.add_truth(&with(&own, &[("phase", one)]), status["phase"] == *one);
     }
     let is_ready = items(&status["conditions"]).find(|condition| condition["type"] == "Ready");
     for (word, value) in [("true", "True"), ("false", "False"), ("unknown", "Unknown")] {
         let is_it = is_ready.is_some_and(|condition| condition["status"] == value);
-        with(&[("condition", word)], &mut |labels| ready.add_truth(labels, is_it));
+        ready.add_truth(&with(&own, &[("condition", word)]), is_it);
     }
     let [image, ready, runs, ended, waits, why, last, restarts] = rest else { return };
     for container in items(&status["containerStatuses"]) {
@@ -273,17 +274,17 @@ fn pod_samples(object: &Value, families: &mut [Family]) {
             ("image_id", text(&container["imageID"])),
             ("container_id", text(&container["containerID"])),
         ];
-        with(&images, &mut |labels| image.add(labels, 1.0));
-        with(&[name], &mut |labels| {
-            ready.add_truth(labels, container["ready"] == true);
-            runs.add_truth(labels, state["running"].is_object());
-            ended.add_truth(labels, state["terminated"].is_object());
-            waits.add_truth(labels, state["waiting"].is_object());
-            restarts.add(labels, number(&container["restartCount"]));
-        });
+        image.add(&with(&own, &images), 1.0);
+        let labels = with(&own, &[name]);
+        ready.add_truth(&labels, container["ready"] == true);
+        runs.add_truth(&labels, state["running"].is_object());
+        ended.add_truth(&labels, state["terminated"].is_object());
+        waits.add_truth(&labels, state["waiting"].is_object());
+        restarts.add(&labels, number(&container["restartCount"]));
+
         for (family, reason) in [(&mut *why, &state["waiting"]), (&mut *last, &container["lastState"]["terminated"])] {
             if let Some(reason) = reason["reason"].as_str() {
-                with(&[name, ("reason", reason)], &mut |labels| family.add(labels, 1.0));
+                family.add(&with(&own, &[name, ("reason", reason)]), 1.0);
             }
         }
     }

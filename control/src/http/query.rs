@@ -1,13 +1,11 @@
 //! What follows the question mark, as the options of each verb.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use crate::api::error::{ApiError, Cause};
 use crate::api::kinds::Kind;
-use crate::api::objects::{
-    DeleteOptions, FieldValidation, ListQuery, Preconditions, Propagation, WatchQuery, WriteOptions,
-};
+use crate::api::objects::{DeleteOptions, FieldValidation, ListQuery, WatchQuery, WriteOptions};
 use crate::api::selector;
 
 /// Parameters of one request: more than any client sends.
@@ -172,44 +170,19 @@ impl Query {
 
     /// Of a deletion: the body's, or the query's where there is no body.
     pub fn delete(&self, body: Option<&Value>) -> Result<DeleteOptions, ApiError> {
-        const OF: &str = "DeleteOptions";
-        let (grace, policy, orphan, preconditions, dry_run) = match body {
-            Some(body) => {
-                let text = |value: &Value| value.as_str().map(str::to_owned);
-                let conditions = &body["preconditions"];
-                let preconditions =
-                    Preconditions { uid: text(&conditions["uid"]), revision: text(&conditions["resourceVersion"]) };
-                let dry_run = match body["dryRun"].as_array().map(Vec::as_slice) {
-                    None | Some([]) => self.dry_run(OF)?,
-                    Some(all) if all.iter().all(|one| one == "All") => true,
-                    Some(other) => {
-                        return Err(invalid(OF, vec![unknown("dryRun", &Value::from(other).to_string(), &["All"])]));
-                    }
-                };
-                let grace = body["gracePeriodSeconds"].as_i64();
-                (grace, text(&body["propagationPolicy"]), body["orphanDependents"].as_bool(), preconditions, dry_run)
-            }
+        let mut options = match body {
+            Some(body) => DeleteOptions::read(body)?,
             None => {
                 let orphan = self.get("orphanDependents").map(|_| self.truth("orphanDependents"));
-                let policy = self.get("propagationPolicy").map(str::to_owned);
-                (self.number("gracePeriodSeconds")?, policy, orphan, Preconditions::default(), self.dry_run(OF)?)
+                DeleteOptions::read(&json!({
+                    "gracePeriodSeconds": self.number("gracePeriodSeconds")?,
+                    "propagationPolicy": self.get("propagationPolicy"),
+                    "orphanDependents": orphan,
+                }))?
             }
         };
-        let propagation = match (policy.as_deref(), orphan) {
-            (Some(_), Some(_)) => {
-                let cause = forbidden("propagationPolicy", "orphanDependents and propagationPolicy cannot be both set");
-                return Err(invalid(OF, vec![cause]));
-            }
-            (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
-            (Some("Foreground"), _) => Some(Propagation::Foreground),
-            (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
-            (Some(other), _) => {
-                let known = ["Foreground", "Background", "Orphan"];
-                return Err(invalid(OF, vec![unknown("propagationPolicy", other, &known)]));
-            }
-            (None, None) => None,
-        };
-        Ok(DeleteOptions { grace, preconditions, propagation, dry_run })
+        options.dry_run |= self.dry_run("DeleteOptions")?;
+        Ok(options)
     }
 }
 

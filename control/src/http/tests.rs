@@ -141,7 +141,7 @@ fn a_deletion_is_told_by_its_body_or_by_the_query() {
     assert_eq!(options.preconditions.uid.as_deref(), Some("u"));
     let options = Query::of("gracePeriodSeconds=9&orphanDependents=true").delete(None).unwrap();
     assert_eq!((options.grace, options.propagation), (Some(9), Some(Propagation::Orphan)));
-    assert_eq!(Query::of("").delete(Some(&json!({ "propagationPolicy": "Slow" }))).unwrap_err().code, 422);
+    assert_eq!(Query::of("").delete(Some(&json!({ "propagationPolicy": "Slow" }))).unwrap_err().code, 400);
 }
 
 #[test]

@@ -139,7 +139,7 @@ impl Call<'_> {
         options.duplicates = document.duplicates;
         let object = document.value;
         if !self.resource.subresource.is_empty() {
-            let answer = self.act(object, options.dry_run).await?;
+            let answer = self.act(object, &options).await?;
             return Ok(self.object(StatusCode::CREATED, answer, Render::Whole, &[]));
         }
         if !self.resource.name.is_empty() {
@@ -156,17 +156,11 @@ impl Call<'_> {
     }
 
     /// What is posted to a part of an object: something to be done with it.
-    async fn act(&self, object: Value, dry_run: bool) -> Result<Value, ApiError> {
+    async fn act(&self, body: Value, options: &WriteOptions) -> Result<Value, ApiError> {
         let (namespace, name) = (self.namespace(), self.resource.name.as_str());
         match self.resource.subresource.as_str() {
-            "token" => self.door.authenticator.accounts().request(namespace, name, &object, self.user).await,
-            "eviction" => {
-                let mut options = self.query.delete(Some(&object["deleteOptions"]))?;
-                options.dry_run |= dry_run;
-                let gone = self.door.objects.delete(self.kind, namespace, name, &options).await?;
-                Ok(done(self.kind, &gone.object))
-            }
-            _ => Err(ApiError::method_not_allowed()),
+            "token" => self.door.authenticator.accounts().request(namespace, name, &body, self.user).await,
+            sub => self.door.objects.act(self.kind, namespace, name, sub, body, options).await,
         }
     }
 

@@ -72,6 +72,10 @@ impl<L: Looks> Runner<L> {
                 self.anew = Some(*revision);
                 self.queue.wake(None, now);
             }
+            // What changes before everything has been read is read with it.
+            Told::Changed(batch) if self.anew.is_some() => {
+                self.anew = self.anew.map(|revision| revision.max(batch.revision));
+            }
             Told::Changed(batch) => {
                 batch.changes.iter().for_each(|change| self.looks.told(change, &mut wake));
                 self.looks.told_upto(batch.revision, &mut wake);
@@ -146,5 +150,53 @@ impl<L: Looks> Runner<L> {
                 () = tokio::time::sleep(due.min(SLEEP_MAX)) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::told::Batch;
+    use super::*;
+
+    /// Notes as of which revisions it was begun.
+    #[derive(Default)]
+    struct Begun(Vec<u64>, Vec<u64>);
+
+    impl Looks for Begun {
+        type Key = ();
+        const NAME: &'static str = "begun";
+
+        async fn begin(&mut self, revision: u64, wake: &mut Vec<()>) -> Result<(), ApiError> {
+            self.0.push(revision);
+            wake.push(());
+            if self.0.len() == 1 { Err(ApiError::internal("the first time fails")) } else { Ok(()) }
+        }
+
+        fn told(&mut self, _change: &Change, _wake: &mut Vec<()>) {}
+
+        fn told_upto(&mut self, revision: u64, _wake: &mut Vec<()>) {
+            self.1.push(revision);
+        }
+
+        async fn look(&mut self, (): &(), _now: Timestamp, _wake: &mut Vec<()>) -> Result<Looked, ApiError> {
+            Ok(Looked::Gone)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_changes_before_everything_is_read_is_read_with_it() {
+        let clock = Clock::at(Timestamp::from_second(0).unwrap());
+        let mut runner = Runner::new(Begun::default(), clock.clone());
+        let changed = |revision| Told::Changed(Arc::new(Batch { changes: Vec::new(), revision }));
+        runner.tell(&Told::Anew { revision: 5 });
+        runner.tell(&changed(7));
+        assert!(runner.step().await);
+        runner.tell(&changed(9));
+        clock.set(Timestamp::from_second(1).unwrap());
+        assert!(runner.step().await);
+        runner.tell(&changed(11));
+        assert_eq!((&runner.looks.0[..], &runner.looks.1[..]), (&[7, 9][..], &[11][..]));
     }
 }

@@ -45,6 +45,11 @@ pub fn address(listen: SocketAddr) -> IpAddr {
     addresses.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
+/// This machine's, for people.
+pub fn name() -> String {
+    hostname().unwrap_or_else(|| "localhost".to_owned())
+}
+
 fn hostname() -> Option<String> {
     let name = nix::unistd::gethostname().ok()?.into_string().ok()?.to_ascii_lowercase();
     pod::manifest::names::dns_subdomain(&name).is_none().then_some(name)

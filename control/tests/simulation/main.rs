@@ -14,7 +14,7 @@ use dice::Dice;
 use world::World;
 
 /// Seeds of an ordinary run: some seconds.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 3;
 /// Things that happen in one history.
 const EVENTS: usize = 40;
 

@@ -104,6 +104,7 @@ static KINDS: &[Kind] = &[
         short: &["po"],
         categories: &["all"],
         subresources: &[
+            action("binding", ("", "v1", "Binding")),
             action("eviction", ("policy", "v1", "Eviction")),
             Subresource { name: "log", kind: ("", "v1", "Pod"), verbs: GET },
             status("", "Pod"),

@@ -17,6 +17,7 @@ type Make = fn(&mut SchemaGenerator) -> Schema;
 
 /// The type of each kind that bodies and documents know.
 static TYPES: &[(&str, &str, Make)] = &[
+    ("", "Binding", SchemaGenerator::subschema_for::<core::v1::Binding>),
     ("", "ConfigMap", SchemaGenerator::subschema_for::<core::v1::ConfigMap>),
     ("", "Event", SchemaGenerator::subschema_for::<core::v1::Event>),
     ("", "Namespace", SchemaGenerator::subschema_for::<core::v1::Namespace>),

@@ -12,9 +12,15 @@ use serde_json::json;
 use super::*;
 use crate::api::kinds::{by_kind, kinds};
 
+/// Fields of 1.36, which the crate's messages of 1.35 do not have yet.
+const NEWER: &[(&str, u64)] =
+    &[("core.PodSpec", 43), ("core.PodStatus", 21), ("core.ResourceHealth", 6), ("core.VolumeMountStatus", 5)];
+
 /// Writes messages with something in every field.
 #[derive(Default)]
 struct Full {
+    /// Without [`NEWER`].
+    older: bool,
     /// The field in which each number was put.
     numbers: BTreeMap<u64, &'static str>,
 }
@@ -44,6 +50,9 @@ impl Full {
         for word in words.split(' ') {
             let parts: Vec<&'static str> = word.splitn(3, ':').collect();
             let (number, name, code) = (parts[0].parse().unwrap(), parts[1], parts[2].trim_end_matches('!'));
+            if self.older && NEWER.contains(&(of, number)) {
+                continue;
+            }
             let code = code.strip_prefix('*').unwrap_or(code);
             bytes.extend(match code.strip_prefix('m').filter(|code| !code.contains('.')) {
                 Some("e") => in_field(number, &[in_field(1, b"key"), in_field(2, &in_field(1, b"x"))].concat()),
@@ -64,7 +73,7 @@ impl Full {
                 self.numbers.insert(unique, name);
                 number_in_field(number, unique)
             }
-            "t" | "u" => in_field(number, &number_in_field(1, unique)),
+            "t" | "u" => in_field(number, &number_in_field(1, 5)),
             "x" => in_field(number, &[number_in_field(1, 0), number_in_field(2, 7)].concat()),
             "r" | "f" => in_field(number, &in_field(1, b"{\"a\":1}")),
             of => in_field(number, &self.message(of)),
@@ -78,7 +87,7 @@ fn plain(name: &str) -> String {
 
 /// Every field of a message is where `T` has it, under the same name.
 fn same_as<T: prost::Message + Default + std::fmt::Debug>(of: &str) -> usize {
-    let mut full = Full::default();
+    let mut full = Full { older: true, ..Full::default() };
     let bytes = full.message(of);
     let read = T::decode(&*bytes).unwrap_or_else(|error| panic!("{of}: {error}"));
     // What the type does not have is dropped on the way.
@@ -176,10 +185,8 @@ fn fields_that_are_no_pointers_are_left_out_when_they_are_empty_and_pointers_are
 
 #[test]
 fn values_of_their_own_form_become_what_json_says_for_them() {
-    let update = in_field(
-        2,
-        &in_field(1, &in_field(1, &[number_in_field(1, 1), number_in_field(2, 0), in_field(3, b"10%")].concat())),
-    );
+    let percent = [number_in_field(1, 1), number_in_field(2, 0), in_field(3, b"10%")].concat();
+    let update = in_field(2, &in_field(1, &percent));
     let spec = in_field(2, &in_field(3, &update));
     let object = decode(&enveloped("apps/v1", "DaemonSet", &spec)).unwrap();
     assert_eq!(object["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], "10%");

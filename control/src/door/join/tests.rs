@@ -190,9 +190,13 @@ async fn of_many_that_join_at_once_as_many_come_in_as_the_token_has_uses() {
 async fn tokens_are_bounded_in_number_and_in_what_they_may_be() {
     let world = world();
     let short = Wanted { ttl: Duration::from_secs(60), ..Wanted::default() };
+    // At once, so that they share the disk's syncs.
+    let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..TOKENS_LIMIT {
-        world.joining.create(&short).await.unwrap();
+        let (joining, short) = (world.joining.clone(), short.clone());
+        tasks.spawn(async move { joining.create(&short).await });
     }
+    assert!(tasks.join_all().await.iter().all(Result::is_ok));
     assert!(matches!(world.joining.create(&short).await, Err(JoinError::TooManyTokens)));
     world.clock.set(at(60));
     assert!(world.joining.create(&short).await.is_ok(), "those that ended make room");

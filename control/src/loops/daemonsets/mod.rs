@@ -19,6 +19,7 @@ use super::told::Change;
 use crate::api::error::ApiError;
 use crate::api::objects::Objects;
 use crate::daemonset::{Failures, decide};
+use crate::store::Store as _;
 use pod::name::Uid;
 
 /// Writes that are under way together: a portion of pods that are made or deleted. The store makes them durable together.
@@ -62,7 +63,14 @@ impl Looks for DaemonSets {
     const NAME: &'static str = "daemonsets";
 
     async fn begin(&mut self, revision: u64, wake: &mut Vec<Key>) -> Result<(), ApiError> {
-        self.mirror = Mirror::read(&self.objects, revision).await?;
+        self.mirror = match Mirror::read(&self.objects, revision).await {
+            // It took so long to begin that this revision is not kept any more.
+            Err(error) if error.code == 410 => {
+                let newest = self.objects.store().get("/registry/").await?.revision;
+                Mirror::read(&self.objects, newest).await?
+            }
+            read => read?,
+        };
         wake.extend(self.mirror.keys().cloned());
         Ok(())
     }

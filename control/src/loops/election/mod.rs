@@ -76,7 +76,13 @@ impl Candidate {
         let exists = known.is_some();
         // With the resourceVersion that was read: of two that write, one is refused.
         let mut lease = known.unwrap_or(fresh);
-        lease["spec"]["holderIdentity"] = json!(holder);
+        match lease["spec"].as_object_mut() {
+            // An empty name is none that a Lease may have.
+            Some(spec) if holder.is_empty() => {
+                spec.remove("holderIdentity");
+            }
+            _ => lease["spec"]["holderIdentity"] = json!(holder),
+        }
         lease["spec"]["leaseDurationSeconds"] = json!(LEASE_SECONDS);
         lease["spec"]["renewTime"] = json!(micros(now));
         if let Some(transitions) = transitions {
