@@ -59,7 +59,7 @@ impl From<&Wanted> for WantedSummary {
         match wanted {
             Wanted::Run(desired) => WantedSummary::Run { revision: desired.revision.clone(), update: desired.update },
             Wanted::Hold { reason } | Wanted::Forbidden { reason } => WantedSummary::Hold { reason: reason.clone() },
-            Wanted::Gone => WantedSummary::Gone,
+            Wanted::End { .. } | Wanted::Gone => WantedSummary::Gone,
         }
     }
 }

@@ -167,7 +167,7 @@ fn owner(view: &PodView) -> Value {
 /// The specification as received, placed on this node.
 fn spec(view: &PodView, node: &NodeFacts) -> Value {
     let place = match view.record.workload.kind {
-        WorkloadKind::Pod => "/spec",
+        WorkloadKind::Pod | WorkloadKind::Control => "/spec",
         WorkloadKind::DaemonSet => "/spec/template/spec",
     };
     let mut document = view.record.document.read();

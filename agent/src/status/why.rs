@@ -275,7 +275,7 @@ fn about(file: &FileOutcome, key: &WorkloadKey) -> bool {
 
 fn kind(kind: WorkloadKind) -> &'static str {
     match kind {
-        WorkloadKind::Pod => "Pod",
+        WorkloadKind::Pod | WorkloadKind::Control => "Pod",
         WorkloadKind::DaemonSet => "DaemonSet",
     }
 }
