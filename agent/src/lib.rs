@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod allowed;
 pub mod board;
+pub mod checkpoint;
 pub mod cli;
 pub mod collect;
 pub mod config;
@@ -39,5 +40,6 @@ pub mod sources;
 pub mod status;
 pub mod storage;
 pub mod threads;
+pub mod uplink;
 pub mod worker;
 pub mod workers;
