@@ -5,6 +5,7 @@
 //! [`rollout`] for what an update may take.
 
 pub mod api;
+pub mod clock;
 pub mod daemonset;
 pub mod rollout;
 pub mod selector;

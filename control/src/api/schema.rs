@@ -7,7 +7,7 @@
 //! Server-side apply and strategic merge patch have markers of their own, and they differ: a container's ports have the
 //! keys containerPort and protocol in the one, and containerPort alone in the other.
 
-mod kinds;
+pub(super) mod kinds;
 #[cfg(test)]
 mod tests;
 

@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+pub mod any;
 pub mod embedded;
 pub mod etcd;
 

@@ -36,11 +36,12 @@ static CEPH_FS_VOLUME_SOURCE: Type = Type(&[("secretRef", atomic(&PLAIN))]);
 
 static CINDER_VOLUME_SOURCE: Type = Type(&[("secretRef", atomic(&PLAIN))]);
 
-static CLUSTER_ROLE: Type = Type(&[("metadata", Shape::Object(&OBJECT_META))]);
+pub(in crate::api) static CLUSTER_ROLE: Type = Type(&[("metadata", Shape::Object(&OBJECT_META))]);
 
-static CLUSTER_ROLE_BINDING: Type = Type(&[("metadata", Shape::Object(&OBJECT_META)), ("roleRef", atomic(&PLAIN))]);
+pub(in crate::api) static CLUSTER_ROLE_BINDING: Type =
+    Type(&[("metadata", Shape::Object(&OBJECT_META)), ("roleRef", atomic(&PLAIN))]);
 
-static CONFIG_MAP: Type = Type(&[("metadata", Shape::Object(&OBJECT_META))]);
+pub(in crate::api) static CONFIG_MAP: Type = Type(&[("metadata", Shape::Object(&OBJECT_META))]);
 
 static CONTAINER: Type = Type(&[
     ("env", keyed(&["name"], &ENV_VAR)),
@@ -50,13 +51,13 @@ static CONTAINER: Type = Type(&[
     ("volumeMounts", keyed(&["mountPath"], &PLAIN)),
 ]);
 
-static CONTROLLER_REVISION: Type = Type(&[
+pub(in crate::api) static CONTROLLER_REVISION: Type = Type(&[
     // Not in the document: a RawExtension is one value.
     ("data", atomic(&PLAIN)),
     ("metadata", Shape::Object(&OBJECT_META)),
 ]);
 
-static DAEMON_SET: Type = Type(&[
+pub(in crate::api) static DAEMON_SET: Type = Type(&[
     ("metadata", Shape::Object(&OBJECT_META)),
     ("spec", Shape::Object(&DAEMON_SET_SPEC)),
     ("status", Shape::Object(&DAEMON_SET_STATUS)),
@@ -66,7 +67,7 @@ static DAEMON_SET_SPEC: Type = Type(&[("selector", atomic(&PLAIN)), ("template",
 
 static DAEMON_SET_STATUS: Type = Type(&[("conditions", keyed(&["type"], &PLAIN))]);
 
-static ENDPOINT_SLICE: Type = Type(&[("metadata", Shape::Object(&OBJECT_META))]);
+pub(in crate::api) static ENDPOINT_SLICE: Type = Type(&[("metadata", Shape::Object(&OBJECT_META))]);
 
 static ENV_VAR: Type = Type(&[("valueFrom", Shape::Object(&ENV_VAR_SOURCE))]);
 
@@ -89,24 +90,24 @@ static EPHEMERAL_CONTAINER: Type = Type(&[
 static EPHEMERAL_VOLUME_SOURCE: Type =
     Type(&[("volumeClaimTemplate", Shape::Object(&PERSISTENT_VOLUME_CLAIM_TEMPLATE))]);
 
-static EVENT: Type =
+pub(in crate::api) static EVENT: Type =
     Type(&[("involvedObject", atomic(&PLAIN)), ("metadata", Shape::Object(&OBJECT_META)), ("related", atomic(&PLAIN))]);
 
-static EVENTS_EVENT: Type =
+pub(in crate::api) static EVENTS_EVENT: Type =
     Type(&[("metadata", Shape::Object(&OBJECT_META)), ("regarding", atomic(&PLAIN)), ("related", atomic(&PLAIN))]);
 
 static FLEX_VOLUME_SOURCE: Type = Type(&[("secretRef", atomic(&PLAIN))]);
 
 static ISCSI_VOLUME_SOURCE: Type = Type(&[("secretRef", atomic(&PLAIN))]);
 
-static LEASE: Type = Type(&[("metadata", Shape::Object(&OBJECT_META))]);
+pub(in crate::api) static LEASE: Type = Type(&[("metadata", Shape::Object(&OBJECT_META))]);
 
-static NAMESPACE: Type =
+pub(in crate::api) static NAMESPACE: Type =
     Type(&[("metadata", Shape::Object(&OBJECT_META)), ("status", Shape::Object(&NAMESPACE_STATUS))]);
 
 static NAMESPACE_STATUS: Type = Type(&[("conditions", keyed(&["type"], &PLAIN))]);
 
-static NODE: Type = Type(&[
+pub(in crate::api) static NODE: Type = Type(&[
     ("metadata", Shape::Object(&OBJECT_META)),
     ("spec", Shape::Object(&NODE_SPEC)),
     ("status", Shape::Object(&NODE_STATUS)),
@@ -125,7 +126,7 @@ static PERSISTENT_VOLUME_CLAIM_SPEC: Type = Type(&[("dataSource", atomic(&PLAIN)
 static PERSISTENT_VOLUME_CLAIM_TEMPLATE: Type =
     Type(&[("metadata", Shape::Object(&OBJECT_META)), ("spec", Shape::Object(&PERSISTENT_VOLUME_CLAIM_SPEC))]);
 
-static POD: Type = Type(&[
+pub(in crate::api) static POD: Type = Type(&[
     ("metadata", Shape::Object(&OBJECT_META)),
     ("spec", Shape::Object(&POD_SPEC)),
     ("status", Shape::Object(&POD_STATUS)),
@@ -156,27 +157,28 @@ static POD_STATUS: Type = Type(&[
 
 static POD_TEMPLATE_SPEC: Type = Type(&[("metadata", Shape::Object(&OBJECT_META)), ("spec", Shape::Object(&POD_SPEC))]);
 
-static PRIORITY_CLASS: Type = Type(&[("metadata", Shape::Object(&OBJECT_META))]);
+pub(in crate::api) static PRIORITY_CLASS: Type = Type(&[("metadata", Shape::Object(&OBJECT_META))]);
 
 static RBD_VOLUME_SOURCE: Type = Type(&[("secretRef", atomic(&PLAIN))]);
 
 static RESOURCE_REQUIREMENTS: Type = Type(&[("claims", keyed_replaced(&["name"], &PLAIN))]);
 
-static ROLE: Type = Type(&[("metadata", Shape::Object(&OBJECT_META))]);
+pub(in crate::api) static ROLE: Type = Type(&[("metadata", Shape::Object(&OBJECT_META))]);
 
-static ROLE_BINDING: Type = Type(&[("metadata", Shape::Object(&OBJECT_META)), ("roleRef", atomic(&PLAIN))]);
+pub(in crate::api) static ROLE_BINDING: Type =
+    Type(&[("metadata", Shape::Object(&OBJECT_META)), ("roleRef", atomic(&PLAIN))]);
 
 static SCALE_IO_VOLUME_SOURCE: Type = Type(&[("secretRef", atomic(&PLAIN))]);
 
-static SECRET: Type = Type(&[("metadata", Shape::Object(&OBJECT_META))]);
+pub(in crate::api) static SECRET: Type = Type(&[("metadata", Shape::Object(&OBJECT_META))]);
 
-static SERVICE: Type = Type(&[
+pub(in crate::api) static SERVICE: Type = Type(&[
     ("metadata", Shape::Object(&OBJECT_META)),
     ("spec", Shape::Object(&SERVICE_SPEC)),
     ("status", Shape::Object(&SERVICE_STATUS)),
 ]);
 
-static SERVICE_ACCOUNT: Type =
+pub(in crate::api) static SERVICE_ACCOUNT: Type =
     Type(&[("metadata", Shape::Object(&OBJECT_META)), ("secrets", keyed(&["name"], &PLAIN))]);
 
 static SERVICE_SPEC: Type = Type(&[("ports", keyed(&["port", "protocol"], &PLAIN)), ("selector", atomic(&PLAIN))]);

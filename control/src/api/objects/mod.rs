@@ -1,0 +1,105 @@
+//! The one way to read and write objects: for the HTTP door, the loops and the fleet alike. Who may do it has been decided before.
+//!
+//! An object is kept as JSON under `/registry/<group or core>/<resource>/<namespace>/<name>`, without its resourceVersion: that is the store's
+//! revision of the key.
+
+mod create;
+mod delete;
+mod fields;
+mod meta;
+mod options;
+mod patch;
+mod read;
+mod update;
+mod watch;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::error::ApiError;
+use super::kinds::Kind;
+use crate::clock::Clock;
+use crate::store::any::{AnyStore, AnyWatch};
+use crate::store::{Entry, Store};
+
+pub use create::success;
+pub use delete::{FOREGROUND, ORPHAN};
+pub use options::{
+    DeleteOptions, Deleted, FieldValidation, Guard, ListQuery, Listed, Patch, Preconditions, Propagation, WatchQuery,
+    WriteOptions, Written,
+};
+pub use watch::{EventKind, WatchEvent, Watching};
+
+/// See the top of the file. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Objects {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: AnyStore,
+    clock: Clock,
+}
+
+/// An object as it was read, and the revision to replace.
+#[derive(Debug, Clone)]
+struct Current {
+    object: Value,
+    revision: u64,
+}
+
+impl Objects {
+    pub fn new(store: impl Into<AnyStore>, clock: Clock) -> Objects {
+        Objects { inner: Arc::new(Inner { store: store.into(), clock }) }
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
+    /// For what is no object: compaction, backup, the authority of an endpoint whose store is etcd.
+    pub fn store(&self) -> &AnyStore {
+        &self.inner.store
+    }
+
+    /// Every change of the store below this prefix ([`prefix`]) after a revision, for the loops. [`object_of`] reads what it tells.
+    pub async fn changes(&self, prefix: &str, after: u64) -> Result<AnyWatch, ApiError> {
+        Ok(self.store().watch(prefix, after).await?)
+    }
+
+    async fn current(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Option<Current>, ApiError> {
+        let found = self.store().get(&key(kind, namespace, name)).await?;
+        let read = |entry: Entry| Ok(Current { revision: entry.revision, object: object_of(kind, &entry)? });
+        found.entry.map(read).transpose()
+    }
+}
+
+/// Where all objects of a kind are kept, or those of one namespace.
+pub fn prefix(kind: &Kind, namespace: Option<&str>) -> String {
+    match namespace.filter(|namespace| kind.namespaced && !namespace.is_empty()) {
+        Some(namespace) => format!("/registry/{}/{namespace}/", kind.place),
+        None => format!("/registry/{}/", kind.place),
+    }
+}
+
+/// Where one object is kept.
+pub fn key(kind: &Kind, namespace: &str, name: &str) -> String {
+    format!("{}{name}", prefix(kind, Some(namespace)))
+}
+
+/// What the store has, as an object of this kind with its resourceVersion.
+pub fn object_of(kind: &'static Kind, entry: &Entry) -> Result<Value, ApiError> {
+    let broken = |error| ApiError::internal(format!("{} cannot be read: {error}", entry.key));
+    let mut object: Value = serde_json::from_slice(&entry.value).map_err(broken)?;
+    meta::set(&mut object, "resourceVersion", entry.revision.to_string());
+    Ok(kind.strategy.outward(object))
+}
+
+/// What is written of an object.
+fn bytes_of(kind: &'static Kind, object: &Value) -> Result<Vec<u8>, ApiError> {
+    let mut object = kind.strategy.inward(object.clone());
+    meta::remove(&mut object, "resourceVersion");
+    serde_json::to_vec(&object).map_err(|error| ApiError::internal(error.to_string()))
+}

@@ -1,0 +1,129 @@
+//! What is special about each kind: its defaults, what its fields may be, what of it may change, and how it ends. One small file a kind; everything
+//! that all kinds share is in `objects`.
+
+mod plain;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::invalid::Causes;
+use super::kinds::Kind;
+
+pub use plain::*;
+
+/// The rules of one kind. What is not overridden is what a kind without rules does.
+pub trait Strategy: Sync {
+    /// From the form of this view to the form in which the objects are kept. Only where two kinds share their objects.
+    fn inward(&self, object: Value) -> Value {
+        object
+    }
+
+    /// And back.
+    fn outward(&self, object: Value) -> Value {
+        object
+    }
+
+    /// Fields that are left out get their values. Idempotent.
+    fn defaults(&self, _object: &mut Value) {}
+
+    /// Other objects that [`admit`](Strategy::admit) looks at.
+    fn references(&self, _object: &Value) -> Vec<Reference> {
+        Vec::new()
+    }
+
+    /// What depends on other objects; `found` in the order of the references. Error: why it is forbidden.
+    fn admit(&self, _object: &mut Value, _found: &[Option<Value>]) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// What a new object begins with: fields that only the server sets.
+    fn prepare_create(&self, _object: &mut Value, _now: Timestamp) {}
+
+    /// Whether the object is one. Names, labels, annotations and owners have been looked at.
+    fn validate(&self, _object: &Value, _causes: &mut Causes) {}
+
+    /// What a writer at this door (`""`, `status`, …) cannot change is put back.
+    fn prepare_update(&self, _sub: &str, _new: &mut Value, _old: &Value, _now: Timestamp) {}
+
+    /// Which changes are refused.
+    fn validate_update(&self, _sub: &str, _new: &Value, _old: &Value, _causes: &mut Causes) {}
+
+    /// The top fields whose change raises `metadata.generation`; none: objects of this kind have no generation.
+    fn generation_of(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Whether an update that names no resourceVersion is taken.
+    fn takes_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// Whether an update of what does not exist creates it.
+    fn update_creates(&self) -> bool {
+        false
+    }
+
+    /// Seconds that an object has to end, given what was asked. None: it goes at once.
+    fn grace(&self, _object: &Value, _asked: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// Why an object of this name must stay.
+    fn keeps(&self, _name: &str) -> Option<&'static str> {
+        None
+    }
+
+    /// What else the first deletion of an object changes. True: it stays until somebody has emptied it, as a namespace.
+    fn begin_end(&self, _object: &mut Value) -> bool {
+        false
+    }
+
+    /// Whether an object whose deletion was asked for may go, as far as this kind is concerned.
+    fn may_go(&self, _object: &Value) -> bool {
+        true
+    }
+
+    /// Its name where the writer gives none, and its rule.
+    fn name_rule(&self) -> NameRule {
+        NameRule::Subdomain
+    }
+}
+
+/// What a name of this kind may look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameRule {
+    /// RFC 1123 labels with dots, 253 characters.
+    Subdomain,
+    /// One label, 63 characters.
+    Label,
+    /// RFC 1035: a label that begins with a letter.
+    Service,
+    /// Whatever can be a segment of a path: roles and bindings.
+    Path,
+}
+
+/// Another object that matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reference {
+    One {
+        kind: &'static str,
+        api_version: &'static str,
+        namespace: String,
+        name: String,
+    },
+    /// All of a cluster-scoped kind; they come as an array.
+    All {
+        kind: &'static str,
+        api_version: &'static str,
+    },
+}
+
+impl Reference {
+    pub fn kind(&self) -> Option<&'static Kind> {
+        match self {
+            Reference::One { kind, api_version, .. } | Reference::All { kind, api_version } => {
+                super::kinds::by_api_version(api_version, kind)
+            }
+        }
+    }
+}
