@@ -7,6 +7,7 @@
 pub mod api;
 pub mod clock;
 pub mod daemonset;
+pub mod fleet;
 pub mod rollout;
 pub mod selector;
 pub mod store;
