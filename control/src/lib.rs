@@ -1,12 +1,14 @@
 //! The control endpoint: what a DaemonSet wants of a fleet of nodes, the rules of its API, and where its objects are kept.
 //!
-//! Everything but [`store`] is pure: no network, no files, no clock and no randomness. What was read from the store and the time are handed
+//! Everything but [`store`] and [`door`], which says who may come in, is pure: no network, no files, no clock and no randomness. What was read from the store and the time are handed
 //! in; values come out, and whoever drives it writes them. Read [`daemonset`] for the nouns and the one decision,
 //! [`rollout`] for what an update may take.
 
 pub mod api;
 pub mod clock;
+pub mod config;
 pub mod daemonset;
+pub mod door;
 pub mod fleet;
 pub mod rollout;
 pub mod selector;

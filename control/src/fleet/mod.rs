@@ -7,6 +7,7 @@
 mod epoch;
 mod events;
 mod index;
+mod joining;
 mod listener;
 mod nodes;
 mod pods;

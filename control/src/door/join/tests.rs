@@ -1,0 +1,186 @@
+//! Who comes in, and under which name.
+
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::json;
+
+use super::super::testing::{Place, at, place};
+use super::*;
+
+struct World {
+    place: Place,
+    clock: Clock,
+    joining: Joining,
+}
+
+const YEAR: i64 = 365 * 24 * 3600;
+
+fn world() -> World {
+    let place = place();
+    let clock = Clock::at(at(0));
+    let authority = Arc::new(Authority::generate(at(0)).unwrap());
+    let joining = Joining::new(authority, place.store.clone(), clock.clone());
+    World { place, clock, joining }
+}
+
+fn from() -> IpAddr {
+    "192.0.2.7".parse().unwrap()
+}
+
+/// A request for a certificate of a new key.
+fn request() -> Vec<u8> {
+    let key = KeyPair::generate().unwrap();
+    CertificateParams::default().serialize_request(&key).unwrap().der().to_vec()
+}
+
+fn shown(signed: &Signed) -> Vec<CertificateDer<'static>> {
+    vec![signed.certificate.clone().into()]
+}
+
+impl World {
+    async fn token(&self) -> String {
+        self.joining.create(&Wanted::default()).await.unwrap()
+    }
+
+    async fn join(&self, token: &str, node: &str) -> Result<Signed, JoinError> {
+        self.joining.join(from(), token, node, &request()).await
+    }
+
+    async fn node_object(&self, name: &str) {
+        self.place.put("", "nodes", &json!({ "metadata": { "name": name } })).await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_becomes_a_certificate_that_is_known_again() {
+    let world = world();
+    let token = world.token().await;
+    let parts: Vec<&str> = token.split('.').collect();
+    assert_eq!(parts.len(), 3);
+    assert_eq!(parts[2], world.joining.authority().pin());
+    let signed = world.join(&token, "worker-1").await.unwrap();
+    let node = world.joining.node(&shown(&signed)).await.unwrap();
+    assert_eq!(node, Node { name: "worker-1".into(), is_expired: false, not_after: at(YEAR) });
+    world.clock.set(at(YEAR + 5));
+    assert!(world.joining.node(&shown(&signed)).await.unwrap().is_expired);
+}
+
+#[tokio::test]
+async fn tokens_end_by_time_and_by_use_and_no_other_secret_is_good() {
+    let world = world();
+    let token = world.joining.create(&Wanted { uses: 2, ..Wanted::default() }).await.unwrap();
+    assert!(world.join(&token, "a").await.is_ok());
+    assert!(matches!(world.join(&token, "no_name").await, Err(JoinError::Name(_))), "a refused name uses nothing up");
+    assert!(matches!(
+        world.joining.join(from(), &token, "b", b"no request").await,
+        Err(JoinError::Request(AuthorityError::Request(_)))
+    ));
+    assert!(world.join(&token, "b").await.is_ok());
+    assert!(matches!(world.join(&token, "c").await, Err(JoinError::Token(Bad::UsedUp))));
+    let late = world.token().await;
+    world.clock.set(at(24 * 3600));
+    assert!(matches!(world.join(&late, "c").await, Err(JoinError::Token(Bad::Expired))));
+    let (id, _) = late.split_once('.').unwrap();
+    let guessed = format!("{id}.{}", "a".repeat(32));
+    assert!(matches!(world.join(&guessed, "c").await, Err(JoinError::Token(Bad::Unknown))));
+}
+
+#[tokio::test]
+async fn a_name_belongs_to_its_key_until_somebody_gives_it_free() {
+    let world = world();
+    let token = world.token().await;
+    let first = world.join(&token, "worker").await.unwrap();
+    world.node_object("worker").await;
+    let refused = world.join(&token, "worker").await.unwrap_err();
+    assert!(matches!(&refused, JoinError::Taken(name) if name == "worker"));
+    assert!(refused.to_string().contains("kubectl delete node worker"), "{refused}");
+    // Made for it: the new key rules, the old one is nobody's.
+    let own = world.joining.create(&Wanted { node: Some("worker".into()), ..Wanted::default() }).await.unwrap();
+    assert!(matches!(world.join(&own, "other").await, Err(JoinError::Token(Bad::AnotherNodes))));
+    let second = world.join(&own, "worker").await.unwrap();
+    assert!(matches!(world.joining.node(&shown(&first)).await, Err(JoinError::Replaced(_))));
+    assert!(matches!(world.joining.renew(&shown(&first), &request()).await, Err(JoinError::Replaced(_))));
+    assert!(world.joining.node(&shown(&second)).await.is_ok());
+    // Its Node has been deleted.
+    world.place.delete("", "nodes", &json!({ "metadata": { "name": "worker" } })).await;
+    let third = world.join(&token, "worker").await.unwrap();
+    world.node_object("worker").await;
+    assert!(world.joining.node(&shown(&third)).await.is_ok());
+    // Nobody has been there for longer than he could renew.
+    world.clock.set(at(2 * YEAR + 10));
+    let token = world.token().await;
+    assert!(world.join(&token, "worker").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_also_after_its_end_and_both_keys_are_good_until_the_next() {
+    let world = world();
+    let token = world.token().await;
+    let first = world.join(&token, "worker").await.unwrap();
+    world.clock.set(at(YEAR + 1000));
+    let second = world.joining.renew(&shown(&first), &request()).await.unwrap();
+    assert_eq!(second.not_after, at(2 * YEAR + 1000));
+    assert!(!world.joining.node(&shown(&second)).await.unwrap().is_expired);
+    // The node died before it saved the second.
+    assert!(world.joining.renew(&shown(&first), &request()).await.is_ok());
+    assert!(
+        matches!(world.joining.node(&shown(&second)).await, Err(JoinError::Replaced(_))),
+        "it never reached anybody"
+    );
+    let administrator = world.joining.authority().user("admin", "system:masters", at(0)).unwrap();
+    use rustls::pki_types::pem::PemObject as _;
+    let chain = vec![CertificateDer::from_pem_slice(administrator.chain_pem.as_bytes()).unwrap()];
+    assert!(matches!(world.joining.renew(&chain, &request()).await, Err(JoinError::NoNode)));
+    assert!(matches!(world.joining.renew(&[], &request()).await, Err(JoinError::NoNode)));
+}
+
+#[tokio::test]
+async fn who_fails_too_often_is_not_listened_to_and_who_succeeds_is() {
+    let world = world();
+    let token = world.token().await;
+    for number in 0..FAILURES_MAX * 2 {
+        assert!(world.join(&token, &format!("n{number}")).await.is_ok());
+    }
+    for _ in 0..FAILURES_MAX {
+        assert!(matches!(world.join("nonsense", "x").await, Err(JoinError::Token(Bad::Unknown))));
+    }
+    assert!(matches!(world.join(&token, "x").await, Err(JoinError::TooMany(_))));
+    assert!(world.joining.admits(from()).is_err() && world.joining.admits("192.0.2.8".parse().unwrap()).is_ok());
+    world.clock.set(at(61));
+    assert!(world.join(&token, "x").await.is_ok());
+}
+
+#[tokio::test]
+async fn of_many_that_join_at_once_as_many_come_in_as_the_token_has_uses() {
+    let world = world();
+    let token = world.joining.create(&Wanted { uses: 5, ..Wanted::default() }).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..12_u8 {
+        let (joining, token) = (world.joining.clone(), token.clone());
+        tasks.spawn(async move {
+            let from = IpAddr::from([192, 0, 2, number]);
+            joining.join(from, &token, &format!("n{number}"), &request()).await.is_ok()
+        });
+    }
+    let joined = tasks.join_all().await.into_iter().filter(|joined| *joined).count();
+    assert_eq!(joined, 5);
+}
+
+#[tokio::test]
+async fn tokens_are_bounded_in_number_and_in_what_they_may_be() {
+    let world = world();
+    let short = Wanted { ttl: Duration::from_secs(60), ..Wanted::default() };
+    for _ in 0..TOKENS_LIMIT {
+        world.joining.create(&short).await.unwrap();
+    }
+    assert!(matches!(world.joining.create(&short).await, Err(JoinError::TooManyTokens)));
+    world.clock.set(at(60));
+    assert!(world.joining.create(&short).await.is_ok(), "those that ended make room");
+    for unfit in [
+        Wanted { ttl: Duration::ZERO, ..Wanted::default() },
+        Wanted { ttl: TTL_MAX + Duration::from_secs(1), ..Wanted::default() },
+        Wanted { uses: 0, ..Wanted::default() },
+        Wanted { node: Some("../x".into()), ..Wanted::default() },
+    ] {
+        assert!(world.joining.create(&unfit).await.is_err(), "{unfit:?}");
+    }
+}
