@@ -181,6 +181,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         Some(_) => Some(Box::pin(Remote::open(Checkpoint::new(&config.state_dir, Disk), context.clone())).await),
         None => None,
     };
+    let (given, tokens) = remote.as_ref().map(|_| watch::channel(uplink::Given::new())).unzip();
     let manifests = static_dir::follow(config.manifest_dir.clone(), context);
     // What a record's pod uses is found before any manifest is.
     let contents = contents::counting(&kept.all);
@@ -192,7 +193,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         node_name: node_name.clone(),
         max_pods: config.max_pods,
         manifests,
-        control: remote.as_ref().map(Remote::snapshots),
+        control: remote.as_ref().zip(tokens).map(|(remote, tokens)| desired::Control { snapshots: remote.snapshots(), tokens }),
         following: following.clone(),
         shared: shared.clone(),
         allowed,
@@ -233,7 +234,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     tokio::spawn(watch_connections(board.clone(), shared.machine.sandboxes.clone()));
     tokio::spawn(watch_network(board.clone(), config.cni_conf_dir.clone(), config.cni_bin_dirs.clone()));
 
-    if let (Some(url), Some(remote)) = (config.control.clone(), remote) {
+    if let (Some(url), Some(remote), Some(given)) = (config.control.clone(), remote, given) {
         let settings = uplink::Settings {
             url,
             join_token_file: config.join_token_file.clone(),
@@ -241,7 +242,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
             node_name,
             state_dir: config.state_dir.clone(),
         };
-        tokio::spawn(Box::pin(Uplink::new(settings, shared.clone(), remote, Disk).run()));
+        tokio::spawn(Box::pin(Uplink::new(settings, shared.clone(), remote, Disk, given).run()));
     }
 
     let progress = Arc::new(AtomicU64::new(0));

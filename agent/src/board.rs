@@ -168,17 +168,23 @@ pub struct NodeFacts {
 pub struct ControlFacts {
     pub endpoint: String,
     pub connected: bool,
+    /// It is connected, or has not been tried yet.
+    #[serde(skip)]
+    pub may_answer: bool,
     /// Why not; empty where it is connected.
     pub why: String,
     /// The newest desired set that was accepted, `epoch/number`.
     pub generation: Option<String>,
 }
 
-/// What the control endpoint's Node object says: it counts instead of the configuration.
+/// What the control endpoint says beside its objects: labels and taints of its Node object, which count instead of the
+/// configuration's.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ruling {
     pub labels: BTreeMap<String, String>,
     pub taints: Vec<Taint>,
+    /// Where its pods find the API, and on which port.
+    pub api: Option<(String, u16)>,
 }
 
 /// The readiness checks, in the order in which they are shown.
@@ -445,7 +451,7 @@ impl Board {
     /// There is a control endpoint, which has not been reached yet.
     pub fn expect_control(&self, endpoint: String) {
         let why = "not reached yet".to_owned();
-        let facts = ControlFacts { endpoint, connected: false, why, generation: None };
+        let facts = ControlFacts { endpoint, connected: false, may_answer: true, why, generation: None };
         self.change(|state| state.control = Some(facts.into()));
     }
 

@@ -17,6 +17,7 @@ use crate::refusals::Refusals;
 use crate::seams::{Clock, Machine};
 use crate::sources::remote;
 use crate::sources::static_dir::Snapshot;
+use crate::uplink::Given;
 use crate::worker::Shared;
 
 /// What is merged, and where the outcome goes.
@@ -25,7 +26,7 @@ pub struct Merging<M> {
     pub max_pods: u32,
     pub manifests: watch::Receiver<Snapshot>,
     /// None: no control endpoint is configured.
-    pub control: Option<watch::Receiver<remote::Snapshot>>,
+    pub control: Option<Control>,
     pub following: watch::Receiver<Following>,
     pub shared: Arc<Shared<M>>,
     /// Told what the configuration allows before anything is merged under it.
@@ -40,6 +41,13 @@ pub struct Merging<M> {
     pub salt: Vec<u8>,
 }
 
+/// What comes from a control endpoint.
+pub struct Control {
+    pub snapshots: watch::Receiver<remote::Snapshot>,
+    /// Tokens for its pods' service accounts.
+    pub tokens: watch::Receiver<Given>,
+}
+
 /// Merges whenever something changed, for ever. `tried` is told once the manifest directory has been read or found
 /// unreadable.
 pub async fn follow<M: Machine>(mut merging: Merging<M>, tried: oneshot::Sender<()>) {
@@ -47,7 +55,7 @@ pub async fn follow<M: Machine>(mut merging: Merging<M>, tried: oneshot::Sender<
     let mut freed = merging.shared.directory.freed();
     loop {
         let snapshot = merging.manifests.borrow_and_update().clone();
-        let control = merging.control.as_mut().map(|control| control.borrow_and_update().clone());
+        let control = merging.control.as_mut().map(|control| control.snapshots.borrow_and_update().clone());
         let live = merging.following.borrow_and_update().live.clone();
         freed.borrow_and_update();
         merging.allowed.set(live.allow.clone());
@@ -76,9 +84,13 @@ pub async fn follow<M: Machine>(mut merging: Merging<M>, tried: oneshot::Sender<
 }
 
 /// Waits for the control endpoint's next word; where there is no endpoint, for ever.
-async fn spoken(control: Option<&mut watch::Receiver<remote::Snapshot>>) -> Result<(), watch::error::RecvError> {
+async fn spoken(control: Option<&mut Control>) -> Result<(), watch::error::RecvError> {
     match control {
-        Some(control) => control.changed().await,
+        // Both only wait.
+        Some(Control { snapshots, tokens }) => tokio::select! {
+            changed = snapshots.changed() => changed,
+            changed = tokens.changed() => changed,
+        },
         None => std::future::pending().await,
     }
 }
@@ -108,6 +120,9 @@ impl<M: Machine> Merging<M> {
         }
         let mut merged = merge(&snapshots, &recorded, node, max_pods);
         stamp(&mut merged.set, &self.salt);
+        if let Some(Control { tokens, .. }) = &mut self.control {
+            merged.set.contents = merged.set.contents.with(&tokens.borrow_and_update());
+        }
         merged.kept.retain(|(source, _), _| *source == Source::Static);
         self.kept.clone_from(&merged.kept);
         self.good.send_replace(std::mem::take(&mut merged.kept));

@@ -24,6 +24,7 @@ pub mod http;
 pub mod image_pull;
 pub mod image_words;
 mod log_file;
+mod log_lines;
 pub mod logs;
 pub mod metrics;
 mod mountinfo;

@@ -506,7 +506,9 @@ impl<M: Machine> Worker<M> {
                 let pod = admitted(view);
                 let run = run(uid, container, attempt);
                 let contents = self.contents_for(&run);
-                let job = Job::Create { pod, container: index, attempt, not_refreshed, contents };
+                let ruling = self.shared.board.ruling().filter(|_| self.key.kind == WorkloadKind::Control);
+                let api = ruling.and_then(|ruling| ruling.api.clone());
+                let job = Job::Create { pod, container: index, attempt, not_refreshed, contents, api };
                 self.shared.directory.own(&run.container_id(), &run.uid, &self.key);
                 Some(job)
             }

@@ -152,8 +152,6 @@ pub struct Snapshot {
     pub files: BTreeMap<String, Arc<Parsed>>,
     pub pods: Arc<BTreeMap<Uid, PodObject>>,
     pub ruling: Option<Arc<Ruling>>,
-    /// Where pods find the API, and on which port.
-    pub api: Option<(String, u16)>,
 }
 
 impl Snapshot {
@@ -280,14 +278,14 @@ impl<F: Files> Remote<F> {
         }
         let Surroundings { labels, taints, api_host, api_port } = &set.surroundings;
         let ruling = Ruling {
+            api: (!api_host.is_empty()).then(|| (api_host.clone(), *api_port)),
             labels: labels.clone(),
             // What this version cannot read repels nobody.
             taints: taints.iter().filter_map(|taint| config::taint(taint).ok()).collect(),
         };
-        let api = (!api_host.is_empty()).then(|| (api_host.clone(), *api_port));
         self.snapshots.send_modify(|snapshot| {
             let number = snapshot.number.saturating_add(1);
-            *snapshot = Snapshot { number, files, pods: pods.into(), ruling: Some(ruling.into()), api };
+            *snapshot = Snapshot { number, files, pods: pods.into(), ruling: Some(ruling.into()) };
         });
     }
 }
@@ -400,8 +398,8 @@ mod tests {
         let mut remote = open(dir.path()).await;
         let after = remote.snapshots().borrow().clone();
         assert_eq!(after, before);
-        assert_eq!(after.ruling.unwrap().taints.len(), 1);
-        assert_eq!(after.api, Some(("h".into(), 6443)));
+        let ruling = after.ruling.unwrap();
+        assert_eq!((ruling.taints.len(), ruling.api.clone()), (1, Some(("h".into(), 6443))));
         assert_eq!(remote.offer(newest.clone()).await, Verdict::Known);
         assert_eq!(remote.offer(set(6, vec![])).await, Verdict::Older);
         assert_eq!(remote.offer(set(7, vec![])).await, Verdict::Contradicts);

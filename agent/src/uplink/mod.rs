@@ -8,8 +8,11 @@ mod backoff;
 mod convert;
 mod dial;
 mod identity;
+mod logs;
 mod reports;
 mod session;
+mod streams;
+mod tokens;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +22,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use proto::v1;
 use proto::v1::fleet_client::FleetClient;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
@@ -33,6 +36,9 @@ use crate::worker::Shared;
 use dial::{DialError, Known, chain, dial};
 use identity::{Identity, IdentityError, Place, Ticket};
 use session::{Session, SessionError};
+use tokens::Tokens;
+
+pub use tokens::Given;
 
 /// Until a join or a renewal is answered.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -62,6 +68,7 @@ pub struct Uplink<M: Machine, F> {
     identity: Option<Identity>,
     rejoins: mpsc::Receiver<RejoinRequest>,
     events_told: u64,
+    tokens: Tokens,
 }
 
 /// Why there is no session at present.
@@ -86,14 +93,21 @@ enum Trouble {
 }
 
 impl<M: Machine, F: Files + Clone> Uplink<M, F> {
-    pub fn new(settings: Settings, shared: Arc<Shared<M>>, remote: Remote<F>, files: F) -> Uplink<M, F> {
+    /// `given`: told of tokens for service accounts.
+    pub fn new(
+        settings: Settings,
+        shared: Arc<Shared<M>>,
+        remote: Remote<F>,
+        files: F,
+        given: watch::Sender<Given>,
+    ) -> Uplink<M, F> {
         let board = &shared.board;
         board.expect_control(settings.url.to_string());
         let standing = remote.standing().map(|standing| standing.generation.to_string());
         board.set_control(|facts| facts.generation = standing);
         let rejoins = board.take_rejoins();
         let place = Place::new(&settings.state_dir);
-        Uplink { settings, shared, remote, files, place, identity: None, rejoins, events_told: 0 }
+        Uplink { settings, shared, remote, files, place, identity: None, rejoins, events_told: 0, tokens: Tokens::new(given) }
     }
 
     /// For ever.
@@ -109,7 +123,7 @@ impl<M: Machine, F: Files + Clone> Uplink<M, F> {
             let trouble = tokio::select! {
                 Err(trouble) = Box::pin(Self::keep(
                     &self.settings, &self.shared, &mut self.remote, &self.files, &self.place, &mut self.identity,
-                    &mut self.events_told, &facts,
+                    &mut self.events_told, &mut self.tokens, &facts,
                 )) => trouble,
                 Some(request) = self.rejoins.recv() => {
                     self.rejoin(request).await;
@@ -141,6 +155,7 @@ impl<M: Machine, F: Files + Clone> Uplink<M, F> {
         place: &Place,
         identity: &mut Option<Identity>,
         events_told: &mut u64,
+        tokens: &mut Tokens,
         facts: &node::Machine,
     ) -> Result<std::convert::Infallible, Trouble> {
         let known = match identity.take_if(|known| known.node != settings.node_name) {
@@ -188,6 +203,7 @@ impl<M: Machine, F: Files + Clone> Uplink<M, F> {
                 remote: &mut *remote,
                 health_address: settings.health_advertise.as_deref().unwrap_or_default(),
                 events_told: &mut *events_told,
+                tokens: &mut *tokens,
             };
             let due = if renewal_failed { RENEW_RETRY } else { until(known.renew_at()) };
             match timeout(due, session.run(channel)).await {
@@ -223,7 +239,7 @@ impl<M: Machine, F: Files + Clone> Uplink<M, F> {
         if known.is_none_or(|known| known.connected || known.why != why) {
             tracing::warn!(why, endpoint = %self.settings.url, "no session with the control endpoint; what runs runs on");
         }
-        self.shared.board.set_control(|facts| (facts.connected, facts.why) = (false, why.to_owned()));
+        self.shared.board.set_control(|facts| (facts.connected, facts.may_answer, facts.why) = (false, false, why.to_owned()));
     }
 }
 

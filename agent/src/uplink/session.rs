@@ -17,6 +17,8 @@ use tonic::{Status, Streaming};
 
 use super::convert::{self, Assembly};
 use super::reports::Reports;
+use super::streams::Streams;
+use super::tokens::Tokens;
 use crate::board::Board;
 use crate::seams::{Files, Machine};
 use crate::sources::remote::{Remote, Snapshot, Verdict};
@@ -67,6 +69,7 @@ pub struct Session<'s, M: Machine, F> {
     pub health_address: &'s str,
     /// Up to which event the endpoint has been told, in earlier sessions too.
     pub events_told: &'s mut u64,
+    pub tokens: &'s mut Tokens,
 }
 
 impl<M: Machine, F: Files> Session<'_, M, F> {
@@ -87,13 +90,15 @@ impl<M: Machine, F: Files> Session<'_, M, F> {
         let mut downs = opened.map_err(|_| SessionError::NoHello)?.map_err(refused)?.into_inner();
         self.welcome(&mut downs).await?;
 
-        let (mut reports, mut assembly) = (Reports::default(), Assembly::default());
+        let (mut reports, mut assembly, mut streams) = (Reports::default(), Assembly::default(), Streams::default());
         let (mut board, mut snapshots) = (self.board.version(), self.remote.snapshots());
         let mut events = self.board.events_recorded();
         let mut heartbeat = every(HEARTBEAT);
         // When something is to be collected, at the earliest; None: nothing moved.
         let (mut report_at, mut events_at) = (Some(Instant::now()), Some(Instant::now()));
         let mut pay_at = None;
+        self.tokens.begin(Instant::now());
+        self.tokens.follow(&snapshots.borrow_and_update().clone(), Instant::now());
         loop {
             if self.remote.owes() {
                 pay_at.get_or_insert(Instant::now() + DISK_RETRY);
@@ -102,7 +107,7 @@ impl<M: Machine, F: Files> Session<'_, M, F> {
             // timers are absolute.
             tokio::select! {
                 down = downs.message() => match down {
-                    Ok(Some(Down { what })) => self.take(what, &mut assembly, &ups).await?,
+                    Ok(Some(Down { what })) => self.take(what, &mut assembly, &mut streams, &ups).await?,
                     Ok(None) => return Err(SessionError::Ended),
                     Err(status) => return Err(refused(status)),
                 },
@@ -131,7 +136,13 @@ impl<M: Machine, F: Files> Session<'_, M, F> {
                     }
                 }
                 Ok(()) = board.changed(), if report_at.is_none() => report_at = Some(Instant::now() + PAUSE),
-                Ok(()) = snapshots.changed(), if report_at.is_none() => report_at = Some(Instant::now() + PAUSE),
+                Ok(()) = snapshots.changed() => {
+                    report_at.get_or_insert(Instant::now() + PAUSE);
+                    self.tokens.follow(&snapshots.borrow_and_update().clone(), Instant::now());
+                }
+                () = at(self.tokens.due()) => for ask in self.tokens.take_due(Instant::now()) {
+                    put(&ups, up::What::Token(ask)).await?;
+                },
                 Ok(()) = events.changed(), if events_at.is_none() => events_at = Some(Instant::now() + EVENTS_PAUSE),
                 () = at(pay_at) => {
                     pay_at = None;
@@ -170,7 +181,7 @@ impl<M: Machine, F: Files> Session<'_, M, F> {
             return Err(SessionError::Unhailed);
         };
         tracing::info!(version, program, "in session with the control endpoint");
-        self.board.set_control(|facts| (facts.connected, facts.why) = (true, String::new()));
+        self.board.set_control(|facts| (facts.connected, facts.may_answer, facts.why) = (true, true, String::new()));
         Ok(())
     }
 
@@ -179,6 +190,7 @@ impl<M: Machine, F: Files> Session<'_, M, F> {
         &mut self,
         what: Option<down::What>,
         assembly: &mut Assembly,
+        streams: &mut Streams,
         ups: &mpsc::Sender<Up>,
     ) -> Result<(), SessionError> {
         match what {
@@ -197,13 +209,25 @@ impl<M: Machine, F: Files> Session<'_, M, F> {
                 self.board.set_control(|facts| facts.generation = standing);
                 put(ups, up::What::Judged(v1::Judged { generation, refused })).await
             }
+            Some(down::What::Token(token)) => {
+                self.tokens.take(token, Instant::now(), jiff::Timestamp::now());
+                Ok(())
+            }
             Some(down::What::Restart(v1::Restart { pod: Some(pod) })) => {
                 self.restart(pod);
                 Ok(())
             }
-            Some(down::What::Open(v1::Open { stream, .. })) => {
-                let error = "this version of the agent does not offer it".to_owned();
-                put(ups, up::What::End(v1::End { stream, error, code: 501 })).await
+            Some(down::What::Open(open)) => {
+                streams.open(open, self.board, ups);
+                Ok(())
+            }
+            Some(down::What::Credit(v1::Credit { stream, bytes })) => {
+                streams.credit(stream, bytes);
+                Ok(())
+            }
+            Some(down::What::Cancel(v1::Cancel { stream })) => {
+                streams.cancel(stream);
+                Ok(())
             }
             _ => Ok(()),
         }

@@ -14,6 +14,7 @@ mod pods;
 mod service;
 mod session;
 mod statuses;
+mod streams;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -22,12 +23,18 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+use proto::v1::{self, open};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::watch;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
 
+use crate::api::error::ApiError;
 use crate::api::objects::Objects;
+use crate::door::service_accounts::ServiceAccounts;
 
 use index::Index;
+use streams::Streams;
 
 pub use listener::{ALPN, serve};
 pub use wanted::Api;
@@ -75,6 +82,20 @@ pub trait Door: Send + Sync + 'static {
     fn node<'a>(&'a self, shown: &'a [CertificateDer<'static>]) -> Later<'a, Result<String, Refusal>>;
 }
 
+/// Which part of a container's log is asked for (v1 PodLogOptions).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogWanted {
+    pub container: String,
+    pub follow: bool,
+    pub previous: bool,
+    pub timestamps: bool,
+    /// Lines from the end.
+    pub tail: Option<u64>,
+    pub since: Option<jiff::Timestamp>,
+    /// Bytes.
+    pub limit: Option<u64>,
+}
+
 /// Told of every sign of life.
 pub trait Witness: Send + Sync + 'static {
     fn opened(&self, node: &str);
@@ -96,15 +117,30 @@ struct Inner {
     door: Box<dyn Door>,
     witness: Box<dyn Witness>,
     api: Api,
+    accounts: ServiceAccounts,
     index: Index,
-    /// Of each node the number of its newest session; a session whose number is passed ends.
-    sessions: Mutex<BTreeMap<String, watch::Sender<u64>>>,
+    sessions: Mutex<BTreeMap<String, Seat>>,
+}
+
+/// A node's sessions: the newest one counts.
+#[derive(Default)]
+struct Seat {
+    /// The newest one's number; a session whose number is passed ends.
+    newest: watch::Sender<u64>,
+    /// The newest one's.
+    streams: Option<Arc<Streams>>,
 }
 
 impl Fleet {
-    pub fn new(objects: Objects, door: impl Door, witness: impl Witness, api: Api) -> Fleet {
+    pub fn new(
+        objects: Objects,
+        door: impl Door,
+        witness: impl Witness,
+        accounts: ServiceAccounts,
+        api: Api,
+    ) -> Fleet {
         let (door, witness): (Box<dyn Door>, Box<dyn Witness>) = (Box::new(door), Box::new(witness));
-        let inner = Inner { objects, door, witness, api, index: Index::new(), sessions: Mutex::default() };
+        let inner = Inner { objects, door, witness, api, accounts, index: Index::new(), sessions: Mutex::default() };
         Fleet { inner: Arc::new(inner) }
     }
 
@@ -113,14 +149,29 @@ impl Fleet {
         self.inner.index.clone().follow(self.inner.objects.clone()).await;
     }
 
+    /// A container's log from its node, as its reader takes it. Errors: there is no session, or the node's own words.
+    pub async fn log(&self, pod: &Value, wanted: LogWanted) -> Result<mpsc::Receiver<Bytes>, ApiError> {
+        let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+        let streams = self.inner.sessions().get(node).and_then(|seat| seat.streams.clone());
+        let streams = streams.ok_or_else(|| streams::error(503, format!("node {node:?} is not in session")))?;
+        let metadata = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
+        // Of a mirror the node knows the static pod.
+        let uid = pods::mirrors(pod).map_or_else(|| metadata("uid"), str::to_owned);
+        let pod = v1::PodRef { namespace: metadata("namespace"), name: metadata("name"), uid };
+        let LogWanted { container, follow, previous, timestamps, tail, since, limit } = wanted;
+        let since = since.map(|since| since.as_millisecond());
+        let logs = v1::Logs { pod: Some(pod), container, follow, previous, timestamps, tail, since, limit };
+        streams.open(open::What::Logs(logs)).await
+    }
+
     /// Nodes that are in session.
     pub fn connected(&self) -> usize {
-        self.inner.sessions().values().filter(|session| session.receiver_count() > 0).count()
+        self.inner.sessions().values().filter(|seat| seat.newest.receiver_count() > 0).count()
     }
 }
 
 impl Inner {
-    fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, watch::Sender<u64>>> {
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Seat>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

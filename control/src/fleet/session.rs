@@ -8,15 +8,19 @@ use std::time::Duration;
 
 use proto::v1::{Down, Up, down, up};
 use proto::{VERSION, v1};
-use serde_json::Value;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tonic::{Status, Streaming};
 
 use super::index::Heard;
 use super::statuses::Statuses;
+use super::streams::Streams;
 use super::{Inner, epoch, events, nodes, wanted};
 use crate::api::error::ApiError;
+use crate::door::authority::{NODE_PREFIX, NODES};
+use crate::door::identity::Identity;
 
 /// Messages that wait for a node's connection; the largest of them are pieces of a desired set.
 pub const DOWN_MAX: usize = 2;
@@ -48,6 +52,7 @@ struct Begun {
     epoch: u64,
     newer: watch::Receiver<u64>,
     number: u64,
+    streams: Arc<Streams>,
 }
 
 async fn begin(inner: &Arc<Inner>, node: &str, ups: &mut Streaming<Up>, downs: &Downs) -> Result<Begun, Status> {
@@ -69,7 +74,8 @@ async fn begin(inner: &Arc<Inner>, node: &str, ups: &mut Streaming<Up>, downs: &
     let owner = object["metadata"]["uid"].as_str().unwrap_or_default();
     let statuses = Statuses::new(inner.objects.clone(), inner.index.clone(), node, owner);
     let heard = inner.index.listen(node);
-    let (newer, number) = newest(inner, node);
+    let streams = Streams::new(node, downs.clone());
+    let (newer, number) = newest(inner, node, &streams);
     let address = Some(hello.health_address.as_str()).filter(|address| !address.is_empty());
     inner.witness.advertised(node, address);
     inner.witness.opened(node);
@@ -77,20 +83,21 @@ async fn begin(inner: &Arc<Inner>, node: &str, ups: &mut Streaming<Up>, downs: &
     let welcome = v1::Welcome { version: VERSION.min(hello.version.max(1)), program };
     put(downs, down::What::Welcome(welcome)).await?;
     tracing::info!(node, program = hello.program, version = hello.version, "a session begins");
-    Ok(Begun { statuses, heard, epoch, newer, number })
+    Ok(Begun { statuses, heard, epoch, newer, number, streams })
 }
 
 /// This session is the node's; those before it end.
-fn newest(inner: &Inner, node: &str) -> (watch::Receiver<u64>, u64) {
+fn newest(inner: &Inner, node: &str, streams: &Arc<Streams>) -> (watch::Receiver<u64>, u64) {
     let mut sessions = inner.sessions();
-    let session = sessions.entry(node.to_owned()).or_default();
-    session.send_modify(|number| *number = number.saturating_add(1));
-    let number = *session.borrow();
-    (session.subscribe(), number)
+    let seat = sessions.entry(node.to_owned()).or_default();
+    seat.streams = Some(streams.clone());
+    seat.newest.send_modify(|number| *number = number.saturating_add(1));
+    let number = *seat.newest.borrow();
+    (seat.newest.subscribe(), number)
 }
 
 async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<Up>, downs: &Downs) -> Status {
-    let Begun { mut statuses, heard: Heard { moved, mut mirrors }, epoch, mut newer, number } = begun;
+    let Begun { mut statuses, heard: Heard { moved, mut mirrors }, epoch, mut newer, number, streams } = begun;
     let (events, waiting) = mpsc::channel(events::WAITING_MAX);
     let ended = {
         // All three end with this block.
@@ -139,6 +146,13 @@ async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<U
                     Some(up::What::Judged(v1::Judged { generation, refused })) if !refused.is_empty() => {
                         tracing::warn!(node, ?generation, refused, "a node refuses its desired set");
                     }
+                    Some(up::What::Token(asked)) => {
+                        if let Err(status) = put(downs, down::What::Token(token(inner, node, asked).await)).await {
+                            return status;
+                        }
+                    }
+                    Some(up::What::Data(data)) => streams.data(data),
+                    Some(up::What::End(end)) => streams.end(end),
                     // What this version does not know is passed over.
                     _ => {}
                 }
@@ -151,6 +165,7 @@ async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<U
         }
     };
     drop(mirrors);
+    streams.close();
     inner.index.forget(node);
     let is_newest = *newer.borrow() == number;
     drop(newer);
@@ -158,8 +173,13 @@ async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<U
         inner.witness.closed(node);
     }
     let mut sessions = inner.sessions();
-    if sessions.get(node).is_some_and(|session| session.receiver_count() == 0) {
-        sessions.remove(node);
+    if let Some(seat) = sessions.get_mut(node) {
+        if seat.streams.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, &streams)) {
+            seat.streams = None;
+        }
+        if seat.newest.receiver_count() == 0 {
+            sessions.remove(node);
+        }
     }
     ended
 }
@@ -200,7 +220,30 @@ async fn send_sets(inner: &Arc<Inner>, node: &str, epoch: u64, mut moved: watch:
     }
 }
 
-async fn put(downs: &Downs, what: down::What) -> Result<(), Status> {
+/// For a pod of this node: what the node may have is the accounts' to say.
+async fn token(inner: &Inner, node: &str, asked: v1::TokenRequest) -> v1::Token {
+    let v1::TokenRequest { request, pod, account, audience, expiration_seconds } = asked;
+    let pod = pod.unwrap_or_default();
+    let audiences: Vec<String> = Some(audience).filter(|audience| !audience.is_empty()).into_iter().collect();
+    let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid});
+    let spec = json!({"audiences": audiences, "expirationSeconds": expiration_seconds, "boundObjectRef": bound});
+    let by = Identity {
+        name: format!("{NODE_PREFIX}{node}"),
+        groups: vec![NODES.to_owned()],
+        ..Identity::default()
+    };
+    match inner.accounts.request(&pod.namespace, &account, &json!({"spec": spec}), &by).await {
+        Ok(given) => {
+            let status = &given["status"];
+            let expires = status["expirationTimestamp"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+            let token = status["token"].as_str().unwrap_or_default().to_owned();
+            v1::Token { request, token, expires: expires.map_or(0, Timestamp::as_second), error: String::new() }
+        }
+        Err(error) => v1::Token { request, error: error.message, ..v1::Token::default() },
+    }
+}
+
+pub async fn put(downs: &Downs, what: down::What) -> Result<(), Status> {
     let sent = timeout(STUCK_MAX, downs.send(Ok(Down { what: Some(what) }))).await;
     sent.map_err(|_| Status::deadline_exceeded("the node takes nothing"))?
         .map_err(|_| Status::cancelled("the node has gone"))
