@@ -7,6 +7,7 @@
 pub mod api;
 pub mod clock;
 pub mod config;
+pub mod convert;
 pub mod daemonset;
 pub mod door;
 pub mod fleet;

@@ -79,7 +79,8 @@ impl Causes {
 /// A value in a message; a large one is cut.
 fn shown(value: &Value) -> String {
     const MOST: usize = 256;
-    let text = value.to_string();
+    // What is not there is what a client could have written there: nothing.
+    let text = if value.is_null() { "\"\"".to_owned() } else { value.to_string() };
     match text.char_indices().nth(MOST) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text,

@@ -9,6 +9,7 @@ pub mod invalid;
 pub mod kinds;
 pub mod objects;
 pub mod patch;
+mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod strategy;

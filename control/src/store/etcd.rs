@@ -144,10 +144,13 @@ impl Store for Etcd {
         };
         let revision = range.at.unwrap_or_else(|| revision_of(answer.header()));
         let more = answer.more();
+        let count = u64::try_from(answer.count()).ok();
         let mut entries: Vec<Entry> = answer.take_kvs().into_iter().map(entry).collect();
         let more = more || range.limit.is_some_and(|limit| entries.len() > limit);
         entries.truncate(range.limit.unwrap_or(usize::MAX));
-        Ok(Page { entries, revision, more })
+        let taken = u64::try_from(entries.len()).unwrap_or(u64::MAX);
+        let remaining = count.map(|count| count.saturating_sub(taken));
+        Ok(Page { entries, revision, more, remaining })
     }
 
     async fn write(&self, write: Write) -> Result<u64, StoreError> {

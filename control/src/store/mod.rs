@@ -57,6 +57,8 @@ pub struct Page {
     pub revision: u64,
     /// There is more behind the last of `entries`.
     pub more: bool,
+    /// How much, where the store can say so without reading it.
+    pub remaining: Option<u64>,
 }
 
 /// A change that is asked for.

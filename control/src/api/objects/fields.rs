@@ -6,6 +6,8 @@ use super::{FieldValidation, Objects, WriteOptions, meta};
 use crate::api::apply::Writer;
 use crate::api::error::ApiError;
 use crate::api::kinds::Kind;
+use crate::api::quantity;
+use crate::api::strategy::tidy;
 use crate::api::typed::Mistyped;
 
 /// Unknown fields that are named; there may be any number.
@@ -60,6 +62,7 @@ pub(super) fn check_fields(
     object: &mut Value,
     options: &WriteOptions,
 ) -> Result<Vec<String>, ApiError> {
+    quantity::canonical_in(object);
     let unknown = (kind.check)(object).map_err(|Mistyped { path, reason }| {
         let of = format!("{} in version {:?} cannot be handled as a {}", kind.kind, kind.version, kind.kind);
         ApiError::bad_request(format!("{of}: {path}: {reason}"))
@@ -67,7 +70,10 @@ pub(super) fn check_fields(
     for place in &unknown {
         place.remove_from(object);
     }
-    without_nulls(object);
+    without_nulls(object, kind.strategy.verbatim());
+    if let Some(metadata) = object.get_mut("metadata") {
+        tidy::metadata(metadata);
+    }
     let unknown = unknown.iter().map(|place| format!("unknown field \"{place}\""));
     let duplicate = options.duplicates.iter().map(|path| format!("duplicate field \"{path}\""));
     let found: Vec<String> = unknown.chain(duplicate).take(NAMED_MAX).collect();
@@ -83,10 +89,10 @@ pub(super) fn check_fields(
 }
 
 /// A null is as if it were not there, except in what is kept as it came.
-fn without_nulls(object: &mut Value) {
+fn without_nulls(object: &mut Value, verbatim: &[&str]) {
     let Some(fields) = object.as_object_mut() else { return };
     fields.retain(|_, value| !value.is_null());
-    for (_, value) in fields.iter_mut() {
+    for (_, value) in fields.iter_mut().filter(|(field, _)| !verbatim.contains(&field.as_str())) {
         nulls_below(value);
     }
 }

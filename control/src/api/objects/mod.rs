@@ -3,10 +3,11 @@
 //! An object is kept as JSON under `/registry/<group or core>/<resource>/<namespace>/<name>`, without its resourceVersion: that is the store's
 //! revision of the key.
 
+mod act;
 mod create;
 mod delete;
 mod fields;
-mod meta;
+pub mod meta;
 mod options;
 mod patch;
 mod read;

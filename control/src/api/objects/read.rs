@@ -69,7 +69,11 @@ impl Objects {
             let more = page.more || read < count;
             if !more || items.len() >= limit {
                 let continue_ = more.then(|| Continue::after(&range).shown());
-                return Ok(Listed { items, revision: page.revision.max(1), continue_, remaining: None });
+                // Of what is behind, nobody knows how much a selector means.
+                let all = query.labels.is_empty() && query.fields == FieldSelector::default();
+                let left = u64::try_from(count.saturating_sub(read)).unwrap_or(u64::MAX);
+                let remaining = page.remaining.filter(|_| more && all).map(|behind| behind.saturating_add(left));
+                return Ok(Listed { items, revision: page.revision.max(1), continue_, remaining });
             }
         }
     }

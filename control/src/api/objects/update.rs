@@ -128,8 +128,8 @@ impl Objects {
             }
             _ => {}
         }
-        kind.strategy.prepare_update(sub, new, old, self.clock().now());
         kind.strategy.defaults(new);
+        kind.strategy.prepare_update(sub, new, old, self.clock().now());
         if kind.strategy.generation_of().iter().any(|field| new.get(*field) != old.get(*field)) {
             meta::raise_generation(new);
         }

@@ -1,7 +1,24 @@
 //! What is special about each kind: its defaults, what its fields may be, what of it may change, and how it ends. One small file a kind; everything
 //! that all kinds share is in `objects`.
 
-mod plain;
+mod configuration;
+mod controller_revision;
+mod daemonset;
+mod endpoints;
+mod event;
+mod lease;
+mod namespace;
+mod node;
+mod pod;
+mod pod_admission;
+mod pod_spec;
+mod pod_template;
+mod priority_class;
+mod rbac;
+mod service_account;
+#[cfg(test)]
+mod tests;
+pub mod tidy;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -9,7 +26,24 @@ use serde_json::Value;
 use super::invalid::Causes;
 use super::kinds::Kind;
 
-pub use plain::*;
+pub use configuration::{ConfigMap, Secret};
+pub use controller_revision::ControllerRevision;
+pub use daemonset::DaemonSet;
+pub use endpoints::{EndpointSlice, Service};
+pub use event::{Event, EventsEvent};
+pub use lease::Lease;
+pub use namespace::Namespace;
+pub use node::Node;
+pub use pod::Pod;
+pub use priority_class::PriorityClass;
+pub use rbac::{Binding, Role};
+pub use service_account::ServiceAccount;
+
+/// Kinds without rules of their own: the reviews.
+#[derive(Debug)]
+pub struct Plain;
+
+impl Strategy for Plain {}
 
 /// The rules of one kind. What is not overridden is what a kind without rules does.
 pub trait Strategy: Sync {
@@ -21,6 +55,11 @@ pub trait Strategy: Sync {
     /// And back.
     fn outward(&self, object: Value) -> Value {
         object
+    }
+
+    /// Top fields that are kept as they came, nulls and all.
+    fn verbatim(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Fields that are left out get their values. Idempotent.
@@ -83,7 +122,11 @@ pub trait Strategy: Sync {
         true
     }
 
-    /// Its name where the writer gives none, and its rule.
+    /// What a create request at this path below an object does to it.
+    fn action(&self, _sub: &str) -> Option<Action> {
+        None
+    }
+
     fn name_rule(&self) -> NameRule {
         NameRule::Subdomain
     }
@@ -100,6 +143,15 @@ pub enum NameRule {
     Service,
     /// Whatever can be a segment of a path: roles and bindings.
     Path,
+}
+
+/// What can be done with an object beside writing it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Its deletion, as a drain asks for it.
+    Evict,
+    /// It gets its node.
+    Bind,
 }
 
 /// Another object that matters.

@@ -54,7 +54,7 @@ pub fn list(database: &Database, range: &Range) -> Result<Result<Page, StoreErro
     }
     let objects = transaction.open_table(OBJECTS)?;
     let limit = range.limit.unwrap_or(usize::MAX);
-    let (mut entries, mut more) = (Vec::new(), false);
+    let (mut entries, mut more, mut remaining) = (Vec::new(), false, 0_u64);
     let mut take = |entry: Entry| {
         more = entries.len() >= limit;
         if !more {
@@ -70,12 +70,17 @@ pub fn list(database: &Database, range: &Range) -> Result<Result<Page, StoreErro
             if !key.value().starts_with(&range.prefix) {
                 break;
             }
+            if remaining > 0 {
+                // The page is full: what follows is only counted.
+                remaining = remaining.saturating_add(1);
+                continue;
+            }
             let entry = if behind(key.value()) { object(&objects, key.value(), revision.value())? } else { None };
             if entry.is_some_and(&mut take) {
-                break;
+                remaining = 1;
             }
         }
-        return Ok(Ok(Page { entries, revision: at, more }));
+        return Ok(Ok(Page { entries, revision: at, more, remaining: Some(remaining) }));
     }
     // All revisions of a key lie together: the last one that is not too new is the object as it was.
     let mut newest_of_key: Option<Entry> = None;
@@ -86,14 +91,14 @@ pub fn list(database: &Database, range: &Range) -> Result<Result<Page, StoreErro
             break;
         }
         if newest_of_key.as_ref().is_some_and(|entry| entry.key != key) && newest_of_key.take().is_some_and(&mut take) {
-            return Ok(Ok(Page { entries, revision: at, more }));
+            return Ok(Ok(Page { entries, revision: at, more, remaining: None }));
         }
         if revision <= at && behind(key) {
             newest_of_key = unpacked(key, revision, packed.value());
         }
     }
     newest_of_key.map(take);
-    Ok(Ok(Page { entries, revision: at, more }))
+    Ok(Ok(Page { entries, revision: at, more, remaining: None }))
 }
 
 /// One write within a transaction; `newest` moves where it succeeds.
