@@ -193,7 +193,10 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         node_name: node_name.clone(),
         max_pods: config.max_pods,
         manifests,
-        control: remote.as_ref().zip(tokens).map(|(remote, tokens)| desired::Control { snapshots: remote.snapshots(), tokens }),
+        control: remote
+            .as_ref()
+            .zip(tokens)
+            .map(|(remote, tokens)| desired::Control { snapshots: remote.snapshots(), tokens }),
         following: following.clone(),
         shared: shared.clone(),
         allowed,

@@ -168,7 +168,10 @@ mod tests {
         }
         let place = dir.path().join("control");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-        assert_eq!((mode(&place), mode(&place.join("checkpoint")), mode(&place.join("checkpoint.old"))), (0o700, 0o600, 0o600));
+        assert_eq!(
+            (mode(&place), mode(&place.join("checkpoint")), mode(&place.join("checkpoint.old"))),
+            (0o700, 0o600, 0o600)
+        );
         assert_eq!(checkpoint.load().await, Ok(Some((set(2), set(2).digest()))));
 
         let path = place.join("checkpoint");

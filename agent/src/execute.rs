@@ -397,8 +397,11 @@ fn environment(pod: &Admitted, container: usize, contents: &Contents) -> Result<
 /// after and win.
 fn add_service(container: &mut Container, host: &str, port: u16) {
     let port = port.to_string();
-    let variables =
-        [("KUBERNETES_SERVICE_HOST", host), ("KUBERNETES_SERVICE_PORT", &port), ("KUBERNETES_SERVICE_PORT_HTTPS", &port)];
+    let variables = [
+        ("KUBERNETES_SERVICE_HOST", host),
+        ("KUBERNETES_SERVICE_PORT", &port),
+        ("KUBERNETES_SERVICE_PORT_HTTPS", &port),
+    ];
     let literal = |(name, value): (&str, &str)| EnvVar { name: name.into(), value: EnvValue::Literal(value.into()) };
     container.env.splice(0..0, variables.map(literal));
 }

@@ -189,9 +189,7 @@ fn allowed(pod: DesiredPod, node: &Node, claims: &mut Claims) -> Wanted {
 /// The names of pods that documents of this node ask for: pods of the control endpoint give way to them.
 fn static_names(winners: &BTreeMap<WorkloadKey, Claim>, node: &Node) -> BTreeMap<(String, String), Origin> {
     let named = winners.values().filter_map(|claim| match claim {
-        Claim::Wants(pod) if pod.workload.kind == WorkloadKind::Pod => {
-            Some((own_name(pod, node), pod.origin.clone()))
-        }
+        Claim::Wants(pod) if pod.workload.kind == WorkloadKind::Pod => Some((own_name(pod, node), pod.origin.clone())),
         Claim::Wants(_) | Claim::Held { .. } => None,
     });
     named.collect()

@@ -272,7 +272,17 @@ fn control_endpoints_are_https_with_a_port_or_the_usual_one() {
     ] {
         assert_eq!(value::control(text).unwrap().to_string(), shown);
     }
-    for text in ["", "c:1", "http://c", "https://", "https://:1", "https://c:0", "https://c:x", "https://c/p", "https://fd00::1"] {
+    for text in [
+        "",
+        "c:1",
+        "http://c",
+        "https://",
+        "https://:1",
+        "https://c:0",
+        "https://c:x",
+        "https://c/p",
+        "https://fd00::1",
+    ] {
         assert!(value::control(text).is_err(), "{text}");
     }
 }

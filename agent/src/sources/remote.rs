@@ -157,7 +157,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// Why nothing can be said of what the endpoint wants; None: it was heard, or its checkpoint read.
     pub fn not_heard(&self) -> Option<String> {
-        (self.number == 0).then(|| "the control endpoint has not been heard from, and no checkpoint was read".to_owned())
+        (self.number == 0)
+            .then(|| "the control endpoint has not been heard from, and no checkpoint was read".to_owned())
     }
 }
 
@@ -260,8 +261,7 @@ impl<F: Files> Remote<F> {
             let file = object.file();
             let sum: [u8; 32] = Sha256::digest(&object.json).into();
             let known = read.remove(&file).filter(|(known, _)| *known == sum).map(|(_, parsed)| parsed);
-            let mut parsed =
-                known.unwrap_or_else(|| Arc::new(parse_object(&file, &object.json, &self.context)));
+            let mut parsed = known.unwrap_or_else(|| Arc::new(parse_object(&file, &object.json, &self.context)));
             self.read.insert(file.clone(), (sum, parsed.clone()));
             if object.kind == "Pod" {
                 if !uids.insert(&object.uid) {
@@ -366,8 +366,12 @@ mod tests {
     async fn malformed_pod_is_a_rejection_beside_the_others_and_a_uid_is_one_pods() {
         let dir = tempfile::tempdir().unwrap();
         let mut remote = open(dir.path()).await;
-        let objects =
-            vec![pod("a", "u1"), object("Pod", "b", "u2", "{\"kind\":"), pod("c", "u1"), object("Widget", "d", "u4", "{}")];
+        let objects = vec![
+            pod("a", "u1"),
+            object("Pod", "b", "u2", "{\"kind\":"),
+            pod("c", "u1"),
+            object("Widget", "d", "u4", "{}"),
+        ];
         assert_eq!(remote.offer(set(1, objects)).await, Verdict::Taken);
         let snapshot = remote.snapshots().borrow().clone();
         assert_eq!((snapshot.not_heard(), snapshot.files.len(), snapshot.pods.len()), (None, 4, 2));

@@ -107,7 +107,17 @@ impl<M: Machine, F: Files + Clone> Uplink<M, F> {
         board.set_control(|facts| facts.generation = standing);
         let rejoins = board.take_rejoins();
         let place = Place::new(&settings.state_dir);
-        Uplink { settings, shared, remote, files, place, identity: None, rejoins, events_told: 0, tokens: Tokens::new(given) }
+        Uplink {
+            settings,
+            shared,
+            remote,
+            files,
+            place,
+            identity: None,
+            rejoins,
+            events_told: 0,
+            tokens: Tokens::new(given),
+        }
     }
 
     /// For ever.
@@ -160,7 +170,11 @@ impl<M: Machine, F: Files + Clone> Uplink<M, F> {
     ) -> Result<std::convert::Infallible, Trouble> {
         let known = match identity.take_if(|known| known.node != settings.node_name) {
             Some(other) => {
-                tracing::warn!(certificate = other.node, node = settings.node_name, "the certificate is another name's: the node joins anew");
+                tracing::warn!(
+                    certificate = other.node,
+                    node = settings.node_name,
+                    "the certificate is another name's: the node joins anew"
+                );
                 None
             }
             None => identity.clone(),
@@ -239,7 +253,9 @@ impl<M: Machine, F: Files + Clone> Uplink<M, F> {
         if known.is_none_or(|known| known.connected || known.why != why) {
             tracing::warn!(why, endpoint = %self.settings.url, "no session with the control endpoint; what runs runs on");
         }
-        self.shared.board.set_control(|facts| (facts.connected, facts.may_answer, facts.why) = (false, false, why.to_owned()));
+        self.shared
+            .board
+            .set_control(|facts| (facts.connected, facts.may_answer, facts.why) = (false, false, why.to_owned()));
     }
 }
 

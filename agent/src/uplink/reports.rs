@@ -183,10 +183,9 @@ fn refused(outcome: &FileOutcome) -> Value {
     let known = ["NodeAffinity", "NodePorts"];
     let reason = match outcome.state {
         FileState::OutOfPods => "OutOfpods",
-        _ => known
-            .into_iter()
-            .find(|word| outcome.message.contains(&format!("{word}: ")))
-            .unwrap_or("FailedValidation"),
+        _ => {
+            known.into_iter().find(|word| outcome.message.contains(&format!("{word}: "))).unwrap_or("FailedValidation")
+        }
     };
     json!({"phase": "Failed", "reason": reason, "message": format!("Pod was rejected: {}", outcome.message)})
 }

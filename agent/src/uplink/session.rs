@@ -307,4 +307,3 @@ fn refused(status: Status) -> SessionError {
         _ => SessionError::Refused(status),
     }
 }
-

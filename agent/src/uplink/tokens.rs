@@ -100,7 +100,12 @@ impl Tokens {
         let Some(wanted) = self.wanted.get_mut(&key) else { return };
         if !error.is_empty() || token.is_empty() {
             let pod = wanted.ask.pod.as_ref().map(|pod| pod.name.as_str()).unwrap_or_default();
-            tracing::warn!(pod, account = wanted.ask.account, why = error, "no token for a service account; asked again");
+            tracing::warn!(
+                pod,
+                account = wanted.ask.account,
+                why = error,
+                "no token for a service account; asked again"
+            );
             return;
         }
         let life = u64::try_from(expires.saturating_sub(wall.as_second())).unwrap_or(0);

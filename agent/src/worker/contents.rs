@@ -137,7 +137,8 @@ impl<M: Machine> Worker<M> {
             return Ok(Projected::new());
         }
         // Where no endpoint can be reached the pod starts without its token, and has it later.
-        let given = self.key.kind == WorkloadKind::Control && self.shared.board.control().is_some_and(|it| it.may_answer);
+        let given =
+            self.key.kind == WorkloadKind::Control && self.shared.board.control().is_some_and(|it| it.may_answer);
         if given && projection::tokens(record, template).iter().any(|key| self.configs.seen.get(key).is_none()) {
             let why = "its service account token has not come from the control endpoint yet".to_owned();
             return Err(Unfilled { volume: "kube-api-access".to_owned(), why });

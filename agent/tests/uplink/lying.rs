@@ -157,7 +157,8 @@ async fn older_sets_and_others_under_the_same_number_are_refused_and_said() {
 #[tokio::test]
 async fn broken_objects_and_pieces_end_no_session_and_stop_nothing() {
     let generation = Some(v1::Generation { epoch: 1, number: 9 });
-    let broken = v1::Object { json: "{\"kind\": \"Pod\"".into(), kind: "Pod".into(), name: "x".into(), ..v1::Object::default() };
+    let broken =
+        v1::Object { json: "{\"kind\": \"Pod\"".into(), kind: "Pod".into(), name: "x".into(), ..v1::Object::default() };
     let mut whole = match desired(7, &["a"]) {
         down::What::Desired(desired) => desired,
         _ => unreachable!("it is one"),

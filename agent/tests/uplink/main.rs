@@ -52,7 +52,10 @@ async fn a_node_joins_runs_its_pods_and_tells_what_becomes_of_them() {
     // Another node's pod is none of this one's business.
     place.create("Pod", pod("other", "n2")).await;
     place.delete("Pod", "a", Some(1)).await;
-    until("the object goes when the pod has gone", async || place.get("Pod", "default", "a").await.is_none().then_some(())).await;
+    until("the object goes when the pod has gone", async || {
+        place.get("Pod", "default", "a").await.is_none().then_some(())
+    })
+    .await;
     assert_eq!(node.running(), Vec::<String>::new());
     assert!(place.get("Pod", "default", "other").await.is_some());
     assert!(node.shared.directory.recorded().is_empty());
@@ -120,7 +123,8 @@ async fn static_pods_are_mirrored_and_deleting_a_mirror_restarts_the_pod() {
     .await;
 
     node.manifest(None);
-    until("the mirror goes with its pod", async || place.get("Pod", "default", "web-n1").await.is_none().then_some(())).await;
+    until("the mirror goes with its pod", async || place.get("Pod", "default", "web-n1").await.is_none().then_some(()))
+        .await;
     assert_eq!(node.running(), Vec::<String>::new());
 }
 

@@ -64,6 +64,16 @@ async fn store() -> (tempfile::TempDir, AnyStore, Objects) {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
     let namespaces = by_kind("", "v1", "Namespace").unwrap();
     objects.create(namespaces, "", namespace, &WriteOptions::default()).await.unwrap();
+    // What the endpoint's loops make in every namespace: its pods use them.
+    for (kind, object) in [
+        ("ServiceAccount", json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})),
+        (
+            "ConfigMap",
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": "x"}}),
+        ),
+    ] {
+        objects.create(by_kind("", "v1", kind).unwrap(), "default", object, &WriteOptions::default()).await.unwrap();
+    }
     (dir, store, objects)
 }
 

@@ -26,7 +26,13 @@ pub async fn write(objects: Objects, node: String, mut events: mpsc::Receiver<v1
     while let Some(v1::Events { events }) = events.recv().await {
         for event in events {
             if let Err(error) = one(&objects, &node, &event).await {
-                tracing::debug!(node, reason = event.reason, name = event.name, why = error.message, "an event is not written");
+                tracing::debug!(
+                    node,
+                    reason = event.reason,
+                    name = event.name,
+                    why = error.message,
+                    "an event is not written"
+                );
             }
         }
     }

@@ -264,9 +264,8 @@ impl State {
     fn used(&mut self, kind: &'static str, name: &str) {
         let Some((namespace, name)) = name.split_once('/') else { return };
         let used = Use { kind, name: name.to_owned() };
-        let whose = |((of, _), pod): (&PodKey, &Pod)| {
-            (of == namespace && pod.uses.contains(&used)).then(|| pod.node.clone())
-        };
+        let whose =
+            |((of, _), pod): (&PodKey, &Pod)| (of == namespace && pod.uses.contains(&used)).then(|| pod.node.clone());
         let nodes: BTreeSet<String> = self.pods.iter().filter_map(whose).collect();
         nodes.iter().for_each(|node| self.wake(node));
     }
@@ -381,12 +380,7 @@ mod tests {
         let mirror = json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "s1"}}});
         let mut ending = mirror.clone();
         json_merge(&mut ending, json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
-        for (now, ends) in [
-            (Some(mirror.clone()), 0),
-            (Some(ending.clone()), 1),
-            (Some(ending), 0),
-            (None, 1),
-        ] {
+        for (now, ends) in [(Some(mirror.clone()), 0), (Some(ending.clone()), 1), (Some(ending), 0), (None, 1)] {
             index.state().pod("d/a", now.map(|more| pod("n1", "u1", more)));
             let told: Vec<MirrorEnd> = std::iter::from_fn(|| heard.mirrors.try_recv().ok()).collect();
             assert_eq!(told.len(), ends);

@@ -26,7 +26,11 @@ impl Door for Joining {
         })
     }
 
-    fn renew<'a>(&'a self, shown: &'a [CertificateDer<'static>], request: &'a [u8]) -> Later<'a, Result<Certificate, Refusal>> {
+    fn renew<'a>(
+        &'a self,
+        shown: &'a [CertificateDer<'static>],
+        request: &'a [u8],
+    ) -> Later<'a, Result<Certificate, Refusal>> {
         Box::pin(async move {
             let signed = Joining::renew(self, shown, request).await.map_err(refusal)?;
             Ok(certificate(&signed, self.authority().certificate_pem()))

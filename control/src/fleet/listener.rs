@@ -37,7 +37,12 @@ const PONG_MAX: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Serves until `stop` is true. `tls`: its client certificates are the authority's, optional, and may have expired.
-pub async fn serve(fleet: Fleet, listener: TcpListener, tls: Arc<rustls::ServerConfig>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(
+    fleet: Fleet,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    mut stop: watch::Receiver<bool>,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
@@ -87,7 +92,8 @@ async fn one(
     }
     let connection = Connection { inner: fleet.inner.clone(), from: from.ip(), shown: Arc::new(shown) };
     let largest = if is_stranger { JOIN_MAX } else { MESSAGE_MAX };
-    let service = FleetServer::new(connection).max_decoding_message_size(largest).max_encoding_message_size(MESSAGE_MAX);
+    let service =
+        FleetServer::new(connection).max_decoding_message_size(largest).max_encoding_message_size(MESSAGE_MAX);
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)

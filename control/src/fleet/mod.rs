@@ -76,7 +76,11 @@ pub trait Door: Send + Sync + 'static {
     ) -> Later<'a, Result<Certificate, Refusal>>;
 
     /// A certificate, perhaps an expired one, becomes its successor.
-    fn renew<'a>(&'a self, shown: &'a [CertificateDer<'static>], request: &'a [u8]) -> Later<'a, Result<Certificate, Refusal>>;
+    fn renew<'a>(
+        &'a self,
+        shown: &'a [CertificateDer<'static>],
+        request: &'a [u8],
+    ) -> Later<'a, Result<Certificate, Refusal>>;
 
     /// The node that may have a session with this certificate.
     fn node<'a>(&'a self, shown: &'a [CertificateDer<'static>]) -> Later<'a, Result<String, Refusal>>;
@@ -132,13 +136,7 @@ struct Seat {
 }
 
 impl Fleet {
-    pub fn new(
-        objects: Objects,
-        door: impl Door,
-        witness: impl Witness,
-        accounts: ServiceAccounts,
-        api: Api,
-    ) -> Fleet {
+    pub fn new(objects: Objects, door: impl Door, witness: impl Witness, accounts: ServiceAccounts, api: Api) -> Fleet {
         let (door, witness): (Box<dyn Door>, Box<dyn Witness>) = (Box::new(door), Box::new(witness));
         let inner = Inner { objects, door, witness, api, accounts, index: Index::new(), sessions: Mutex::default() };
         Fleet { inner: Arc::new(inner) }

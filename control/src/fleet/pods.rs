@@ -149,8 +149,15 @@ mod tests {
         assert_eq!(
             named,
             [
-                "ConfigMap init", "ConfigMap key", "ConfigMap kube-root-ca.crt", "ConfigMap volume", "Secret from",
-                "Secret key", "Secret projected", "Secret pull", "Secret volume",
+                "ConfigMap init",
+                "ConfigMap key",
+                "ConfigMap kube-root-ca.crt",
+                "ConfigMap volume",
+                "Secret from",
+                "Secret key",
+                "Secret projected",
+                "Secret pull",
+                "Secret volume",
             ]
         );
     }

@@ -41,10 +41,7 @@ impl Fleet for Connection {
         Ok(Response::new(answer(given)))
     }
 
-    async fn session(
-        &self,
-        request: Request<Streaming<v1::Up>>,
-    ) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(&self, request: Request<Streaming<v1::Up>>) -> Result<Response<Self::SessionStream>, Status> {
         let node = self.inner.door.node(&self.shown).await.map_err(refused)?;
         let (downs, sent) = mpsc::channel(session::DOWN_MAX);
         tokio::spawn(session::run(self.inner.clone(), node, request.into_inner(), downs));

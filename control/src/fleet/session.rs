@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use proto::v1::{Down, Up, down, up};
 use proto::{VERSION, v1};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
@@ -191,7 +191,13 @@ async fn passed(newest: &mut watch::Receiver<u64>, number: u64) {
 }
 
 /// The newest set, whenever it is another one than was sent last.
-async fn send_sets(inner: &Arc<Inner>, node: &str, epoch: u64, mut moved: watch::Receiver<u64>, downs: &Downs) -> Status {
+async fn send_sets(
+    inner: &Arc<Inner>,
+    node: &str,
+    epoch: u64,
+    mut moved: watch::Receiver<u64>,
+    downs: &Downs,
+) -> Status {
     let mut sent = None;
     loop {
         moved.mark_unchanged();
@@ -227,11 +233,7 @@ async fn token(inner: &Inner, node: &str, asked: v1::TokenRequest) -> v1::Token 
     let audiences: Vec<String> = Some(audience).filter(|audience| !audience.is_empty()).into_iter().collect();
     let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid});
     let spec = json!({"audiences": audiences, "expirationSeconds": expiration_seconds, "boundObjectRef": bound});
-    let by = Identity {
-        name: format!("{NODE_PREFIX}{node}"),
-        groups: vec![NODES.to_owned()],
-        ..Identity::default()
-    };
+    let by = Identity { name: format!("{NODE_PREFIX}{node}"), groups: vec![NODES.to_owned()], ..Identity::default() };
     match inner.accounts.request(&pod.namespace, &account, &json!({"spec": spec}), &by).await {
         Ok(given) => {
             let status = &given["status"];

@@ -73,10 +73,13 @@ impl Statuses {
     }
 
     async fn status(&mut self, pod: &v1::PodRef, status: &[u8], mirror: &[u8]) -> Result<(), ApiError> {
-        let unreadable = |error: serde_json::Error| ApiError::bad_request(format!("what the node says is no JSON: {error}"));
+        let unreadable =
+            |error: serde_json::Error| ApiError::bad_request(format!("what the node says is no JSON: {error}"));
         let status: Value = serde_json::from_slice(status).map_err(unreadable)?;
         if mirror.is_empty() {
-            return self.write(pod, &status, |object| object["metadata"]["uid"].as_str() == Some(pod.uid.as_str())).await;
+            return self
+                .write(pod, &status, |object| object["metadata"]["uid"].as_str() == Some(pod.uid.as_str()))
+                .await;
         }
         let said: Value = serde_json::from_slice(mirror).map_err(unreadable)?;
         let key = (pod.namespace.clone(), pod.name.clone());

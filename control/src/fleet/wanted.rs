@@ -151,7 +151,10 @@ mod tests {
         let sizes: Vec<usize> = pieces.iter().map(|it| it.objects.iter().map(|o| o.json.len()).sum()).collect();
         assert_eq!(sizes, [10 + largest, largest, largest]);
         assert!(sizes.iter().all(|size| *size < proto::MESSAGE_MAX));
-        assert_eq!(pieces.iter().map(|it| (it.piece, it.last)).collect::<Vec<_>>(), [(0, false), (1, false), (2, true)]);
+        assert_eq!(
+            pieces.iter().map(|it| (it.piece, it.last)).collect::<Vec<_>>(),
+            [(0, false), (1, false), (2, true)]
+        );
         assert!(pieces.iter().all(|it| it.generation == Some(v1::Generation { epoch: 3, number: 7 })));
         assert_eq!(pieces[2].surroundings.as_ref().unwrap().api_port, 1);
     }

@@ -52,9 +52,8 @@ pub fn read_object(text: &str, reading: &Reading<'_>, parsed: &mut Parsed) {
         documents.push(outcome(&root, "", None, reading));
         documents.len() <= 1
     });
-    let whole = |line, reason: String| {
-        Some(Rejection { file: reading.file.to_owned(), line, path: String::new(), reason })
-    };
+    let whole =
+        |line, reason: String| Some(Rejection { file: reading.file.to_owned(), line, path: String::new(), reason });
     match (read, documents.len()) {
         (Ok(()), 1) => parsed.documents = documents,
         (Ok(()), _) => parsed.whole = whole(1, "it is not one JSON object".into()),

@@ -48,7 +48,14 @@ fn static_files(files: Vec<Parsed>) -> Snapshot {
 
 fn recorded(key: &WorkloadKey, source: Source, file: &str) -> Recorded {
     let origin = Origin { source, file: file.into(), line: 1 };
-    Recorded { uid: Uid(key.to_string()), workload: key.clone(), name: format!("{}-xxxxx", key.name), origin, live: true, ports: Vec::new() }
+    Recorded {
+        uid: Uid(key.to_string()),
+        workload: key.clone(),
+        name: format!("{}-xxxxx", key.name),
+        origin,
+        live: true,
+        ports: Vec::new(),
+    }
 }
 
 fn node() -> Node {
