@@ -854,3 +854,130 @@ async fn what_was_read_can_be_written_back_and_applied_and_nothing_changes() {
         assert_eq!(gone, path != "namespaces", "{path}");
     }
 }
+
+/// What `manager` applies to the DaemonSet `d`.
+async fn apply(world: &World, manager: &str, sub: &str, configuration: Value, force: bool) -> Result<Value, ApiError> {
+    let options = WriteOptions { manager: manager.into(), ..options() };
+    let patch = Patch::Apply { configuration, force };
+    Ok(world.objects.patch(kind("apps/daemonsets"), "n", "d", sub, patch, &options).await?.object)
+}
+
+/// `daemonset("d")` with this in its template's spec beside the container.
+fn templated(extra: Value) -> Value {
+    let mut object = daemonset("d");
+    for (field, value) in extra.as_object().into_iter().flatten() {
+        object["spec"]["template"]["spec"][field] = value.clone();
+    }
+    object
+}
+
+#[tokio::test]
+async fn what_is_no_longer_applied_goes_and_what_has_a_default_gets_it_back() {
+    let world = world().await;
+    let mut full = templated(json!({"nodeSelector": {"a": "b"}, "terminationGracePeriodSeconds": 5}));
+    full["spec"]["minReadySeconds"] = json!(9);
+    full["spec"]["updateStrategy"] = json!({"type": "OnDelete"});
+    let first = apply(&world, "m", "", full, false).await.unwrap();
+    assert_eq!(
+        (&first["spec"]["minReadySeconds"], &first["spec"]["updateStrategy"]),
+        (&json!(9), &json!({"type": "OnDelete"}))
+    );
+    let second = apply(&world, "m", "", daemonset("d"), false).await.unwrap();
+    let spec = &second["spec"];
+    assert_eq!((spec.get("minReadySeconds"), spec["template"]["spec"].get("nodeSelector")), (None, None));
+    assert_eq!(
+        (&spec["updateStrategy"]["type"], &spec["template"]["spec"]["terminationGracePeriodSeconds"]),
+        (&json!("RollingUpdate"), &json!(30))
+    );
+    assert_eq!(second["metadata"]["generation"], 2);
+    let again = apply(&world, "m", "", daemonset("d"), false).await.unwrap();
+    assert_eq!(again, second);
+}
+
+#[tokio::test]
+async fn a_field_that_two_apply_stays_until_both_have_let_go() {
+    let world = world().await;
+    let with = |grace: Value| templated(json!({"terminationGracePeriodSeconds": grace}));
+    let grace = |object: &Value| object["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].clone();
+    apply(&world, "a", "", with(json!(5)), false).await.unwrap();
+    apply(&world, "b", "", with(json!(5)), false).await.unwrap();
+    let refused = apply(&world, "b", "", with(json!(6)), false).await.unwrap_err();
+    assert_eq!(refused.details.unwrap().causes.len(), 1);
+    let taken = apply(&world, "b", "", with(json!(6)), true).await.unwrap();
+    assert_eq!(grace(&taken), 6);
+    // It is no longer a's, so a letting go of it takes nothing away.
+    let let_go = apply(&world, "a", "", daemonset("d"), false).await.unwrap();
+    assert_eq!(grace(&let_go), 6);
+    let gone = apply(&world, "b", "", daemonset("d"), false).await.unwrap();
+    assert_eq!(grace(&gone), 30);
+    // A write that is no apply takes what it changes; whoever applied it is told.
+    apply(&world, "a", "", with(json!(7)), false).await.unwrap();
+    let edit = json!({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 8}}}});
+    world.patch("apps/daemonsets", "d", "", Patch::Merge(edit)).await.unwrap();
+    let error = apply(&world, "a", "", with(json!(7)), false).await.unwrap_err();
+    assert!(
+        error
+            .message
+            .contains("conflict with \"test\" using apps/v1: .spec.template.spec.terminationGracePeriodSeconds"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn lists_with_keys_and_sets_are_shared_item_by_item() {
+    let world = world().await;
+    let mut first = daemonset("d");
+    first["metadata"]["finalizers"] = json!(["example.com/a"]);
+    first["spec"]["template"]["spec"]["containers"][0]["ports"] = json!([{"containerPort": 53, "protocol": "UDP"}]);
+    apply(&world, "a", "", first, false).await.unwrap();
+    let second = json!({
+        "metadata": {"finalizers": ["example.com/b"]},
+        "spec": {"template": {"spec": {"containers": [
+            {"name": "main", "ports": [{"containerPort": 53, "protocol": "TCP"}]},
+            {"name": "side", "image": "busybox:1"}]}}},
+    });
+    let both = apply(&world, "b", "", second, false).await.unwrap();
+    let containers = &both["spec"]["template"]["spec"]["containers"];
+    assert_eq!(
+        containers.as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["main", "side"]
+    );
+    assert_eq!(containers[0]["ports"].as_array().unwrap().len(), 2);
+    assert_eq!(both["metadata"]["finalizers"], json!(["example.com/a", "example.com/b"]));
+    // What b no longer says of its own goes; a's stays.
+    let less = apply(&world, "b", "", json!({"metadata": {"labels": {"b": "b"}}}), false).await.unwrap();
+    let containers = &less["spec"]["template"]["spec"]["containers"];
+    assert_eq!((containers.as_array().unwrap().len(), containers[0]["ports"].as_array().unwrap().len()), (1, 1));
+    assert_eq!(containers[0]["ports"][0]["protocol"], "UDP");
+    assert_eq!(
+        (&less["metadata"]["finalizers"], &less["metadata"]["labels"]),
+        (&json!(["example.com/a"]), &json!({"b": "b"}))
+    );
+}
+
+#[tokio::test]
+async fn an_apply_has_a_manager_its_own_doors_and_its_conditions() {
+    let world = world().await;
+    let nobody = apply(&world, "", "", daemonset("d"), false).await;
+    let (code, _, message) = refused(nobody);
+    assert!(code == 422 && message.contains("fieldManager: Required value"), "{message}");
+    let mut stale = daemonset("d");
+    stale["metadata"]["resourceVersion"] = json!("1");
+    assert_eq!(refused(apply(&world, "a", "", stale.clone(), false).await).0, 409, "it does not exist");
+    assert_eq!(refused(apply(&world, "a", "status", json!({"status": {}}), false).await).0, 404);
+    apply(&world, "a", "", daemonset("d"), false).await.unwrap();
+    assert_eq!(refused(apply(&world, "a", "", stale, false).await).0, 409);
+    let condition = json!([{"type": "Mine", "status": "True", "lastTransitionTime": "2024-01-01T00:00:00Z"}]);
+    let status = json!({"status": {"conditions": condition}, "spec": {"minReadySeconds": 5}});
+    let after = apply(&world, "c", "status", status, false).await.unwrap();
+    assert_eq!((&after["status"]["conditions"], after["spec"].get("minReadySeconds")), (&condition, None));
+    // The other door does not own the status, and what it applies takes nothing of it away.
+    let again = apply(&world, "a", "", daemonset("d"), false).await.unwrap();
+    assert_eq!(again["status"]["conditions"], condition);
+    let mut owners = daemonset("d");
+    owners["metadata"]["managedFields"] = after["metadata"]["managedFields"].clone();
+    assert_eq!(refused(apply(&world, "a", "", owners, false).await).0, 400);
+    let with_unknown = json!({"spec": {"foo": 1}});
+    let (code, _, message) = refused(apply(&world, "a", "", with_unknown, false).await);
+    assert!(code == 400 && message.contains("unknown field \"spec.foo\""), "{message}");
+}

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 /// Maps that are left out where they are empty; what is in them is the user's and stays.
-const MAPS: [&str; 10] = [
+const MAPS: [&str; 9] = [
     "annotations",
     "labels",
     "limits",
@@ -13,7 +13,6 @@ const MAPS: [&str; 10] = [
     "options",
     "overhead",
     "requests",
-    "selector",
     "volumeAttributes",
 ];
 /// Texts without a meaning of their own where they are empty.

@@ -4,16 +4,18 @@
 //! one. Writes that wait together share a transaction, and with it the disk's sync; a watch keeps nothing in memory but where it
 //! is and reads on when the newest revision moves, so a slow reader costs nobody else anything.
 
+mod recent;
 mod table;
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use redb::Database;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::recent::Recent;
 use self::table::{COMPACTED, COUNTERS, Failed, NEWEST, apply, changes, copy, counter, forget, open, open_at, value};
 use super::{Changes, Found, Page, Range, Store, StoreError, Watch, Write, check};
 
@@ -38,6 +40,8 @@ struct Shared {
     /// None: an error of the disk has closed it, and the next who needs it opens it.
     database: RwLock<Option<Database>>,
     newest: watch::Sender<u64>,
+    /// What was written last, so that a watch is not read for what does not concern it.
+    recent: Mutex<Recent>,
 }
 
 #[derive(Debug)]
@@ -50,7 +54,8 @@ impl Embedded {
     /// Opens the store at this file, or makes it. Blocks: a store that was not closed is checked.
     pub fn open(path: &Path) -> Result<Embedded, StoreError> {
         let (newest, _) = watch::channel(0);
-        let shared = Arc::new(Shared { path: path.to_owned(), database: RwLock::new(None), newest });
+        let shared =
+            Arc::new(Shared { path: path.to_owned(), database: RwLock::new(None), newest, recent: Mutex::default() });
         shared.with("be opened", |_| Ok(()))?;
         let (work, queue) = mpsc::channel(WRITES_MAX);
         let of_thread = shared.clone();
@@ -175,7 +180,11 @@ impl Watch for Following {
     async fn next(&mut self) -> Result<Changes, StoreError> {
         let after = self.after;
         let gone = || self.store.shared.unavailable("be watched", io::Error::other("it is closed"));
-        self.newest.wait_for(|newest| *newest > after).await.map_err(|_| gone())?;
+        let newest = *self.newest.wait_for(|newest| *newest > after).await.map_err(|_| gone())?;
+        if self.store.shared.recent().is_quiet(&self.prefix, after, newest) {
+            self.after = newest;
+            return Ok(Changes { changes: Vec::new(), revision: newest });
+        }
         let prefix = self.prefix.clone();
         let changes = self.store.read(move |database| changes(database, &prefix, after)).await?;
         self.after = changes.revision;
@@ -196,6 +205,7 @@ impl Shared {
             if database.is_none() {
                 let (opened, newest) = open_at(&self.path).map_err(|error| self.unavailable("be opened", error))?;
                 *database = Some(opened);
+                *self.recent() = Recent::after(newest);
                 // A write whose success nobody could be told of may have happened.
                 self.newest.send_if_modified(|known| std::mem::replace(known, newest) != newest);
             }
@@ -213,6 +223,10 @@ impl Shared {
             }
             self.unavailable(operation, error)
         })
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unavailable(
@@ -267,6 +281,10 @@ impl Shared {
         });
         match done {
             Ok((answers, newest)) => {
+                let written = writes.iter().zip(&answers);
+                let written =
+                    written.filter_map(|((write, _), answer)| Some((*answer.as_ref().ok()?, write.key.as_str())));
+                self.recent().extend(written);
                 self.newest.send_replace(newest);
                 for ((_, reply), answer) in writes.into_iter().zip(answers) {
                     let _ = reply.send(answer);
