@@ -54,6 +54,8 @@ pub struct Object {
     pub uid: Uid,
     /// It is to end (`deletionTimestamp`), with this much time to do so (`deletionGracePeriodSeconds`).
     pub ends: Option<Duration>,
+    /// It has run to its end, or has failed: a node without a record of it does not run it once more.
+    pub finished: bool,
 }
 
 /// `spec.updateStrategy` of a DaemonSet; a Pod document always rolls.

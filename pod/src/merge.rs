@@ -146,6 +146,10 @@ fn place(
     if let Some(grace) = pod.object.as_ref().and_then(|object| object.ends) {
         return Wanted::End { grace };
     }
+    let is_known = |uid: &Uid| recorded.iter().any(|record| record.uid == *uid);
+    if pod.object.as_ref().is_some_and(|object| object.finished && !is_known(&object.uid)) {
+        return Wanted::Gone;
+    }
     if let Some(winner) = statics.get(&own_name(&pod, node)).filter(|_| pod.object.is_some()) {
         claims.decide(&pod.workload, &pod.origin, Fate::Duplicate { winner: winner.clone() });
         return Wanted::Gone;

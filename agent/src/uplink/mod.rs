@@ -60,15 +60,22 @@ pub struct Settings {
 
 /// See the top of the file.
 pub struct Uplink<M: Machine, F> {
+    line: Line<M, F>,
+    rejoins: mpsc::Receiver<RejoinRequest>,
+}
+
+/// Everything but the requests that interrupt it.
+struct Line<M: Machine, F> {
     settings: Settings,
     shared: Arc<Shared<M>>,
     remote: Remote<F>,
     files: F,
     place: Place,
     identity: Option<Identity>,
-    rejoins: mpsc::Receiver<RejoinRequest>,
     events_told: u64,
     tokens: Tokens,
+    /// Read when it is first needed.
+    facts: Option<node::Machine>,
 }
 
 /// Why there is no session at present.
@@ -106,68 +113,49 @@ impl<M: Machine, F: Files + Clone> Uplink<M, F> {
         let standing = remote.standing().map(|standing| standing.generation.to_string());
         board.set_control(|facts| facts.generation = standing);
         let rejoins = board.take_rejoins();
-        let place = Place::new(&settings.state_dir);
-        Uplink {
-            settings,
-            shared,
-            remote,
-            files,
-            place,
-            identity: None,
-            rejoins,
-            events_told: 0,
-            tokens: Tokens::new(given),
-        }
+        let (place, tokens) = (Place::new(&settings.state_dir), Tokens::new(given));
+        let line = Line { settings, shared, remote, files, place, identity: None, events_told: 0, tokens, facts: None };
+        Uplink { line, rejoins }
     }
 
     /// For ever.
-    pub async fn run(mut self) {
-        match self.place.load(&self.files).await {
-            Ok(identity) => self.identity = identity,
+    pub async fn run(self) {
+        let Uplink { mut line, mut rejoins } = self;
+        match line.place.load(&line.files).await {
+            Ok(identity) => line.identity = identity,
             Err(why) => tracing::error!(why, "the node's certificate cannot be read: the node has to join anew"),
         }
-        let facts = node::Machine::read();
         let mut failures: u32 = 0;
         loop {
             let began = Instant::now();
+            // A session that is interrupted is begun anew; what was accepted is on the disk, or is offered again.
             let trouble = tokio::select! {
-                Err(trouble) = Box::pin(Self::keep(
-                    &self.settings, &self.shared, &mut self.remote, &self.files, &self.place, &mut self.identity,
-                    &mut self.events_told, &mut self.tokens, &facts,
-                )) => trouble,
-                Some(request) = self.rejoins.recv() => {
-                    self.rejoin(request).await;
+                Err(trouble) = Box::pin(line.keep()) => trouble,
+                Some(request) = rejoins.recv() => {
+                    line.rejoin(request).await;
                     failures = 0;
                     continue;
                 }
             };
             failures = if began.elapsed() >= backoff::GOOD { 1 } else { failures.saturating_add(1) };
-            let why = chain(&trouble);
-            self.tell(&why);
+            line.tell(&chain(&trouble));
             let random = uuid::Uuid::new_v4().as_fields().0;
             tokio::select! {
                 () = sleep(backoff::wait(failures, random)) => {}
-                Some(request) = self.rejoins.recv() => {
-                    self.rejoin(request).await;
+                Some(request) = rejoins.recv() => {
+                    line.rejoin(request).await;
                     failures = 0;
                 }
             }
         }
     }
+}
 
+impl<M: Machine, F: Files + Clone> Line<M, F> {
     /// Joins where that has not been done, renews what ends, and keeps one session. Never Ok.
-    #[expect(clippy::too_many_arguments, reason = "everything but the requests that interrupt it")]
-    async fn keep(
-        settings: &Settings,
-        shared: &Arc<Shared<M>>,
-        remote: &mut Remote<F>,
-        files: &F,
-        place: &Place,
-        identity: &mut Option<Identity>,
-        events_told: &mut u64,
-        tokens: &mut Tokens,
-        facts: &node::Machine,
-    ) -> Result<std::convert::Infallible, Trouble> {
+    async fn keep(&mut self) -> Result<std::convert::Infallible, Trouble> {
+        let Line { settings, shared, remote, files, place, identity, events_told, tokens, facts } = self;
+        let facts = &*facts.get_or_insert_with(node::Machine::read);
         let known = match identity.take_if(|known| known.node != settings.node_name) {
             Some(other) => {
                 tracing::warn!(
@@ -214,10 +202,10 @@ impl<M: Machine, F: Files + Clone> Uplink<M, F> {
                 directory: &shared.directory,
                 machine: &shared.machine,
                 facts,
-                remote: &mut *remote,
+                remote,
                 health_address: settings.health_advertise.as_deref().unwrap_or_default(),
-                events_told: &mut *events_told,
-                tokens: &mut *tokens,
+                events_told,
+                tokens,
             };
             let due = if renewal_failed { RENEW_RETRY } else { until(known.renew_at()) };
             match timeout(due, session.run(channel)).await {

@@ -208,12 +208,12 @@ impl State {
         let Some((namespace, name)) = name.split_once('/') else { return };
         let key = (namespace.to_owned(), name.to_owned());
         let before = self.pods.remove(&key);
-        if let Some(before) = &before {
-            if let Some(of_node) = self.by_node.get_mut(&before.node) {
-                of_node.remove(&key);
-                if of_node.is_empty() {
-                    self.by_node.remove(&before.node);
-                }
+        if let Some(before) = &before
+            && let Some(of_node) = self.by_node.get_mut(&before.node)
+        {
+            of_node.remove(&key);
+            if of_node.is_empty() {
+                self.by_node.remove(&before.node);
             }
         }
         if let Some(object) = &now {

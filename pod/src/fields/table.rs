@@ -304,7 +304,7 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("volumes[].projected.sources[].downwardAPI.items[].resourceFieldRef.containerName", Text, Honoured("")),
     row("volumes[].projected.sources[].downwardAPI.items[].resourceFieldRef.resource", Text, Honoured(SHOWN_RESOURCES)),
     row("volumes[].projected.sources[].downwardAPI.items[].resourceFieldRef.divisor", Quantity, Honoured("")),
-    row("volumes[].projected.sources[].serviceAccountToken", Object, Honoured("the pod runs without the token, and the condition TokenNotProjected says so: there is no API server to give one")),
+    row("volumes[].projected.sources[].serviceAccountToken", Object, Honoured("a pod of a control endpoint has one; another runs without, and the condition TokenNotProjected says so: there is no API server to give one")),
     row("volumes[].projected.sources[].serviceAccountToken.path", Text, Honoured("")),
     row("volumes[].projected.sources[].serviceAccountToken.audience", Text, Honoured("")),
     row("volumes[].projected.sources[].serviceAccountToken.expirationSeconds", Integer, Honoured("at least 600")),

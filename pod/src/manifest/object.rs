@@ -23,5 +23,6 @@ pub fn read(at: &At<'_>, grace: Duration, findings: &mut Findings) -> Option<Obj
         let seconds = metadata.get("deletionGracePeriodSeconds").and_then(|at| at.integer(findings));
         seconds.map_or(grace, |seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
     });
-    Some(Object { uid: Uid(uid.to_owned()), ends })
+    let phase = at.node.get("status").and_then(|status| status.get("phase")).and_then(|phase| phase.text());
+    Some(Object { uid: Uid(uid.to_owned()), ends, finished: matches!(phase, Some("Succeeded" | "Failed")) })
 }

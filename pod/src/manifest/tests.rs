@@ -1072,11 +1072,12 @@ fn pod_object_is_itself_whatever_its_spec_says() {
     };
     let pod = read(text("0a-1b", "i", ""));
     assert_eq!(pod.workload.to_string(), "control/x/a");
-    assert_eq!(pod.object, Some(Object { uid: Uid("0a-1b".into()), ends: None }.into()));
+    assert_eq!(pod.object, Some(Object { uid: Uid("0a-1b".into()), ends: None, finished: false }.into()));
     assert_eq!(pod.revision, read(text("0a-1b", "j", "")).revision);
     assert_ne!(pod.revision, read(text("0a-1c", "i", "")).revision);
     let ending = r#","deletionTimestamp":"2026-01-01T00:00:00Z","deletionGracePeriodSeconds":5"#;
     assert_eq!(read(text("0a-1b", "i", ending)).object.unwrap().ends, Some(Duration::from_secs(5)));
+    assert!(read(text("0a-1b", "i", "").replace("Pending", "Failed")).object.unwrap().finished);
     let recorded = parse_recorded(&pod.document, &pod.origin, &Context { node_name: "n1".into() }).unwrap();
     assert_eq!(recorded, pod, "its record is read back through the same path");
 }

@@ -592,7 +592,7 @@ fn object(name: &str, uid: &str, ends: Option<u64>) -> Parsed {
     let key = WorkloadKey { namespace: "default".into(), kind: WorkloadKind::Control, name: name.into() };
     let mut outcome = wants(1, &key);
     let Ok(Document::Workload(pod)) = &mut outcome.result else { panic!("it is wanted") };
-    pod.object = Some(crate::desired::Object { uid: Uid(uid.into()), ends }.into());
+    pod.object = Some(crate::desired::Object { uid: Uid(uid.into()), ends, finished: uid == "done" }.into());
     outcome.identity = Some(Identity { kind: "Pod".into(), namespace: "default".into(), name: name.into() });
     file(&format!("pod/default/{name}"), vec![outcome])
 }
@@ -634,4 +634,12 @@ fn object_with_the_uid_of_another_pod_takes_nothing_from_it() {
     let merged = merged(&[statics, from_control(vec![object("x", "u1", None)])], &[record]);
     assert_eq!(file_of(&merged.set.wanted(&control("x"))), "held");
     assert!(matches!(fate_in(&merged, "pod/default/x"), Fate::Refused { .. }));
+}
+
+#[test]
+fn object_that_has_finished_is_not_run_once_more_by_a_node_that_knows_nothing_of_it() {
+    let snapshot = [from_control(vec![object("a", "done", None)])];
+    assert_eq!(merged(&snapshot, &[]).set.wanted(&control("a")), Wanted::Gone);
+    let record = Recorded { uid: Uid("done".into()), ..recorded(&control("a"), Source::Control, "pod/default/a") };
+    assert_eq!(file_of(&merged(&snapshot, &[record]).set.wanted(&control("a"))), "pod/default/a");
 }
