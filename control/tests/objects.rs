@@ -981,3 +981,21 @@ async fn an_apply_has_a_manager_its_own_doors_and_its_conditions() {
     let (code, _, message) = refused(apply(&world, "a", "", with_unknown, false).await);
     assert!(code == 400 && message.contains("unknown field \"spec.foo\""), "{message}");
 }
+
+#[tokio::test]
+async fn an_agent_takes_a_pod_and_a_daemonset_as_they_are_kept() {
+    let world = world().await;
+    let mut with_all = pod("a", "n1");
+    with_all["spec"]["containers"][0]["env"] = json!([{"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}, {"name": "E", "value": ""}]);
+    with_all["spec"]["containers"][0]["livenessProbe"] = json!({"httpGet": {"port": 80}});
+    with_all["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": 1_000_000_000, "cpu": 0.5}});
+    with_all["spec"]["volumes"] = json!([{"name": "h", "hostPath": {"path": "/var/log"}}, {"name": "e"}]);
+    with_all["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
+    let kept = [world.create("pods", "n", with_all).await, world.create("apps/daemonsets", "n", daemonset("d")).await];
+    for object in kept {
+        let context = pod::manifest::Context { node_name: "n1".into() };
+        let parsed = pod::manifest::parse("object.json", object.to_string().as_bytes(), &context);
+        let refused: Vec<String> = parsed.rejections().map(ToString::to_string).collect();
+        assert_eq!(refused, Vec::<String>::new());
+    }
+}

@@ -61,8 +61,7 @@ fn account(fields: &mut Map<String, Value>) {
 }
 
 fn of_container(container: &mut Map<String, Value>) {
-    let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
-    let policy = if is_latest(image) { "Always" } else { "IfNotPresent" };
+    let policy = pull_policy(container.get("image"));
     let usual = [
         ("imagePullPolicy", json!(policy)),
         ("resources", json!({})),
@@ -76,7 +75,9 @@ fn of_container(container: &mut Map<String, Value>) {
         port.entry("protocol").or_insert(json!("TCP"));
     }
     for variable in objects(container, "env") {
-        field_ref(variable.get_mut("valueFrom"));
+        if let Some(Value::Object(source)) = variable.get_mut("valueFrom") {
+            references(source);
+        }
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(Value::Object(probe)) = container.get_mut(probe) {
@@ -115,10 +116,13 @@ fn of_http_get(get: &mut Map<String, Value>) {
     get.entry("scheme").or_insert(json!("HTTP"));
 }
 
-/// `fieldRef.apiVersion`.
-fn field_ref(source: Option<&mut Value>) {
-    if let Some(Value::Object(field)) = source.and_then(|source| source.get_mut("fieldRef")) {
+/// Of a variable, or of a file of the downward API.
+fn references(source: &mut Map<String, Value>) {
+    if let Some(Value::Object(field)) = source.get_mut("fieldRef") {
         field.entry("apiVersion").or_insert(json!("v1"));
+    }
+    if let Some(Value::Object(resource)) = source.get_mut("resourceFieldRef") {
+        resource.entry("divisor").or_insert(json!("0"));
     }
 }
 
@@ -134,8 +138,12 @@ fn of_volume(volume: &mut Map<String, Value>) {
     if let Some(Value::Object(path)) = volume.get_mut("hostPath") {
         path.entry("type").or_insert(json!(""));
     }
+    if let Some(Value::Object(image)) = volume.get_mut("image") {
+        let policy = pull_policy(image.get("reference"));
+        image.entry("pullPolicy").or_insert(json!(policy));
+    }
     if let Some(Value::Object(downward)) = volume.get_mut("downwardAPI") {
-        objects(downward, "items").for_each(ref_of);
+        objects(downward, "items").for_each(references);
     }
     if let Some(Value::Object(projected)) = volume.get_mut("projected") {
         for source in objects(projected, "sources") {
@@ -143,15 +151,9 @@ fn of_volume(volume: &mut Map<String, Value>) {
                 token.entry("expirationSeconds").or_insert(json!(3600));
             }
             if let Some(Value::Object(downward)) = source.get_mut("downwardAPI") {
-                objects(downward, "items").for_each(ref_of);
+                objects(downward, "items").for_each(references);
             }
         }
-    }
-}
-
-fn ref_of(item: &mut Map<String, Value>) {
-    if let Some(Value::Object(field)) = item.get_mut("fieldRef") {
-        field.entry("apiVersion").or_insert(json!("v1"));
     }
 }
 
@@ -173,6 +175,11 @@ fn host_ports(container: &mut Map<String, Value>) {
             port.entry("hostPort").or_insert(number);
         }
     }
+}
+
+fn pull_policy(image: Option<&Value>) -> &'static str {
+    let image = image.and_then(Value::as_str).unwrap_or_default();
+    if is_latest(image) { "Always" } else { "IfNotPresent" }
 }
 
 /// Without a tag and without a digest, or with the tag `latest`.

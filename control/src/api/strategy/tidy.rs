@@ -16,8 +16,10 @@ const MAPS: [&str; 9] = [
     "volumeAttributes",
 ];
 /// Texts without a meaning of their own where they are empty.
-const TEXTS: [&str; 27] = [
+const TEXTS: [&str; 36] = [
     "apiVersion",
+    "audience",
+    "containerName",
     "dnsPolicy",
     "effect",
     "host",
@@ -26,17 +28,23 @@ const TEXTS: [&str; 27] = [
     "image",
     "imagePullPolicy",
     "key",
+    "level",
     "medium",
     "name",
     "namespace",
     "nodeName",
     "operator",
     "path",
+    "prefix",
     "priorityClassName",
     "protocol",
+    "pullPolicy",
+    "reference",
     "restartPolicy",
+    "role",
     "schedulerName",
     "scheme",
+    "secretName",
     "serviceAccount",
     "serviceAccountName",
     "subPath",
@@ -44,10 +52,15 @@ const TEXTS: [&str; 27] = [
     "subdomain",
     "terminationMessagePath",
     "terminationMessagePolicy",
+    "workingDir",
 ];
-const TEXTS_OF_CONTAINERS: [&str; 2] = ["value", "workingDir"];
+/// The same, but only in these fields.
+const TEXTS_IN: [(&str, &str); 4] =
+    [("env", "value"), ("seLinuxOptions", "type"), ("seLinuxOptions", "user"), ("tolerations", "value")];
 /// Left out where they are false.
 const FLAGS: [&str; 7] = ["hostIPC", "hostNetwork", "hostPID", "readOnly", "stdin", "stdinOnce", "tty"];
+/// But not there: what is false is not what is left out.
+const FLAGS_NOT_IN: [&str; 2] = ["azureDisk", "csi"];
 /// Left out where they are 0, or given their default.
 const NUMBERS: [&str; 6] =
     ["failureThreshold", "hostPort", "initialDelaySeconds", "periodSeconds", "successThreshold", "timeoutSeconds"];
@@ -55,7 +68,7 @@ const NUMBERS: [&str; 6] =
 /// A pod's spec.
 pub fn pod_spec(spec: &mut Value) {
     if let Value::Object(fields) = spec {
-        tidy(fields, false);
+        tidy(fields, "spec");
     }
 }
 
@@ -85,18 +98,16 @@ pub fn drop_empty(fields: &mut Map<String, Value>, field: &str) {
     }
 }
 
-/// `in_dns`: an option of a resolver has values that may be empty.
-fn tidy(fields: &mut Map<String, Value>, in_dns: bool) {
+/// `of`: the field in which these stand, also where it is a list.
+fn tidy(fields: &mut Map<String, Value>, of: &str) {
     fields.retain(|key, value| {
         let key = key.as_str();
         match value {
             Value::Null => false,
             Value::Array(list) => !list.is_empty(),
             Value::Object(map) => !map.is_empty() || !MAPS.contains(&key),
-            Value::String(text) if text.is_empty() => {
-                !(TEXTS.contains(&key) || TEXTS_OF_CONTAINERS.contains(&key) && !in_dns)
-            }
-            Value::Bool(false) => !FLAGS.contains(&key),
+            Value::String(text) if text.is_empty() => !(TEXTS.contains(&key) || TEXTS_IN.contains(&(of, key))),
+            Value::Bool(false) => !FLAGS.contains(&key) || FLAGS_NOT_IN.contains(&of),
             Value::Number(number) if number.as_i64() == Some(0) => !NUMBERS.contains(&key),
             _ => true,
         }
@@ -105,10 +116,9 @@ fn tidy(fields: &mut Map<String, Value>, in_dns: bool) {
         if MAPS.contains(&key.as_str()) && value.as_object().is_some_and(|map| map.values().all(Value::is_string)) {
             continue;
         }
-        let in_dns = in_dns || key == "dnsConfig";
         match value {
-            Value::Object(below) => tidy(below, in_dns),
-            Value::Array(items) => items.iter_mut().filter_map(Value::as_object_mut).for_each(|i| tidy(i, in_dns)),
+            Value::Object(below) => tidy(below, key),
+            Value::Array(items) => items.iter_mut().filter_map(Value::as_object_mut).for_each(|item| tidy(item, key)),
             _ => {}
         }
     }
