@@ -89,7 +89,7 @@ impl Endpoint {
 
     async fn step(&mut self, which: u64) -> bool {
         match which {
-            0 => self.daemonsets.step().await,
+            DAEMON_SETS => self.daemonsets.step().await,
             1 => self.garbage.step().await,
             2 => self.namespaces.step().await,
             3 => self.nodes.step().await,
@@ -115,6 +115,8 @@ impl Endpoint {
     }
 }
 const LOOPS: u64 = 8;
+/// The number of their loop.
+const DAEMON_SETS: u64 = 0;
 
 /// What there is, read when something of it has changed.
 #[derive(Default)]
@@ -272,7 +274,7 @@ impl World {
 
     /// The loops look at everything that is due, in any order; what they write the machines are told at once, by their sessions.
     async fn settle(&mut self) {
-        // What machines and people do is told before the next look; what the loops write themselves may come late.
+        // What others do is told before the next look; what the loop of the DaemonSets writes itself may come late.
         let mut outside = true;
         for _ in 0..LOOKS_MAX {
             if std::mem::take(&mut outside) || self.dice.one_in(2) {
@@ -286,8 +288,10 @@ impl World {
             let first = self.dice.below(LOOPS);
             let mut looked = false;
             for which in 0..LOOPS {
-                looked = self.endpoint.step((first + which) % LOOPS).await;
+                let which = (first + which) % LOOPS;
+                looked = self.endpoint.step(which).await;
                 if looked {
+                    outside |= which != DAEMON_SETS;
                     break;
                 }
             }
