@@ -16,6 +16,7 @@ mod json;
 mod mounts;
 pub mod names;
 mod naming;
+mod one;
 mod placement;
 mod pod;
 mod priority_class;
@@ -43,6 +44,7 @@ use crate::name::{WorkloadKey, WorkloadKind};
 use crate::received::Received;
 use crate::spec::PodTemplate;
 
+pub use one::{json_document, yaml_document};
 pub use security::capability;
 
 /// A larger file is not read: the kubelet's limit.

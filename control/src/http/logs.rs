@@ -1,0 +1,123 @@
+//! `kubectl logs`: the options of the query, and the bytes as the pod's node sends them.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::limits::Place;
+use super::query::Query;
+use super::reply::{self, Reply, TEXT};
+use crate::api::error::ApiError;
+
+/// What is wanted of a container's log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogOptions {
+    pub follow: bool,
+    /// Of the run before this one.
+    pub previous: bool,
+    /// A time before each line.
+    pub timestamps: bool,
+    /// Lines from the end; None: all.
+    pub tail: Option<u64>,
+    /// Only lines from here on.
+    pub since: Option<Timestamp>,
+    /// Bytes after which it ends.
+    pub limit_bytes: Option<u64>,
+}
+
+/// A log as it comes; ends when the sender is dropped. Dropping it ends the sending.
+pub type LogStream = mpsc::Receiver<Bytes>;
+
+/// Where logs come from: the session of the node on which the pod is.
+pub trait Logs: Send + Sync {
+    /// Errors: a Status that says why there is none (no session with the node, no such run).
+    fn open<'a>(
+        &'a self,
+        pod: &'a Value,
+        container: &'a str,
+        options: &'a LogOptions,
+    ) -> Pin<Box<dyn Future<Output = Result<LogStream, ApiError>> + Send + 'a>>;
+}
+
+impl LogOptions {
+    pub fn of(query: &Query, now: Timestamp) -> Result<LogOptions, ApiError> {
+        let since = match (query.get("sinceTime"), query.count("sinceSeconds")?) {
+            (Some(_), Some(_)) => {
+                return Err(ApiError::bad_request("at most one of sinceTime and sinceSeconds may be given"));
+            }
+            (Some(time), None) => {
+                let read = |_| ApiError::bad_request(format!("sinceTime={time}: not a time"));
+                Some(time.parse::<Timestamp>().map_err(read)?)
+            }
+            (None, Some(seconds)) => {
+                let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+                Some(Timestamp::from_second(now.as_second().saturating_sub(seconds)).unwrap_or(Timestamp::MIN))
+            }
+            (None, None) => None,
+        };
+        Ok(LogOptions {
+            follow: query.truth("follow"),
+            previous: query.truth("previous"),
+            timestamps: query.truth("timestamps"),
+            tail: query.count("tailLines")?,
+            since,
+            limit_bytes: query.count("limitBytes")?,
+        })
+    }
+}
+
+/// The container that is meant. Error: 400, none or an unknown one is named where there are several.
+fn container<'a>(pod: &'a Value, query: &'a Query) -> Result<&'a str, ApiError> {
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    let lists = ["initContainers", "containers", "ephemeralContainers"];
+    let of = |list: &str| pod["spec"][list].as_array().into_iter().flatten().filter_map(|c| c["name"].as_str());
+    let containers: Vec<&str> = of("containers").collect();
+    match (query.get("container"), containers.as_slice()) {
+        (Some(wanted), _) if lists.iter().any(|list| of(list).any(|own| own == wanted)) => Ok(wanted),
+        (Some(wanted), _) => Err(ApiError::bad_request(format!("container {wanted} is not valid for pod {name}"))),
+        (None, [one]) => Ok(one),
+        (None, several) => {
+            let several = several.join(" ");
+            Err(ApiError::bad_request(format!(
+                "a container name must be specified for pod {name}, choose one of: [{several}]"
+            )))
+        }
+    }
+}
+
+/// The log of a pod. `place` is held until its end.
+pub async fn answer(
+    logs: &dyn Logs,
+    pod: &Value,
+    query: &Query,
+    now: Timestamp,
+    place: Place,
+) -> Result<Reply, ApiError> {
+    let options = LogOptions::of(query, now)?;
+    let container = container(pod, query)?;
+    if pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
+        return Ok(reply::bytes(StatusCode::OK, TEXT, ""));
+    }
+    let mut stream = logs.open(pod, container, &options).await?;
+    let (pieces, answer) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let _place = place;
+        loop {
+            let piece = tokio::select! {
+                piece = stream.recv() => piece,
+                // The client has gone; the node is told by the dropped stream.
+                () = pieces.closed() => None,
+            };
+            let Some(piece) = piece else { break };
+            if pieces.send(piece).await.is_err() {
+                break;
+            }
+        }
+    });
+    Ok(reply::pieces(TEXT, answer))
+}

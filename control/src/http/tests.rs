@@ -1,0 +1,207 @@
+//! Requests as they come, and what is made of them before anything is read or written.
+
+use hyper::Method;
+use serde_json::json;
+
+use super::accept::{Accept, accept, names};
+use super::query::Query;
+use super::request::{Resource, Target, Verb};
+use super::{body, discovery, limits, reply};
+use crate::api::kinds::by_kind;
+use crate::api::objects::{FieldValidation, Propagation};
+
+fn resource(path: &str) -> Resource {
+    match Target::of(path).unwrap() {
+        Target::Resource(resource) => resource,
+        Target::Path(path) => panic!("{path}"),
+    }
+}
+
+/// Group, namespace, resource, name, part.
+fn parts(path: &str) -> (String, String, String, String, String) {
+    let Resource { group, namespace, resource, name, subresource, .. } = resource(path);
+    (group, namespace, resource, name, subresource)
+}
+
+fn of(group: &str, namespace: &str, resource: &str, name: &str, sub: &str) -> (String, String, String, String, String) {
+    (group.into(), namespace.into(), resource.into(), name.into(), sub.into())
+}
+
+#[test]
+fn a_path_names_its_object() {
+    assert_eq!(parts("/api/v1/pods"), of("", "", "pods", "", ""));
+    assert_eq!(parts("/api/v1/namespaces/a/pods/p"), of("", "a", "pods", "p", ""));
+    assert_eq!(parts("/apis/apps/v1/namespaces/a/daemonsets/d/status"), of("apps", "a", "daemonsets", "d", "status"));
+    assert_eq!(parts("/api/v1/namespaces"), of("", "", "namespaces", "", ""));
+    assert_eq!(parts("/api/v1/namespaces/a"), of("", "a", "namespaces", "a", ""));
+    assert_eq!(parts("/api/v1/namespaces/a/finalize"), of("", "a", "namespaces", "a", "finalize"));
+    assert_eq!(parts("/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode").3, "system:node");
+    for path in ["/api", "/apis/apps", "/apis/apps/v1", "/version", "/"] {
+        assert_eq!(Target::of(path), Ok(Target::Path(path.into())));
+    }
+    assert!(Target::of("/api/v1/namespaces/a%2Fb/pods").is_err());
+    assert!(Target::of("/api/v1/pods/%ff").is_err());
+}
+
+#[test]
+fn a_method_is_a_verb_by_what_it_is_about() {
+    let verb = |method: Method, path: &str, query: &str| Verb::of(&method, &resource(path), &Query::of(query));
+    let (all, one) = ("/api/v1/pods", "/api/v1/namespaces/a/pods/p");
+    assert_eq!(verb(Method::GET, all, ""), Some(Verb::List));
+    assert_eq!(verb(Method::GET, all, "watch=true"), Some(Verb::Watch));
+    assert_eq!(verb(Method::GET, all, "watch=0"), Some(Verb::List));
+    assert_eq!(verb(Method::GET, one, ""), Some(Verb::Get));
+    assert_eq!(verb(Method::DELETE, one, ""), Some(Verb::Delete));
+    assert_eq!(verb(Method::DELETE, all, ""), Some(Verb::DeleteCollection));
+    assert_eq!(verb(Method::PUT, all, ""), None);
+    assert_eq!(verb(Method::OPTIONS, one, ""), None);
+}
+
+#[test]
+fn the_first_form_that_is_offered_is_the_answers() {
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+    assert_eq!(accept(table), Some(Accept::Table { version: "v1" }));
+    assert_eq!(accept("application/vnd.kubernetes.protobuf,application/json"), Some(Accept::Whole));
+    assert_eq!(accept("application/vnd.kubernetes.protobuf, */*"), Some(Accept::Whole));
+    assert_eq!(accept("application/vnd.kubernetes.protobuf"), None);
+    assert_eq!(accept(""), Some(Accept::Whole));
+    assert_eq!(accept("application/json;as=Cake;v=v1;g=meta.k8s.io,application/json"), Some(Accept::Whole));
+    let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    assert_eq!(accept(metadata), Some(Accept::Partial { version: "v1" }));
+    let discovery = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    assert_eq!(accept(discovery), Some(Accept::Discovery { version: "v2" }));
+    assert!(names(
+        "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+        "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+    ));
+}
+
+#[test]
+fn initial_events_are_asked_for_rightly_or_refused_and_never_passed_over() {
+    let kind = by_kind("", "v1", "Pod").unwrap();
+    let watch = |text: &str| Query::of(text).watch(kind);
+    let (query, from_now) =
+        watch("sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true").unwrap();
+    assert!(query.send_initial && query.bookmarks && query.after.is_none() && !from_now);
+    for refused in [
+        "sendInitialEvents=true",
+        "resourceVersionMatch=NotOlderThan",
+        "sendInitialEvents=true&resourceVersionMatch=Exact",
+    ] {
+        let error = watch(refused).unwrap_err();
+        assert_eq!((error.code, error.reason), (422, "Invalid"), "{refused}");
+    }
+    assert_eq!(Query::of("sendInitialEvents=true").list(kind).unwrap_err().code, 422);
+    assert!(watch("sendInitialEvents=false&resourceVersionMatch=NotOlderThan").unwrap().1);
+    assert_eq!(watch("resourceVersion=12").unwrap().0.after, Some(12));
+    assert_eq!(watch("resourceVersion=0").unwrap().0.after, None);
+    assert_eq!(watch("resourceVersion=x").unwrap_err().code, 400);
+}
+
+#[test]
+fn a_list_is_as_of_the_revision_that_was_asked_for() {
+    let kind = by_kind("apps", "v1", "DaemonSet").unwrap();
+    let list = |text: &str| Query::of(text).list(kind);
+    let query = list("limit=5&resourceVersion=7&resourceVersionMatch=Exact").unwrap();
+    assert_eq!((query.limit, query.revision, query.exact), (Some(5), Some(7), true));
+    assert_eq!(list("limit=0").unwrap().limit, None);
+    for refused in [
+        "resourceVersionMatch=Exact",
+        "resourceVersion=0&resourceVersionMatch=Exact",
+        "resourceVersion=1&resourceVersionMatch=Some",
+    ] {
+        assert_eq!(list(refused).unwrap_err().code, 422, "{refused}");
+    }
+    assert_eq!(list("labelSelector=a%20in").unwrap_err().code, 400);
+}
+
+#[test]
+fn options_of_writes_are_read_or_refused() {
+    let write = |text: &str| Query::of(text).write("PatchOptions", "kubectl/v1.37 (linux)");
+    let options = write("").unwrap();
+    assert_eq!(
+        (options.manager.as_str(), options.dry_run, options.validation),
+        ("kubectl", false, FieldValidation::Warn)
+    );
+    let options = write("dryRun=All&fieldManager=me&fieldValidation=Strict").unwrap();
+    assert_eq!((options.manager.as_str(), options.dry_run, options.validation), ("me", true, FieldValidation::Strict));
+    for refused in ["dryRun=Some", "fieldValidation=Sloppy"] {
+        assert_eq!(write(refused).unwrap_err().code, 422, "{refused}");
+    }
+    assert_eq!(Query::of("").force(true).unwrap_err().code, 422);
+    assert_eq!(Query::of("force=true").force(false).unwrap_err().code, 422);
+    assert!(Query::of("force=true&fieldManager=a").force(true).unwrap());
+}
+
+#[test]
+fn a_deletion_is_told_by_its_body_or_by_the_query() {
+    let body = json!({ "gracePeriodSeconds": 0, "propagationPolicy": "Foreground", "preconditions": { "uid": "u" }, "dryRun": ["All"] });
+    let options = Query::of("gracePeriodSeconds=9").delete(Some(&body)).unwrap();
+    assert_eq!((options.grace, options.propagation, options.dry_run), (Some(0), Some(Propagation::Foreground), true));
+    assert_eq!(options.preconditions.uid.as_deref(), Some("u"));
+    let options = Query::of("gracePeriodSeconds=9&orphanDependents=true").delete(None).unwrap();
+    assert_eq!((options.grace, options.propagation), (Some(9), Some(Propagation::Orphan)));
+    assert_eq!(Query::of("").delete(Some(&json!({ "propagationPolicy": "Slow" }))).unwrap_err().code, 400);
+}
+
+#[test]
+fn a_body_is_read_by_its_type() {
+    let headers = |media: &str| {
+        let mut headers = hyper::HeaderMap::new();
+        headers.insert(hyper::header::CONTENT_TYPE, media.parse().unwrap());
+        headers
+    };
+    let yaml = body::document(&headers("application/yaml"), &"a: 1\na: 2\n".into()).unwrap();
+    assert_eq!((yaml.value, yaml.duplicates), (json!({ "a": 2 }), vec!["a".to_owned()]));
+    let json = body::document(&headers("application/json; charset=utf-8"), &"{\"a\": [1]}".into()).unwrap();
+    assert_eq!(json.value, json!({ "a": [1] }));
+    assert_eq!(body::document(&headers("text/html"), &"x".into()).unwrap_err().code, 415);
+    let unknown = b"k8s\0\x0a\x12\x0a\x07apps/v1\x12\x07ReplSet";
+    assert_eq!(
+        body::document(&headers("application/vnd.kubernetes.protobuf"), &unknown[..].into()).unwrap_err().code,
+        415
+    );
+    assert_eq!(body::patch(&headers("application/json"), &"{}".into()).unwrap_err().code, 415);
+    let apply = body::patch(&headers("application/apply-patch+yaml"), &"kind: A\n".into()).unwrap();
+    assert_eq!((apply.0, apply.1.value), (body::PatchType::Apply, json!({ "kind": "A" })));
+}
+
+#[test]
+fn a_client_that_asks_too_often_is_told_to_wait_and_others_are_not() {
+    let limits = limits::Limits::default();
+    let now = std::time::Instant::now();
+    let refused = (0..60).filter(|_| limits.count("198.18.0.1", false, now).is_err()).count();
+    assert_eq!(refused, 10);
+    assert!(limits.count("198.18.0.2", false, now).is_ok());
+    let later = now + std::time::Duration::from_secs(1);
+    assert!(limits.count("198.18.0.1", false, later).is_ok());
+    let error = (0..60).find_map(|_| limits.count("198.18.0.1", false, later).err()).unwrap();
+    let reply = reply::error(&error, false);
+    assert_eq!((reply.status().as_u16(), reply.headers()["retry-after"].to_str().unwrap()), (429, "1"));
+}
+
+#[test]
+fn warnings_are_headers_that_nobody_can_break_out_of() {
+    let mut reply = reply::bytes(hyper::StatusCode::OK, reply::JSON, "");
+    reply::warn(&mut reply, &["unknown field \"a\"\r\nX: y".to_owned()]);
+    assert_eq!(reply.headers()["warning"].to_str().unwrap(), "299 - \"unknown field \\\"a\\\"  X: y\"");
+}
+
+#[test]
+fn both_forms_of_discovery_say_the_same() {
+    let old = discovery::resources("apps", "v1").unwrap();
+    let names: Vec<&str> = old["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["controllerrevisions", "daemonsets", "daemonsets/status"]);
+    let new = discovery::aggregated(false, "v2");
+    let apps = new["items"].as_array().unwrap().iter().find(|group| group["metadata"]["name"] == "apps").unwrap();
+    let daemonsets = &apps["versions"][0]["resources"][1];
+    assert_eq!((&daemonsets["resource"], &daemonsets["scope"]), (&json!("daemonsets"), &json!("Namespaced")));
+    assert_eq!(daemonsets["subresources"][0]["subresource"], "status");
+    assert_eq!(daemonsets["shortNames"], json!(["ds"]));
+    assert_eq!(discovery::aggregated(true, "v2")["items"].as_array().unwrap().len(), 1);
+    assert_eq!(discovery::group("apps").unwrap()["preferredVersion"]["groupVersion"], "apps/v1");
+    assert_eq!(discovery::group("batch"), None);
+    let token = discovery::resources("", "v1").unwrap();
+    let token = token["resources"].as_array().unwrap().iter().find(|r| r["name"] == "serviceaccounts/token").unwrap();
+    assert_eq!((&token["group"], &token["kind"]), (&json!("authentication.k8s.io"), &json!("TokenRequest")));
+}
