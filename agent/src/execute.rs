@@ -279,7 +279,8 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             Ok(Outcome::Connected { uid: pod.record.uid, ips })
         }
         Job::Create { pod, container, attempt, not_refreshed, contents, api } => {
-            let mut container = environment(&pod, container, &contents)?;
+            // On the heap: it is the largest thing here, and every job has room for it as long as it lives.
+            let mut container = Box::new(environment(&pod, container, &contents)?);
             if let Some((host, port)) = api {
                 add_service(&mut container, &host, port);
             }
@@ -299,7 +300,7 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
         Job::Hook { pod, container, attempt, hook, address } => {
             let container = &pod.template.spec.containers[container];
             let run = RunKey { uid: pod.record.uid.clone(), container: container.name.clone(), attempt };
-            let failed = run_hook(machine, container, &run, hook, address).await?;
+            let failed = Box::pin(run_hook(machine, container, &run, hook, address)).await?;
             Ok(Outcome::Hooked { run, hook, failed })
         }
         Job::Delete { run, unsaid } => {

@@ -96,8 +96,10 @@ fn without_a_credential_there_is_health_and_version_and_nothing_else() {
     assert_eq!(client.curl(CONFIG_MAPS, &["--data", "{}"]).status(), (403, "Forbidden".into()));
     let wrong = ["--header", "Authorization: Bearer nobody"];
     assert_eq!(client.curl("/api/v1/pods", &wrong).status(), (401, "Unauthorized".into()));
-    let busy = (0..60).map(|_| client.curl("/livez", &[])).find(|answer| answer.code == 429).expect("a bound");
-    assert!(busy.head.contains("retry-after: 1"), "{busy:?}");
+    // Many at once, on one connection: more than probes have need of.
+    let url = format!("https://{}/livez", serving.address);
+    let busy = client.curl("/livez", &vec![url.as_str(); 200]);
+    assert!(busy.body.contains("\"TooManyRequests\"") && busy.body.contains("retry-after: 1"), "{busy:?}");
 }
 
 #[test]
@@ -160,7 +162,7 @@ fn a_watch_begins_with_what_there_is_says_so_and_ends_in_time() {
 fn bodies_come_in_three_forms_and_answers_in_the_one_asked_for() {
     let serving = Serving::start();
     let client = Client::of(&serving);
-    let yaml = b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\ndata: {a: b}\n";
+    let yaml = b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: from-yaml}\ndata: {a: b}\n";
     assert_eq!(client.post(CONFIG_MAPS, "application/yaml", yaml).json()["data"]["a"], "b");
     let envelope = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12\x0d\x0a\x03\x0a\x01p\x12\x06\x0a\x01a\x12\x01b";
     let made = client.post(CONFIG_MAPS, "application/vnd.kubernetes.protobuf", envelope);
@@ -177,8 +179,8 @@ fn bodies_come_in_three_forms_and_answers_in_the_one_asked_for() {
     let table = client.ask(&format!("{CONFIG_MAPS}?includeObject=None&limit=1"), &["--header", table]).json();
     assert_eq!((&table["kind"], table["rows"].as_array().map(Vec::len)), (&json!("Table"), Some(1)));
     assert!(table["metadata"]["continue"].is_string() && table["rows"][0].get("object").is_none(), "{table}");
-    assert!(client.ask(&format!("{CONFIG_MAPS}/y?pretty=true"), &[]).body.starts_with("{\n  \"apiVersion\""));
-    assert_eq!(client.ask(&format!("{CONFIG_MAPS}/y?pretty=false"), &[]).body.lines().count(), 1);
+    assert!(client.ask(&format!("{CONFIG_MAPS}/from-yaml?pretty=true"), &[]).body.starts_with("{\n  \"apiVersion\""));
+    assert_eq!(client.ask(&format!("{CONFIG_MAPS}/from-yaml?pretty=false"), &[]).body.lines().count(), 1);
     let place = client.ask("/openapi/v3", &[]).json()["paths"]["apis/apps/v1"]["serverRelativeURL"].clone();
     let document = client.ask(place.as_str().expect("an address"), &[]);
     assert!(document.head.contains("immutable"), "{}", document.head);

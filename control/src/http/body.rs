@@ -1,7 +1,7 @@
 //! The bodies of requests: bounded while they are read, and JSON whatever they came as.
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
 use hyper::HeaderMap;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -12,6 +12,8 @@ use crate::api::protobuf::{self, ProtobufError};
 
 /// A larger body is refused: Kubernetes' limit, twice what a store takes of one object.
 pub const BODY_MAX: usize = 3 << 20;
+/// So much is read and dropped, because most clients read no answer while they still write; then the connection is closed on them.
+const PASSED_OVER_MAX: usize = 4 * BODY_MAX;
 
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
@@ -38,17 +40,25 @@ pub enum PatchType {
 }
 
 /// Reads all of it. Error: it is too large, or its client went away.
-pub async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, ApiError> {
-    let too_large = || ApiError::too_large(format!("the body is larger than {BODY_MAX} bytes"));
+pub async fn read(headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, ApiError> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > BODY_MAX as u64) {
-        return Err(too_large());
+    let mut length = 0_usize;
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::bad_request(format!("the body could not be read: {error}")))?;
+        let Ok(piece) = frame.into_data() else { continue };
+        length = length.saturating_add(piece.len());
+        if length > PASSED_OVER_MAX {
+            break;
+        }
+        if length <= BODY_MAX && announced.is_none_or(|announced| announced <= BODY_MAX as u64) {
+            bytes.extend_from_slice(&piece);
+        }
     }
-    match Limited::new(body, BODY_MAX).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(ApiError::bad_request(format!("the body could not be read: {error}"))),
+    if length > BODY_MAX {
+        return Err(ApiError::too_large(format!("the body is larger than {BODY_MAX} bytes")));
     }
+    Ok(bytes.freeze())
 }
 
 /// The media type without its parameters; empty where none is said.

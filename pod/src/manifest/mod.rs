@@ -233,6 +233,8 @@ pub fn parse_object(file: &str, bytes: &[u8], context: &Context) -> Parsed {
         Ok(text) => documents::read_object(text, &reading, &mut parsed),
         Err((line, reason)) => parsed.whole = Some(whole(file, line, reason)),
     }
+    // It is kept for as long as the file lies there.
+    parsed.documents.shrink_to_fit();
     parsed
 }
 

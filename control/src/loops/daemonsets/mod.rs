@@ -1,4 +1,4 @@
-//! The loop of the DaemonSets: one at a time is looked at, [`decide`](crate::daemonset::decide) says what to do, [`carry`] does it.
+//! The loop of the DaemonSets: one at a time is looked at, [`decide`] says what to do, [`carry`] does it.
 //!
 //! What the loop has written itself it sees before it decides again: otherwise it would make a pod twice.
 
