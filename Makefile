@@ -15,7 +15,7 @@ help:
 	@echo 'make check            format, lints, documentation, licences'
 	@echo 'make bench            measure beside ctr and podman, about half an hour (root)'
 	@echo 'make machine          boot a Debian machine with the units and test it there (root)'
-	@echo 'make sim SEEDS=n      drive the agent over a faulty fake runtime from n seeds; a failing seed prints itself'
+	@echo 'make sim SEEDS=n      drive the agent over a faulty fake runtime, and the endpoint over faulty nodes, from n seeds; a failing seed prints itself'
 
 run:
 	@scripts/run.sh
@@ -40,3 +40,4 @@ machine:
 sim:
 	@scripts/setup.sh build
 	SEEDS=$(SEEDS) cargo test --release --package daemonlet --test simulation -- --nocapture
+	SEEDS=$(SEEDS) cargo test --release --package control --test simulation -- --nocapture

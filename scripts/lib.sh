@@ -5,14 +5,15 @@
 top=$PWD
 run=$top/.run
 
-# Own names, so that a daemonlet that runs as a service on the same machine is never touched: the containerd namespace, under which all
-# containerd instances of a machine share runc's state, and the cgroup root.
-namespace=daemonlet-run
-cgroup_root=daemonlet_run
+# Own names, so that a daemonlet that runs as a service on the same machine is never touched, nor one of another clone: the containerd
+# namespace, under which all containerd instances of a machine share runc's state, and the cgroup root.
+number=$(printf '%s' "$run" | cksum | cut -d ' ' -f 1)
+namespace=daemonlet-run-$number
+cgroup_root=daemonlet_run_$number
 
 # A socket's path holds at most 107 bytes, and containerd adds ".ttrpc" to its own.
 if [ ${#run} -gt 80 ]; then
-    sockets=/run/daemonlet-run-$(printf '%s' "$run" | cksum | cut -d ' ' -f 1)
+    sockets=/run/daemonlet-run-$number
 else
     sockets=$run/s
 fi

@@ -139,7 +139,8 @@ for dir in /proc/[0-9]*; do
         ;;
     esac
 done
-if [ -z "$others" ] && [ -z "$(ls "/sys/class/net/$bridge/brif" 2>/dev/null || true)" ]; then
+# `ip` asks the network namespace that this runs in; /sys shows the one in which it was mounted.
+if [ -z "$others" ] && [ -z "$(ip -o link show master "$bridge" 2>/dev/null || true)" ]; then
     for tables in iptables ip6tables; do
         for table in nat filter; do
             "$tables" -w 5 -t "$table" -S 2>/dev/null | grep -e "^-A .*[io] $bridge .*--comment \"*daemonlet" | sed 's/^-A/-D/' |
@@ -148,7 +149,7 @@ if [ -z "$others" ] && [ -z "$(ls "/sys/class/net/$bridge/brif" 2>/dev/null || t
                 done
         done
     done
-    [ ! -d "/sys/class/net/$bridge/brif" ] || ip link del "$bridge" || true
+    ! ip link show dev "$bridge" >/dev/null 2>&1 || ip link del "$bridge" || true
 fi
 
 rm -rf "$run"

@@ -85,5 +85,5 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
         drop(place);
         done
     };
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(io::Error::other(e)))
+    threads::in_turn(work).await.unwrap_or_else(|e| Err(io::Error::other(e)))
 }

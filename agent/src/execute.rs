@@ -277,7 +277,8 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             Ok(Outcome::Connected { uid: pod.record.uid, ips })
         }
         Job::Create { pod, container, attempt, not_refreshed, contents } => {
-            let container = environment(&pod, container, &contents)?;
+            // On the heap: it is the largest thing here, and every job has room for it as long as it lives.
+            let container = Box::new(environment(&pod, container, &contents)?);
             Box::pin(create(ground, workload, &pod, (&container, attempt), not_refreshed)).await
         }
         Job::Resize { pod, runs } => Box::pin(resize(ground, pod, runs)).await,
@@ -294,7 +295,7 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
         Job::Hook { pod, container, attempt, hook, address } => {
             let container = &pod.template.spec.containers[container];
             let run = RunKey { uid: pod.record.uid.clone(), container: container.name.clone(), attempt };
-            let failed = run_hook(machine, container, &run, hook, address).await?;
+            let failed = Box::pin(run_hook(machine, container, &run, hook, address)).await?;
             Ok(Outcome::Hooked { run, hook, failed })
         }
         Job::Delete { run, unsaid } => {

@@ -61,7 +61,7 @@ impl Pipes {
         call: impl FnOnce(&Keeper) -> Result<T, keeper::client::Error> + Send + 'static,
     ) -> Result<T, StepError> {
         let keeper = self.keeper.clone();
-        match tokio::task::spawn_blocking(move || call(&keeper)).await {
+        match threads::in_turn(move || call(&keeper)).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(e)) => Err(StepError::new("CreateContainerError", chain(&e))),
             Err(e) => Err(StepError::new("CreateContainerError", format!("a call to the log keeper ended: {e}"))),

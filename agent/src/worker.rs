@@ -84,7 +84,7 @@ pub struct Worker<M: Machine> {
     key: WorkloadKey,
     shared: Arc<Shared<M>>,
     wanted: watch::Receiver<Wanted>,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<Box<Request>>,
     nudge: Arc<Nudge>,
     /// Oldest first.
     pods: Vec<PodView>,
@@ -136,6 +136,9 @@ pub struct Worker<M: Machine> {
     /// None: the runtime has to be asked.
     looked: Option<Result<(), StepError>>,
     look_again: Option<Moment>,
+    /// What the node has of the pods has changed, and the runtime need not be asked for it: that would take as long as a container's
+    /// snapshot.
+    inspect_again: bool,
     configs: contents::Configs,
 }
 
@@ -145,7 +148,7 @@ impl<M: Machine> Worker<M> {
         key: WorkloadKey,
         shared: Arc<Shared<M>>,
         wanted: watch::Receiver<Wanted>,
-        requests: mpsc::Receiver<Request>,
+        requests: mpsc::Receiver<Box<Request>>,
         nudge: Arc<Nudge>,
         mut records: Vec<Record>,
     ) -> Worker<M> {
@@ -183,6 +186,7 @@ impl<M: Machine> Worker<M> {
             jobs: JoinSet::new(),
             looked: None,
             look_again: None,
+            inspect_again: false,
             configs: contents::Configs::default(),
         };
         for record in records {
@@ -198,8 +202,9 @@ impl<M: Machine> Worker<M> {
         worker
     }
 
-    /// Runs until nothing is wanted and nothing is left, or the agent stops.
-    pub async fn run(mut self) {
+    /// Runs until nothing is wanted and nothing is left, or the agent stops. Boxed, because what a future is given by value lies in
+    /// it twice.
+    pub async fn run(mut self: Box<Self>) {
         self.announce();
         loop {
             let stopping = *self.shared.stopping.borrow();
@@ -209,6 +214,9 @@ impl<M: Machine> Worker<M> {
             self.take_nudges();
             if self.looked.is_none() {
                 self.look().await;
+            }
+            if std::mem::take(&mut self.inspect_again) {
+                self.inspect().await;
             }
             self.take_contents();
             let now = self.shared.machine.clock().now();
@@ -238,8 +246,27 @@ impl<M: Machine> Worker<M> {
                 outdated_again,
             ];
             let wake_at = moments.into_iter().flatten().min();
+            self.tidy();
             self.wait(wake_at, stopping).await;
         }
+    }
+
+    /// A map that held one entry has room for eleven also when it is empty again; a worker that waits gives that back.
+    fn tidy(&mut self) {
+        fn give_back<T: Default>(emptied: bool, it: &mut T) {
+            if emptied {
+                *it = T::default();
+            }
+        }
+        give_back(self.saving.is_empty(), &mut self.saving);
+        give_back(self.debts.is_empty(), &mut self.debts);
+        give_back(self.deletions.is_empty(), &mut self.deletions);
+        give_back(self.delivered.is_empty(), &mut self.delivered);
+        give_back(self.leftovers.is_empty(), &mut self.leftovers);
+        give_back(self.failures.is_empty(), &mut self.failures);
+        give_back(self.in_flight.is_empty(), &mut self.in_flight);
+        give_back(self.waits.is_empty(), &mut self.waits);
+        give_back(self.stale.is_empty(), &mut self.stale);
     }
 
     /// Every arm may be dropped half-way: a watch and a Notify keep what they were told, a JoinSet its results, a
@@ -275,7 +302,7 @@ impl<M: Machine> Worker<M> {
             changed = self.wanted.changed() => if changed.is_err() {
                 std::future::pending::<()>().await;
             },
-            Some(request) = self.requests.recv() => self.request(request),
+            Some(request) = self.requests.recv() => self.request(*request),
             () = self.nudge.told() => {}
             // It is looked at when debts are paid.
             () = taken, if !self.debts.is_empty() && !stopping => {}
@@ -314,10 +341,8 @@ impl<M: Machine> Worker<M> {
         let asked = shared.machine.runtime().observe(Some(&self.key));
         match counted(shared.board.metrics(), "list_containers", asked).await {
             Ok(containers) => {
-                for view in &mut self.pods {
-                    view.containers.clear();
-                    view.sandbox = shared.machine.sandboxes().inspect(&view.record.uid, &view.template).await;
-                }
+                self.pods.iter_mut().for_each(|view| view.containers.clear());
+                self.inspect().await;
                 self.note_silence(&containers);
                 let known = std::mem::take(&mut self.strays);
                 for container in containers {
@@ -335,6 +360,15 @@ impl<M: Machine> Worker<M> {
                 self.silent.clear();
                 self.looked = Some(Err(e));
             }
+        }
+    }
+
+    /// Asks the node alone.
+    async fn inspect(&mut self) {
+        self.inspect_again = false;
+        let sandboxes = self.shared.machine.sandboxes();
+        for view in &mut self.pods {
+            view.sandbox = sandboxes.inspect(&view.record.uid, &view.template).await;
         }
     }
 
@@ -477,6 +511,7 @@ impl<M: Machine> Worker<M> {
                 let record = self.admit(wanted, now);
                 self.shared.directory.claim(&record);
                 // Until its admission is known to have succeeded.
+                self.leftovers.reserve_exact(1);
                 self.leftovers.push(record.clone());
                 Some(Job::Admit { wanted: wanted.clone(), record: Box::new(record) })
             }

@@ -128,7 +128,7 @@ struct Found {
 /// A worker as its owner sees it.
 struct Seat {
     wanted: watch::Sender<Wanted>,
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<Box<Request>>,
     nudge: Arc<Nudge>,
 }
 
@@ -229,7 +229,7 @@ impl<M: Machine> Workers<M> {
         let nudge = Arc::new(Nudge::default());
         let worker =
             Worker::new(key.clone(), self.shared.clone(), wanted_receiver, requests_receiver, nudge.clone(), records);
-        let task = self.tasks.spawn(worker.run());
+        let task = self.tasks.spawn(Box::new(worker).run());
         self.by_task.insert(task.id(), key.clone());
         self.workers.insert(key, Seat { wanted, requests, nudge });
     }
@@ -302,7 +302,7 @@ impl<M: Machine> Workers<M> {
             Command::EvictPod { workload, uid, message } => {
                 if let Some(seat) = self.workers.get(&workload) {
                     // One that has no room just now is told at the next measurement.
-                    let _ = seat.requests.try_send(Request::Evict { uid, message });
+                    let _ = seat.requests.try_send(Box::new(Request::Evict { uid, message }));
                 }
                 return;
             }
@@ -313,8 +313,8 @@ impl<M: Machine> Workers<M> {
         };
         match self.workers.get(&workload) {
             Some(seat) => {
-                if let Err(refused) = seat.requests.try_send(Request::Delete { uid, reply })
-                    && let Request::Delete { reply, .. } = refused.into_inner()
+                if let Err(refused) = seat.requests.try_send(Box::new(Request::Delete { uid, reply }))
+                    && let Request::Delete { reply, .. } = *refused.into_inner()
                 {
                     answer(reply, "its worker has too many requests waiting: try again in a moment");
                 }

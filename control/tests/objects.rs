@@ -999,3 +999,77 @@ async fn an_agent_takes_a_pod_and_a_daemonset_as_they_are_kept() {
         assert_eq!(refused, Vec::<String>::new());
     }
 }
+
+#[tokio::test]
+async fn what_does_not_fit_in_one_read_is_listed_and_watched_whole() {
+    const MANY: usize = 230;
+    let world = world().await;
+    let creations = (0..MANY).map(|n| {
+        let objects = world.objects.clone();
+        let object = json!({"metadata": {"name": format!("c{n:03}"), "labels": {"odd": (n % 2).to_string()}}});
+        tokio::spawn(async move { objects.create(kind("configmaps"), "n", object, &options()).await })
+    });
+    for creation in creations.collect::<Vec<_>>() {
+        creation.await.unwrap().unwrap();
+    }
+    let all = world.list("configmaps", ListQuery::default()).await.items;
+    assert_eq!((all.len(), names(&all).is_sorted()), (MANY, true));
+    let page = world.list("configmaps", ListQuery { limit: Some(150), ..ListQuery::default() }).await;
+    assert_eq!((page.items.len(), page.remaining, page.continue_.is_some()), (150, Some(80), true));
+    let rest = ListQuery { limit: Some(150), continue_: page.continue_, ..ListQuery::default() };
+    let rest = world.list("configmaps", rest).await;
+    assert_eq!((rest.items.len(), names(&rest.items)[0], rest.continue_), (80, "c150", None));
+    let odd = ListQuery { labels: selector::labels("odd=1").unwrap(), limit: Some(110), ..ListQuery::default() };
+    let page = world.list("configmaps", odd.clone()).await;
+    assert_eq!((page.items.len(), page.remaining), (110, None));
+    let rest = world.list("configmaps", ListQuery { continue_: page.continue_, ..odd }).await;
+    assert_eq!(names(&rest.items), ["c221", "c223", "c225", "c227", "c229"]);
+    let exactly = world.list("configmaps", ListQuery { limit: Some(MANY), ..ListQuery::default() }).await;
+    assert_eq!((exactly.items.len(), exactly.continue_, exactly.remaining), (MANY, None, None));
+
+    let query = WatchQuery { send_initial: true, bookmarks: true, ..WatchQuery::default() };
+    let mut watching = world.watch("configmaps", query).await;
+    let told = told(&mut watching, MANY + 1).await;
+    assert!(told[..MANY].iter().all(|(kind, _)| *kind == EventKind::Added));
+    assert!(told[..MANY].iter().map(|(_, name)| name).is_sorted());
+    assert_eq!(told[MANY].0, EventKind::Bookmark);
+}
+
+/// Refuses what has the label `no`, and remembers what it was asked.
+#[derive(Default)]
+struct Refusing(std::sync::Mutex<Vec<(String, bool, i64)>>);
+
+impl control::api::objects::Guard for Refusing {
+    fn check<'a>(
+        &'a self,
+        kind: &'static Kind,
+        sub: &'a str,
+        new: &'a Value,
+        old: Option<&'a Value>,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>> {
+        let limit = new["spec"]["revisionHistoryLimit"].as_i64().unwrap_or(-1);
+        self.0.lock().expect("nobody has panicked").push((sub.to_owned(), old.is_some(), limit));
+        let refused = !new["metadata"]["labels"]["no"].is_null();
+        Box::pin(async move { if refused { Err(ApiError::forbidden(kind, "d", "no")) } else { Ok(()) } })
+    }
+}
+
+#[tokio::test]
+async fn a_guard_sees_every_write_as_it_would_be_and_keeps_it_from_happening() {
+    let world = world().await;
+    let guard = std::sync::Arc::new(Refusing::default());
+    let guarded = WriteOptions { guard: Some(guard.clone()), ..options() };
+    let daemonsets = kind("apps/daemonsets");
+    world.objects.create(daemonsets, "n", daemonset("d"), &guarded).await.unwrap();
+    let label = || Patch::Merge(json!({"metadata": {"labels": {"no": "x"}}}));
+    assert_eq!(refused(world.objects.patch(daemonsets, "n", "d", "", label(), &guarded).await).0, 403);
+    assert_eq!(world.get("apps/daemonsets", "n", "d").await.unwrap()["metadata"].get("labels"), None);
+    let ready = Patch::Merge(json!({"status": {"numberReady": 1}}));
+    world.objects.patch(daemonsets, "n", "d", "status", ready, &guarded).await.unwrap();
+    let configuration = json!({"spec": {"revisionHistoryLimit": 3}});
+    let apply = Patch::Apply { configuration, force: true };
+    world.objects.patch(daemonsets, "n", "d", "", apply, &guarded).await.unwrap();
+    let asked = guard.0.lock().unwrap().clone();
+    let wanted = [("", false, 10), ("", true, 10), ("status", true, 10), ("", true, 3)];
+    assert_eq!(asked, wanted.map(|(sub, old, limit)| (sub.to_owned(), old, limit)));
+}

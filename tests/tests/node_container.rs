@@ -360,10 +360,36 @@ fn what_uses_too_much_memory_is_killed_and_said_to_be() {
 
 #[test]
 fn oom_score_adj_follows_the_class_as_far_as_this_process_may() {
-    let (_node, pod, process) = run(pod("a"));
-    assert_eq!(pod.0["status"]["qosClass"], "BestEffort");
-    let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", process.pid)).unwrap();
-    assert_eq!(score.trim(), "1000");
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()).unwrap();
+    let total: i64 = total.parse::<i64>().unwrap() * 1024;
+    let score = |process: Process| -> i64 {
+        fs::read_to_string(format!("/proc/{}/oom_score_adj", process.pid)).unwrap().trim().parse().unwrap()
+    };
+    // An eighth of the node's memory, and all that its one container may have.
+    let eighth = json!({"requests": {"memory": (total / 8).to_string()}});
+    let all = json!({"limits": {"cpu": "100m", "memory": "64Mi"}});
+    let node = TestNode::start();
+    node.put("best.yaml", &pod("best").text());
+    node.put("burst.yaml", &pod("burst").field("resources", eighth).text());
+    node.put("sure.yaml", &pod("sure").field("resources", all).text());
+    let scored = |name: &str, class: &str| {
+        let pod = node.wait_running(name);
+        assert_eq!(pod.0["status"]["qosClass"], class);
+        (score(node.process(&pod)), pod)
+    };
+    assert_eq!(scored("best", "BestEffort").0, 1000);
+    assert_eq!(scored("burst", "Burstable").0, 1000 - 1000 * (total / 8) / total);
+    // Kubernetes' -997, or as low as containerd itself may go, which is said.
+    let config = node.dir().join("containerd/config.toml");
+    let containerd = with_command(config.to_str().unwrap()).into_iter().next().expect("containerd runs");
+    let capabilities = u64::from_str_radix(&containerd.status("CapEff").unwrap(), 16).unwrap();
+    const SYS_RESOURCE: u64 = 1 << 24;
+    let least = if capabilities & SYS_RESOURCE != 0 { -1000 } else { score(containerd) };
+    let (given, sure) = scored("sure", "Guaranteed");
+    assert_eq!(given, least.max(-997));
+    let said = format!("oom_score_adj {given} instead of -997");
+    assert_eq!(sure.0["status"]["conditions"].to_string().contains(&said), given > -997, "{sure:?}");
 }
 
 #[test]

@@ -17,7 +17,8 @@ struct SmallDisk {
 impl SmallDisk {
     fn new() -> SmallDisk {
         let dir = tempfile::Builder::new().prefix("dlt-disk-").tempdir().expect("a temporary directory can be made");
-        mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), Some("size=1m,mode=0700")).expect("mounted");
+        mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), Some("size=1m,nr_inodes=300,mode=0700"))
+            .expect("mounted");
         SmallDisk { dir }
     }
 
@@ -28,6 +29,22 @@ impl SmallDisk {
     fn fill(&self) {
         let mut filler = fs::File::create(self.path().join("filler")).expect("a file can be made");
         while filler.write_all(&[7; 4096]).is_ok() {}
+    }
+
+    /// Uses up the names that the disk has room for, and leaves bytes.
+    fn fill_inodes(&self) {
+        let directory = self.path().join("fillers");
+        fs::create_dir(&directory).expect("a directory can be made");
+        for number in 0.. {
+            if let Err(error) = fs::File::create(directory.join(number.to_string())) {
+                assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+                return;
+            }
+        }
+    }
+
+    fn free_inodes(&self) {
+        fs::remove_dir_all(self.path().join("fillers")).expect("they were used up");
     }
 
     fn free(&self) {
@@ -46,6 +63,14 @@ fn wait_why(node: &TestNode, name: &str, word: &str) {
     wait_for("why says it", || {
         let said = node.cli(&["why", name]).out;
         if said.contains(word) { Ok(()) } else { Err(said) }
+    });
+}
+
+#[track_caller]
+fn wait_nothing_owed(node: &TestNode) {
+    wait_for("nothing is owed", || {
+        let said = node.cli(&["why"]).out;
+        if said.contains("RecordOwed") { Err(said) } else { Ok(()) }
     });
 }
 
@@ -92,14 +117,23 @@ fn a_full_state_disk_stops_no_daemon_and_the_records_catch_up() {
     node.wait_no_pod("c");
     disk.free();
     node.wait_running("d");
-    wait_for("nothing is owed", || {
-        let said = node.cli(&["why"]).out;
-        if said.contains("RecordOwed") { Err(said) } else { Ok(()) }
-    });
+    wait_nothing_owed(&node);
     node.restart_agent();
     let restarts = node.wait_running("a").restarts();
     // The boot used the number of a run once more whose start the disk never had; it did not fall behind it.
     assert!(restarts >= 1, "the restart is not on disk: {restarts}");
+
+    // A disk without inodes takes bytes, and no record.
+    disk.fill_inodes();
+    let b = node.wait_running("b");
+    node.process(&b).kill_9();
+    node.wait_pod("b", "runs again", |pod| pod.running() && pod.restarts() > b.restarts());
+    wait_why(&node, "b", "RecordOwed");
+    node.put("e.yaml", &pod("e").text());
+    wait_why(&node, "e", "No space left");
+    disk.free_inodes();
+    node.wait_running("e");
+    wait_nothing_owed(&node);
 }
 
 #[test]

@@ -202,7 +202,10 @@ fn a_killed_keeper_comes_back_and_the_daemon_goes_on() {
 
 #[test]
 fn a_file_is_rotated_by_rename_and_nothing_is_lost_between() {
-    let node = TestNode::builder().flag("--log-max-size", "64Ki").flag("--log-max-files", "4").start();
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let say = |text: &str| fs::write(config.path(), text).unwrap();
+    say("log-max-size: 64Ki\nlog-max-files: 4\n");
+    let node = TestNode::builder().flag("--config", config.path().to_str().unwrap()).start();
     node.put("a.yaml", &counter("a").text());
     let pod = node.wait_running("a");
     let dir = node.log_file(&pod, "main", 0).parent().expect("a file lies in a directory").to_owned();
@@ -211,6 +214,15 @@ fn a_file_is_rotated_by_rename_and_nothing_is_lost_between() {
         other => Err(format!("{other:?}")),
     });
     assert_unbroken(&numbers(&node, &pod));
+
+    // Other limits are taken while the agent and the keeper run.
+    let agent = node.agent_process();
+    say("log-max-size: 64Ki\nlog-max-files: 2\n");
+    wait_for("two files are left", || match fs::read_dir(&dir).map(|entries| entries.count()) {
+        Ok(..=2) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(node.agent_process(), agent);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use tests::audit::Traces;
 use tests::client::{self, Pod};
 use tests::manifest::{daemon_set, pod};
 use tests::node::{TestNode, summary};
-use tests::process::Process;
+use tests::process::{Process, with_command};
 use tests::wait::{PATIENCE, holds_for, wait_for, wait_within};
 
 #[test]
@@ -32,6 +32,36 @@ fn a_container_that_fails_at_once_backs_off_and_says_until_when() {
     assert_eq!(waiting.container("main").unwrap()["lastState"]["terminated"]["exitCode"], 3);
     let why = node.cli(&["why", "a"]).out + &node.cli(&["why", &waiting.name()]).out;
     assert!(why.contains("back-off") || why.contains("CrashLoopBackOff"), "{why}");
+}
+
+/// One that ignores SIGTERM, and two that put themselves into the background as old daemons do, among the pod's processes and
+/// among the node's.
+#[test]
+fn what_does_not_obey_or_hides_in_the_background_is_ended_all_the_same() {
+    const GRACE: Duration = Duration::from_secs(1);
+    let node = TestNode::start();
+    let deaf = pod("deaf").script("trap '' TERM; echo started; while :; do sleep 1000; done").own_network();
+    node.put("deaf.yaml", &deaf.pod_field("terminationGracePeriodSeconds", json!(GRACE.as_secs())).text());
+    // The number is the node's, so that no other test's process is taken for one of these.
+    let number = 100_000 + std::process::id();
+    let background = format!("setsid sleep {number} & exit 0");
+    node.put("forks.yaml", &pod("forks").script(&background).text());
+    node.put("among.yaml", &pod("among").script(&background).pod_field("hostPID", json!(true)).text());
+    for name in ["forks", "among"] {
+        // The first restart is at once: two lives are over by now.
+        node.wait_pod(name, "backs off", |pod| pod.waiting("main") == "CrashLoopBackOff" && pod.restarts() >= 1);
+    }
+    wait_for("nothing of them runs", || match with_command(&format!("sleep {number}")).as_slice() {
+        [] => Ok(()),
+        left => Err(format!("{left:?}")),
+    });
+
+    let process = node.process(&node.wait_running("deaf"));
+    let removed = Instant::now();
+    ["deaf.yaml", "forks.yaml", "among.yaml"].iter().for_each(|file| node.remove(file));
+    process.wait_gone(PATIENCE);
+    assert!(removed.elapsed() >= GRACE, "it was killed before its time");
+    node.wait_nothing_left();
 }
 
 #[test]

@@ -78,6 +78,76 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    const AGENT: &str = include_str!("../../../systemd/daemonlet.service");
+    const KEEPER: &str = include_str!("../../../systemd/daemonlet-logkeeper.service");
+
+    /// The values of a directive, one entry a word, over all its lines.
+    fn words<'a>(unit: &'a str, directive: &str) -> Vec<&'a str> {
+        let lines = unit.lines().filter(|line| !line.starts_with(['#', ';']));
+        let values = lines.filter_map(|line| line.split_once('=').filter(|(name, _)| name.trim() == directive));
+        values.flat_map(|(_, value)| value.split_whitespace()).collect()
+    }
+
+    /// Each of these has cost somebody's daemons: systemd.exec(5), systemd.kill(5), systemd.unit(5).
+    #[test]
+    fn the_units_have_none_of_the_directives_that_take_daemons_down() {
+        for (name, unit) in [("daemonlet", AGENT), ("daemonlet-logkeeper", KEEPER)] {
+            // Pinned namespaces, pipes and sockets would go at each stop.
+            let deletes = ["RuntimeDirectory", "ExecStopPost", "ExecStop"];
+            // A mount namespace of its own: containerd would not see our mounts.
+            let hides = [
+                "PrivateTmp",
+                "PrivateMounts",
+                "PrivateDevices",
+                "PrivateUsers",
+                "PrivateNetwork",
+                "ProtectSystem",
+                "ProtectHome",
+                "ProtectControlGroups",
+                "ProtectKernelTunables",
+                "ProtectKernelModules",
+                "ProtectKernelLogs",
+                "ProtectProc",
+                "ReadOnlyPaths",
+                "ReadWritePaths",
+                "InaccessiblePaths",
+                "TemporaryFileSystem",
+                "BindPaths",
+                "BindReadOnlyPaths",
+                "RootDirectory",
+                "RootImage",
+                "MountFlags",
+                "DynamicUser",
+                "ProcSubset",
+            ];
+            // Its stop would be ours; its absence would keep us from starting.
+            let binds =
+                ["Requires", "Requisite", "BindsTo", "PartOf", "Upholds", "ConditionPathExists", "AssertPathExists"];
+            for directive in deletes.iter().chain(&hides).chain(&binds) {
+                assert_eq!(words(unit, directive), Vec::<&str>::new(), "{directive}= in {name}.service");
+            }
+            let waits: Vec<&str> = ["After", "Wants"].iter().flat_map(|directive| words(unit, directive)).collect();
+            for target in
+                ["network.target", "network-online.target", "time-sync.target", "time-set.target", "nss-lookup.target"]
+            {
+                assert!(!waits.contains(&target), "{name}.service waits for {target}");
+            }
+            assert_eq!(words(unit, "KillMode"), ["process"], "{name}: containers' helpers are spared");
+            assert_eq!(words(unit, "Type"), ["notify"], "{name}");
+            assert_eq!(words(unit, "Restart"), ["always"], "{name}");
+            assert_eq!(words(unit, "StartLimitIntervalSec"), ["0"], "{name}: it is tried for ever");
+            assert_eq!(words(unit, "WantedBy"), ["multi-user.target"], "{name}");
+        }
+        assert_eq!(words(AGENT, "Wants"), ["containerd.service", "daemonlet-logkeeper.service"]);
+        assert_eq!(words(AGENT, "After"), words(AGENT, "Wants"));
+        for scheduler in ["kubelet.service", "k3s.service", "nomad.service"] {
+            assert!(words(AGENT, "Before").contains(&scheduler), "{scheduler} may schedule before the daemons");
+        }
+        let seconds = |directive: &str| words(AGENT, directive)[0].parse::<u64>().unwrap();
+        // A beat every 10 s, and steps in flight have 10 s at the end.
+        assert!(seconds("WatchdogSec") >= 20 && seconds("TimeoutStopSec") > 10);
+    }
     use crate::doctor::Verdict;
 
     #[test]

@@ -16,9 +16,13 @@ pub struct FakeMachine {
     clock: FakeClock,
 }
 
-/// tokio's paused clock: it jumps to the next timer when nothing else can run.
+/// When every simulation begins, by a right clock, in seconds since 1970: 2026-01-01.
+const BEGIN: i64 = 1_767_225_600;
+
+/// tokio's paused clock: it jumps to the next timer when nothing else can run. The wall clock is as wrong as the world says.
 #[derive(Debug)]
 pub struct FakeClock {
+    world: World,
     start: Instant,
 }
 
@@ -26,16 +30,17 @@ impl FakeMachine {
     /// `start`: the instant that counts as the machine's start, the same for all lives of one simulation.
     pub fn new(world: World, start: Instant) -> FakeMachine {
         let boot_id = format!("boot-{}", world.state().boot);
-        FakeMachine { world, boot_id, clock: FakeClock { start } }
+        let clock = FakeClock { world: world.clone(), start };
+        FakeMachine { world, boot_id, clock }
     }
 }
 
 impl Clock for FakeClock {
     fn now(&self) -> Now {
         let since = self.start.elapsed();
-        let wall = jiff::Timestamp::UNIX_EPOCH
-            .checked_add(jiff::SignedDuration::try_from(since).unwrap_or_default())
-            .unwrap_or(jiff::Timestamp::MAX);
+        let shown = BEGIN.saturating_add(self.world.state().clock_error).saturating_add_unsigned(since.as_secs());
+        let nanoseconds = i32::try_from(since.subsec_nanos()).unwrap_or_default();
+        let wall = jiff::Timestamp::new(shown, nanoseconds).unwrap_or(jiff::Timestamp::MAX);
         Now { boot: Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)), wall }
     }
 

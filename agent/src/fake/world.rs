@@ -117,6 +117,8 @@ pub struct WorldState {
     pub wakes: VecDeque<Wake>,
     pub next_pid: u32,
     pub boot: u32,
+    /// How far the wall clock is from the right time, in seconds.
+    pub clock_error: i64,
     /// Every verb that took effect, for a failing seed's story.
     pub story: Vec<String>,
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::exec;
@@ -71,8 +71,8 @@ async fn list(board: Board, machine: Arc<Machine>, kind: Kind, request: &Request
         tokio::spawn(watch(board, machine, kind, sender));
         return reply::lines(receiver);
     }
-    let items: Vec<Value> = rows(&board, &machine, kind).into_iter().map(|(_, item)| item).collect();
-    reply::json(StatusCode::OK, &json!({"items": items}))
+    let items: Vec<String> = rows(&board, &machine, kind).into_iter().map(|(_, item)| item).collect();
+    reply::whole(StatusCode::OK, reply::JSON, format!("{{\"items\":[{}]}}\n", items.join(",")))
 }
 
 async fn delete(board: &Board, uid: &str) -> Response<Reply> {
@@ -107,7 +107,7 @@ async fn image_word(board: &Board, request: Request<Incoming>) -> Response<Reply
 
 async fn watch(board: Board, machine: Arc<Machine>, kind: Kind, lines: mpsc::Sender<Bytes>) {
     let mut version = board.version();
-    let mut sent: BTreeMap<String, Value> = BTreeMap::new();
+    let mut sent: BTreeMap<String, String> = BTreeMap::new();
     loop {
         version.mark_unchanged();
         for line in changes(&mut sent, rows(&board, &machine, kind)) {
@@ -125,18 +125,19 @@ async fn watch(board: Board, machine: Arc<Machine>, kind: Kind, lines: mpsc::Sen
 }
 
 /// What differs from what was sent, which is brought up to date.
-fn changes(sent: &mut BTreeMap<String, Value>, now: Vec<(String, Value)>) -> Vec<Value> {
+fn changes(sent: &mut BTreeMap<String, String>, now: Vec<(String, String)>) -> Vec<String> {
+    let line = |object: &str, kind: &str| format!(r#"{{"object":{object},"type":"{kind}"}}"#);
     let mut lines = Vec::new();
     let mut gone = std::mem::take(sent);
     for (key, object) in now {
         match gone.remove(&key) {
-            None => lines.push(json!({"type": "ADDED", "object": object})),
-            Some(before) if before != object => lines.push(json!({"type": "MODIFIED", "object": object})),
+            None => lines.push(line(&object, "ADDED")),
+            Some(before) if before != object => lines.push(line(&object, "MODIFIED")),
             Some(_) => {}
         }
         sent.insert(key, object);
     }
-    lines.extend(gone.into_values().map(|object| json!({"type": "DELETED", "object": object})));
+    lines.extend(gone.into_values().map(|object| line(&object, "DELETED")));
     lines
 }
 
@@ -146,15 +147,19 @@ pub(super) fn error(status: StatusCode, why: &str) -> Response<Reply> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
     fn a_watch_sends_what_changed_and_nothing_else() {
         let mut sent = BTreeMap::new();
-        let row = |key: &str, value: u32| (key.to_owned(), json!(value));
+        let row = |key: &str, value: u32| (key.to_owned(), value.to_string());
         assert_eq!(changes(&mut sent, vec![row("a", 1), row("b", 1)]).len(), 2);
-        assert_eq!(changes(&mut sent, vec![row("a", 1), row("b", 1)]), Vec::<Value>::new());
+        assert_eq!(changes(&mut sent, vec![row("a", 1), row("b", 1)]), Vec::<String>::new());
         let lines = changes(&mut sent, vec![row("a", 2), row("c", 1)]);
+        let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[0], json!({"type": "MODIFIED", "object": 2}));
         let types: Vec<_> = lines.iter().map(|line| line["type"].as_str().unwrap()).collect();
         assert_eq!(types, ["MODIFIED", "ADDED", "DELETED"]);
     }

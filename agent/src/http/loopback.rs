@@ -38,7 +38,7 @@ pub async fn answer<B>(board: &Board, loopback: bool, request: &Request<B>) -> R
     board.settled().await;
     match path {
         "/metrics" => reply::whole(StatusCode::OK, METRICS_TYPE, metrics::encode(board)),
-        _ => reply::json(StatusCode::OK, &status::pod_list(board)),
+        _ => reply::whole(StatusCode::OK, reply::JSON, status::pod_list(board) + "\n"),
     }
 }
 

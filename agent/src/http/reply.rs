@@ -10,6 +10,8 @@ use hyper::{Method, Response, StatusCode};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+pub const JSON: &str = "application/json";
+
 /// The body of an answer.
 #[derive(Debug)]
 pub enum Reply {
@@ -50,7 +52,7 @@ pub fn text(status: StatusCode, body: impl Into<String>) -> Response<Reply> {
 }
 
 pub fn json(status: StatusCode, body: &Value) -> Response<Reply> {
-    whole(status, "application/json", format!("{body}\n"))
+    whole(status, JSON, format!("{body}\n"))
 }
 
 pub fn whole(status: StatusCode, kind: &'static str, body: String) -> Response<Reply> {
@@ -58,7 +60,7 @@ pub fn whole(status: StatusCode, kind: &'static str, body: String) -> Response<R
 }
 
 pub fn lines(lines: mpsc::Receiver<Bytes>) -> Response<Reply> {
-    with_head(StatusCode::OK, "application/json", Reply::Lines(lines))
+    with_head(StatusCode::OK, JSON, Reply::Lines(lines))
 }
 
 pub fn not_found() -> Response<Reply> {

@@ -1,4 +1,5 @@
-//! What can be listed and watched over the socket: each thing as JSON under a key that stays while it lives.
+//! What can be listed and watched over the socket: each thing as JSON under a key that stays while it lives. Each is made into
+//! text before the next one is looked at, because as a tree it takes ten times the memory.
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -45,12 +46,12 @@ impl Kind {
     }
 }
 
-/// All things of a kind, in the order in which they are shown.
-pub fn rows(board: &Board, machine: &Machine, kind: Kind) -> Vec<(String, Value)> {
+/// All things of a kind, as JSON, in the order in which they are shown.
+pub fn rows(board: &Board, machine: &Machine, kind: Kind) -> Vec<(String, String)> {
+    let text = |(key, item): (String, Value)| (key, item.to_string());
     match kind {
         Kind::Pods => {
-            let mut pods = status::pods(board);
-            pods.sort_by(|(a, _), (b, _)| a.cmp(b));
+            let pods = status::pods(board, |pod| pod.to_string());
             pods.into_iter().map(|((_, _, uid), pod)| (uid, pod)).collect()
         }
         Kind::Files => board
@@ -59,19 +60,20 @@ pub fn rows(board: &Board, machine: &Machine, kind: Kind) -> Vec<(String, Value)
             .map(|file| {
                 (format!("{}\0{}\0{}\0{}\0{}", file.file, file.line, file.kind, file.namespace, file.name), json!(file))
             })
+            .map(text)
             .collect(),
         Kind::Images => {
             let present = board.images();
             let present =
                 present.iter().map(|image| (format!("{}\0{}", image.file, image.names.join(",")), json!(image)));
-            present.chain(board.pulls().iter().enumerate().map(pull)).collect()
+            present.chain(board.pulls().iter().enumerate().map(pull)).map(text).collect()
         }
-        Kind::Events => board.events().iter().map(event).collect(),
-        Kind::Node => vec![(String::new(), status::node::node(board, machine))],
+        Kind::Events => board.events().iter().map(event).map(text).collect(),
+        Kind::Node => vec![text((String::new(), status::node::node(board, machine)))],
         Kind::Why => status::why::answers(board)
             .into_iter()
             .enumerate()
-            .map(|(at, answer)| (format!("{at:06}"), json!(answer)))
+            .map(|(at, answer)| text((format!("{at:06}"), json!(answer))))
             .collect(),
     }
 }

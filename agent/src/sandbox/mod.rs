@@ -60,6 +60,7 @@ use pod::record::Record;
 use pod::spec::{HostPathKind, PodSpec, PodTemplate, VolumeSource};
 
 use crate::seams::{Leave, Projected, RESIZE_ERROR, Reach, Sandbox, Sandboxes, StepError};
+use crate::threads;
 use called::Called;
 use cgroups::Cgroups;
 use cgroups::Limits;
@@ -520,7 +521,7 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
 
 /// Runs a closure that may take a while beside the single thread of the runtime.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    match threads::in_turn(work).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

@@ -127,7 +127,9 @@ impl<M: Machine> Worker<M> {
     /// The files with which a pod's surroundings are made, or why they cannot be.
     pub(super) fn files_for(&mut self, pod: &Admitted) -> Result<Projected, String> {
         let files = self.files(&pod.record, &pod.template).map_err(|unfilled| unfilled.to_string())?;
-        self.note_filling(&pod.record, files.clone());
+        if projection::is_needed(&pod.template) {
+            self.note_filling(&pod.record, files.clone());
+        }
         Ok(files)
     }
 

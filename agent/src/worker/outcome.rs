@@ -44,6 +44,8 @@ impl<M: Machine> Worker<M> {
                 tracing::info!(workload = %self.key, pod = record.name, uid = %record.uid, revision = record.revision,
                     "pod admitted");
                 self.leftovers.retain(|r| r.uid != record.uid);
+                // One pod is the rule.
+                self.pods.reserve_exact(1);
                 self.pods.push(new_view(*record, *wanted));
             }
             Outcome::Saved { record } => self.saved(*record),
@@ -61,8 +63,8 @@ impl<M: Machine> Worker<M> {
                 if let Some(view) = self.view_mut(&uid) {
                     view.sandbox = SandboxState::Made;
                     if view.template.spec.host_network {
-                        // Its addresses are the node's: the next look knows them.
-                        self.looked = None;
+                        // Its addresses are the node's, which a look at the node alone tells.
+                        self.inspect_again = true;
                     }
                 }
             }

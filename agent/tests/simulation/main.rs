@@ -1,5 +1,5 @@
 //! The agent's workers over a machine in memory, from seeds: faults before, after and instead of every effect, kills
-//! at every wait, shims that stop answering, power cuts that lose what was not synced. Invariants are checked by the machine at every effect and
+//! at every wait, shims that stop answering, a clock that jumps both ways, power cuts that lose what was not synced. Invariants are checked by the machine at every effect and
 //! here after every event; when the faults end, everything must converge.
 //!
 //! `SEEDS=n` runs the seeds 1 to n (default 150), `SEED=x` one seed with its story. A failing seed prints itself.
@@ -45,6 +45,10 @@ const SETTLE: Duration = Duration::from_secs(3600);
 
 /// Longer than all steps of a restart take at the simulation's latencies, shorter than any retry or slow look.
 const PROMPT: Duration = Duration::from_secs(2);
+
+/// Seconds by which the wall clock may be wrong, from one moment to the next: a battery that is empty (1970), summer time set by
+/// hand, a typing error, the last year that Linux takes (2232) less a few.
+const CLOCK_ERRORS: [i64; 5] = [-1_767_225_600, -3600, 0, 3600, 6_300_000_000];
 
 /// One history: the world, the present life of the agent, and what is wanted of it.
 struct Simulation {
@@ -205,7 +209,7 @@ impl Simulation {
 
     async fn event(&mut self) {
         assert!(!self.life.is_finished(), "the agent ended by itself");
-        match self.random(19) {
+        match self.random(20) {
             0..=3 => self.wish(),
             4..=5 => {
                 let gone = workload(self.random(WORKLOADS), 0).workload;
@@ -259,6 +263,12 @@ impl Simulation {
                 let disks = [FakeDisk::Takes, FakeDisk::Full, FakeDisk::ReadOnly, FakeDisk::Hangs];
                 let disk = self.one_of(&disks).unwrap_or_default();
                 self.world.state().disk = disk;
+            }
+            18 => {
+                let error = self.one_of(&CLOCK_ERRORS).unwrap_or_default();
+                let mut state = self.world.state();
+                state.story.push(format!("the clock is {error} s wrong"));
+                state.clock_error = error;
             }
             _ => {
                 // The source falls silent, then speaks again.

@@ -34,11 +34,11 @@ pub(crate) use local::{Health, Local};
 pub use naming::slow_start;
 pub use seen::{Contact, DaemonSet, GENERATION_LABEL, HASH_LABEL, Node, Phase, Pod, Revision, Seen};
 pub use status::{Condition, Status};
+pub(crate) use time::{after, earliest};
 
 use crate::rollout::{self, Budget, History};
 use manage::Draft;
 use naming::PodNames;
-use time::earliest;
 
 /// Creations of one decision, and deletions: Kubernetes' number. What is beyond is decided again at once.
 const BURST: usize = 250;

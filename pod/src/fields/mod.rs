@@ -8,7 +8,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use crate::name::WorkloadKind;
@@ -83,8 +82,9 @@ impl Shape {
 /// A place in the table's tree. The root stands for the object itself.
 #[derive(Debug, Default)]
 pub struct Place {
-    pub field: Option<Field>,
-    below: BTreeMap<&'static str, Place>,
+    pub field: Option<&'static Field>,
+    /// By name. A list, because there are a thousand places and the agent keeps them for ever.
+    below: Vec<(&'static str, Place)>,
 }
 
 impl Place {
@@ -100,12 +100,12 @@ impl Place {
 
     /// The place of a field in this one (or in each item of this list).
     pub fn below(&self, name: &str) -> Option<&Place> {
-        self.below.get(name)
+        self.find(name).ok().map(|at| &self.below[at].1)
     }
 
     /// The names of all fields in this one.
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.below.keys().copied()
+        self.below.iter().map(|(name, _)| *name)
     }
 
     fn build(kind: WorkloadKind) -> Place {
@@ -115,34 +115,50 @@ impl Place {
                 root.place(prefix, row);
             }
         }
-        let spec = match kind {
-            WorkloadKind::Pod => root.below.get_mut("spec"),
-            WorkloadKind::DaemonSet => {
-                ["spec", "template", "spec"].iter().try_fold(&mut root, |place, name| place.below.get_mut(name))
-            }
+        let spec: &[&str] = match kind {
+            WorkloadKind::Pod => &["spec"],
+            WorkloadKind::DaemonSet => &["spec", "template", "spec"],
         };
-        if let Some(spec) = spec {
-            // An init container has the fields of a container, and a few rows of its own.
-            let container = spec.below.remove("containers").unwrap_or_default();
-            spec.below.entry("initContainers").or_default().fill_from(&container);
-            spec.below.insert("containers", container);
-        }
+        let spec = spec.iter().fold(&mut root, |place, name| place.entry(name));
+        // An init container has the fields of a container, and a few rows of its own.
+        let container = std::mem::take(spec.entry("containers"));
+        spec.entry("initContainers").fill_from(&container);
+        *spec.entry("containers") = container;
+        root.tighten();
         root
     }
 
     /// Takes over the rows of `other` below this place, where it has none of its own.
     fn fill_from(&mut self, other: &Place) {
         for (name, theirs) in &other.below {
-            let ours = self.below.entry(name).or_default();
+            let ours = self.entry(name);
             ours.field = ours.field.or(theirs.field);
             ours.fill_from(theirs);
         }
     }
 
-    fn place(&mut self, prefix: &'static str, field: &Field) {
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        self.below.binary_search_by_key(&name, |(name, _)| name)
+    }
+
+    /// The place of this name, made where there is none.
+    fn entry(&mut self, name: &'static str) -> &mut Place {
+        let at = self.find(name).unwrap_or_else(|at| {
+            self.below.insert(at, (name, Place::default()));
+            at
+        });
+        &mut self.below[at].1
+    }
+
+    /// Gives back the room that the lists have for more.
+    fn tighten(&mut self) {
+        self.below.shrink_to_fit();
+        self.below.iter_mut().for_each(|(_, place)| place.tighten());
+    }
+
+    fn place(&mut self, prefix: &'static str, field: &'static Field) {
         let steps = prefix.split('.').chain(field.path.split('.')).filter(|s| !s.is_empty());
-        let place =
-            steps.fold(self, |place, step| place.below.entry(step.strip_suffix("[]").unwrap_or(step)).or_default());
-        place.field = Some(*field);
+        let place = steps.fold(self, |place, step| place.entry(step.strip_suffix("[]").unwrap_or(step)));
+        place.field = Some(field);
     }
 }

@@ -220,6 +220,8 @@ pub fn parse(file: &str, bytes: &[u8], context: &Context) -> Parsed {
         Ok(text) => documents::read(text, &documents::Reading { file, context }, &mut parsed),
         Err((line, reason)) => parsed.whole = Some(whole(file, line, reason)),
     }
+    // It is kept for as long as the file lies there.
+    parsed.documents.shrink_to_fit();
     parsed
 }
 

@@ -49,6 +49,7 @@ pub fn read(at: &At<'_>, of_pod: &Pod<'_>, privileged: bool, findings: &mut Find
             sub_path,
         });
     }
+    mounts.shrink_to_fit();
     mounts
 }
 

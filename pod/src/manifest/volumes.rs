@@ -24,6 +24,7 @@ pub fn read(spec: &At<'_>, findings: &mut Findings) -> Vec<Volume> {
         let source = source(&item, group, findings).unwrap_or_else(nowhere);
         volumes.push(Volume { name: name.to_owned(), source });
     }
+    volumes.shrink_to_fit();
     volumes
 }
 

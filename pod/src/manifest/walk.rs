@@ -33,7 +33,7 @@ fn fields(object: &Node, place: &Place, path: &mut String, findings: &mut Findin
 }
 
 fn field(value: &Node, place: &Place, path: &mut String, findings: &mut Findings) {
-    let Some(Field { shape, verdict, .. }) = place.field else { return };
+    let Some(&Field { shape, verdict, .. }) = place.field else { return };
     match verdict {
         Verdict::Honoured(_) => shaped(value, shape, place, path, findings),
         Verdict::NoEffect(reason) => findings.no_effect(value.line, path.clone(), reason),

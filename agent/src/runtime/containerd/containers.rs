@@ -42,6 +42,7 @@ use super::{
 };
 use crate::execute::chain;
 use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
+use crate::threads;
 
 /// containerd's name for a runtime spec; 2.x takes no other.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -289,7 +290,7 @@ impl Containerd {
             StepError::new("CreateContainerError", format!("image volumes for container {}: {why}", run.run))
         };
         let Some(of_run) = image_volumes::of_run(&self.config.state_dir, &run.run) else { return Ok(()) };
-        let filling = tokio::task::spawn_blocking(move || image_volumes::make(&of_run, &places, &rootfs));
+        let filling = threads::in_turn(move || image_volumes::make(&of_run, &places, &rootfs));
         match filling.await {
             Ok(filled) => filled.map_err(|error| failed(chain(&error))),
             Err(ended) => Err(failed(ended.to_string())),
@@ -301,7 +302,7 @@ impl Containerd {
         let Some((_, run)) = labels::identity(labels) else { return };
         let of_run = image_volumes::of_run(&self.config.state_dir, &run).filter(|place| place.exists());
         let Some(of_run) = of_run else { return };
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || image_volumes::remove(&of_run)).await {
+        if let Ok(Err(error)) = threads::in_turn(move || image_volumes::remove(&of_run)).await {
             tracing::warn!(%run, error = %error, "image volumes stay until the pod is torn down");
         }
     }

@@ -23,9 +23,10 @@ use containerd_client::tonic::{Code, Status};
 use containerd_client::types::v1::Status as TaskStatus;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
-use oci_spec::runtime::{BoxBuilder, Process, Spec};
 use pod::name::Uid;
 use prost_types::Any;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -152,11 +153,10 @@ impl Containerd {
         let task = tasks::get(&self.client, exec.id).await.map_err(|status| failed("the container's task", &status))?;
         let permit = self.execs.enter(&run.uid, exec.id, exec.caller, streams.stage.as_ref()).await?;
         let task = task.filter(|it| it.status() == TaskStatus::Running).ok_or(ExecError::NotRunning)?;
-        let spec: Option<Spec> = record.spec.and_then(|any| serde_json::from_slice(&any.value).ok());
-        let own = spec.and_then(|spec| spec.process().clone());
+        let own = record.spec.and_then(|any| serde_json::from_slice::<Spec>(&any.value).ok());
         let own = own.ok_or_else(|| ExecError::Failed("its specification cannot be read".into()))?;
-        let process = process(own, &exec);
-        let (pid, dir) = (task.pid, process.cwd().clone());
+        let process = process(own.process, &exec);
+        let (pid, dir) = (task.pid, cwd(&process));
         // The root itself leads nowhere.
         if dir != Path::new("/") {
             self.execs.look(exec.id, LOOK_MAX, move || check_directory(pid, &dir)).await?;
@@ -176,20 +176,35 @@ impl Containerd {
 
 /// The container's own process with another command: user, groups, environment, directory, capabilities, limits and
 /// profiles are the container's.
+/// What a container is made of, as far as its commands need it. What runc reads as a process is kept as it was written: to read all
+/// that a specification may say would take code and memory that nothing else here needs.
+#[derive(Deserialize)]
+struct Spec {
+    process: Process,
+}
+
+type Process = Map<String, Value>;
+
 fn process(mut process: Process, exec: &Exec<'_>) -> Process {
-    process.set_args(Some(exec.command.to_vec())).set_terminal(Some(exec.terminal.is_some()));
-    process.set_console_size(None);
+    process.insert("args".into(), json!(exec.command));
+    process.insert("terminal".into(), json!(exec.terminal.is_some()));
+    process.remove("consoleSize");
     if let Some(TerminalSize { columns, rows }) = exec.terminal {
         // From its first instruction on; later sizes follow.
-        let size = BoxBuilder::default().width(columns).height(rows).build();
-        process.set_console_size(Some(size.expect("every field has a value")));
-        let mut env = process.env().clone().unwrap_or_default();
-        if !env.iter().any(|variable| variable.starts_with("TERM=")) {
-            env.push("TERM=xterm".to_owned());
+        process.insert("consoleSize".into(), json!({"width": columns, "height": rows}));
+        let env = process.entry("env").or_insert_with(|| json!([]));
+        if let Value::Array(env) = env
+            && !env.iter().any(|variable| variable.as_str().is_some_and(|it| it.starts_with("TERM=")))
+        {
+            env.push(json!("TERM=xterm"));
         }
-        process.set_env(Some(env));
     }
     process
+}
+
+/// The container's working directory; every specification names one.
+fn cwd(process: &Process) -> PathBuf {
+    process.get("cwd").and_then(Value::as_str).unwrap_or("/").into()
 }
 
 /// The working directory lies in the container's hands: one that has become a link into `/proc/<n>/fd` has led out of
@@ -603,22 +618,26 @@ mod tests {
 
     #[test]
     fn a_command_has_everything_of_the_containers_process_but_its_arguments() {
-        let own: Process = serde_json::from_str(
-            r#"{"terminal": false, "user": {"uid": 7, "gid": 8, "additionalGids": [9]}, "args": ["daemon"],
+        let own: Spec = serde_json::from_str(
+            r#"{"process": {"terminal": false, "user": {"uid": 7, "gid": 8, "additionalGids": [9]}, "args": ["daemon"],
                 "env": ["A=b"], "cwd": "/work", "noNewPrivileges": true, "apparmorProfile": "p",
                 "capabilities": {"bounding": ["CAP_CHOWN"]},
-                "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 5, "soft": 5}]}"#,
+                "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 5, "soft": 5}]}, "ociVersion": "1.0.2"}"#,
         )
         .unwrap();
+        let own = own.process;
         let command = ["ls".to_owned(), "-l".to_owned()];
         let mut exec = Exec { id: "c", command: &command, terminal: None, caller: Caller::Node };
         let mut expected = own.clone();
-        expected.set_args(Some(command.to_vec())).set_terminal(Some(false));
+        expected["args"] = json!(["ls", "-l"]);
         assert_eq!(process(own.clone(), &exec), expected);
+        assert_eq!(cwd(&own), Path::new("/work"));
         exec.terminal = Some(TerminalSize { columns: 80, rows: 24 });
         let with_terminal = process(own, &exec);
-        assert_eq!(with_terminal.terminal(), Some(true));
-        assert_eq!(with_terminal.env().clone().unwrap(), ["A=b", "TERM=xterm"]);
+        expected["terminal"] = json!(true);
+        expected["env"] = json!(["A=b", "TERM=xterm"]);
+        expected.insert("consoleSize".into(), json!({"width": 80, "height": 24}));
+        assert_eq!(with_terminal, expected);
     }
 
     #[tokio::test]

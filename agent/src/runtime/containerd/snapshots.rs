@@ -20,6 +20,7 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 
 use super::client::{Client, QUICK, bounded, found};
 use super::user::Accounts;
+use crate::threads;
 
 /// More of /etc/passwd or /etc/group is not read: tens of thousands of accounts fit.
 const ACCOUNTS_BYTES_MAX: u64 = 1 << 20;
@@ -74,7 +75,7 @@ pub async fn accounts(client: &Client, snapshotter: &str, chain_id: &str) -> Res
         answer => answer?.mounts,
     };
     let layers = layers(&mounts);
-    let read = tokio::task::spawn_blocking(move || {
+    let read = threads::in_turn(move || {
         layers.map(|layers| Accounts {
             passwd: read_topmost(&layers, "etc/passwd"),
             group: read_topmost(&layers, "etc/group"),

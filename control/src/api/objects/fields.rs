@@ -18,6 +18,9 @@ pub(super) fn identify(kind: &Kind, namespace: &str, name: &str, object: &mut Va
     let Some(document) = object.as_object_mut() else {
         return Err(ApiError::bad_request(format!("the body is no {}: it must be a JSON object", kind.kind)));
     };
+    if !matches!(document.get("metadata"), None | Some(Value::Null | Value::Object(_))) {
+        return Err(ApiError::bad_request(format!("metadata of the {} must be a JSON object", kind.kind)));
+    }
     let api_version = kind.api_version();
     for (field, what, wanted) in [("apiVersion", "API version", api_version.as_str()), ("kind", "kind", kind.kind)] {
         let given = document.entry(field).or_insert(Value::Null);
@@ -89,7 +92,7 @@ pub(super) fn check_fields(
 }
 
 /// A null is as if it were not there, except in what is kept as it came.
-fn without_nulls(object: &mut Value, verbatim: &[&str]) {
+pub(in crate::api) fn without_nulls(object: &mut Value, verbatim: &[&str]) {
     let Some(fields) = object.as_object_mut() else { return };
     fields.retain(|_, value| !value.is_null());
     for (_, value) in fields.iter_mut().filter(|(field, _)| !verbatim.contains(&field.as_str())) {

@@ -26,6 +26,8 @@ use crate::store::{Entry, Store};
 
 pub use create::success;
 pub use delete::{FOREGROUND, ORPHAN};
+#[cfg(test)]
+pub(super) use fields::without_nulls;
 pub use options::{
     DeleteOptions, Deleted, FieldValidation, Guard, ListQuery, Listed, Patch, Preconditions, Propagation, WatchQuery,
     WriteOptions, Written,

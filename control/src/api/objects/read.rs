@@ -11,8 +11,9 @@ use crate::api::selector::FieldSelector;
 use crate::selector::Selector;
 use crate::store::{Range, Store, StoreError};
 
-/// Objects that are read from the store at once: the rest of a list is not in memory twice.
-pub(super) const AT_ONCE: usize = 500;
+/// Objects that are read from the store at once: the rest of a list is not in memory twice, and of a watch that begins with what there is not more than
+/// these; a pod as a tree takes up to 100 kB.
+pub(super) const AT_ONCE: usize = 100;
 
 impl Objects {
     /// `namespace`: empty for kinds that have none.

@@ -497,3 +497,106 @@ proptest! {
         }
     }
 }
+
+/// A valid object of every kind with rules.
+fn valid() -> Vec<(&'static str, Value)> {
+    let spec = json!({"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 1}], "env": [{"name": "E", "value": "v"}],
+        "volumeMounts": [{"name": "v", "mountPath": "/v"}], "livenessProbe": {"httpGet": {"port": 1}}, "resources": {"limits": {"cpu": "1"}}}],
+        "volumes": [{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}],
+        "tolerations": [{"operator": "Exists"}], "nodeSelector": {"a": "b"}, "serviceAccountName": "s"});
+    let metadata = json!({"name": "x", "labels": {"a": "b"}, "annotations": {"a": "b"}, "finalizers": ["a.b/c"],
+        "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "n", "uid": "u"}]});
+    let with = |fields: Value| {
+        let mut object = json!({"metadata": metadata});
+        object.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        object
+    };
+    vec![
+        (
+            "apps/daemonsets",
+            with(
+                json!({"spec": {"selector": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "Exists"}]},
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": spec}}}),
+            ),
+        ),
+        ("pods", with(json!({"spec": spec, "status": {"phase": "Pending"}}))),
+        (
+            "nodes",
+            with(
+                json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}, "status": {"capacity": {"cpu": "1"}}}),
+            ),
+        ),
+        ("namespaces", with(json!({"spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}))),
+        ("configmaps", with(json!({"data": {"a": "b"}, "binaryData": {"c": "YQ=="}}))),
+        ("secrets", with(json!({"data": {"a": "YQ=="}, "stringData": {"b": "c"}, "type": "Opaque"}))),
+        ("services", with(json!({"spec": {"clusterIP": "None", "ports": [{"port": 1}], "selector": {"a": "b"}}}))),
+        ("events", with(json!({"involvedObject": {"namespace": "n"}, "source": {"component": "c"}}))),
+        (
+            "discovery.k8s.io/endpointslices",
+            with(json!({"addressType": "IPv4", "endpoints": [{"addresses": ["1.2.3.4"]}], "ports": [{"port": 1}]})),
+        ),
+        ("coordination.k8s.io/leases", with(json!({"spec": {"leaseDurationSeconds": 1}}))),
+        ("scheduling.k8s.io/priorityclasses", with(json!({"value": 1, "globalDefault": true}))),
+        (
+            "rbac.authorization.k8s.io/roles",
+            with(json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]})),
+        ),
+        (
+            "rbac.authorization.k8s.io/rolebindings",
+            with(json!({"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}]})),
+        ),
+        ("apps/controllerrevisions", with(json!({"revision": 1, "data": {"a": 1}}))),
+    ]
+}
+
+/// Every place of a document.
+fn places(value: &Value, at: String, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().for_each(|(key, v)| places(v, format!("{at}/{}", key.replace('/', "~1")), found))
+        }
+        Value::Array(items) => items.iter().enumerate().for_each(|(n, v)| places(v, format!("{at}/{n}"), found)),
+        _ => {}
+    }
+    found.push(at);
+}
+
+proptest! {
+    /// Whatever a client puts anywhere is refused by its type or judged; nothing of it panics.
+    #[test]
+    fn anything_anywhere_is_refused_or_judged(
+        which in any::<prop::sample::Index>(), places_of in prop::collection::vec(any::<prop::sample::Index>(), 1..4),
+        values in prop::collection::vec(prop::sample::select(vec![json!(null), json!(true), json!(-1), json!(1e30), json!(""), json!("x/y z"),
+            json!([]), json!({}), json!([null]), json!([{}]), json!({"a": null}), json!({"name": "x"}), json!("9".repeat(40))]), 3),
+    ) {
+        let valid = valid();
+        let (path, object) = which.get(&valid);
+        let mut object = object.clone();
+        for (place, value) in places_of.iter().zip(values) {
+            let mut all = Vec::new();
+            places(&object, String::new(), &mut all);
+            let at = place.get(&all);
+            if let Some(there) = object.pointer_mut(at).filter(|_| !at.is_empty() && at != "/metadata") {
+                *there = value;
+            }
+        }
+        let kind = kind(path);
+        object["apiVersion"] = json!(kind.api_version());
+        object["kind"] = json!(kind.kind);
+        crate::api::quantity::canonical_in(&mut object);
+        if (kind.check)(&object).is_ok() {
+            crate::api::objects::without_nulls(&mut object, kind.strategy.verbatim());
+            let _ = faults(path, &object);
+            let old = valid.iter().find(|(p, _)| p == path).map(|(_, old)| made(path, old)).unwrap();
+            let mut new = made(path, &object);
+            kind.strategy.prepare_update("", &mut new, &old, Timestamp::UNIX_EPOCH);
+            let _ = update_faults(path, &old, &object);
+            let _ = kind.strategy.admit(&mut new, &[]);
+            let _ = kind.strategy.references(&new);
+            let _ = kind.strategy.grace(&new, None);
+            let _ = crate::convert::pod(&new);
+            let _ = crate::convert::daemonset(&new);
+        }
+    }
+}

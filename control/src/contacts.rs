@@ -1,0 +1,286 @@
+//! What is heard of nodes: when last, over what, and what they say of themselves. In memory only: an endpoint that starts anew listens
+//! anew, and gives every node its time.
+//!
+//! Driven by the sessions (`fleet`) and by the polls of advertised health addresses (`loops::polls`); read by `loops::nodes`, which judges. It
+//! must not know the store.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::daemonset::after;
+
+/// Nothing heard for this long: the node is unknown (Kubernetes' `node-monitor-grace-period`).
+pub const GRACE: Duration = Duration::from_secs(50);
+/// Nodes that are remembered: more than any fleet that one endpoint serves. Beyond it the one that was silent longest is forgotten.
+const NODES_MAX: usize = 20_000;
+/// Bytes of what keeps a node from being ready.
+const WHY_MAX: usize = 1024;
+/// Nodes that have changed and that nobody has asked for: as many as there can be.
+const CHANGED_MAX: usize = NODES_MAX;
+
+/// See the top of the file. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Contacts {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    clock: Clock,
+    book: Mutex<Book>,
+    changed: Notify,
+    /// Some node has another health address.
+    moved: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    nodes: BTreeMap<String, Heard>,
+    /// Where nodes are asked for their health.
+    addresses: BTreeMap<String, String>,
+    /// Whose health, connection or first sign of life has changed since [`Contacts::take_changed`].
+    changed: Vec<String>,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    Ready,
+    NotReady {
+        /// As a person reads it: `containerd: not answering`.
+        why: String,
+    },
+}
+
+/// What is known of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// The last sign of life; before there was one, when listening began.
+    pub at: Timestamp,
+    /// There was one.
+    pub ever: bool,
+    pub health: Health,
+    /// Its session is open.
+    pub connected: bool,
+}
+
+impl Heard {
+    /// A node for which listening begins at `now`.
+    pub fn nothing(now: Timestamp) -> Heard {
+        Heard { at: now, ever: false, health: Health::Ready, connected: false }
+    }
+
+    /// Why nothing is heard, without a time and without a full stop.
+    pub fn silence(&self) -> &'static str {
+        match (self.ever, self.connected) {
+            (false, _) => "The node has not called since the control endpoint started",
+            (true, true) => "The node's session is open and silent",
+            (true, false) => "The node's session has ended and nothing else is heard of it",
+        }
+    }
+
+    /// A sign of life now is the first one, or the first after a silence.
+    fn is_news(&self, now: Timestamp) -> bool {
+        !self.ever || after(self.at, GRACE) <= now
+    }
+}
+
+impl Contacts {
+    pub fn new(clock: Clock) -> Contacts {
+        let (book, changed, moved) = (Mutex::default(), Notify::new(), Notify::new());
+        Contacts { shared: Arc::new(Shared { clock, book, changed, moved }) }
+    }
+
+    /// A sign of life: a heartbeat of the session, a poll that was answered. `failing`: what keeps the node from being ready; empty: it is.
+    pub fn heard(&self, node: &str, failing: &str) {
+        let health = match failing {
+            "" => Health::Ready,
+            why => Health::NotReady { why: why[..why.floor_char_boundary(WHY_MAX)].to_owned() },
+        };
+        self.change(node, |heard, now| {
+            let news = heard.is_news(now) || heard.health != health;
+            // A clock that was set back must not make a node silent for as long.
+            *heard = Heard { at: now, ever: true, health, connected: heard.connected };
+            news
+        });
+    }
+
+    /// Its session begins, which is a sign of life too.
+    pub fn opened(&self, node: &str) {
+        self.change(node, |heard, now| {
+            let news = heard.is_news(now) || !heard.connected;
+            (heard.at, heard.ever, heard.connected) = (now, true, true);
+            news
+        });
+    }
+
+    /// Its session has ended. The node may be well: its time runs from the last sign of life.
+    pub fn closed(&self, node: &str) {
+        self.change(node, |heard, _| std::mem::replace(&mut heard.connected, false));
+    }
+
+    /// Where the node may be asked for its health (`HOST:PORT`); None: nowhere.
+    pub fn advertised(&self, node: &str, address: Option<&str>) {
+        let mut book = self.book();
+        let known = book.addresses.get(node).map(String::as_str);
+        if known == address {
+            return;
+        }
+        match address {
+            Some(address) => book.addresses.insert(node.to_owned(), address.to_owned()),
+            None => book.addresses.remove(node),
+        };
+        self.shared.moved.notify_one();
+    }
+
+    /// Nodes that may be asked, each with its address.
+    pub fn addresses(&self) -> BTreeMap<String, String> {
+        self.book().addresses.clone()
+    }
+
+    /// Waits until [`Contacts::addresses`] are others. Cancel-safe; one waits at a time.
+    pub async fn moved(&self) {
+        self.shared.moved.notified().await;
+    }
+
+    /// Another endpoint has heard it then, as the node's Lease says. What it says of itself is not known here.
+    pub fn heard_elsewhere(&self, node: &str, at: Timestamp) {
+        self.change(node, |heard, now| {
+            let newer = at <= now && (!heard.ever || heard.at < at);
+            let news = newer && heard.is_news(at);
+            if newer {
+                (heard.at, heard.ever) = (at, true);
+            }
+            news
+        });
+    }
+
+    /// What is known of `node`; listening begins with the first question.
+    pub fn of(&self, node: &str) -> Heard {
+        let now = self.shared.clock.now();
+        let mut book = self.book();
+        let heard = book.entry(node, now);
+        // The clock was set back: the node has its time from here.
+        heard.at = heard.at.min(now);
+        heard.clone()
+    }
+
+    /// The node is gone from the fleet.
+    pub fn forget(&self, node: &str) {
+        let mut book = self.book();
+        book.nodes.remove(node);
+        if book.addresses.remove(node).is_some() {
+            self.shared.moved.notify_one();
+        }
+    }
+
+    /// Nodes of which something new is known, each once.
+    pub fn take_changed(&self) -> Vec<String> {
+        let mut changed = std::mem::take(&mut self.book().changed);
+        changed.sort();
+        changed.dedup();
+        changed
+    }
+
+    /// Waits until there is one for [`Contacts::take_changed`]. Cancel-safe; one waits at a time.
+    pub async fn changed(&self) {
+        self.shared.changed.notified().await;
+    }
+
+    fn change(&self, node: &str, change: impl FnOnce(&mut Heard, Timestamp) -> bool) {
+        let now = self.shared.clock.now();
+        let mut book = self.book();
+        let news = change(book.entry(node, now), now);
+        if news && book.changed.len() < CHANGED_MAX {
+            book.changed.push(node.to_owned());
+            self.shared.changed.notify_one();
+        }
+    }
+
+    fn book(&self) -> std::sync::MutexGuard<'_, Book> {
+        // Every change is one assignment: a panic elsewhere leaves nothing half done.
+        self.shared.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    fn entry(&mut self, node: &str, now: Timestamp) -> &mut Heard {
+        if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(node) {
+            let silent = self.nodes.iter().min_by_key(|(_, heard)| heard.at).map(|(name, _)| name.clone());
+            silent.and_then(|name| self.nodes.remove(&name));
+        }
+        self.nodes.entry(node.to_owned()).or_insert_with(|| Heard::nothing(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn only_news_is_told_and_once() {
+        let clock = Clock::at(at(0));
+        let contacts = Contacts::new(clock.clone());
+        contacts.opened("a");
+        for second in 1..4 {
+            clock.set(at(second));
+            contacts.heard("a", "");
+        }
+        assert_eq!(contacts.take_changed(), ["a"]);
+        contacts.heard("a", "");
+        assert!(contacts.take_changed().is_empty());
+        clock.set(at(6));
+        contacts.heard("a", "cni: no plugin");
+        contacts.closed("a");
+        contacts.closed("a");
+        assert_eq!(contacts.take_changed(), ["a"]);
+        let heard = contacts.of("a");
+        assert_eq!((heard.at, heard.connected), (at(6), false));
+        assert_eq!(heard.health, Health::NotReady { why: "cni: no plugin".into() });
+    }
+
+    #[test]
+    fn a_sign_of_life_after_a_silence_is_news() {
+        let clock = Clock::at(at(0));
+        let contacts = Contacts::new(clock.clone());
+        contacts.heard("a", "");
+        contacts.take_changed();
+        clock.set(at(49));
+        contacts.heard("a", "");
+        assert!(contacts.take_changed().is_empty());
+        clock.set(at(99));
+        contacts.heard("a", "");
+        assert_eq!(contacts.take_changed(), ["a"]);
+    }
+
+    #[test]
+    fn listening_begins_with_the_first_question() {
+        let clock = Clock::at(at(5));
+        let contacts = Contacts::new(clock.clone());
+        assert_eq!(contacts.of("a"), Heard::nothing(at(5)));
+        clock.set(at(9));
+        assert_eq!(contacts.of("a").at, at(5));
+        contacts.forget("a");
+        assert_eq!(contacts.of("a").at, at(9));
+    }
+
+    #[test]
+    fn a_lease_that_another_endpoint_renewed_is_a_sign_of_life() {
+        let contacts = Contacts::new(Clock::at(at(100)));
+        contacts.heard_elsewhere("a", at(90));
+        assert_eq!((contacts.of("a").at, contacts.of("a").ever), (at(90), true));
+        contacts.heard("a", "");
+        contacts.heard_elsewhere("a", at(95));
+        contacts.heard_elsewhere("a", at(9999));
+        assert_eq!(contacts.of("a").at, at(100), "what is older, or lies ahead, says nothing");
+    }
+}

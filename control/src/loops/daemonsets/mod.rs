@@ -1,0 +1,115 @@
+//! The loop of the DaemonSets: one at a time is looked at, [`decide`] says what to do, [`carry`] does it.
+//!
+//! What the loop has written itself it sees before it decides again: otherwise it would make a pod twice.
+
+mod carry;
+mod mirror;
+mod shape;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use self::carry::Carry;
+use self::mirror::{Key, Mirror};
+use super::queue::Looked;
+use super::record::Recorder;
+use super::runner::Looks;
+use super::told::Change;
+use crate::api::error::ApiError;
+use crate::api::objects::Objects;
+use crate::daemonset::{Failures, decide};
+use crate::store::Store as _;
+use pod::name::Uid;
+
+/// Writes that are under way together: a portion of pods that are made or deleted. The store makes them durable together.
+const TOGETHER_MAX: usize = 32;
+
+/// See the top of the file.
+pub struct DaemonSets {
+    objects: Objects,
+    recorder: Recorder,
+    mirror: Mirror,
+    /// What is remembered of failed pods, by the DaemonSet's name and for its uid.
+    failures: BTreeMap<Key, (Uid, Failures)>,
+    /// The newest of our own writes.
+    written: u64,
+    /// Those that were to be looked at before that was seen.
+    waiting: BTreeSet<Key>,
+    together: usize,
+}
+
+impl DaemonSets {
+    pub fn new(objects: Objects, recorder: Recorder) -> DaemonSets {
+        DaemonSets {
+            objects,
+            recorder,
+            mirror: Mirror::default(),
+            failures: BTreeMap::new(),
+            written: 0,
+            waiting: BTreeSet::new(),
+            together: TOGETHER_MAX,
+        }
+    }
+
+    /// Writes one after the other, so that a simulation goes the same way each time.
+    pub fn in_order(self) -> DaemonSets {
+        DaemonSets { together: 1, ..self }
+    }
+}
+
+impl Looks for DaemonSets {
+    type Key = Key;
+    const NAME: &'static str = "daemonsets";
+
+    async fn begin(&mut self, revision: u64, wake: &mut Vec<Key>) -> Result<(), ApiError> {
+        self.mirror = match Mirror::read(&self.objects, revision).await {
+            // It took so long to begin that this revision is not kept any more.
+            Err(error) if error.code == 410 => {
+                let newest = self.objects.store().get("/registry/").await?.revision;
+                Mirror::read(&self.objects, newest).await?
+            }
+            read => read?,
+        };
+        wake.extend(self.mirror.keys().cloned());
+        Ok(())
+    }
+
+    fn told(&mut self, change: &Change, wake: &mut Vec<Key>) {
+        self.mirror.told(change, wake);
+    }
+
+    fn told_upto(&mut self, revision: u64, wake: &mut Vec<Key>) {
+        self.mirror.told_upto(revision);
+        if self.mirror.upto() >= self.written {
+            wake.extend(std::mem::take(&mut self.waiting));
+        }
+    }
+
+    async fn look(&mut self, key: &Key, now: Timestamp, _wake: &mut Vec<Key>) -> Result<Looked, ApiError> {
+        let Some((set, version)) = self.mirror.set(key) else {
+            self.failures.remove(key);
+            return Ok(Looked::Gone);
+        };
+        if self.mirror.upto() < self.written {
+            self.waiting.insert(key.clone());
+            return Ok(Looked::Done(None));
+        }
+        let memory = self.failures.remove(key).filter(|(uid, _)| *uid == set.uid);
+        let (_, failures) = memory.unwrap_or_else(|| (set.uid.clone(), Failures::default()));
+        let decision = decide(&set, &self.mirror.seen(&set), &failures, now);
+        self.failures.insert(key.clone(), (set.uid.clone(), decision.failures.clone()));
+
+        let mut carry = Carry::new(&self.objects, &self.recorder, &set, self.together);
+        let done = carry.out(&decision, &self.mirror).await;
+        let status = carry.status(&decision.status, version).await;
+        self.written = self.written.max(carry.written());
+        if let Err(error) = &status {
+            tracing::debug!(daemonset = ?key, %error, "status not written");
+        }
+        match (done, status) {
+            (true, Ok(())) => Ok(Looked::Done(decision.wake_at)),
+            _ => Ok(Looked::Failed),
+        }
+    }
+}
