@@ -1073,3 +1073,18 @@ async fn a_guard_sees_every_write_as_it_would_be_and_keeps_it_from_happening() {
     let wanted = [("", false, 10), ("", true, 10), ("status", true, 10), ("", true, 3)];
     assert_eq!(asked, wanted.map(|(sub, old, limit)| (sub.to_owned(), old, limit)));
 }
+
+#[tokio::test]
+async fn a_quantity_in_another_form_is_no_conflict() {
+    let world = world().await;
+    let with = |cpu: Value| {
+        let mut object = daemonset("d");
+        object["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"limits": {"cpu": cpu}});
+        object
+    };
+    let first = apply(&world, "a", "", with(json!(0.5)), false).await.unwrap();
+    assert_eq!(first["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"], "500m");
+    let other = apply(&world, "b", "", with(json!("0.5")), false).await.unwrap();
+    assert_eq!(other["metadata"]["generation"], 1);
+    assert_eq!(refused(apply(&world, "b", "", with(json!("0.6")), false).await).0, 409);
+}

@@ -10,6 +10,7 @@ use crate::api::apply::{self, Force};
 use crate::api::error::ApiError;
 use crate::api::kinds::Kind;
 use crate::api::patch;
+use crate::api::quantity;
 
 impl Objects {
     /// Changes an object; what another writes meanwhile is no conflict, unless the patch names a resourceVersion. An apply creates what is not there.
@@ -61,6 +62,8 @@ impl Objects {
             Patch::Apply { configuration, force } => {
                 let mut configuration = configuration.clone();
                 identify(target.kind, target.namespace, target.name, &mut configuration)?;
+                // `0.5` is no other's `500m` changed.
+                quantity::canonical_in(&mut configuration);
                 let force = if *force { Force::Yes } else { Force::No };
                 let noted = self.writer(target.kind, target.sub, options);
                 // What the configuration says of the revision is a condition; it is nobody's field.
@@ -86,6 +89,7 @@ impl Objects {
         }
         let mut configuration = configuration.clone();
         identify(kind, namespace, name, &mut configuration)?;
+        quantity::canonical_in(&mut configuration);
         let noted = self.writer(kind, sub, options);
         let object = apply::apply(None, &configuration, &noted.as_writer(), Force::No)?;
         self.create_from(kind, namespace, object, options, Owners::Noted).await

@@ -1,7 +1,7 @@
 //! The administrator's kubeconfig: written at first start, made anew when it is missing, damaged, another authority's or near its end.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use base64::Engine as _;
@@ -50,12 +50,8 @@ pub fn ensure(path: &Path, authority: &Authority, listen: SocketAddr, now: Times
 
 /// Where a program on this machine finds the endpoint.
 pub fn server(listen: SocketAddr) -> String {
-    let address = match listen.ip() {
-        ip if !ip.is_unspecified() => ip,
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        // A socket of ours that listens on [::] takes IPv4 too.
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
+    // A socket that listens on [::] takes IPv4 too, and not every machine has an IPv6 loopback.
+    let address = if listen.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { listen.ip() };
     format!("https://{}", SocketAddr::new(address, listen.port()))
 }
 

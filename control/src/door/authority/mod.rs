@@ -94,7 +94,8 @@ impl Authority {
     pub fn generate(now: Timestamp) -> Result<Authority, AuthorityError> {
         let make = |source| AuthorityError::Make { of: "the authority".into(), source };
         let key = KeyPair::generate().map_err(make)?;
-        let mut params = params("daemonlet-control", None, now, AUTHORITY_LASTS);
+        // Not the endpoint's own name: OpenSSL takes a certificate whose subject is its issuer for one that has signed itself.
+        let mut params = params("daemonlet-authority", None, now, AUTHORITY_LASTS);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];

@@ -101,6 +101,19 @@ fn a_request_gives_its_key_and_nothing_else() {
 }
 
 #[test]
+fn nothing_that_the_authority_signs_has_its_own_name() {
+    use rustls::pki_types::pem::PemObject as _;
+    let authority = Authority::generate(at(0)).unwrap();
+    let server = authority.server(&["localhost".to_owned()], &[], at(0)).unwrap();
+    let user = authority.user("someone", "some", at(0)).unwrap();
+    for issued in [server, user] {
+        let der = CertificateDer::from_pem_slice(issued.chain_pem.as_bytes()).unwrap();
+        let (_, parsed) = X509Certificate::from_der(&der).unwrap();
+        assert_ne!(parsed.subject(), parsed.issuer(), "OpenSSL would not look for who signed it");
+    }
+}
+
+#[test]
 fn only_a_certificate_of_the_group_of_nodes_is_a_nodes() {
     let authority = Authority::generate(at(0)).unwrap();
     let issued = authority.user("system:node:worker", "users", at(0)).unwrap();
@@ -120,13 +133,13 @@ fn the_kubeconfig_is_made_anew_when_it_no_longer_lets_anybody_in() {
     assert!(ensure(&authority, listen, at(0)));
     assert_eq!(mode(&path), 0o600);
     let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.contains("https://[::1]:6443"), "{text}");
+    assert!(text.contains("https://127.0.0.1:6443"), "{text}");
     assert!(!ensure(&authority, listen, at(100)), "it is good");
     std::fs::remove_file(&path).unwrap();
     assert!(ensure(&authority, listen, at(100)), "missing");
     std::fs::write(&path, &text[..200]).unwrap();
     assert!(ensure(&authority, listen, at(100)), "damaged");
-    assert!(ensure(&authority, "127.0.0.1:7443".parse().unwrap(), at(100)), "another address");
+    assert!(ensure(&authority, "[::]:7443".parse().unwrap(), at(100)), "another address");
     assert!(ensure(&Authority::generate(at(0)).unwrap(), listen, at(100)), "another authority");
     assert!(ensure(&authority, listen, at(100)));
     assert!(ensure(&authority, listen, at(100) + CERTIFICATE_LASTS * 3 / 4), "near its end");

@@ -208,7 +208,7 @@ impl Joining {
         let request = Request::parse(request).map_err(JoinError::Request)?;
         for _ in 0..TRIES {
             let expected = match self.keys(&name).await? {
-                Some((keys, revision)) if keys.keys.contains(&peer.key) => Expected::At(revision),
+                Some((keys, revision)) if keys.know(&peer) => Expected::At(revision),
                 Some(_) => return Err(JoinError::Replaced(name)),
                 // The store was put back from before it joined: the certificate is the authority's all the same.
                 None => Expected::Absent,
@@ -238,7 +238,7 @@ impl Joining {
 
     /// Whether the key is one of the node's. A node that the store knows nothing of has the authority's word.
     pub async fn knows(&self, peer: &Peer, name: &str) -> Result<bool, StoreError> {
-        Ok(self.keys(name).await?.is_none_or(|(keys, _)| keys.keys.contains(&peer.key)))
+        Ok(self.keys(name).await?.is_none_or(|(keys, _)| keys.know(peer)))
     }
 
     async fn token(&self, key: &str) -> Result<(Token, u64), JoinError> {
@@ -290,6 +290,11 @@ impl Joining {
 }
 
 impl Keys {
+    /// A certificate that ends later than any that this knows of was made after it was written: the store was put back from a copy.
+    fn know(&self, peer: &Peer) -> bool {
+        self.keys.contains(&peer.key) || peer.not_after > self.until
+    }
+
     fn to_bytes(&self) -> Vec<u8> {
         json!({ "keys": self.keys, "until": self.until.to_string() }).to_string().into_bytes()
     }

@@ -134,6 +134,27 @@ async fn a_certificate_is_renewed_also_after_its_end_and_both_keys_are_good_unti
 }
 
 #[tokio::test]
+async fn a_store_that_was_put_back_knows_certificates_that_were_made_since() {
+    let world = world();
+    let key = format!("{NODES}worker");
+    let first = world.join(&world.token().await, "worker").await.unwrap();
+    let copy = world.place.store.get(&key).await.unwrap().entry.unwrap().value;
+    world.clock.set(at(YEAR * 2 / 3));
+    let second = world.joining.renew(&shown(&first), &request()).await.unwrap();
+    let put_back = async |value| {
+        let revision = world.place.store.get(&key).await.unwrap().entry.unwrap().revision;
+        let write = Write { key: key.clone(), value, expected: Expected::At(revision) };
+        world.place.store.write(write).await.unwrap();
+    };
+    put_back(Some(copy)).await;
+    assert!(world.joining.node(&shown(&second)).await.is_ok());
+    assert!(world.joining.renew(&shown(&second), &request()).await.is_ok());
+    assert!(matches!(world.joining.node(&shown(&first)).await, Err(JoinError::Replaced(_))));
+    put_back(None).await;
+    assert!(world.joining.node(&shown(&first)).await.is_ok(), "from before it joined");
+}
+
+#[tokio::test]
 async fn who_fails_too_often_is_not_listened_to_and_who_succeeds_is() {
     let world = world();
     let token = world.token().await;
@@ -169,9 +190,13 @@ async fn of_many_that_join_at_once_as_many_come_in_as_the_token_has_uses() {
 async fn tokens_are_bounded_in_number_and_in_what_they_may_be() {
     let world = world();
     let short = Wanted { ttl: Duration::from_secs(60), ..Wanted::default() };
+    // At once, so that they share the disk's syncs.
+    let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..TOKENS_LIMIT {
-        world.joining.create(&short).await.unwrap();
+        let (joining, short) = (world.joining.clone(), short.clone());
+        tasks.spawn(async move { joining.create(&short).await });
     }
+    assert!(tasks.join_all().await.iter().all(Result::is_ok));
     assert!(matches!(world.joining.create(&short).await, Err(JoinError::TooManyTokens)));
     world.clock.set(at(60));
     assert!(world.joining.create(&short).await.is_ok(), "those that ended make room");

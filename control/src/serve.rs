@@ -1,0 +1,233 @@
+//! The endpoint as it runs: the composition root, which makes everything and names everything; nobody imports it but the command line.
+//!
+//! Order at start: the data directory and its lock, the store, the authority, the objects that are always there, the doors, the loops, then READY.
+//! At the stop: the doors close, the loops give their Lease back, and what is stored is stored already.
+
+mod bootstrap;
+pub mod copy;
+mod hosts;
+pub mod local;
+mod logs;
+pub mod offline;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::api::objects::Objects;
+use crate::clock::Clock;
+use crate::config::{Config, EtcdPlace, StoreChoice};
+use crate::contacts::Contacts;
+use crate::door::authority::{Authority, keep, kubeconfig};
+use crate::door::identity::Authenticator;
+use crate::door::join::Joining;
+use crate::door::rules::Authorizer;
+use crate::door::service_accounts::ServiceAccounts;
+use crate::door::tls::{self, ServerCertificate};
+use crate::http::{self, Check, Checks};
+use crate::loops;
+use crate::loops::itself::Address;
+use crate::store::Store as _;
+use crate::store::any::AnyStore;
+use crate::store::embedded::Embedded;
+use crate::store::etcd::{Connection, Etcd};
+
+/// The kubeconfig's name in the data directory.
+pub const KUBECONFIG: &str = "admin.kubeconfig";
+/// A key that is no object's: what is asked for is the revision that comes with the answer, or whether there is an answer.
+const REVISION_OF: &str = "/daemonlet/";
+/// How often certificates and the machine's addresses are looked at: they change in months, and a laptop's address within a day.
+const LOOK_EVERY: Duration = Duration::from_secs(600);
+/// How long what has been replaced is kept for watches that come back: twice Kubernetes' own five minutes.
+const HISTORY: Duration = Duration::from_secs(600);
+
+/// Runs until it is told to stop (SIGTERM, SIGINT).
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    let data_dir = config.data_dir.clone();
+    let _lock = tokio::task::spawn_blocking(move || offline::lock(&data_dir)).await??;
+    let (store, authority) = open(&config, &clock).await?;
+    let authority = Arc::new(authority);
+    let objects = Objects::new(store.clone(), clock.clone());
+    bootstrap::ensure(&objects).await.context("the objects that are always there cannot be made")?;
+    let listener = listen(config.listen, "--listen").await?;
+    let nodes_listener = listen(config.nodes_listen, "--nodes-listen").await?;
+    let (api, nodes) = (listener.local_addr()?, nodes_listener.local_addr()?);
+    let names = hosts::names(&config.tls_names, &[api, nodes]);
+    let certificate = Arc::new(ServerCertificate::new(authority.clone(), names, clock.now())?);
+    let joining = Joining::new(authority.clone(), store.clone(), clock.clone());
+    let accounts = ServiceAccounts::new(&authority, store.clone(), clock.clone());
+    let authorizer = Authorizer::start(store.clone()).await?;
+    let authenticator = Authenticator::new(joining.clone(), accounts);
+    let kubeconfig = config.data_dir.join(KUBECONFIG);
+    kubeconfig::ensure(&kubeconfig, &authority, api, clock.now())?;
+    let (stop, stopped) = watch::channel(false);
+    let door = http::Door::new(objects.clone(), authenticator, authorizer, Arc::new(logs::NoSession), checks(&store));
+    let tls = Arc::new(tls::for_clients(certificate.clone(), http::PROTOCOLS)?);
+    let serving = tokio::spawn(http::serve(listener, tls, Arc::new(door), stopped));
+    let contacts = Contacts::new(clock.clone());
+    let settings = loops::Settings {
+        root_ca: authority.certificate_pem().to_owned(),
+        address: Some(Address { ip: hosts::address(api), port: api.port() }),
+        // Several endpoints share an etcd; the file belongs to one.
+        election: matches!(store, AnyStore::Etcd(_)).then(|| format!("{}_{}", hosts::name(), Uuid::new_v4())),
+    };
+    let loops = loops::start(objects, contacts, settings);
+    let local = local::Local::open(&config.data_dir, joining.clone(), store.clone()).with_context(|| {
+        format!("{}: the local socket cannot be made", config.data_dir.join(local::SOCKET).display())
+    })?;
+    tokio::spawn(local.serve());
+    tokio::spawn(forget(store.clone()));
+    tokio::spawn(look_after(certificate, authority.clone(), Looked { config, api, nodes, kubeconfig, clock }));
+    let mut stops = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tell_systemd(&[NotifyState::Ready]);
+    tracing::info!(%api, %nodes, pin = authority.pin(), "the control endpoint is ready");
+    tokio::select! {
+        _ = stops.0.recv() => {}
+        _ = stops.1.recv() => {}
+    }
+    tell_systemd(&[NotifyState::Stopping]);
+    stop.send_replace(true);
+    // Both bound their own end.
+    loops.stop().await;
+    let _ = serving.await;
+    Ok(())
+}
+
+/// What `/livez` and `/readyz` look at.
+fn checks(store: &AnyStore) -> Checks {
+    let store = store.clone();
+    let look = move || -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
+        let store = store.clone();
+        Box::pin(async move { store.get(REVISION_OF).await.map(drop).map_err(|error| chain(&error)) })
+    };
+    // Another start would not mend a disk, nor etcd.
+    Checks(vec![Check { name: "store", of_life: false, look: Arc::new(look) }])
+}
+
+async fn open(config: &Config, clock: &Clock) -> anyhow::Result<(AnyStore, Authority)> {
+    let data_dir = config.data_dir.clone();
+    let now = clock.now();
+    match &config.store {
+        StoreChoice::Embedded => {
+            let open = move || -> anyhow::Result<(AnyStore, Authority)> {
+                let store = Embedded::open(&data_dir.join(offline::STORE))?;
+                Ok((store.into(), keep::in_directory(&data_dir, now)?))
+            };
+            tokio::task::spawn_blocking(open).await?
+        }
+        StoreChoice::Etcd(place) => {
+            let store: AnyStore = etcd(place).await?.into();
+            let authority = keep::in_store(&store, "etcd", now).await?;
+            Ok((store, authority))
+        }
+    }
+}
+
+async fn etcd(place: &EtcdPlace) -> anyhow::Result<Etcd> {
+    let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let identity = match &place.identity {
+        Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
+        None => None,
+    };
+    let authority = place.authority.as_ref().map(read).transpose()?;
+    let connection = Connection { endpoints: place.endpoints.clone(), authority, identity };
+    Etcd::connect(connection)
+        .await
+        .context("etcd cannot be used (see --etcd-endpoints, --etcd-ca, --etcd-cert, --etcd-key)")
+}
+
+async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let bound = match TcpListener::bind(address).await {
+        // A kernel without IPv6 has only the other everywhere.
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    bound.with_context(|| format!("cannot listen on {address}; give another address with {flag}"))
+}
+
+fn is_without_ipv6(error: &std::io::Error) -> bool {
+    let kinds = [nix::errno::Errno::EAFNOSUPPORT, nix::errno::Errno::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| kinds.iter().any(|kind| *kind as i32 == code))
+}
+
+/// What [`look_after`] has to know.
+struct Looked {
+    config: Config,
+    api: SocketAddr,
+    nodes: SocketAddr,
+    kubeconfig: PathBuf,
+    clock: Clock,
+}
+
+/// Renews the endpoint's certificate before it ends and when the machine's names or addresses have changed, and the administrator's kubeconfig.
+async fn look_after(certificate: Arc<ServerCertificate>, authority: Arc<Authority>, looked: Looked) {
+    let looked = Arc::new(looked);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let (certificate, authority, looked) = (certificate.clone(), authority.clone(), looked.clone());
+        let look = move || {
+            let Looked { config, api, nodes, kubeconfig, clock } = &*looked;
+            let names = hosts::names(&config.tls_names, &[*api, *nodes]);
+            match certificate.renew(names, clock.now()) {
+                Ok(true) => tracing::info!(until = %certificate.not_after(), "the endpoint has a new certificate"),
+                Ok(false) => {}
+                Err(error) => tracing::error!(error = chain(&error), "the endpoint's certificate cannot be renewed"),
+            }
+            match kubeconfig::ensure(kubeconfig, &authority, *api, clock.now()) {
+                Ok(true) => {
+                    tracing::info!(path = %kubeconfig.display(), "the administrator's kubeconfig was written anew")
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "the administrator's kubeconfig cannot be written")
+                }
+            }
+        };
+        // A look that panicked is our own fault, and the next one comes.
+        let _ = tokio::task::spawn_blocking(look).await;
+    }
+}
+
+/// Forgets what has been replaced for long enough.
+async fn forget(store: AnyStore) {
+    let mut before = None;
+    loop {
+        let now = store.get(REVISION_OF).await.map(|found| found.revision);
+        if let Some(upto) = before
+            && let Err(error) = store.compact(upto).await
+        {
+            tracing::warn!(error = chain(&error), "the store's history is not shortened; it is tried again");
+        }
+        before = now.ok();
+        tokio::time::sleep(HISTORY).await;
+    }
+}
+
+fn tell_systemd(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "systemd does not take our state");
+    }
+}
+
+/// An error and what it comes from, as one sentence.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        said = format!("{said}: {error}");
+        source = error.source();
+    }
+    said
+}
