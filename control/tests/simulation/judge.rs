@@ -55,7 +55,10 @@ impl Judge {
             let before = self.serving.get(pod["metadata"]["uid"].as_str().unwrap());
             let was = before.is_some_and(|(of, on)| of == uid && wanted.contains(on.as_str()));
             let by_us = !self.forgiven.contains(name(pod).unwrap());
+            // Where its successor serves already nobody is without.
+            let bare = node(pod).is_none_or(|node| !serving.contains(node));
             was && by_us
+                && bare
                 && !pod["metadata"]["deletionTimestamp"].is_null()
                 && set["metadata"]["deletionTimestamp"].is_null()
         });

@@ -89,7 +89,7 @@ impl Endpoint {
 
     async fn step(&mut self, which: u64) -> bool {
         match which {
-            0 => self.daemonsets.step().await,
+            DAEMON_SETS => self.daemonsets.step().await,
             1 => self.garbage.step().await,
             2 => self.namespaces.step().await,
             3 => self.nodes.step().await,
@@ -115,6 +115,8 @@ impl Endpoint {
     }
 }
 const LOOPS: u64 = 8;
+/// The number of their loop.
+const DAEMON_SETS: u64 = 0;
 
 /// What there is, read when something of it has changed.
 #[derive(Default)]
@@ -137,6 +139,8 @@ pub struct World {
     heartbeat_at: Timestamp,
     judge: judge::Judge,
     seen: Seen,
+    /// The revision after which the judge looked last.
+    judged: u64,
     story: bool,
     made: u64,
     _dir: tempfile::TempDir,
@@ -160,6 +164,7 @@ impl World {
             heartbeat_at: start,
             judge: judge::Judge::default(),
             seen: Seen::default(),
+            judged: 0,
             story,
             made: 0,
             _dir: dir,
@@ -269,8 +274,12 @@ impl World {
 
     /// The loops look at everything that is due, in any order; what they write the machines are told at once, by their sessions.
     async fn settle(&mut self) {
+        // What others do is told before the next look; what the loop of the DaemonSets writes itself may come late.
+        let mut outside = true;
         for _ in 0..LOOKS_MAX {
-            self.pump().await;
+            if std::mem::take(&mut outside) || self.dice.one_in(2) {
+                self.pump().await;
+            }
             if self.seen.stale {
                 // What machines and people have done is not the loops' doing.
                 self.see().await;
@@ -279,26 +288,39 @@ impl World {
             let first = self.dice.below(LOOPS);
             let mut looked = false;
             for which in 0..LOOPS {
-                looked = self.endpoint.step((first + which) % LOOPS).await;
+                let which = (first + which) % LOOPS;
+                looked = self.endpoint.step(which).await;
                 if looked {
+                    outside |= which != DAEMON_SETS;
                     break;
                 }
             }
-            self.pump().await;
-            if self.seen.stale {
+            let wrote = self.objects.store().get("/registry/").await.unwrap().revision > self.judged;
+            if looked && wrote {
+                self.judged = self.objects.store().get("/registry/").await.unwrap().revision;
                 self.see().await;
                 let mut judge = std::mem::take(&mut self.judge);
                 judge.after_step(&self.seen);
                 self.judge = judge;
             }
-            if !looked && !std::mem::take(&mut self.seen.news) {
+            if looked {
+                continue;
+            }
+            outside = true;
+            if self.behind().await {
+                continue;
+            }
+            if !std::mem::take(&mut self.seen.news) {
                 return;
             }
-            if !looked {
-                self.machines_work().await;
-            }
+            self.machines_work().await;
         }
         panic!("the loops wake each other without end");
+    }
+
+    /// Something has not been told.
+    async fn behind(&self) -> bool {
+        self.endpoint.told < self.objects.store().get("/registry/").await.unwrap().revision
     }
 
     /// Every change is told.
