@@ -31,7 +31,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub enum Kubectl {
     /// Debian 12's, 1.20.
     Debian,
-    /// The current one, where scripts/kubectl.sh could fetch it.
+    /// The newest.
     Current,
 }
 
@@ -41,12 +41,14 @@ impl Kubectl {
         [Kubectl::Debian, Kubectl::Current].into_iter().filter(|which| which.program().is_some()).collect()
     }
 
+    /// Where scripts/kubectl.sh unpacks it.
     fn program(self) -> Option<PathBuf> {
-        let current = std::env::var_os("DAEMONLET_TEST_KUBECTL").map(PathBuf::from);
-        match self {
-            Kubectl::Debian => Some(PathBuf::from("kubectl")),
-            Kubectl::Current => current.filter(|program| program.exists()),
-        }
+        let name = match self {
+            Kubectl::Debian => "debian",
+            Kubectl::Current => "current",
+        };
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/kubectl").join(name);
+        program.exists().then_some(program)
     }
 }
 
@@ -163,7 +165,7 @@ impl TestControl {
     }
 
     pub fn kubectl_command(&self, which: Kubectl, words: &[&str]) -> Command {
-        let mut command = self.command(which.program().expect("asked for one that is there"));
+        let mut command = self.command(which.program().expect("scripts/kubectl.sh has unpacked it"));
         command.args(words).env("KUBECONFIG", self.data_dir().join("admin.kubeconfig"));
         // Its caches are this test's.
         command.env("HOME", self.dir.path());

@@ -592,7 +592,7 @@ impl TestNode {
         let _ = fs::remove_dir_all(self.run_dir());
         let _ = fs::remove_dir_all(self.dir().join("containerd/state"));
         self.remove_runc_state();
-        for link in self.links().iter().filter(|link| !["lo", "eth0", "eth0-far"].contains(&link.as_str())) {
+        for link in self.links().iter().filter(|link| !["lo", "eth0", "eth0-far", "up0"].contains(&link.as_str())) {
             client::run(Command::new("ip").args(["-n", &self.id, "link", "del", link]));
         }
     }
