@@ -224,7 +224,7 @@ mod tests {
         let (board, _commands) = Board::new();
         let (key, mut published) = static_pod();
         let mut successor = published.pods[0].clone();
-        Arc::make_mut(&mut successor.record).uid = Uid("next".into());
+        successor.record.uid = Uid("next".into());
         published.pods.push(successor);
         board.publish(&key, Some(published));
         let (said, _) = Reports::default().collect(&board, &Snapshot::default(), |_| true);
