@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::allowed::Allowed;
 use crate::board::{Board, Check, ImageOutcome};
+use crate::checkpoint::Checkpoint;
 use crate::collect::Collector;
 use crate::config::{self, Config, Following, Settings};
 use crate::contents;
@@ -39,8 +40,10 @@ use crate::runtime::containerd::{self, Containerd, MemoryPolicy, OciRuntime};
 use crate::sandbox::watch::Finding;
 use crate::sandbox::{self, NodeSandboxes};
 use crate::seams::{Clock, Machine, SystemClock};
+use crate::sources::remote::Remote;
 use crate::sources::{image_dir, static_dir};
 use crate::storage::Storage;
+use crate::uplink::{self, Uplink};
 use crate::worker::{self, Shared};
 use crate::workers::{BEAT, Directory, Workers};
 
@@ -173,6 +176,12 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         stopping,
     });
 
+    // What the endpoint wanted last counts before anything is merged; without an endpoint there is nothing to wait for.
+    let remote = match &config.control {
+        Some(_) => Some(Box::pin(Remote::open(Checkpoint::new(&config.state_dir, Disk), context.clone())).await),
+        None => None,
+    };
+    let (given, tokens) = remote.as_ref().map(|_| watch::channel(uplink::Given::new())).unzip();
     let manifests = static_dir::follow(config.manifest_dir.clone(), context);
     // What a record's pod uses is found before any manifest is.
     let contents = contents::counting(&kept.all);
@@ -181,9 +190,13 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let (good, good_contents) = watch::channel(kept.all.clone());
     tokio::spawn(store.follow(Disk, kept.all.clone(), good_contents));
     let merging = desired::Merging {
-        node_name,
+        node_name: node_name.clone(),
         max_pods: config.max_pods,
         manifests,
+        control: remote
+            .as_ref()
+            .zip(tokens)
+            .map(|(remote, tokens)| desired::Control { snapshots: remote.snapshots(), tokens }),
         following: following.clone(),
         shared: shared.clone(),
         allowed,
@@ -223,6 +236,17 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     tokio::spawn(follow_node_network(board.clone(), shared.machine.sandboxes.clone()));
     tokio::spawn(watch_connections(board.clone(), shared.machine.sandboxes.clone()));
     tokio::spawn(watch_network(board.clone(), config.cni_conf_dir.clone(), config.cni_bin_dirs.clone()));
+
+    if let (Some(url), Some(remote), Some(given)) = (config.control.clone(), remote, given) {
+        let settings = uplink::Settings {
+            url,
+            join_token_file: config.join_token_file.clone(),
+            health_advertise: config.health_advertise.clone(),
+            node_name,
+            state_dir: config.state_dir.clone(),
+        };
+        tokio::spawn(Box::pin(Uplink::new(settings, shared.clone(), remote, Disk, given).run()));
+    }
 
     let progress = Arc::new(AtomicU64::new(0));
     let beat = beat(board.clone(), progress.clone());

@@ -14,6 +14,7 @@ use hyper::body::Bytes;
 use pod::desired::{UpdateStrategy, Wanted};
 use pod::name::{Uid, WorkloadKey};
 use pod::plan::{Failure, PodView, StepKey, Waiting};
+use pod::spec::Taint;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -59,7 +60,7 @@ impl From<&Wanted> for WantedSummary {
         match wanted {
             Wanted::Run(desired) => WantedSummary::Run { revision: desired.revision.clone(), update: desired.update },
             Wanted::Hold { reason } | Wanted::Forbidden { reason } => WantedSummary::Hold { reason: reason.clone() },
-            Wanted::Gone => WantedSummary::Gone,
+            Wanted::End { .. } | Wanted::Gone => WantedSummary::Gone,
         }
     }
 }
@@ -161,6 +162,31 @@ pub struct NodeFacts {
     pub disk_pressure: Option<String>,
 }
 
+/// How it stands with the control endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ControlFacts {
+    pub endpoint: String,
+    pub connected: bool,
+    /// It is connected, or has not been tried yet.
+    #[serde(skip)]
+    pub may_answer: bool,
+    /// Why not; empty where it is connected.
+    pub why: String,
+    /// The newest desired set that was accepted, `epoch/number`.
+    pub generation: Option<String>,
+}
+
+/// What the control endpoint says beside its objects: labels and taints of its Node object, which count instead of the
+/// configuration's.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ruling {
+    pub labels: BTreeMap<String, String>,
+    pub taints: Vec<Taint>,
+    /// Where its pods find the API, and on which port.
+    pub api: Option<(String, u16)>,
+}
+
 /// The readiness checks, in the order in which they are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Check {
@@ -168,10 +194,13 @@ pub enum Check {
     Loop,
     Containerd,
     SourceStatic,
+    /// Only where a control endpoint is configured.
+    SourceControl,
     Cni,
 }
 
 impl Check {
+    /// Those that every agent has.
     pub const ALL: [Check; 4] = [Check::Loop, Check::Containerd, Check::SourceStatic, Check::Cni];
 
     /// As in `/readyz/<name>`.
@@ -180,6 +209,7 @@ impl Check {
             Check::Loop => "loop",
             Check::Containerd => "containerd",
             Check::SourceStatic => "source-static",
+            Check::SourceControl => "source-control",
             Check::Cni => "cni",
         }
     }
@@ -228,6 +258,13 @@ pub struct ImageRequest {
     pub said: mpsc::Sender<Bytes>,
 }
 
+/// A join token that a person brings, and where the answer goes: a sentence either way.
+#[derive(Debug)]
+pub struct RejoinRequest {
+    pub token: String,
+    pub reply: oneshot::Sender<Result<String, String>>,
+}
+
 /// See the top of the file.
 #[derive(Debug, Clone)]
 pub struct Board {
@@ -243,6 +280,8 @@ struct Shared {
     image_words: OnceLock<mpsc::Sender<ImageRequest>>,
     /// Set once, by whoever carries out people's commands in containers.
     execs: OnceLock<mpsc::Sender<ExecRequest>>,
+    /// Set once, where a control endpoint is configured.
+    rejoins: OnceLock<mpsc::Sender<RejoinRequest>>,
     /// Moves with every event.
     recorded: watch::Sender<()>,
     metrics: Metrics,
@@ -261,6 +300,9 @@ struct State {
     checks: BTreeMap<Check, Result<(), String>>,
     events: Events,
     awaited: Awaited,
+    control: Option<Arc<ControlFacts>>,
+    ruling: Option<Arc<Ruling>>,
+    merged: u64,
 }
 
 /// What was known before this agent started and has not been looked at by it yet.
@@ -289,6 +331,9 @@ impl Board {
             checks: Check::ALL.into_iter().map(|check| (check, unknown())).collect(),
             events: Events::default(),
             awaited: Awaited::default(),
+            control: None,
+            ruling: None,
+            merged: 0,
         };
         let shared = Shared {
             state: Mutex::new(state),
@@ -296,6 +341,7 @@ impl Board {
             commands,
             image_words: OnceLock::new(),
             execs: OnceLock::new(),
+            rejoins: OnceLock::new(),
             recorded: watch::Sender::new(()),
             metrics: Metrics::default(),
         };
@@ -392,6 +438,28 @@ impl Board {
         });
     }
 
+    /// How it stands with the control endpoint; wakes nobody when nothing changed.
+    pub fn set_control(&self, change: impl FnOnce(&mut ControlFacts)) {
+        let Some(known) = self.control() else { return };
+        let mut facts = ControlFacts::clone(&known);
+        change(&mut facts);
+        if facts != *known {
+            self.change(|state| state.control = Some(facts.into()));
+        }
+    }
+
+    /// There is a control endpoint, which has not been reached yet.
+    pub fn expect_control(&self, endpoint: String) {
+        let why = "not reached yet".to_owned();
+        let facts = ControlFacts { endpoint, connected: false, may_answer: true, why, generation: None };
+        self.change(|state| state.control = Some(facts.into()));
+    }
+
+    /// The control endpoint's labels and taints, and the number of its snapshot up to which all of it has been merged.
+    pub fn set_merged(&self, ruling: Option<Arc<Ruling>>, snapshot: u64) {
+        self.change(|state| (state.ruling, state.merged) = (ruling, snapshot));
+    }
+
     pub fn set_check(&self, check: Check, outcome: Result<(), String>) {
         let same = self.state().checks.get(&check) == Some(&outcome);
         if !same {
@@ -441,6 +509,23 @@ impl Board {
         let set = self.shared.image_words.set(sender);
         set.expect("the composition root does this once");
         receiver
+    }
+
+    /// Where join tokens that people bring (`rejoin`) come out; to be taken once.
+    pub fn take_rejoins(&self) -> mpsc::Receiver<RejoinRequest> {
+        let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
+        let set = self.shared.rejoins.set(sender);
+        set.expect("the composition root does this once");
+        receiver
+    }
+
+    /// Joins the control endpoint anew with this token. Err: a sentence.
+    pub async fn rejoin(&self, token: String) -> Result<String, String> {
+        let none = "no control endpoint is configured: see --control";
+        let sender = self.shared.rejoins.get().ok_or(none)?;
+        let (reply, answer) = oneshot::channel();
+        sender.send(RejoinRequest { token, reply }).await.map_err(|_| "the agent is stopping".to_owned())?;
+        answer.await.unwrap_or_else(|_| Err("the agent stopped before it answered".into()))
     }
 
     /// Hands on a word about images. Err: the agent cannot take any at present.
@@ -507,6 +592,19 @@ impl Board {
 
     pub fn config_fault(&self) -> Option<String> {
         self.state().config_fault.clone()
+    }
+
+    pub fn control(&self) -> Option<Arc<ControlFacts>> {
+        self.state().control.clone()
+    }
+
+    pub fn ruling(&self) -> Option<Arc<Ruling>> {
+        self.state().ruling.clone()
+    }
+
+    /// The number of the control endpoint's snapshot that was merged last.
+    pub fn merged(&self) -> u64 {
+        self.state().merged
     }
 
     pub fn checks(&self) -> BTreeMap<Check, Result<(), String>> {

@@ -19,7 +19,7 @@ use pod::allow::{self, Allow, AllowedPath, HostNamespace, Rule};
 use pod::spec::{Taint, TaintEffect};
 use serde::{Deserialize, Serialize, Serializer};
 
-pub use value::{Cidr, Entry, duration};
+pub use value::{Cidr, ControlUrl, Entry, duration, taint};
 pub use watch::{Following, follow};
 
 /// The default of `--run-dir`; client words use it too.
@@ -84,6 +84,12 @@ pub struct Config {
     pub image_gc: ImageGc,
     /// The keeper's program, started when nobody answers; None: beside this program.
     pub logkeeper: Option<PathBuf>,
+    /// The control endpoint; None: manifests are all that there is.
+    pub control: Option<ControlUrl>,
+    /// What lets this node in there the first time.
+    pub join_token_file: Option<PathBuf>,
+    /// Where the control endpoint may ask for this node's health; None: it has heartbeats only.
+    pub health_advertise: Option<String>,
     /// What was so at the start of that which applies live.
     pub live: Live,
 }
@@ -322,6 +328,15 @@ pub struct Settings {
     /// The log keeper's program, started when none answers [default: daemonlet-logkeeper beside this program]
     #[arg(long, value_name = "PROGRAM", value_parser = value::path)]
     pub logkeeper: Option<PathBuf>,
+    /// The control endpoint that pods come from and statuses go to: https://HOST[:6444] [default: none]
+    #[arg(long, value_name = "URL", value_parser = value::control)]
+    pub control: Option<ControlUrl>,
+    /// A file with the token by which the node joins the first time (daemonlet-control token create)
+    #[arg(long, value_name = "F", value_parser = value::path)]
+    pub join_token_file: Option<PathBuf>,
+    /// HOST:PORT at which the control endpoint asks for this node's health [default: none, it has heartbeats only]
+    #[arg(long, value_name = "ADDR", value_parser = value::host_port)]
+    pub health_advertise: Option<String>,
     /// Not a flag of its own: `--run-dir` is global.
     #[arg(skip)]
     pub run_dir: Option<PathBuf>,
@@ -397,6 +412,9 @@ impl Config {
             allow_host_namespace,
             allow_registry,
             logkeeper,
+            control,
+            join_token_file,
+            health_advertise,
             run_dir,
         } = settings;
         let log_limits = LogLimits {
@@ -459,6 +477,9 @@ impl Config {
             image_pull_rate_limit,
             image_gc,
             logkeeper,
+            control,
+            join_token_file,
+            health_advertise,
             live: Live { labels: node_label.into_iter().collect(), taints: unique(node_taint), log_limits, allow },
         })
     }
@@ -499,6 +520,9 @@ impl Config {
             image_pull_rate_limit,
             image_gc,
             logkeeper,
+            control,
+            join_token_file,
+            health_advertise,
             live: _,
         } = self;
         let changed = [
@@ -533,6 +557,9 @@ impl Config {
             ("image-minimum-gc-age", image_gc.minimum_age != new.image_gc.minimum_age),
             ("image-maximum-gc-age", image_gc.maximum_age != new.image_gc.maximum_age),
             ("logkeeper", *logkeeper != new.logkeeper),
+            ("control", *control != new.control),
+            ("join-token-file", *join_token_file != new.join_token_file),
+            ("health-advertise", *health_advertise != new.health_advertise),
         ];
         changed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
     }
@@ -626,6 +653,9 @@ impl Settings {
             allow_host_namespace: list(self.allow_host_namespace, file.allow_host_namespace),
             allow_registry: list(self.allow_registry, file.allow_registry),
             logkeeper: self.logkeeper.or(file.logkeeper),
+            control: self.control.or(file.control),
+            join_token_file: self.join_token_file.or(file.join_token_file),
+            health_advertise: self.health_advertise.or(file.health_advertise),
             run_dir: self.run_dir.or(file.run_dir),
         }
     }

@@ -15,7 +15,9 @@ use crate::config::{Following, node_labels};
 use crate::contents;
 use crate::refusals::Refusals;
 use crate::seams::{Clock, Machine};
+use crate::sources::remote;
 use crate::sources::static_dir::Snapshot;
+use crate::uplink::Given;
 use crate::worker::Shared;
 
 /// What is merged, and where the outcome goes.
@@ -23,6 +25,8 @@ pub struct Merging<M> {
     pub node_name: String,
     pub max_pods: u32,
     pub manifests: watch::Receiver<Snapshot>,
+    /// None: no control endpoint is configured.
+    pub control: Option<Control>,
     pub following: watch::Receiver<Following>,
     pub shared: Arc<Shared<M>>,
     /// Told what the configuration allows before anything is merged under it.
@@ -37,6 +41,13 @@ pub struct Merging<M> {
     pub salt: Vec<u8>,
 }
 
+/// What comes from a control endpoint.
+pub struct Control {
+    pub snapshots: watch::Receiver<remote::Snapshot>,
+    /// Tokens for its pods' service accounts.
+    pub tokens: watch::Receiver<Given>,
+}
+
 /// Merges whenever something changed, for ever. `tried` is told once the manifest directory has been read or found
 /// unreadable.
 pub async fn follow<M: Machine>(mut merging: Merging<M>, tried: oneshot::Sender<()>) {
@@ -44,18 +55,19 @@ pub async fn follow<M: Machine>(mut merging: Merging<M>, tried: oneshot::Sender<
     let mut freed = merging.shared.directory.freed();
     loop {
         let snapshot = merging.manifests.borrow_and_update().clone();
+        let control = merging.control.as_mut().map(|control| control.snapshots.borrow_and_update().clone());
         let live = merging.following.borrow_and_update().live.clone();
         freed.borrow_and_update();
         merging.allowed.set(live.allow.clone());
         // Generation 0 is the one before the directory has been tried: nothing can be said yet.
         if snapshot.generation > 0 {
-            let node = Node {
-                name: merging.node_name.clone(),
-                labels: node_labels(&merging.node_name, &live),
-                taints: live.taints,
-                allow: live.allow,
+            // Once the node has joined, the endpoint's Node object counts.
+            let (labels, taints) = match control.as_ref().and_then(|control| control.ruling.as_deref()) {
+                Some(ruling) => (ruling.labels.clone(), ruling.taints.clone()),
+                None => (node_labels(&merging.node_name, &live), live.taints),
             };
-            merging.once(&snapshot, &node);
+            let node = Node { name: merging.node_name.clone(), labels, taints, allow: live.allow };
+            merging.once(&snapshot, control.as_ref(), &node);
             if let Some(tried) = tried.take() {
                 // The agent may have been told to stop meanwhile.
                 let _ = tried.send(());
@@ -65,13 +77,26 @@ pub async fn follow<M: Machine>(mut merging: Merging<M>, tried: oneshot::Sender<
         tokio::select! {
             changed = merging.manifests.changed() => changed.expect("the thread that reads the manifest directory lives as long as the agent"),
             Ok(()) = merging.following.changed() => {}
+            Ok(()) = spoken(merging.control.as_mut()) => {}
             Ok(()) = freed.changed() => {}
         }
     }
 }
 
+/// Waits for the control endpoint's next word; where there is no endpoint, for ever.
+async fn spoken(control: Option<&mut Control>) -> Result<(), watch::error::RecvError> {
+    match control {
+        // Both only wait.
+        Some(Control { snapshots, tokens }) => tokio::select! {
+            changed = snapshots.changed() => changed,
+            changed = tokens.changed() => changed,
+        },
+        None => std::future::pending().await,
+    }
+}
+
 impl<M: Machine> Merging<M> {
-    fn once(&mut self, snapshot: &Snapshot, node: &Node) {
+    fn once(&mut self, snapshot: &Snapshot, control: Option<&remote::Snapshot>, node: &Node) {
         let said = match &snapshot.not_heard {
             None => Said::Files(snapshot.files.values().map(|parsed| Parsed::clone(parsed)).collect()),
             Some(reason) => Said::NotHeard { reason: reason.clone() },
@@ -83,8 +108,22 @@ impl<M: Machine> Merging<M> {
         let statics = pod::merge::Snapshot { source: Source::Static, said, kept };
         let recorded = self.shared.directory.recorded();
         let max_pods = usize::try_from(self.max_pods).unwrap_or(usize::MAX);
-        let mut merged = merge(&[statics], &recorded, node, max_pods);
+        let mut snapshots = vec![statics];
+        if let Some(control) = control {
+            let not_heard = control.not_heard();
+            board.set_check(Check::SourceControl, not_heard.clone().map_or(Ok(()), Err));
+            let files = || control.files.values().map(|parsed| Parsed::clone(parsed)).collect();
+            let said = not_heard.map_or_else(|| Said::Files(files()), |reason| Said::NotHeard { reason });
+            // Its checkpoint keeps what it said last.
+            let kept = std::collections::BTreeMap::new();
+            snapshots.push(pod::merge::Snapshot { source: Source::Control, said, kept });
+        }
+        let mut merged = merge(&snapshots, &recorded, node, max_pods);
         stamp(&mut merged.set, &self.salt);
+        if let Some(Control { tokens, .. }) = &mut self.control {
+            merged.set.contents = merged.set.contents.with(&tokens.borrow_and_update());
+        }
+        merged.kept.retain(|(source, _), _| *source == Source::Static);
         self.kept.clone_from(&merged.kept);
         self.good.send_replace(std::mem::take(&mut merged.kept));
         tell(board, &merged.outcomes);
@@ -95,6 +134,9 @@ impl<M: Machine> Merging<M> {
         }
         board.set_files(merged.outcomes.into_iter().map(file_outcome).collect());
         self.desired.send_replace(merged.set);
+        if let Some(control) = control {
+            board.set_merged(control.ruling.clone(), control.number);
+        }
     }
 }
 

@@ -108,6 +108,24 @@ impl Events {
         self.ring.drain(..surplus);
     }
 
+    /// How many were ever recorded, repetitions included.
+    pub fn recorded(&self) -> u64 {
+        self.recorded
+    }
+
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// The last so many, in their order.
+    pub fn newest(&self, count: usize) -> impl Iterator<Item = &Seen> {
+        self.ring.iter().skip(self.ring.len().saturating_sub(count))
+    }
+
     /// All that is kept, oldest last-seen first.
     pub fn list(&self) -> Vec<Seen> {
         self.ring.iter().cloned().collect()

@@ -12,7 +12,7 @@ use pod::name::{RunKey, Uid, WorkloadKey};
 use pod::plan::{Hook, Signal};
 use pod::record::Record;
 use pod::resolve;
-use pod::spec::{Container, PodTemplate};
+use pod::spec::{Container, EnvValue, EnvVar, PodTemplate};
 use tokio::time::Instant;
 
 use crate::gate::Gate;
@@ -74,6 +74,8 @@ pub enum Job {
         attempt: u32,
         not_refreshed: String,
         contents: Contents,
+        /// Where the container finds the API: of a pod of a control endpoint.
+        api: Option<(String, u16)>,
     },
     /// `runs`: those that are created or run.
     Resize {
@@ -276,9 +278,12 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             let ips = Box::pin(machine.sandboxes().connect(&pod.record, &pod.template)).await?;
             Ok(Outcome::Connected { uid: pod.record.uid, ips })
         }
-        Job::Create { pod, container, attempt, not_refreshed, contents } => {
+        Job::Create { pod, container, attempt, not_refreshed, contents, api } => {
             // On the heap: it is the largest thing here, and every job has room for it as long as it lives.
-            let container = Box::new(environment(&pod, container, &contents)?);
+            let mut container = Box::new(environment(&pod, container, &contents)?);
+            if let Some((host, port)) = api {
+                add_service(&mut container, &host, port);
+            }
             Box::pin(create(ground, workload, &pod, (&container, attempt), not_refreshed)).await
         }
         Job::Resize { pod, runs } => Box::pin(resize(ground, pod, runs)).await,
@@ -387,6 +392,19 @@ fn environment(pod: &Admitted, container: usize, contents: &Contents) -> Result<
         StepError { wait: Some(AGAIN), ..error }
     };
     resolve::environment(container, namespace, contents).map_err(missing)
+}
+
+/// What Kubernetes gives every container of its own service, by which client libraries find it; the container's own variables come
+/// after and win.
+fn add_service(container: &mut Container, host: &str, port: u16) {
+    let port = port.to_string();
+    let variables = [
+        ("KUBERNETES_SERVICE_HOST", host),
+        ("KUBERNETES_SERVICE_PORT", &port),
+        ("KUBERNETES_SERVICE_PORT_HTTPS", &port),
+    ];
+    let literal = |(name, value): (&str, &str)| EnvVar { name: name.into(), value: EnvValue::Literal(value.into()) };
+    container.env.splice(0..0, variables.map(literal));
 }
 
 async fn create<M: Machine>(

@@ -1,6 +1,6 @@
 //! A container's log files as the keeper leaves them: opened safely, in order, read as CRI lines.
 //!
-//! Driven by the command line's `logs`, and by the agent for the last lines of what failed. Daemons may have the log directory
+//! Driven by the command line's `logs`, by the uplink, and by the agent for the last lines of what failed. Daemons may have the log directory
 //! mounted, writable, and plant links, pipes and devices in it at any moment: every path is resolved by the kernel beneath the
 //! directory without links, and what is not a regular file of ours with one name is refused before it is opened.
 
@@ -233,6 +233,19 @@ impl LogFile {
         self.file.seek(SeekFrom::Start(begin))?;
         Ok(starts.len())
     }
+}
+
+/// Leaves the files that hold the last `most` lines, each standing where they begin.
+pub fn keep_last(files: &mut Vec<LogFile>, most: usize) -> io::Result<()> {
+    let mut left = most;
+    for at in (0..files.len()).rev() {
+        left -= files[at].seek_to_last(left)?.min(left);
+        if left == 0 {
+            files.drain(..at);
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// `<time> <stream> <F|P> <content>\n`. What is no CRI line is content as it is.

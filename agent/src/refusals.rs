@@ -118,7 +118,7 @@ fn refused(merged: &Merged) -> BTreeMap<WorkloadKey, Refusal> {
         let rejections = match &outcome.fate {
             Fate::Refused { rejections } => rejections,
             Fate::OutOfPods { reason } => {
-                let key = outcome.identity.as_ref().and_then(|identity| identity.workload());
+                let key = outcome.identity.as_ref().and_then(|identity| identity.workload(outcome.origin.source));
                 refused.extend(key.map(|key| (key, Refusal::NoPlace(reason.clone()))));
                 continue;
             }
@@ -126,7 +126,7 @@ fn refused(merged: &Merged) -> BTreeMap<WorkloadKey, Refusal> {
         };
         let faults: Vec<String> = rejections.iter().map(ToString::to_string).collect();
         let keys: Vec<WorkloadKey> = match &outcome.identity {
-            Some(identity) => identity.workload().into_iter().collect(),
+            Some(identity) => identity.workload(outcome.origin.source).into_iter().collect(),
             None => faults.iter().filter_map(|fault| held.get(fault.as_str())).flatten().copied().cloned().collect(),
         };
         for key in keys {
@@ -143,10 +143,10 @@ fn refused(merged: &Merged) -> BTreeMap<WorkloadKey, Refusal> {
 fn about(key: &WorkloadKey, pods: &[(Uid, String)]) -> About {
     let namespace = key.namespace.clone();
     match (key.kind, pods.last()) {
-        (WorkloadKind::Pod, Some((uid, name))) => {
+        (WorkloadKind::Pod | WorkloadKind::Control, Some((uid, name))) => {
             About { kind: "Pod".into(), namespace, name: name.clone(), uid: uid.0.clone(), container: None }
         }
-        (WorkloadKind::Pod, None) => {
+        (WorkloadKind::Pod | WorkloadKind::Control, None) => {
             About { kind: "Pod".into(), namespace, name: key.name.clone(), ..About::default() }
         }
         (WorkloadKind::DaemonSet, _) => {
@@ -179,6 +179,7 @@ mod tests {
             let files = text.into_iter().map(|text| parse("a.yaml", text.as_bytes(), &context)).collect();
             let key = WorkloadKey { namespace: "default".into(), kind: WorkloadKind::Pod, name: "a".into() };
             let recorded = pod::merge::Recorded {
+                uid: Uid("u".into()),
                 workload: key,
                 name: "a-n1".into(),
                 origin: pod::desired::Origin { source: Source::Static, file: "a.yaml".into(), line: 1 },

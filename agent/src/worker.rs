@@ -541,7 +541,9 @@ impl<M: Machine> Worker<M> {
                 let pod = admitted(view);
                 let run = run(uid, container, attempt);
                 let contents = self.contents_for(&run);
-                let job = Job::Create { pod, container: index, attempt, not_refreshed, contents };
+                let ruling = self.shared.board.ruling().filter(|_| self.key.kind == WorkloadKind::Control);
+                let api = ruling.and_then(|ruling| ruling.api.clone());
+                let job = Job::Create { pod, container: index, attempt, not_refreshed, contents, api };
                 self.shared.directory.own(&run.container_id(), &run.uid, &self.key);
                 Some(job)
             }
@@ -592,7 +594,10 @@ impl<M: Machine> Worker<M> {
         let random = self.shared.machine.random();
         let generation = self.pods.iter().map(|v| v.record.generation).max().unwrap_or(0).saturating_add(1);
         Record {
-            uid: Uid(uuid::Builder::from_random_bytes(random).into_uuid().to_string()),
+            uid: match &wanted.object {
+                Some(object) => object.uid.clone(),
+                None => Uid(uuid::Builder::from_random_bytes(random).into_uuid().to_string()),
+            },
             workload: self.key.clone(),
             name: pod_name(&self.key, &self.shared.context.node_name, random),
             revision: wanted.revision.clone(),
@@ -642,7 +647,7 @@ impl<M: Machine> Worker<M> {
     }
 
     fn is_over(&self) -> bool {
-        matches!(*self.wanted.borrow(), Wanted::Gone)
+        matches!(*self.wanted.borrow(), Wanted::Gone | Wanted::End { .. })
             && self.pods.is_empty()
             && self.jobs.is_empty()
             && self.strays.is_empty()
@@ -694,13 +699,14 @@ fn admitted(view: &PodView) -> Admitted {
     Admitted { record: view.record.clone(), template: view.template.clone() }
 }
 
-/// `<name>-<node>` for a Pod document, `<name>-<5 letters>` for a DaemonSet's pod. A DaemonSet's long name is cut so
+/// `<name>-<node>` for a Pod document, `<name>-<5 letters>` for a DaemonSet's pod, an object's own. A DaemonSet's long name is cut so
 /// that the whole fits the 253 bytes of a DNS subdomain.
 fn pod_name(key: &WorkloadKey, node: &str, random: [u8; 16]) -> String {
     // Kubernetes' alphabet for generated names: no vowels, no look-alikes.
     const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     match key.kind {
         WorkloadKind::Pod => format!("{}-{node}", key.name),
+        WorkloadKind::Control => key.name.clone(),
         WorkloadKind::DaemonSet => {
             let suffix = random[..5].iter().map(|b| char::from(LETTERS[usize::from(*b) % LETTERS.len()]));
             let cut = key.name.len().min(253 - 6);

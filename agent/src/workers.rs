@@ -76,7 +76,8 @@ impl Directory {
         self.freed.send_replace(());
     }
 
-    fn is_claimed(&self, uid: &Uid) -> bool {
+    /// Whether there is, or is about to be, a record with this uid.
+    pub fn is_claimed(&self, uid: &Uid) -> bool {
         self.state().uids.contains_key(uid)
     }
 

@@ -13,6 +13,7 @@ pub mod contacts;
 pub mod convert;
 pub mod daemonset;
 pub mod door;
+pub mod fleet;
 pub mod http;
 pub mod loops;
 pub mod rollout;

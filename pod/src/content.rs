@@ -162,6 +162,16 @@ impl Contents {
         Contents(Arc::new(documents))
     }
 
+    /// These and what is here.
+    pub fn with(&self, more: &BTreeMap<ContentKey, Arc<Content>>) -> Contents {
+        if more.is_empty() {
+            return self.clone();
+        }
+        let mut all = BTreeMap::clone(&self.0);
+        all.extend(more.iter().map(|(key, content)| (key.clone(), content.clone())));
+        Contents::new(all)
+    }
+
     pub fn get(&self, key: &ContentKey) -> Option<&Arc<Content>> {
         self.0.get(key)
     }

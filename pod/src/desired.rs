@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::allow::Allow;
 use crate::content::{Content, ContentKey, Contents};
-use crate::name::WorkloadKey;
+use crate::name::{Uid, WorkloadKey};
 use crate::received::Received;
 use crate::secret::{DockerConfig, SecretKey};
 use crate::spec::{PodTemplate, Taint};
@@ -42,6 +43,19 @@ pub struct DesiredPod {
     pub origin: Origin,
     /// The document as received: what the record keeps.
     pub document: Received,
+    /// Of a pod of the control endpoint.
+    pub object: Option<Box<Object>>,
+}
+
+/// What the control endpoint has decided of one of its pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// `metadata.uid`: another uid under the same name is another pod.
+    pub uid: Uid,
+    /// It is to end (`deletionTimestamp`), with this much time to do so (`deletionGracePeriodSeconds`).
+    pub ends: Option<Duration>,
+    /// It has run to its end, or has failed: a node without a record of it does not run it once more.
+    pub finished: bool,
 }
 
 /// `spec.updateStrategy` of a DaemonSet; a Pod document always rolls.
@@ -61,6 +75,8 @@ pub enum Wanted {
     Hold { reason: String },
     /// As [`Wanted::Hold`], by a rule of the node's owner: what never ran is not started either.
     Forbidden { reason: String },
+    /// Its pod object is being deleted: end it within this time, which may become shorter.
+    End { grace: Duration },
     /// No source wants it and all have been heard: end it.
     Gone,
 }

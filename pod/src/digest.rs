@@ -37,12 +37,18 @@ pub const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// 27^10 values: a chance of one in two hundred million million that an edit goes unnoticed. Fits into a label and a name.
 const LETTERS: usize = 10;
 
-/// The revision of a document of this kind, from which this template was read: ten letters of [`ALPHABET`].
+/// The revision of a document of this kind, from which this template was read: ten letters of [`ALPHABET`]. A pod object is the
+/// same pod as long as its uid is the same, whatever else it says.
 pub fn revision(kind: WorkloadKind, template: &PodTemplate, document: &Value) -> String {
     match (kind, document.pointer("/spec/template")) {
         (WorkloadKind::DaemonSet, Some(written)) => {
             let mut sum = Sum(Sha256::new());
             written.feed(&mut sum);
+            letters(&sum.0.finalize(), LETTERS)
+        }
+        (WorkloadKind::Control, _) => {
+            let mut sum = Sum(Sha256::new());
+            document.pointer("/metadata/uid").unwrap_or(&Value::Null).feed(&mut sum);
             letters(&sum.0.finalize(), LETTERS)
         }
         (WorkloadKind::Pod, _) | (WorkloadKind::DaemonSet, None) => of_template(kind, template),
@@ -55,7 +61,7 @@ pub fn of_template(kind: WorkloadKind, template: &PodTemplate) -> String {
     let PodTemplate { labels, annotations, spec } = template;
     let mut sum = Sum(Sha256::new());
     match kind {
-        WorkloadKind::Pod => {
+        WorkloadKind::Pod | WorkloadKind::Control => {
             spec.feed(&mut sum);
             if template.restarts_on_config_change() {
                 annotations.get(CONFIG_DIGEST_ANNOTATION).feed(&mut sum);

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::desired::Source;
 use crate::manifest::quantity;
 use crate::name::WorkloadKind;
 use crate::record::Record;
@@ -37,7 +38,11 @@ pub fn annotations(record: &Record, template: &PodTemplate) -> BTreeMap<String, 
         annotations.insert("kubernetes.io/config.hash".into(), record.uid.0.clone());
     }
     annotations.insert("kubernetes.io/config.seen".into(), record.admitted_at.to_string());
-    annotations.insert("kubernetes.io/config.source".into(), "file".into());
+    let source = match record.origin.source {
+        Source::Static => "file",
+        Source::Control => "api",
+    };
+    annotations.insert("kubernetes.io/config.source".into(), source.into());
     annotations
 }
 

@@ -17,7 +17,12 @@ pub const LAST_MOMENT: Duration = Duration::from_secs(2);
 
 /// When SIGKILL follows for a pod whose termination begins at `now` (`terminationGracePeriodSeconds`).
 pub fn deadline(template: &PodTemplate, now: Moment) -> Moment {
-    now.after(template.spec.termination_grace.max(GRACE_MIN))
+    deadline_within(template.spec.termination_grace, now)
+}
+
+/// The same for a grace period that somebody asked for.
+pub fn deadline_within(grace: Duration, now: Moment) -> Moment {
+    now.after(grace.max(GRACE_MIN))
 }
 
 impl Record {

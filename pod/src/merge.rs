@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::content::{ContentKey, Kept};
 use crate::desired::{DesiredPod, DesiredSet, Node, Origin, Source, Wanted};
 use crate::manifest::{Identity, Parsed, Rejection};
-use crate::name::{WorkloadKey, WorkloadKind};
+use crate::name::{Uid, WorkloadKey, WorkloadKind};
 use crate::placement::{self, Placement};
 use crate::ports::HostPort;
 use crate::record::{Lifecycle, Record};
@@ -45,6 +45,7 @@ pub enum Said {
 /// What the merge has to know of a record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Recorded {
+    pub uid: Uid,
     pub workload: WorkloadKey,
     /// The pod's own name.
     pub name: String,
@@ -58,6 +59,7 @@ pub struct Recorded {
 impl From<&Record> for Recorded {
     fn from(record: &Record) -> Recorded {
         Recorded {
+            uid: record.uid.clone(),
             workload: record.workload.clone(),
             name: record.name.clone(),
             origin: record.origin.clone(),
@@ -112,11 +114,15 @@ pub fn merge(snapshots: &[Snapshot], recorded: &[Recorded], node: &Node, max_pod
     let mut claims = Claims::gather(snapshots, recorded);
     let complete = snapshots.iter().all(|s| matches!(s.said, Said::Files(_)));
     let mut merged = Merged { set: DesiredSet { complete, ..DesiredSet::default() }, ..Merged::default() };
-    for (key, claim) in claims.winners(recorded) {
+    let winners = claims.winners(recorded);
+    let statics = static_names(&winners, node);
+    for (key, claim) in winners {
         let wanted = match claim {
             Claim::Held { reason } => Wanted::Hold { reason },
+            // The endpoint has looked its class up, as Kubernetes' admission does.
+            Claim::Wants(pod) if pod.object.is_some() => place(*pod, recorded, node, &statics, &mut claims),
             Claim::Wants(mut pod) => match claims.prioritise(&mut pod) {
-                Ok(()) => place(*pod, recorded, node, &mut claims),
+                Ok(()) => place(*pod, recorded, node, &statics, &mut claims),
                 Err(reason) => Wanted::Hold { reason },
             },
         };
@@ -130,8 +136,25 @@ pub fn merge(snapshots: &[Snapshot], recorded: &[Recorded], node: &Node, max_pod
 }
 
 /// Whether the pod belongs here and may have its name.
-fn place(pod: DesiredPod, recorded: &[Recorded], node: &Node, claims: &mut Claims) -> Wanted {
-    if let Some(reason) = name_taken(&pod, recorded, node) {
+fn place(
+    pod: DesiredPod,
+    recorded: &[Recorded],
+    node: &Node,
+    statics: &BTreeMap<(String, String), Origin>,
+    claims: &mut Claims,
+) -> Wanted {
+    if let Some(grace) = pod.object.as_ref().and_then(|object| object.ends) {
+        return Wanted::End { grace };
+    }
+    let is_known = |uid: &Uid| recorded.iter().any(|record| record.uid == *uid);
+    if pod.object.as_ref().is_some_and(|object| object.finished && !is_known(&object.uid)) {
+        return Wanted::Gone;
+    }
+    if let Some(winner) = statics.get(&own_name(&pod, node)).filter(|_| pod.object.is_some()) {
+        claims.decide(&pod.workload, &pod.origin, Fate::Duplicate { winner: winner.clone() });
+        return Wanted::Gone;
+    }
+    if let Some(reason) = name_taken(&pod, recorded, node).or_else(|| uid_taken(&pod, recorded)) {
         claims.refuse(&pod, "metadata.name", reason.clone());
         return Wanted::Hold { reason };
     }
@@ -146,7 +169,7 @@ fn place(pod: DesiredPod, recorded: &[Recorded], node: &Node, claims: &mut Claim
             Wanted::Gone
         }
         // Somebody put it into this node's directory, so it is a mistake, and a mistake stops nothing that runs.
-        (Placement::Not { reason }, WorkloadKind::Pod) => {
+        (Placement::Not { reason }, WorkloadKind::Pod | WorkloadKind::Control) => {
             let reason = format!("NodeAffinity: {reason}");
             claims.refuse(&pod, "spec", reason.clone());
             Wanted::Hold { reason }
@@ -159,7 +182,7 @@ fn allowed(pod: DesiredPod, node: &Node, claims: &mut Claims) -> Wanted {
     let forbidden = node.allow.judge(&pod.template.spec);
     let Some(first) = forbidden.first() else { return Wanted::Run(Box::new(pod)) };
     let spec = match pod.workload.kind {
-        WorkloadKind::Pod => "spec",
+        WorkloadKind::Pod | WorkloadKind::Control => "spec",
         WorkloadKind::DaemonSet => "spec.template.spec",
     };
     let reason = format!("{spec}.{}: {}", first.path, first.reason);
@@ -167,12 +190,38 @@ fn allowed(pod: DesiredPod, node: &Node, claims: &mut Claims) -> Wanted {
     Wanted::Forbidden { reason }
 }
 
+/// The names of pods that documents of this node ask for: pods of the control endpoint give way to them.
+fn static_names(winners: &BTreeMap<WorkloadKey, Claim>, node: &Node) -> BTreeMap<(String, String), Origin> {
+    let named = winners.values().filter_map(|claim| match claim {
+        Claim::Wants(pod) if pod.workload.kind == WorkloadKind::Pod => Some((own_name(pod, node), pod.origin.clone())),
+        Claim::Wants(_) | Claim::Held { .. } => None,
+    });
+    named.collect()
+}
+
+/// Namespace and name of the pod that the document asks for. Of a DaemonSet's that is made up later.
+fn own_name(pod: &DesiredPod, node: &Node) -> (String, String) {
+    let WorkloadKey { namespace, kind, name } = &pod.workload;
+    let name = match kind {
+        WorkloadKind::Pod => format!("{name}-{}", node.name),
+        WorkloadKind::DaemonSet | WorkloadKind::Control => name.clone(),
+    };
+    (namespace.clone(), name)
+}
+
+/// A uid is one pod's for ever, whatever the control endpoint says.
+fn uid_taken(pod: &DesiredPod, recorded: &[Recorded]) -> Option<String> {
+    let uid = &pod.object.as_ref()?.uid;
+    let other = recorded.iter().find(|record| record.uid == *uid && record.workload != pod.workload)?;
+    Some(format!("its uid is that of a pod of {}", other.workload))
+}
+
 /// A static pod's name is given; a DaemonSet's pod of the same name may be there by chance and keeps it.
 fn name_taken(pod: &DesiredPod, recorded: &[Recorded], node: &Node) -> Option<String> {
-    if pod.workload.kind != WorkloadKind::Pod {
+    if pod.workload.kind == WorkloadKind::DaemonSet {
         return None;
     }
-    let name = format!("{}-{}", pod.workload.name, node.name);
+    let (_, name) = own_name(pod, node);
     let same =
         |r: &&Recorded| r.name == name && r.workload.namespace == pod.workload.namespace && r.workload != pod.workload;
     let other = recorded.iter().filter(same).min()?;
@@ -182,7 +231,8 @@ fn name_taken(pod: &DesiredPod, recorded: &[Recorded], node: &Node) -> Option<St
 /// `--max-pods`: who has been admitted keeps the place, newcomers come in by priority, then by name.
 fn limit(set: &mut DesiredSet, recorded: &[Recorded], max_pods: usize, claims: &mut Claims) {
     let live: BTreeSet<&WorkloadKey> = recorded.iter().filter(|r| r.live).map(|r| &r.workload).collect();
-    let kept = live.iter().filter(|key| set.wanted(key) != Wanted::Gone).count();
+    let stays = |key: &WorkloadKey| !matches!(set.wanted(key), Wanted::Gone | Wanted::End { .. });
+    let kept = live.iter().filter(|key| stays(key)).count();
     let newcomers = set.workloads.iter().filter_map(|(key, wanted)| match wanted {
         Wanted::Run(pod) if !live.contains(key) => {
             Some((std::cmp::Reverse(pod.template.spec.priority), key.clone(), pod.origin.clone()))

@@ -21,14 +21,17 @@ pub struct WorkloadKey {
 pub enum WorkloadKind {
     Pod,
     DaemonSet,
+    /// A pod object of the control endpoint: name and uid are the object's own.
+    Control,
 }
 
 impl fmt::Display for WorkloadKey {
-    /// `pod/ns/name` or `ds/ns/name`; also the value of the containerd label that finds a workload's containers.
+    /// `pod/ns/name`, `ds/ns/name` or `control/ns/name`; also the value of the containerd label that finds a workload's containers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
             WorkloadKind::Pod => "pod",
             WorkloadKind::DaemonSet => "ds",
+            WorkloadKind::Control => "control",
         };
         write!(f, "{kind}/{}/{}", self.namespace, self.name)
     }

@@ -39,7 +39,8 @@ pub fn decide(node: &Node, kind: WorkloadKind, template: &PodTemplate) -> Placem
         return Placement::Not { reason };
     }
     match kind {
-        WorkloadKind::Pod => Placement::Runs,
+        // Of an object the endpoint has looked at the taints.
+        WorkloadKind::Pod | WorkloadKind::Control => Placement::Runs,
         WorkloadKind::DaemonSet => taints(node, template),
     }
 }

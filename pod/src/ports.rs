@@ -84,7 +84,7 @@ pub fn of_spec(spec: &PodSpec) -> Vec<HostPort> {
 /// What a pod takes whose document was admitted once.
 pub fn of_document(kind: WorkloadKind, document: &Value) -> Vec<HostPort> {
     let spec = match kind {
-        WorkloadKind::Pod => &document["spec"],
+        WorkloadKind::Pod | WorkloadKind::Control => &document["spec"],
         WorkloadKind::DaemonSet => &document["spec"]["template"]["spec"],
     };
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();

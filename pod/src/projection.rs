@@ -1,10 +1,11 @@
 //! The files of a projected volume (configMap, secret, downwardAPI and projected ones): from documents and the pod itself to
 //! paths, modes and bytes. Driven by the worker before a pod's surroundings are made and whenever a document changes. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::content::{ContentKey, ContentKind, Contents, Hidden};
 use crate::downward::{self, NodeSize};
+use crate::name::Uid;
 use crate::record::Record;
 use crate::spec::{DownwardField, DownwardValue, KeyToPath, PodTemplate, Projected, Projection, Volume, VolumeSource};
 
@@ -47,6 +48,30 @@ pub fn is_needed(template: &PodTemplate) -> bool {
     template.spec.volumes.iter().any(|volume| matches!(volume.source, VolumeSource::Projected(_)))
 }
 
+/// The entry of a [`token_key`]'s content.
+pub const TOKEN: &str = "token";
+
+/// Among the contents, the token for a pod's service account. No document has such a name.
+pub fn token_key(namespace: &str, uid: &Uid, audience: &str, expiration_seconds: u64) -> ContentKey {
+    let name = format!("token:{uid}:{expiration_seconds}:{audience}");
+    ContentKey { kind: ContentKind::Secret, namespace: namespace.to_owned(), name }
+}
+
+/// The tokens that the pod's volumes show.
+pub fn tokens(record: &Record, template: &PodTemplate) -> BTreeSet<ContentKey> {
+    let sources = template.spec.volumes.iter().flat_map(|volume| match &volume.source {
+        VolumeSource::Projected(projected) => projected.sources.as_slice(),
+        VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) | VolumeSource::Image(_) => &[],
+    });
+    let key = |source: &Projection| match source {
+        Projection::Token { audience, expiration_seconds, .. } => {
+            Some(token_key(&record.workload.namespace, &record.uid, audience, *expiration_seconds))
+        }
+        Projection::Content { .. } | Projection::Downward(_) => None,
+    };
+    sources.filter_map(key).collect()
+}
+
 /// The files of all projected volumes, by the volumes' names.
 pub fn files(pod: Pod<'_>, contents: &Contents) -> Result<BTreeMap<String, Files>, Unfilled> {
     let mut all = BTreeMap::new();
@@ -87,8 +112,13 @@ fn of_volume(projected: &Projected, pod: Pod<'_>, contents: &Contents) -> Result
                     files.insert(item.path.clone(), make(item.mode, content));
                 }
             }
-            // Nobody gives tokens here yet: the status says so.
-            Projection::Token { .. } => {}
+            // Where nobody gives tokens the status says so.
+            Projection::Token { path, audience, expiration_seconds } => {
+                let Record { uid, workload, .. } = pod.record;
+                let key = token_key(&workload.namespace, uid, audience, *expiration_seconds);
+                let token = contents.get(&key).and_then(|token| token.entries.get(TOKEN));
+                files.extend(token.map(|entry| (path.clone(), make(None, entry.value.clone()))));
+            }
         }
     }
     match files.keys().find(|path| parents(path).any(|parent| files.contains_key(parent))) {

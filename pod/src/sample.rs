@@ -90,6 +90,7 @@ pub fn origin(file: &str) -> Origin {
 /// What a document of this workload with this template asks for.
 pub fn desired(workload: &WorkloadKey, template: PodTemplate) -> DesiredPod {
     DesiredPod {
+        object: None,
         workload: workload.clone(),
         revision: digest::of_template(workload.kind, &template),
         template: template.into(),

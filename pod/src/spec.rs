@@ -574,7 +574,7 @@ pub enum Projection {
         optional: bool,
     },
     Downward(Vec<DownwardFile>),
-    /// `serviceAccountToken`: left out where nobody gives tokens.
+    /// `serviceAccountToken`: given by the control endpoint to its own pods, left out elsewhere.
     Token {
         path: String,
         audience: String,

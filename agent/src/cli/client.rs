@@ -77,6 +77,15 @@ impl Client {
         })
     }
 
+    /// Joins the control endpoint anew. What the agent says to that.
+    pub fn rejoin(&self, token: &str) -> Result<String, Failure> {
+        self.on_runtime(async {
+            let response = self.request(Method::POST, "/v1/control/join", Bytes::from(token.to_owned())).await?;
+            let answer = whole(response).await?;
+            Ok(answer["note"].as_str().unwrap_or_default().to_owned())
+        })
+    }
+
     /// All that there is, then each change, until `each` has had enough (false) or the agent ends.
     pub fn watch(&self, kind: Kind, mut each: impl FnMut(Vec<Change>) -> Result<(), Failure>) -> Result<(), Failure> {
         self.on_runtime(async {

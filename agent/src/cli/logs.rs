@@ -2,7 +2,6 @@
 //! gone, their names do.
 
 mod follow;
-mod show;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -17,8 +16,8 @@ use super::log_place::Which;
 use super::{Failure, exec, log_place, pod_row};
 use crate::config::{self, Config, Settings};
 use crate::http::rows::Kind;
-use crate::log_file::{LogDir, LogFile};
-use show::{Printer, Shown};
+use crate::log_file::{LogDir, LogFile, keep_last};
+use crate::log_lines::{Printer, Shown};
 
 /// Containers of a pod whose logs are shown at once; each takes a few descriptors.
 const CONTAINERS_MAX: usize = 256;
@@ -298,17 +297,4 @@ fn cannot(place: &Place, why: &io::Error) -> Failure {
         }
         _ => Failure::Refused(format!("the log of container {container} cannot be read: {why}")),
     }
-}
-
-/// Leaves the files that hold the last `most` lines, each standing where they begin.
-fn keep_last(files: &mut Vec<LogFile>, most: usize) -> io::Result<()> {
-    let mut left = most;
-    for at in (0..files.len()).rev() {
-        left -= files[at].seek_to_last(left)?.min(left);
-        if left == 0 {
-            files.drain(..at);
-            break;
-        }
-    }
-    Ok(())
 }

@@ -16,6 +16,7 @@ mod images;
 mod log_place;
 mod logs;
 mod pod_row;
+mod rejoin;
 mod table;
 mod why;
 mod yaml;
@@ -67,6 +68,8 @@ pub enum Word {
     Images(images::Images),
     /// Say what a daemon waits for
     Why(why::WhyArgs),
+    /// Join the control endpoint anew, with a new token; the daemons run on
+    Rejoin(rejoin::RejoinArgs),
     /// Look for what on this node would keep daemons from running
     Doctor(doctor::DoctorArgs),
     /// Judge manifest files as the agent would, without an agent
@@ -186,6 +189,7 @@ fn speak(client: &Client, word: Word, out: &mut impl io::Write) -> Result<(), Fa
         Word::Delete(Delete::Pod(named)) => delete::pod(client, &named, out),
         Word::Images(word) => images::run(client, word, out),
         Word::Why(args) => why::run(client, &args, &mut Plain(out)),
+        Word::Rejoin(args) => rejoin::run(client, &args, out),
         Word::Doctor(args) => doctor::run(client, &args, out),
         Word::Check(args) => check::run(&args, &mut Plain(out)),
         Word::Version => Ok(writeln!(out, "daemonlet {}", env!("CARGO_PKG_VERSION"))?),

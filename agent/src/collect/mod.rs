@@ -243,10 +243,10 @@ impl<S: ImageShelf> Collector<S> {
         if self.desired.borrow().complete {
             return Ok(());
         }
-        let why = match self.board.checks().get(&crate::board::Check::SourceStatic) {
-            Some(Err(why)) => why.clone(),
-            _ => "the manifest directory is being read".to_owned(),
-        };
+        let checks = self.board.checks();
+        let sources = [crate::board::Check::SourceStatic, crate::board::Check::SourceControl];
+        let unheard = sources.iter().find_map(|source| checks.get(source)?.as_ref().err());
+        let why = unheard.map_or_else(|| "the manifest directory is being read".to_owned(), String::clone);
         Err(CollectError::Unheard { why })
     }
 

@@ -122,6 +122,9 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         allow_host_namespace,
         allow_registry,
         logkeeper,
+        control,
+        join_token_file,
+        health_advertise,
         run_dir,
     } = settings;
     match key.text.as_str() {
@@ -174,6 +177,9 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         pod::allow::HOST_NAMESPACE => *allow_host_namespace = entries_of(value, value::host_namespace)?,
         pod::allow::REGISTRY => *allow_registry = entries_of(value, value::registry)?,
         "logkeeper" => *logkeeper = Some(path(key, value)?),
+        "control" => *control = Some(one(key, value, value::control)?),
+        "join-token-file" => *join_token_file = Some(path(key, value)?),
+        "health-advertise" => *health_advertise = Some(one(key, value, value::host_port)?),
         _ => return Err(Fault::new(key.line, "unknown key; keys are the agent's flags without dashes in front")),
     }
     Ok(())

@@ -40,10 +40,12 @@ fn every_key_of_the_file_is_read() {
          runtime-class:\n  crun: /usr/bin/crun\n  kata.qemu: io.containerd.kata.v2\n\
          seccomp-dir: /profiles\nseccomp-default: false\nseccomp-32-bit: true\npod-max-pids: 100\nsingle-process-oom-kill: true\nmemory-qos: true\nlogkeeper: /k\nregistry-config: /certs.d\nregistry-auth: /auth.json\n\
          image-pull-rate-limit: 1M\nimage-gc-high-threshold: 70\nimage-gc-low-threshold: 60\nimage-minimum-gc-age: 1h30m\n\
-         image-maximum-gc-age: 48h\n",
+         image-maximum-gc-age: 48h\ncontrol: https://c.example.org\njoin-token-file: /t\nhealth-advertise: n1:10348\n",
     )
     .unwrap();
     assert_eq!(config.node_name.as_deref(), Some("n1"));
+    assert_eq!(config.control.unwrap().to_string(), "https://c.example.org:6444");
+    assert_eq!((config.join_token_file, config.health_advertise), (Some("/t".into()), Some("n1:10348".into())));
     assert_eq!(config.run_dir, PathBuf::from("/r"));
     assert_eq!(config.live.labels["a"], "yes");
     assert_eq!(config.live.taints.iter().map(taint_text).collect::<Vec<_>>(), ["x=y:NoSchedule", "z:NoExecute"]);
@@ -257,4 +259,30 @@ async fn labels_apply_live_and_other_keys_wait_for_a_restart() {
 async fn wait(following: &mut tokio::sync::watch::Receiver<Following>, fits: impl Fn(&Following) -> bool) -> Following {
     let wait = following.wait_for(|f| fits(f));
     tokio::time::timeout(Duration::from_secs(20), wait).await.expect("in time").unwrap().clone()
+}
+
+#[test]
+fn control_endpoints_are_https_with_a_port_or_the_usual_one() {
+    for (text, shown) in [
+        ("https://c", "https://c:6444"),
+        ("https://c:1/", "https://c:1"),
+        ("https://[fd00::1]", "https://[fd00::1]:6444"),
+        ("https://[fd00::1]:7", "https://[fd00::1]:7"),
+        ("https://192.0.2.1:9", "https://192.0.2.1:9"),
+    ] {
+        assert_eq!(value::control(text).unwrap().to_string(), shown);
+    }
+    for text in [
+        "",
+        "c:1",
+        "http://c",
+        "https://",
+        "https://:1",
+        "https://c:0",
+        "https://c:x",
+        "https://c/p",
+        "https://fd00::1",
+    ] {
+        assert!(value::control(text).is_err(), "{text}");
+    }
 }

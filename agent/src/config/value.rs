@@ -101,6 +101,60 @@ pub fn listen(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is no address with a port (127.0.0.1:10348, [::1]:10348)"))
 }
 
+/// The port on which a control endpoint listens for nodes, where none is said.
+const NODES_PORT: u16 = 6444;
+
+/// Where a control endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlUrl {
+    /// A name or an address, without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+impl std::fmt::Display for ControlUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "https://[{}]:{}", self.host, self.port),
+            false => write!(f, "https://{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// `https://HOST[:PORT]`.
+pub fn control(text: &str) -> Result<ControlUrl, String> {
+    let wrong = || format!("{text:?} is no control endpoint: write https://HOST or https://HOST:PORT");
+    let rest = text.strip_prefix("https://").ok_or_else(wrong)?;
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let with_port = match rest.rsplit_once(':') {
+        Some((host, _)) if !host.is_empty() && !rest.ends_with(']') => rest.to_owned(),
+        _ => format!("{rest}:{NODES_PORT}"),
+    };
+    let (host, port) = split_host_port(&with_port).ok_or_else(wrong)?;
+    Ok(ControlUrl { host, port })
+}
+
+/// `HOST:PORT`, `[ADDRESS]:PORT`.
+pub fn host_port(text: &str) -> Result<String, String> {
+    match split_host_port(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(format!("{text:?} is no host with a port (node1.example.org:10348, [fd00::1]:10348)")),
+    }
+}
+
+fn split_host_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().ok()?.to_string(),
+        None => {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+            Some(host).filter(|host| !host.is_empty() && host.chars().all(plain))?.to_owned()
+        }
+    };
+    Some((host, port))
+}
+
 /// `key=value`, by Kubernetes' rules for labels.
 pub fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is no label: write KEY=VALUE"))?;

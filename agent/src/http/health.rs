@@ -16,15 +16,15 @@ type Checks = BTreeMap<Check, Result<(), String>>;
 pub fn answer(path: &str, query: Option<&str>, checks: &Checks) -> Option<Response<Reply>> {
     let mut parts = path.strip_prefix('/')?.splitn(2, '/');
     let endpoint = parts.next()?;
-    let asked: &[Check] = match endpoint {
-        "livez" | "healthz" => &[Check::Loop],
-        "readyz" => &Check::ALL,
+    let asked: Vec<Check> = match endpoint {
+        "livez" | "healthz" => vec![Check::Loop],
+        "readyz" => checks.keys().copied().collect(),
         _ => return None,
     };
     let verbose = query
         .is_some_and(|query| query.split('&').any(|part| matches!(part, "verbose" | "verbose=true" | "verbose=1")));
     match parts.next() {
-        None | Some("") => Some(all(endpoint, asked, checks, verbose)),
+        None | Some("") => Some(all(endpoint, &asked, checks, verbose)),
         Some(name) => {
             let check = asked.iter().find(|check| check.name() == name)?;
             Some(match &checks[check] {

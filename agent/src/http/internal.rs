@@ -1,7 +1,7 @@
 //! The socket's interface for client words, version 1. Internal: the same program speaks both ends.
 //!
 //! `GET /v1/<kind>`: `{"items": […]}`; with ?watch=1 one `{"type": …, "object": …}` a line: all that there is as ADDED,
-//! then each change as it comes. `POST /v1/pods/<uid>/delete`. `POST /v1/images/words` with a word about images is answered
+//! then each change as it comes. `POST /v1/pods/<uid>/delete`. `POST /v1/control/join` with a join token. `POST /v1/images/words` with a word about images is answered
 //! with its frames (`image_words`). `POST /v1/exec` is upgraded to a stream (`exec`). Errors are `{"error": "…"}`.
 
 use std::collections::BTreeMap;
@@ -33,6 +33,9 @@ const WATCH_PAUSE: Duration = Duration::from_millis(20);
 /// Until workers have answered a command.
 const COMMAND_TIME_MAX: Duration = Duration::from_secs(20);
 
+/// Until the control endpoint has answered, with all that is tried to reach it.
+const REJOIN_TIME_MAX: Duration = Duration::from_secs(90);
+
 pub async fn answer(board: Board, machine: Arc<Machine>, request: Request<Incoming>) -> Response<Reply> {
     if request.body().size_hint().upper().is_none_or(|bytes| bytes > BODY_BYTES_MAX) {
         return error(StatusCode::PAYLOAD_TOO_LARGE, "no request here takes a body of that size");
@@ -41,6 +44,10 @@ pub async fn answer(board: Board, machine: Arc<Machine>, request: Request<Incomi
     match path.as_slice() {
         ["v1", "pods", uid, "delete"] => match *request.method() {
             Method::POST => delete(&board, uid).await,
+            _ => reply::method_not_allowed("POST"),
+        },
+        ["v1", "control", "join"] => match *request.method() {
+            Method::POST => rejoin(&board, request).await,
             _ => reply::method_not_allowed("POST"),
         },
         ["v1", "exec"] => match *request.method() {
@@ -88,6 +95,17 @@ async fn delete(board: &Board, uid: &str) -> Response<Reply> {
         Err(_) => {
             error(StatusCode::GATEWAY_TIMEOUT, "the workers have not answered in time; the pod may still be ended")
         }
+    }
+}
+
+async fn rejoin(board: &Board, request: Request<Incoming>) -> Response<Reply> {
+    let body = tokio::time::timeout(BODY_TIME_MAX, request.into_body().collect()).await;
+    let Ok(Ok(body)) = body else { return error(StatusCode::BAD_REQUEST, "the request's body did not arrive") };
+    let token = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+    match tokio::time::timeout(REJOIN_TIME_MAX, board.rejoin(token)).await {
+        Ok(Ok(note)) => reply::json(StatusCode::OK, &json!({"note": note})),
+        Ok(Err(why)) => error(StatusCode::CONFLICT, &why),
+        Err(_) => error(StatusCode::GATEWAY_TIMEOUT, "the control endpoint has not answered in time; ask again"),
     }
 }
 

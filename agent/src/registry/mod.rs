@@ -7,7 +7,7 @@
 
 mod blame;
 mod blob;
-mod certificate;
+pub mod certificate;
 pub mod challenge;
 pub mod credentials;
 mod error;
@@ -15,7 +15,7 @@ mod helped;
 pub mod hosts;
 mod http;
 pub mod manifest;
-mod names;
+pub mod names;
 mod proxy;
 mod reach;
 mod round;

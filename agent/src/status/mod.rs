@@ -114,7 +114,10 @@ fn metadata(published: &Published, view: &PodView) -> Value {
     let record = &view.record;
     let labels = downward::labels(record, &view.template);
     let annotations = downward::annotations(record, &view.template);
-    let mut metadata = Map::new();
+    let mut metadata = match record.workload.kind {
+        WorkloadKind::Pod | WorkloadKind::DaemonSet => Map::new(),
+        WorkloadKind::Control => of_object(view),
+    };
     if record.workload.kind == WorkloadKind::DaemonSet {
         metadata.insert("generateName".into(), format!("{}-", record.workload.name).into());
         metadata.insert("ownerReferences".into(), json!([owner(view)]));
@@ -123,7 +126,9 @@ fn metadata(published: &Published, view: &PodView) -> Value {
     metadata.insert("namespace".into(), record.workload.namespace.clone().into());
     metadata.insert("uid".into(), record.uid.0.clone().into());
     metadata.insert("generation".into(), generation(view).into());
-    metadata.insert("creationTimestamp".into(), time(record.admitted_at).into());
+    if record.workload.kind != WorkloadKind::Control {
+        metadata.insert("creationTimestamp".into(), time(record.admitted_at).into());
+    }
     metadata.insert("annotations".into(), json!(annotations));
     if !labels.is_empty() {
         metadata.insert("labels".into(), json!(labels));
@@ -139,6 +144,14 @@ fn metadata(published: &Published, view: &PodView) -> Value {
         metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
     }
     Value::Object(metadata)
+}
+
+/// What the control endpoint's object says of itself and of who owns it.
+fn of_object(view: &PodView) -> Map<String, Value> {
+    const TAKEN: [&str; 4] = ["generateName", "ownerReferences", "creationTimestamp", "resourceVersion"];
+    let document = view.record.document.read();
+    let said = |field: &&str| Some(((*field).to_owned(), document["metadata"].get(field)?.clone()));
+    TAKEN.iter().filter_map(said).collect()
 }
 
 /// The DaemonSet document as the owner. It has no uid of its own on a node without a control endpoint: one is derived
@@ -167,7 +180,7 @@ fn owner(view: &PodView) -> Value {
 /// The specification as received, placed on this node.
 fn spec(view: &PodView, node: &NodeFacts) -> Value {
     let place = match view.record.workload.kind {
-        WorkloadKind::Pod => "/spec",
+        WorkloadKind::Pod | WorkloadKind::Control => "/spec",
         WorkloadKind::DaemonSet => "/spec/template/spec",
     };
     let mut document = view.record.document.read();

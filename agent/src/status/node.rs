@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::board::{Board, Check};
-use crate::config::{node_labels, taint_text};
+use crate::board::Board;
+use crate::config::{automatic_labels, node_labels, taint_text};
 
 /// What a Node document shows of the machine itself; read once, it does not change while the machine runs.
 #[derive(Debug, Clone, Default)]
@@ -39,8 +39,22 @@ impl Machine {
     }
 }
 
+/// Which labels and taints are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Say {
+    /// Those that count: the control endpoint's, once the node has joined one.
+    Counting,
+    /// Those of the configuration, which are proposed to a control endpoint.
+    Proposed,
+}
+
 /// The node as v1 Node.
 pub fn node(board: &Board, machine: &Machine) -> Value {
+    node_as(board, machine, Say::Counting)
+}
+
+/// The same, with these labels and taints.
+pub fn node_as(board: &Board, machine: &Machine, say: Say) -> Value {
     let facts = board.node();
     let live = board.live();
     let checks = board.checks();
@@ -78,8 +92,11 @@ pub fn node(board: &Board, machine: &Machine) -> Value {
             "message": "containerd's disk has room, or images to make it",
         }),
     });
-    let taints: Vec<Value> = live
-        .taints
+    let (labels, taints) = match (say, board.ruling()) {
+        (Say::Counting, Some(ruling)) => (ruling.labels.clone(), ruling.taints.clone()),
+        (Say::Counting, None) | (Say::Proposed, _) => (node_labels(&facts.name, &live), live.taints.clone()),
+    };
+    let taints: Vec<Value> = taints
         .iter()
         .map(|taint| {
             let text = taint_text(taint);
@@ -87,7 +104,6 @@ pub fn node(board: &Board, machine: &Machine) -> Value {
             json!({"key": taint.key, "value": taint.value, "effect": effect})
         })
         .collect();
-    let labels = node_labels(&facts.name, &live);
     let addresses = facts.addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}));
     let addresses: Vec<Value> = addresses.chain([json!({"type": "Hostname", "address": facts.name})]).collect();
     let capacity = json!({
@@ -98,9 +114,9 @@ pub fn node(board: &Board, machine: &Machine) -> Value {
     // The nameless one is what pods without a class get.
     let classes = std::iter::once("").chain(facts.runtime_classes.keys().map(String::as_str));
     let handlers: Vec<Value> = classes.map(|name| json!({"name": name})).collect();
-    let checks: Vec<Value> = Check::ALL
+    let checks: Vec<Value> = checks
         .iter()
-        .map(|check| match &checks[check] {
+        .map(|(check, outcome)| match outcome {
             Ok(()) => json!({"name": check.name(), "ok": true}),
             Err(why) => json!({"name": check.name(), "ok": false, "reason": why}),
         })
@@ -116,7 +132,7 @@ pub fn node(board: &Board, machine: &Machine) -> Value {
             "capacity": capacity,
             "runtimeHandlers": handlers,
             "nodeInfo": {
-                "architecture": labels["kubernetes.io/arch"],
+                "architecture": automatic_labels(&facts.name)["kubernetes.io/arch"],
                 "operatingSystem": "linux",
                 "kernelVersion": machine.kernel,
                 "osImage": machine.os_image,
@@ -128,6 +144,7 @@ pub fn node(board: &Board, machine: &Machine) -> Value {
         },
         "daemonlet": {
             "checks": checks,
+            "control": board.control(),
             "cgroup": facts.cgroup,
             "runtimeClasses": facts.runtime_classes,
             "missingCapabilities": facts.missing_capabilities,

@@ -1,5 +1,6 @@
 //! Phase, conditions and quality of service (v1 PodStatus), from the states of the containers.
 
+use pod::name::WorkloadKind;
 use pod::observed::SandboxState;
 use pod::plan::{PodView, SHIM_SILENT, StepKey, Waiting, order};
 use pod::record::Lifecycle;
@@ -159,6 +160,10 @@ pub fn conditions(published: &Published, view: &PodView, statuses: &[ContainerSt
 
 /// A condition of ours, True where a volume lacks the token that it is to have.
 fn no_token(view: &PodView) -> Option<Value> {
+    // Of the endpoint's pods: they are given one.
+    if view.record.workload.kind == WorkloadKind::Control {
+        return None;
+    }
     let is_token = |source: &Projection| matches!(source, Projection::Token { .. });
     let lacks = |volume: &&Volume| match &volume.source {
         VolumeSource::Projected(projected) => projected.sources.iter().any(is_token),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::phase::{ADAPTED, NOT_REFRESHED, RECORD_OWED};
 use super::{containers, time};
-use crate::board::{Board, Check, FileOutcome, FileState, Published, WantedSummary};
+use crate::board::{Board, FileOutcome, FileState, Published, WantedSummary};
 use crate::image_pull::{ImagePull, Stage};
 
 /// The plan's word for a workload that is kept as it is.
@@ -172,9 +172,9 @@ fn faults(file: &FileOutcome) -> Vec<Reason> {
 
 fn node(board: &Board) -> Option<Answer> {
     let checks = board.checks();
-    let mut reasons: Vec<Reason> = Check::ALL
+    let mut reasons: Vec<Reason> = checks
         .iter()
-        .filter_map(|check| checks[check].as_ref().err().map(|why| Reason::new(check.name(), why.clone())))
+        .filter_map(|(check, outcome)| outcome.as_ref().err().map(|why| Reason::new(check.name(), why.clone())))
         .collect();
     let needs_restart = board.needs_restart();
     if !needs_restart.is_empty() {
@@ -275,7 +275,7 @@ fn about(file: &FileOutcome, key: &WorkloadKey) -> bool {
 
 fn kind(kind: WorkloadKind) -> &'static str {
     match kind {
-        WorkloadKind::Pod => "Pod",
+        WorkloadKind::Pod | WorkloadKind::Control => "Pod",
         WorkloadKind::DaemonSet => "DaemonSet",
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use pod::content::{Contents, Used, of_creation, of_pod};
-use pod::name::{RunKey, Uid};
+use pod::name::{RunKey, Uid, WorkloadKind};
 use pod::observed::{ContainerState, SandboxState};
 use pod::plan::{PodView, RunStep, StepKey};
 use pod::projection::{self, Unfilled};
@@ -50,7 +50,8 @@ impl<M: Machine> Worker<M> {
         }
         let before = std::mem::replace(&mut self.configs.seen, now);
         for view in &self.pods {
-            let uses = of_pod(&view.template.spec, &self.key.namespace);
+            let mut uses = of_pod(&view.template.spec, &self.key.namespace);
+            uses.extend(projection::tokens(&view.record, &view.template));
             if uses.is_empty() || before.of(uses.clone()) == self.configs.seen.of(uses) {
                 continue;
             }
@@ -136,6 +137,13 @@ impl<M: Machine> Worker<M> {
     fn files(&self, record: &Record, template: &PodTemplate) -> Result<Projected, Unfilled> {
         if !projection::is_needed(template) {
             return Ok(Projected::new());
+        }
+        // Where no endpoint can be reached the pod starts without its token, and has it later.
+        let given =
+            self.key.kind == WorkloadKind::Control && self.shared.board.control().is_some_and(|it| it.may_answer);
+        if given && projection::tokens(record, template).iter().any(|key| self.configs.seen.get(key).is_none()) {
+            let why = "its service account token has not come from the control endpoint yet".to_owned();
+            return Err(Unfilled { volume: "kube-api-access".to_owned(), why });
         }
         let node = self.shared.machine.runtime().node_size();
         projection::files(projection::Pod { record, template, node }, &self.configs.seen)

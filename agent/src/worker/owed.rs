@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use pod::backoff;
 use pod::lifecycle::{GRACE_MIN, deadline};
-use pod::name::{RunKey, Uid};
+use pod::name::{RunKey, Uid, WorkloadKind};
 use pod::plan::{Change, Owed, StepKey};
-use pod::record::{ContainerMemory, Lifecycle, Record};
+use pod::record::{ContainerMemory, Lifecycle, PodFailure, Record};
 use pod::storage::EVICTED;
 use pod::time::{Moment, Now};
 
@@ -218,8 +218,14 @@ impl<M: Machine> Worker<M> {
                 continue;
             }
             self.tell(&uid, None, Severity::Warning, EVICTED, &message);
-            let deadline = now.boot.after(GRACE_MIN);
-            self.remember(&uid, Change::Terminating { deadline, reason: EVICTED.into() }, now);
+            let change = match self.key.kind {
+                WorkloadKind::Pod | WorkloadKind::DaemonSet => {
+                    Change::Terminating { deadline: now.boot.after(GRACE_MIN), reason: EVICTED.into() }
+                }
+                // Its object has failed: a new one is the endpoint's to make.
+                WorkloadKind::Control => Change::Failed(PodFailure { reason: EVICTED.into(), message }),
+            };
+            self.remember(&uid, change, now);
         }
     }
 

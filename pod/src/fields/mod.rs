@@ -91,9 +91,11 @@ impl Place {
     /// The table of a kind.
     pub fn root(kind: WorkloadKind) -> &'static Place {
         static POD: OnceLock<Place> = OnceLock::new();
+        static OBJECT: OnceLock<Place> = OnceLock::new();
         static DAEMON_SET: OnceLock<Place> = OnceLock::new();
         match kind {
             WorkloadKind::Pod => POD.get_or_init(|| Place::build(kind)),
+            WorkloadKind::Control => OBJECT.get_or_init(|| Place::build(kind)),
             WorkloadKind::DaemonSet => DAEMON_SET.get_or_init(|| Place::build(kind)),
         }
     }
@@ -116,7 +118,7 @@ impl Place {
             }
         }
         let spec: &[&str] = match kind {
-            WorkloadKind::Pod => &["spec"],
+            WorkloadKind::Pod | WorkloadKind::Control => &["spec"],
             WorkloadKind::DaemonSet => &["spec", "template", "spec"],
         };
         let spec = spec.iter().fold(&mut root, |place, name| place.entry(name));

@@ -7,7 +7,7 @@ use super::tree::{Node, Value};
 use super::yaml::Broken;
 use super::{
     Context, Document, DocumentOutcome, Identity, MAX_DOCUMENTS, Parsed, Rejection, content, daemonset, json, names,
-    pod, priority_class, walk, yaml,
+    object, pod, priority_class, walk, yaml,
 };
 use crate::content::{Content, ContentKey, ContentKind};
 use crate::desired::{DesiredPod, Origin, Source, UpdateStrategy};
@@ -19,6 +19,7 @@ use crate::name::{WorkloadKey, WorkloadKind};
 pub struct Reading<'a> {
     pub file: &'a str,
     pub context: &'a Context,
+    pub source: Source,
 }
 
 /// Reads all documents of a text into `parsed`. A text that holds none is at fault, unless it is an empty list: that asks
@@ -41,6 +42,22 @@ pub fn read(text: &str, reading: &Reading<'_>, parsed: &mut Parsed) {
     }
     if let Some(Broken { line, reason }) = broken {
         parsed.whole = Some(Rejection { file: reading.file.to_owned(), line, path: String::new(), reason });
+    }
+}
+
+/// Reads one object in JSON; a list is none.
+pub fn read_object(text: &str, reading: &Reading<'_>, parsed: &mut Parsed) {
+    let mut documents = Vec::new();
+    let read = json::read(text, &mut |root| {
+        documents.push(outcome(&root, "", None, reading));
+        documents.len() <= 1
+    });
+    let whole =
+        |line, reason: String| Some(Rejection { file: reading.file.to_owned(), line, path: String::new(), reason });
+    match (read, documents.len()) {
+        (Ok(()), 1) => parsed.documents = documents,
+        (Ok(()), _) => parsed.whole = whole(1, "it is not one JSON object".into()),
+        (Err(Broken { line, reason }), _) => parsed.whole = whole(line, reason),
     }
 }
 
@@ -133,10 +150,10 @@ pub fn recorded(
 ) -> Result<DesiredPod, Vec<Rejection>> {
     let root = Node::from_json(document, origin.line);
     let at = At { node: &root, path: String::new() };
-    let reading = Reading { file: &origin.file, context };
+    let reading = Reading { file: &origin.file, context, source: origin.source };
     let mut findings = Findings::default();
     let identity = identity(&at, None);
-    let kind = identity.as_ref().and_then(Identity::workload);
+    let kind = identity.as_ref().and_then(|identity| identity.workload(origin.source));
     let Some(key) = kind else {
         let at = &at;
         findings.impossible(at, "is neither a Pod nor a DaemonSet with a name");
@@ -252,10 +269,11 @@ fn judge(
         plain_names(at, &key.name, &key.namespace, findings);
         return Some(Document::Content { key, content: content.into() });
     }
-    let (workload_kind, version) = match kind {
-        "Pod" => (WorkloadKind::Pod, "v1"),
-        "DaemonSet" => (WorkloadKind::DaemonSet, "apps/v1"),
-        other => {
+    let (workload_kind, version) = match (kind, reading.source) {
+        ("Pod", Source::Static) => (WorkloadKind::Pod, "v1"),
+        ("Pod", Source::Control) => (WorkloadKind::Control, "v1"),
+        ("DaemonSet", Source::Static) => (WorkloadKind::DaemonSet, "apps/v1"),
+        (other, _) => {
             let kind = at.need("kind", findings)?;
             findings.impossible(&kind, foreign(other));
             return None;
@@ -270,7 +288,7 @@ fn judge(
     }
     walk::check(at.node, Place::root(workload_kind), &at.path, findings);
     name(at, findings);
-    let key = identity?.workload()?;
+    let key = identity?.workload(reading.source)?;
     name_rules(at, &key, reading, findings);
     Some(Document::Workload(Box::new(workload(at, key, reading, findings)?)))
 }
@@ -299,6 +317,8 @@ fn name_rules(at: &At<'_>, key: &WorkloadKey, reading: &Reading<'_>, findings: &
     let suffix = match key.kind {
         WorkloadKind::Pod => reading.context.node_name.len(),
         WorkloadKind::DaemonSet => 5,
+        // A name of its own.
+        WorkloadKind::Control => return,
     };
     if key.name.len() + 1 + suffix > MAX_POD_NAME
         && let Some(at) = metadata.get("name")
@@ -313,7 +333,7 @@ fn name_rules(at: &At<'_>, key: &WorkloadKey, reading: &Reading<'_>, findings: &
 /// The one way from a document to a desired pod.
 fn workload(at: &At<'_>, key: WorkloadKey, reading: &Reading<'_>, findings: &mut Findings) -> Option<DesiredPod> {
     let (template, update) = match key.kind {
-        WorkloadKind::Pod => (pod::template(at, findings)?, UpdateStrategy::RollingUpdate),
+        WorkloadKind::Pod | WorkloadKind::Control => (pod::template(at, findings)?, UpdateStrategy::RollingUpdate),
         WorkloadKind::DaemonSet => daemonset::read(at, findings)?,
     };
     let mut document = at.node.to_json();
@@ -321,14 +341,19 @@ fn workload(at: &At<'_>, key: WorkloadKey, reading: &Reading<'_>, findings: &mut
     if let Some(map) = document.as_object_mut() {
         // An item of a PodList or DaemonSetList may leave these out; a record stands alone.
         let (kind, version) = match key.kind {
-            WorkloadKind::Pod => ("Pod", "v1"),
+            WorkloadKind::Pod | WorkloadKind::Control => ("Pod", "v1"),
             WorkloadKind::DaemonSet => ("DaemonSet", "apps/v1"),
         };
         map.insert("kind".into(), kind.into());
         map.insert("apiVersion".into(), version.into());
     }
-    let origin = Origin { source: Source::Static, file: reading.file.to_owned(), line: at.node.line };
-    Some(DesiredPod { workload: key, template: template.into(), revision, update, origin, document: document.into() })
+    let origin = Origin { source: reading.source, file: reading.file.to_owned(), line: at.node.line };
+    let object = match key.kind {
+        WorkloadKind::Pod | WorkloadKind::DaemonSet => None,
+        WorkloadKind::Control => Some(object::read(at, template.spec.termination_grace, findings)?.into()),
+    };
+    let template = template.into();
+    Some(DesiredPod { workload: key, template, revision, update, origin, document: document.into(), object })
 }
 
 /// A kind that may lie beside the workloads it belongs to.

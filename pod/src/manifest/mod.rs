@@ -16,6 +16,7 @@ mod json;
 mod mounts;
 pub mod names;
 mod naming;
+mod object;
 mod one;
 mod placement;
 mod pod;
@@ -39,7 +40,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::content::{Content, ContentKey, ContentKind};
-use crate::desired::{DesiredPod, Origin};
+use crate::desired::{DesiredPod, Origin, Source};
 use crate::name::{WorkloadKey, WorkloadKind};
 use crate::received::Received;
 use crate::spec::PodTemplate;
@@ -107,10 +108,11 @@ pub struct Identity {
 
 impl Identity {
     /// The workload this is, for a Pod or DaemonSet.
-    pub fn workload(&self) -> Option<WorkloadKey> {
-        let kind = match self.kind.as_str() {
-            "Pod" => WorkloadKind::Pod,
-            "DaemonSet" => WorkloadKind::DaemonSet,
+    pub fn workload(&self, source: Source) -> Option<WorkloadKey> {
+        let kind = match (self.kind.as_str(), source) {
+            ("Pod", Source::Static) => WorkloadKind::Pod,
+            ("Pod", Source::Control) => WorkloadKind::Control,
+            ("DaemonSet", _) => WorkloadKind::DaemonSet,
             _ => return None,
         };
         Some(WorkloadKey { namespace: self.namespace.clone(), kind, name: self.name.clone() })
@@ -200,7 +202,7 @@ pub fn is_known_class(name: &str) -> bool {
 /// is made of, so that another value of a class makes no new pod.
 pub fn with_written_priority(template: &PodTemplate, kind: WorkloadKind, document: &Value) -> PodTemplate {
     let spec = match kind {
-        WorkloadKind::Pod => document.pointer("/spec"),
+        WorkloadKind::Pod | WorkloadKind::Control => document.pointer("/spec"),
         WorkloadKind::DaemonSet => document.pointer("/spec/template/spec"),
     };
     let field = |name: &str| spec.and_then(|spec| spec.get(name));
@@ -217,7 +219,18 @@ pub fn with_written_priority(template: &PodTemplate, kind: WorkloadKind, documen
 pub fn parse(file: &str, bytes: &[u8], context: &Context) -> Parsed {
     let mut parsed = Parsed { file: file.to_owned(), ..Parsed::default() };
     match text(bytes) {
-        Ok(text) => documents::read(text, &documents::Reading { file, context }, &mut parsed),
+        Ok(text) => documents::read(text, &documents::Reading { file, context, source: Source::Static }, &mut parsed),
+        Err((line, reason)) => parsed.whole = Some(whole(file, line, reason)),
+    }
+    parsed
+}
+
+/// Reads an object of the control endpoint, one JSON document: the same path as [`parse`]. `file`: what it is called.
+pub fn parse_object(file: &str, bytes: &[u8], context: &Context) -> Parsed {
+    let mut parsed = Parsed { file: file.to_owned(), ..Parsed::default() };
+    let reading = documents::Reading { file, context, source: Source::Control };
+    match text(bytes) {
+        Ok(text) => documents::read_object(text, &reading, &mut parsed),
         Err((line, reason)) => parsed.whole = Some(whole(file, line, reason)),
     }
     // It is kept for as long as the file lies there.

@@ -1,8 +1,11 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::desired::UpdateStrategy;
+use crate::desired::{Object, UpdateStrategy};
+use crate::name::Uid;
 use crate::spec::{
     AppArmor, Container, ContainerResource, EnvFrom, EnvValue, HostPathKind, Medium, PodField, PullPolicy, Seccomp,
     SubPath, VolumeSource,
@@ -816,7 +819,7 @@ fn refused_document_keeps_its_identity() {
     let parsed = of(&with("hostPID: on", "nonsense: on"));
     let identity = parsed.documents[0].identity.as_ref().unwrap();
     assert_eq!(identity.to_string(), "Pod kube-system/full");
-    assert_eq!(identity.workload().unwrap().to_string(), "pod/kube-system/full");
+    assert_eq!(identity.workload(Source::Static).unwrap().to_string(), "pod/kube-system/full");
 }
 
 #[test]
@@ -1045,4 +1048,51 @@ fn daemon_sets_as_people_publish_them_are_taken() {
         seen += 1;
     }
     assert_eq!(seen, 8);
+}
+
+fn object(text: &str) -> Parsed {
+    parse_object("pod/default/a", text.as_bytes(), &Context { node_name: "n1".into() })
+}
+
+#[test]
+fn pod_object_is_itself_whatever_its_spec_says() {
+    let text = |uid: &str, image: &str, more: &str| {
+        format!(
+            r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"a","generateName":"a-","namespace":"x","uid":"{uid}","managedFields":[]{more}}},
+               "spec":{{"containers":[{{"name":"c","image":"{image}"}}]}},"status":{{"phase":"Pending"}}}}"#
+        )
+    };
+    let read = |text: String| {
+        let parsed = object(&text);
+        let [document] = &parsed.documents[..] else { panic!("{parsed:?}") };
+        match &document.result {
+            Ok(Document::Workload(pod)) => (**pod).clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let pod = read(text("0a-1b", "i", ""));
+    assert_eq!(pod.workload.to_string(), "control/x/a");
+    assert_eq!(pod.object, Some(Object { uid: Uid("0a-1b".into()), ends: None, finished: false }.into()));
+    assert_eq!(pod.revision, read(text("0a-1b", "j", "")).revision);
+    assert_ne!(pod.revision, read(text("0a-1c", "i", "")).revision);
+    let ending = r#","deletionTimestamp":"2026-01-01T00:00:00Z","deletionGracePeriodSeconds":5"#;
+    assert_eq!(read(text("0a-1b", "i", ending)).object.unwrap().ends, Some(Duration::from_secs(5)));
+    assert!(read(text("0a-1b", "i", "").replace("Pending", "Failed")).object.unwrap().finished);
+    let recorded = parse_recorded(&pod.document, &pod.origin, &Context { node_name: "n1".into() }).unwrap();
+    assert_eq!(recorded, pod, "its record is read back through the same path");
+}
+
+#[test]
+fn what_is_no_pod_object_is_refused_by_name_and_uids_do_not_climb() {
+    for uid in ["", "../x", "a/b", "A", "-a", "."] {
+        let text = format!(
+            r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"a","uid":"{uid}"}},"spec":{{"containers":[{{"name":"c","image":"i"}}]}}}}"#
+        );
+        let parsed = object(&text);
+        assert!(parsed.rejections().any(|it| it.path == "metadata.uid"), "{uid}: {parsed:?}");
+        assert_eq!(parsed.documents[0].identity.as_ref().unwrap().name, "a");
+    }
+    for text in ["", "{", "[]", r#"{"kind":"List","items":[]}"#, r#"{"apiVersion":"apps/v1","kind":"DaemonSet"}"#] {
+        assert!(!object(text).is_accepted(), "{text}");
+    }
 }

@@ -96,7 +96,7 @@ impl Claims {
                 match identity.as_ref() {
                     Some(known) => {
                         // A refused document of another kind claims no workload.
-                        if let Some(key) = known.workload() {
+                        if let Some(key) = known.workload(origin.source) {
                             self.claim(key, &origin, Claim::Held { reason });
                         }
                         if let Some(key) = known.content() {
@@ -218,7 +218,7 @@ impl Claims {
     /// The document of this workload at `origin` was accepted and comes to something else after all.
     pub fn decide(&mut self, key: &WorkloadKey, origin: &Origin, fate: Fate) {
         for (identity, old) in self.fates.entry(origin.clone()).or_default() {
-            let same = identity.as_ref().and_then(Identity::workload).as_ref() == Some(key);
+            let same = identity.as_ref().and_then(|it| it.workload(origin.source)).as_ref() == Some(key);
             if same && *old == Fate::Accepted {
                 *old = fate.clone();
             }

@@ -16,7 +16,7 @@ pub fn share(set: &mut DesiredSet, recorded: &[Recorded], claims: &mut Claims) {
     let live: BTreeSet<&WorkloadKey> = recorded.iter().filter(|r| r.live).map(|r| &r.workload).collect();
     let asking = set.workloads.iter().filter_map(|(key, wanted)| match wanted {
         Wanted::Run(pod) => Some((!live.contains(key), Reverse(pod.template.spec.priority), key.clone())),
-        Wanted::Hold { .. } | Wanted::Forbidden { .. } | Wanted::Gone => None,
+        Wanted::Hold { .. } | Wanted::Forbidden { .. } | Wanted::End { .. } | Wanted::Gone => None,
     });
     let mut asking: Vec<_> = asking.collect();
     asking.sort();
@@ -47,7 +47,7 @@ pub fn share(set: &mut DesiredSet, recorded: &[Recorded], claims: &mut Claims) {
 
 fn path(pod: &DesiredPod, port: &HostPort) -> String {
     let spec = match pod.workload.kind {
-        WorkloadKind::Pod => "spec",
+        WorkloadKind::Pod | WorkloadKind::Control => "spec",
         WorkloadKind::DaemonSet => "spec.template.spec",
     };
     let field = if pod.template.spec.host_network { "containerPort" } else { "hostPort" };

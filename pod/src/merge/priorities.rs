@@ -80,8 +80,8 @@ fn written(pod: &DesiredPod) -> Option<i64> {
 
 fn path(pod: &DesiredPod, field: &str) -> &'static str {
     match (pod.workload.kind, field) {
-        (WorkloadKind::Pod, "priority") => "spec.priority",
-        (WorkloadKind::Pod, _) => "spec.priorityClassName",
+        (WorkloadKind::Pod | WorkloadKind::Control, "priority") => "spec.priority",
+        (WorkloadKind::Pod | WorkloadKind::Control, _) => "spec.priorityClassName",
         (WorkloadKind::DaemonSet, "priority") => "spec.template.spec.priority",
         (WorkloadKind::DaemonSet, _) => "spec.template.spec.priorityClassName",
     }

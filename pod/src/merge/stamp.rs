@@ -21,6 +21,8 @@ pub fn stamp(set: &mut DesiredSet, salt: &[u8]) {
     let contents = set.contents.clone();
     for wanted in set.workloads.values_mut() {
         if let Wanted::Run(pod) = wanted
+            // An object is one pod, whatever it uses: a new one is the endpoint's to make.
+            && pod.workload.kind != WorkloadKind::Control
             && pod.template.restarts_on_config_change()
         {
             mark(pod, &contents, salt);
@@ -32,7 +34,7 @@ fn mark(pod: &mut DesiredPod, contents: &Contents, salt: &[u8]) {
     let used = contents.of(of_pod(&pod.template.spec, &pod.workload.namespace));
     let letters = digest_of(&used, salt);
     let metadata = match pod.workload.kind {
-        WorkloadKind::Pod => "/metadata/annotations",
+        WorkloadKind::Pod | WorkloadKind::Control => "/metadata/annotations",
         WorkloadKind::DaemonSet => "/spec/template/metadata/annotations",
     };
     let mut document = pod.document.read();

@@ -48,7 +48,14 @@ fn static_files(files: Vec<Parsed>) -> Snapshot {
 
 fn recorded(key: &WorkloadKey, source: Source, file: &str) -> Recorded {
     let origin = Origin { source, file: file.into(), line: 1 };
-    Recorded { workload: key.clone(), name: format!("{}-xxxxx", key.name), origin, live: true, ports: Vec::new() }
+    Recorded {
+        uid: Uid(key.to_string()),
+        workload: key.clone(),
+        name: format!("{}-xxxxx", key.name),
+        origin,
+        live: true,
+        ports: Vec::new(),
+    }
 }
 
 fn node() -> Node {
@@ -64,6 +71,7 @@ fn file_of(wanted: &Wanted) -> &str {
         Wanted::Run(pod) => &pod.origin.file,
         Wanted::Hold { .. } => "held",
         Wanted::Forbidden { .. } => "forbidden",
+        Wanted::End { .. } => "ends",
         Wanted::Gone => "gone",
     }
 }
@@ -533,7 +541,7 @@ fn of_class(line: u32, key: &WorkloadKey, name: &str) -> DocumentOutcome {
 fn priority(merged: &Merged, key: &WorkloadKey) -> Option<(i32, Option<String>)> {
     match &merged.set.workloads[key] {
         Wanted::Run(pod) => Some((pod.template.spec.priority, pod.template.spec.priority_class.clone())),
-        Wanted::Hold { .. } | Wanted::Forbidden { .. } | Wanted::Gone => None,
+        Wanted::Hold { .. } | Wanted::Forbidden { .. } | Wanted::End { .. } | Wanted::Gone => None,
     }
 }
 
@@ -577,4 +585,61 @@ fn pod_without_a_class_has_that_of_the_global_default_and_well_known_names_need_
     assert_eq!(priority(&merged, &d), Some((5, Some("least".into()))));
     assert_eq!(priority(&merged, &e).unwrap().1.as_deref(), Some("system-node-critical"));
     assert_eq!(priority(&merged, &p), Some((0, None)), "what it says itself stays as it is read");
+}
+
+fn object(name: &str, uid: &str, ends: Option<u64>) -> Parsed {
+    let ends = ends.map(std::time::Duration::from_secs);
+    let key = WorkloadKey { namespace: "default".into(), kind: WorkloadKind::Control, name: name.into() };
+    let mut outcome = wants(1, &key);
+    let Ok(Document::Workload(pod)) = &mut outcome.result else { panic!("it is wanted") };
+    pod.object = Some(crate::desired::Object { uid: Uid(uid.into()), ends, finished: uid == "done" }.into());
+    outcome.identity = Some(Identity { kind: "Pod".into(), namespace: "default".into(), name: name.into() });
+    file(&format!("pod/default/{name}"), vec![outcome])
+}
+
+fn from_control(objects: Vec<Parsed>) -> Snapshot {
+    Snapshot { source: Source::Control, said: Said::Files(objects), kept: BTreeMap::new() }
+}
+
+fn control(name: &str) -> WorkloadKey {
+    WorkloadKey { namespace: "default".into(), kind: WorkloadKind::Control, name: name.into() }
+}
+
+#[test]
+fn object_that_is_being_deleted_ends_within_the_time_it_was_given() {
+    let merged = merged(&[from_control(vec![object("a", "u1", Some(7)), object("b", "u2", None)])], &[]);
+    let grace = std::time::Duration::from_secs(7);
+    assert_eq!(merged.set.wanted(&control("a")), Wanted::End { grace });
+    assert_eq!(file_of(&merged.set.wanted(&control("b"))), "pod/default/b");
+}
+
+#[test]
+fn static_pod_has_its_name_before_an_object_of_the_same_name() {
+    let key = sample::static_pod("web");
+    let (name, other) = (format!("web-{}", node().name), "web");
+    let statics = static_files(vec![file("a", vec![wants(1, &key)])]);
+    let merged = merged(&[statics, from_control(vec![object(&name, "u1", None), object(other, "u2", None)])], &[]);
+    let winner = Origin { source: Source::Static, file: "a".into(), line: 1 };
+    assert_eq!(fate_in(&merged, &format!("pod/default/{name}")), &Fate::Duplicate { winner });
+    assert_eq!(merged.set.wanted(&control(&name)), Wanted::Gone);
+    assert_eq!(file_of(&merged.set.wanted(&key)), "a");
+    assert_eq!(file_of(&merged.set.wanted(&control(other))), "pod/default/web", "its name is another one");
+}
+
+#[test]
+fn object_with_the_uid_of_another_pod_takes_nothing_from_it() {
+    let key = sample::static_pod("web");
+    let record = Recorded { uid: Uid("u1".into()), ..recorded(&key, Source::Static, "a") };
+    let statics = static_files(vec![file("a", vec![wants(1, &key)])]);
+    let merged = merged(&[statics, from_control(vec![object("x", "u1", None)])], &[record]);
+    assert_eq!(file_of(&merged.set.wanted(&control("x"))), "held");
+    assert!(matches!(fate_in(&merged, "pod/default/x"), Fate::Refused { .. }));
+}
+
+#[test]
+fn object_that_has_finished_is_not_run_once_more_by_a_node_that_knows_nothing_of_it() {
+    let snapshot = [from_control(vec![object("a", "done", None)])];
+    assert_eq!(merged(&snapshot, &[]).set.wanted(&control("a")), Wanted::Gone);
+    let record = Recorded { uid: Uid("done".into()), ..recorded(&control("a"), Source::Control, "pod/default/a") };
+    assert_eq!(file_of(&merged(&snapshot, &[record]).set.wanted(&control("a"))), "pod/default/a");
 }

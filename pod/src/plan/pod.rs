@@ -16,9 +16,18 @@ pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, goal: Goal
         return;
     }
     match (&pod.record.lifecycle, goal) {
-        (Lifecycle::Terminating { deadline, .. }, _) => ending::end(draft, view, pod, *deadline),
-        (Lifecycle::Running | Lifecycle::Finished, Goal::End { reason }) => {
-            let deadline = lifecycle::deadline(&pod.template, view.now.boot);
+        (Lifecycle::Terminating { deadline, reason, .. }, goal) => {
+            if let Goal::End { grace: Some(grace), .. } = goal {
+                let sooner = lifecycle::deadline_within(grace, view.now.boot);
+                if sooner < *deadline {
+                    remember(draft, pod, Change::Terminating { deadline: sooner, reason: reason.clone() });
+                }
+            }
+            ending::end(draft, view, pod, *deadline);
+        }
+        (Lifecycle::Running | Lifecycle::Finished, Goal::End { reason, grace }) => {
+            let grace = grace.unwrap_or(pod.template.spec.termination_grace);
+            let deadline = lifecycle::deadline_within(grace, view.now.boot);
             remember(draft, pod, Change::Terminating { deadline, reason });
         }
         (Lifecycle::Running, Goal::Rest) => {

@@ -1,6 +1,8 @@
 //! Who is who among a workload's pods: the one that runs, its successor, those that are to end. This is where updates
 //! happen; everything below looks at one pod and its goal only.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::draft::pod_wait;
@@ -23,8 +25,8 @@ pub enum Goal {
     Prepare,
     /// It is left as it is: never started and soon to be replaced.
     Rest,
-    /// It ends.
-    End { reason: String },
+    /// It ends, within its own grace period or this one.
+    End { reason: String, grace: Option<Duration> },
 }
 
 #[derive(Debug, Default)]
@@ -38,7 +40,10 @@ pub struct Roles {
 
 pub fn decide(view: &View<'_>) -> Roles {
     match view.wanted {
-        Wanted::Gone => gone(view),
+        Wanted::Gone => all(view, |_| Goal::End { reason: "no source wants it any more".into(), grace: None }),
+        Wanted::End { grace } => {
+            all(view, |_| Goal::End { reason: "its pod object is being deleted".into(), grace: Some(*grace) })
+        }
         Wanted::Hold { reason } => hold(view, reason, oldest_that_ran(view).or_else(|| newest_live(view))),
         Wanted::Forbidden { reason } => hold(view, reason, oldest_that_ran(view)),
         Wanted::Run(wanted) => run(view, wanted),
@@ -54,6 +59,9 @@ pub fn is_of(pod: &PodView, wanted: &DesiredPod) -> bool {
 /// the agent restarts nobody.
 pub fn says_the_same(pod: &PodView, wanted: &DesiredPod) -> bool {
     let (record, kind) = (&pod.record, pod.record.workload.kind);
+    if let Some(object) = &wanted.object {
+        return record.uid == object.uid;
+    }
     let written = |template, document: &Value| with_written_priority(template, kind, document);
     record.revision == wanted.revision
         || record.revision == digest::of_template(kind, &written(&wanted.template, &wanted.document.read()))
@@ -61,10 +69,6 @@ pub fn says_the_same(pod: &PodView, wanted: &DesiredPod) -> bool {
             let document = record.document.read();
             digest::revision(kind, &written(&pod.template, &document), &document) == wanted.revision
         }
-}
-
-fn gone(view: &View<'_>) -> Roles {
-    all(view, |_| Goal::End { reason: "no source wants it any more".into() })
 }
 
 /// Nothing is admitted and nothing ends; what runs is kept running. An update that had begun waits.
@@ -93,7 +97,7 @@ fn with_target(view: &View<'_>, wanted: &DesiredPod, target: usize) -> Roles {
     let old: Vec<usize> = live(view).filter(|&i| i != target && has_run(view, i)).collect();
     let successor = !old.is_empty() && !has_run(view, target);
     let ready = stands_created(&view.pods[target]);
-    let end = || Goal::End { reason: format!("replaced by revision {}", wanted.revision) };
+    let end = || Goal::End { reason: format!("replaced by revision {}", wanted.revision), grace: None };
     let mut roles = all(view, |index| {
         if index == target {
             if successor { Goal::Prepare } else { Goal::Run }
@@ -121,7 +125,7 @@ fn without_target(view: &View<'_>, wanted: &DesiredPod) -> Roles {
     let stays = wanted.update == UpdateStrategy::OnDelete && current.is_some();
     let mut roles = all(view, |index| {
         if Some(index) != current {
-            Goal::End { reason: "replaced before it started".into() }
+            Goal::End { reason: "replaced before it started".into(), grace: None }
         } else if stays || has_run(view, index) {
             Goal::Run
         } else {

@@ -88,6 +88,7 @@ fn parse_workload(text: &str) -> Option<WorkloadKey> {
     let kind = match parts.next()? {
         "pod" => WorkloadKind::Pod,
         "ds" => WorkloadKind::DaemonSet,
+        "control" => WorkloadKind::Control,
         _ => return None,
     };
     Some(WorkloadKey { kind, namespace: parts.next()?.to_owned(), name: parts.next()?.to_owned() })
@@ -105,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_workload_reads_back_as_it_was_written() {
-        for kind in [WorkloadKind::Pod, WorkloadKind::DaemonSet] {
+        for kind in [WorkloadKind::Pod, WorkloadKind::DaemonSet, WorkloadKind::Control] {
             let key = WorkloadKey { namespace: "kube-system".into(), kind, name: "a.b-c".into() };
             assert_eq!(parse_workload(&key.to_string()), Some(key));
         }

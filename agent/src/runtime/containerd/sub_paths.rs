@@ -174,7 +174,7 @@ fn host_part(run: &CreateRun<'_>, volume: &str, read_only: bool, allow: &Arc<All
     let index = run.template.spec.volumes.iter().position(|it| it.name == volume)?;
     let VolumeSource::HostPath { path, .. } = &run.template.spec.volumes[index].source else { return None };
     let spec = match run.workload.kind {
-        WorkloadKind::Pod => "spec",
+        WorkloadKind::Pod | WorkloadKind::Control => "spec",
         WorkloadKind::DaemonSet => "spec.template.spec",
     };
     Some(HostPart {

@@ -197,7 +197,7 @@ proptest! {
         model.check_sizes();
         let live = || model.pods.iter().filter(|p| p.record.lifecycle == Lifecycle::Running);
         match &model.wanted {
-            Wanted::Gone => prop_assert!(model.pods.is_empty(), "traces are left"),
+            Wanted::End { .. } | Wanted::Gone => prop_assert!(model.pods.is_empty(), "traces are left"),
             Wanted::Hold { .. } => {
                 prop_assert!(live().count() == 0 || model.all_running().len() == shape.running());
             }

@@ -1,0 +1,186 @@
+//! The control endpoint's desired set as it was accepted last, on disk: what a node starts from when no endpoint is there.
+//!
+//! Driven by [`crate::sources::remote`]. `<state>/control/checkpoint` is one file as [`crate::durable`] writes it, mode 0600 in a
+//! directory of mode 0700, because Secrets are in it: objects as they were received, to be read by the parser that reads them from the
+//! wire.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::durable;
+use crate::seams::Files;
+use crate::sources::remote::{Generation, Object, Set, Surroundings};
+
+/// The directory of everything that has to do with the control endpoint, beneath the state directory.
+pub const DIRECTORY: &str = "control";
+
+/// The first word of the file: a format that later versions go on reading.
+const FORMAT: &str = "daemonlet-checkpoint-1";
+
+/// The largest set there is, with base64 around the worst of it.
+const FILE_LIMIT: u64 = 200 << 20;
+
+/// Where the set is kept.
+pub struct Checkpoint<F> {
+    path: PathBuf,
+    files: F,
+}
+
+/// The file's body.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    epoch: u64,
+    number: u64,
+    /// [`Set::digest`], in hexadecimal digits.
+    digest: String,
+    labels: BTreeMap<String, String>,
+    taints: Vec<String>,
+    api_host: String,
+    api_port: u16,
+    objects: Vec<StoredObject>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredObject {
+    kind: String,
+    namespace: String,
+    name: String,
+    uid: String,
+    /// As received; what is no text is in `base64`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    json: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+}
+
+impl<F: Files> Checkpoint<F> {
+    pub fn new(state_dir: &Path, files: F) -> Checkpoint<F> {
+        Checkpoint { path: state_dir.join(DIRECTORY).join("checkpoint"), files }
+    }
+
+    /// The set and its digest, from the newest whole generation of the file; None: there never was one. Err: why none can be trusted.
+    pub async fn load(&self) -> Result<Option<(Set, [u8; 32])>, String> {
+        let dir = self.path.parent().expect("it is in a directory of ours");
+        self.files.list(dir).await.map_err(|e| format!("cannot list {}: {e}", dir.display()))?;
+        let mut faults = Vec::new();
+        for (path, aside) in durable::generations(&self.path) {
+            let content = match self.files.read(&path, FILE_LIMIT).await {
+                Ok(content) => content,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(e) => {
+                    faults.push(format!("{}: {e}", path.display()));
+                    continue;
+                }
+            };
+            match read(&content) {
+                Ok(found) => return Ok(Some(found)),
+                Err(why) => faults.push(format!("{}: {why}", path.display())),
+            }
+            // Out of the way, or the next generation would put it in the place of the older one, which is whole.
+            let _ = self.files.rename(&path, &aside).await;
+        }
+        if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) }
+    }
+
+    /// Durable when it returns.
+    pub async fn write(&self, set: &Set, digest: &[u8; 32]) -> Result<(), String> {
+        let body = serde_json::to_vec(&stored(set, digest)).expect("it has string keys only");
+        let sealed = durable::seal(FORMAT, &body);
+        let written = durable::replace(&self.files, &self.path, sealed).await;
+        written.map_err(|e| format!("cannot write {}: {e}", self.path.display()))
+    }
+}
+
+fn stored(set: &Set, digest: &[u8; 32]) -> Stored {
+    let Set { generation: Generation { epoch, number }, objects, surroundings } = set;
+    let Surroundings { labels, taints, api_host, api_port } = surroundings.clone();
+    let object = |it: &Object| {
+        let Object { kind, namespace, name, uid, json } = it.clone();
+        let (json, base64) = match String::from_utf8(json.into()) {
+            Ok(text) => (Some(text), None),
+            Err(none) => (None, Some(STANDARD.encode(none.as_bytes()))),
+        };
+        StoredObject { kind, namespace, name, uid, json, base64 }
+    };
+    let digest = digest.iter().map(|b| format!("{b:02x}")).collect();
+    let objects = objects.iter().map(object).collect();
+    Stored { epoch: *epoch, number: *number, digest, labels, taints, api_host, api_port, objects }
+}
+
+fn read(content: &[u8]) -> Result<(Set, [u8; 32]), String> {
+    let body = durable::unseal(FORMAT, "checkpoint", content)?;
+    let stored: Stored = serde_json::from_slice(body).map_err(|e| format!("not a checkpoint: {e}"))?;
+    let Stored { epoch, number, digest, labels, taints, api_host, api_port, objects } = stored;
+    let object = |it: StoredObject| {
+        let StoredObject { kind, namespace, name, uid, json, base64 } = it;
+        let bytes = match (json, base64) {
+            (Some(text), _) => Some(text.into_bytes()),
+            (None, Some(text)) => STANDARD.decode(text).ok(),
+            (None, None) => None,
+        };
+        let json = Bytes::from(bytes.ok_or("not a checkpoint: an object is not whole")?);
+        Ok::<_, String>(Object { kind, namespace, name, uid, json })
+    };
+    let objects = objects.into_iter().map(object).collect::<Result<_, _>>()?;
+    let surroundings = Surroundings { labels, taints, api_host, api_port };
+    let digest = unhex(&digest).ok_or("not a checkpoint: its digest is none")?;
+    Ok((Set { generation: Generation { epoch, number }, objects, surroundings }, digest))
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::disk::Disk;
+
+    fn set(number: u64) -> Set {
+        let [kind, namespace, name, uid] = ["Secret", "a", "b", "c"].map(str::to_owned);
+        let json = Bytes::from_static(b"{\"data\":{\"a\":\"c2VjcmV0\"}}\xff");
+        let objects = vec![Object { kind, namespace, name, uid, json }];
+        Set { generation: Generation { epoch: 3, number }, objects, surroundings: Surroundings::default() }
+    }
+
+    #[tokio::test]
+    async fn only_root_reads_it_and_a_damaged_generation_falls_back_to_the_older() {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoint = Checkpoint::new(dir.path(), Disk);
+        assert_eq!(checkpoint.load().await, Ok(None));
+        for number in [1, 2] {
+            checkpoint.write(&set(number), &set(number).digest()).await.unwrap();
+        }
+        let place = dir.path().join("control");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(
+            (mode(&place), mode(&place.join("checkpoint")), mode(&place.join("checkpoint.old"))),
+            (0o700, 0o600, 0o600)
+        );
+        assert_eq!(checkpoint.load().await, Ok(Some((set(2), set(2).digest()))));
+
+        let path = place.join("checkpoint");
+        let mut content = fs::read(&path).unwrap();
+        let last = content.len() - 3;
+        content[last] ^= 1;
+        fs::write(&path, &content).unwrap();
+        assert_eq!(checkpoint.load().await, Ok(Some((set(1), set(1).digest()))));
+        fs::write(place.join("checkpoint.old"), "torn").unwrap();
+        assert!(checkpoint.load().await.is_err(), "damaged is not the same as never written");
+    }
+}

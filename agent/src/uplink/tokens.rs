@@ -1,0 +1,204 @@
+//! Tokens for the service accounts of the endpoint's pods: asked for through the session, kept in memory, asked for anew before they end.
+//!
+//! Driven by the session. What is given goes to [`crate::desired`] as one more content, so that volumes follow it as they follow a
+//! Secret. Without a session the present ones stay.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pod::content::{Content, ContentKey, Entry, Hidden};
+use pod::manifest::Document;
+use pod::name::Uid;
+use pod::projection::{TOKEN, token_key};
+use pod::spec::{Projection, VolumeSource};
+use proto::v1;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::sources::remote::Snapshot;
+
+/// A request that is not answered, or refused, is made again so soon.
+const AGAIN: Duration = Duration::from_secs(20);
+/// The shortest time between two requests for one token, whatever the endpoint says of its end.
+const LEAST: Duration = Duration::from_secs(30);
+
+/// What was given, among the contents.
+pub type Given = BTreeMap<ContentKey, Arc<Content>>;
+
+/// See the top of the file.
+#[derive(Debug)]
+pub struct Tokens {
+    wanted: BTreeMap<ContentKey, Wanted>,
+    /// Requests on their way.
+    asked: BTreeMap<u64, ContentKey>,
+    next: u64,
+    given: watch::Sender<Given>,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    ask: v1::TokenRequest,
+    due: Instant,
+}
+
+impl Tokens {
+    pub fn new(given: watch::Sender<Given>) -> Tokens {
+        Tokens { wanted: BTreeMap::new(), asked: BTreeMap::new(), next: 1, given }
+    }
+
+    /// A session begins: nothing is on its way.
+    pub fn begin(&mut self, now: Instant) {
+        for key in std::mem::take(&mut self.asked).into_values() {
+            if let Some(wanted) = self.wanted.get_mut(&key) {
+                wanted.due = now;
+            }
+        }
+    }
+
+    /// The pods are these now.
+    pub fn follow(&mut self, snapshot: &Snapshot, now: Instant) {
+        let mut before = std::mem::take(&mut self.wanted);
+        for (uid, object) in snapshot.pods.iter().filter(|(_, object)| !object.ends) {
+            for (key, ask) in snapshot.files.get(&object.file).map(|parsed| asks(uid, parsed)).unwrap_or_default() {
+                let due = before.remove(&key).map_or(now, |known| known.due);
+                self.wanted.insert(key, Wanted { ask, due });
+            }
+        }
+        let wanted = &self.wanted;
+        self.given.send_if_modified(|given| {
+            let many = given.len();
+            given.retain(|key, _| wanted.contains_key(key));
+            given.len() != many
+        });
+    }
+
+    /// When something is to be asked for.
+    pub fn due(&self) -> Option<Instant> {
+        self.wanted.values().map(|wanted| wanted.due).min()
+    }
+
+    /// What is to be asked for now.
+    pub fn take_due(&mut self, now: Instant) -> Vec<v1::TokenRequest> {
+        let mut asks = Vec::new();
+        for (key, wanted) in self.wanted.iter_mut().filter(|(_, wanted)| wanted.due <= now) {
+            wanted.due = now + AGAIN;
+            let request = self.next;
+            self.next = self.next.wrapping_add(1);
+            self.asked.retain(|_, other| other != key);
+            self.asked.insert(request, key.clone());
+            asks.push(v1::TokenRequest { request, ..wanted.ask.clone() });
+        }
+        asks
+    }
+
+    /// What the endpoint answers.
+    pub fn take(&mut self, answer: v1::Token, now: Instant, wall: Timestamp) {
+        let v1::Token { request, token, expires, error } = answer;
+        let Some(key) = self.asked.remove(&request) else { return };
+        let Some(wanted) = self.wanted.get_mut(&key) else { return };
+        if !error.is_empty() || token.is_empty() {
+            let pod = wanted.ask.pod.as_ref().map(|pod| pod.name.as_str()).unwrap_or_default();
+            tracing::warn!(
+                pod,
+                account = wanted.ask.account,
+                why = error,
+                "no token for a service account; asked again"
+            );
+            return;
+        }
+        let life = u64::try_from(expires.saturating_sub(wall.as_second())).unwrap_or(0);
+        // As the kubelet: when a fifth of its life is left.
+        wanted.due = now + (Duration::from_secs(life) * 4 / 5).max(LEAST);
+        let value = Hidden::new(token.into_bytes());
+        let entries = [(TOKEN.to_owned(), Entry { value, binary: false })].into();
+        self.given.send_modify(|given| {
+            given.insert(key, Content { entries, ..Content::default() }.into());
+        });
+    }
+}
+
+/// The tokens that a pod's volumes show.
+fn asks(uid: &Uid, parsed: &pod::manifest::Parsed) -> Vec<(ContentKey, v1::TokenRequest)> {
+    let Some(Ok(Document::Workload(pod))) = parsed.documents.first().map(|document| &document.result) else {
+        return Vec::new();
+    };
+    let sources = pod.template.spec.volumes.iter().flat_map(|volume| match &volume.source {
+        VolumeSource::Projected(projected) => projected.sources.as_slice(),
+        VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) | VolumeSource::Image(_) => &[],
+    });
+    let mut asks = Vec::new();
+    for source in sources {
+        let Projection::Token { audience, expiration_seconds, .. } = source else { continue };
+        let document = pod.document.read();
+        let named = document["spec"]["serviceAccountName"].as_str().filter(|name| !name.is_empty());
+        let namespace = pod.workload.namespace.clone();
+        let key = token_key(&namespace, uid, audience, *expiration_seconds);
+        let pod = v1::PodRef { namespace, name: pod.workload.name.clone(), uid: uid.0.clone() };
+        let ask = v1::TokenRequest {
+            request: 0,
+            pod: Some(pod),
+            account: named.unwrap_or("default").to_owned(),
+            audience: audience.clone(),
+            expiration_seconds: *expiration_seconds,
+        };
+        asks.push((key, ask));
+    }
+    asks
+}
+
+#[cfg(test)]
+mod tests {
+    use pod::manifest::{Context, parse_object};
+    use serde_json::json;
+
+    use super::*;
+    use crate::sources::remote::PodObject;
+
+    fn snapshot(ends: bool) -> Snapshot {
+        let json = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "d", "uid": "u1"}, "spec": {
+            "serviceAccountName": "robot",
+            "containers": [{"name": "c", "image": "i"}],
+            "volumes": [{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}}]}}],
+        }});
+        let parsed = parse_object("f", json.to_string().as_bytes(), &Context::default());
+        assert!(parsed.is_accepted(), "{parsed:?}");
+        let object = PodObject { namespace: "d".into(), name: "a".into(), ends, file: "f".into() };
+        Snapshot {
+            number: 1,
+            files: [("f".to_owned(), parsed.into())].into(),
+            pods: Arc::new([(Uid("u1".into()), object)].into()),
+            ..Snapshot::default()
+        }
+    }
+
+    #[test]
+    fn a_token_is_asked_for_at_once_and_anew_when_a_fifth_of_its_life_is_left() {
+        let (given, tokens) = watch::channel(Given::new());
+        let mut all = Tokens::new(given);
+        let (now, wall) = (Instant::now(), Timestamp::from_second(1_000).unwrap());
+        all.follow(&snapshot(false), now);
+        let asked = all.take_due(now);
+        assert_eq!((asked.len(), asked[0].account.as_str(), asked[0].expiration_seconds), (1, "robot", 3607));
+        assert!(all.take_due(now).is_empty(), "it is on its way");
+        let answer = v1::Token { request: asked[0].request, token: "t1".into(), expires: 2_000, error: String::new() };
+        all.take(answer, now, wall);
+        let key = token_key("d", &Uid("u1".into()), "", 3607);
+        let shown = |given: &Given| String::from_utf8(given[&key].entries[TOKEN].value.reveal().to_vec()).unwrap();
+        assert_eq!(shown(&tokens.borrow()), "t1");
+        assert_eq!(all.due(), Some(now + Duration::from_secs(800)));
+
+        let later = now + Duration::from_secs(800);
+        let asked = all.take_due(later);
+        let refusal = v1::Token { request: asked[0].request, error: "no".into(), ..v1::Token::default() };
+        all.take(refusal, later, wall);
+        assert_eq!((shown(&tokens.borrow()), all.due()), ("t1".into(), Some(later + AGAIN)));
+        // What was asked in a session that broke is asked anew in the next.
+        all.take_due(later + AGAIN);
+        all.begin(later + AGAIN);
+        assert_eq!(all.take_due(later + AGAIN).len(), 1);
+        all.follow(&snapshot(true), later);
+        assert!(tokens.borrow().is_empty() && all.due().is_none());
+    }
+}

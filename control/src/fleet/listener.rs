@@ -1,0 +1,117 @@
+//! Connections of nodes: TCP, TLS, HTTP/2 with pings, each answered by [`super::service`]. Everything before a certificate is known is
+//! bounded in size, in time and in number.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use proto::MESSAGE_MAX;
+use proto::v1::fleet_server::FleetServer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::Fleet;
+use super::service::Connection;
+
+/// What TLS of this listener speaks.
+pub const ALPN: &[&[u8]] = &[b"h2"];
+/// Nodes, and some that dial anew before their old connection is known to be dead.
+const CONNECTIONS_MAX: usize = 12_000;
+/// Handshakes at a time: they cost processor time, and a thousand nodes come back at once.
+const HANDSHAKES_MAX: usize = 128;
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// A request to join, whole.
+const JOIN_MAX: usize = 16 << 10;
+/// How long a connection without a certificate may last: it joins and goes.
+const JOINING_MAX: Duration = Duration::from_secs(60);
+/// Requests at a time of one node: its session, a renewal, and room.
+const STREAMS_MAX: u32 = 8;
+const PING_EVERY: Duration = Duration::from_secs(15);
+const PONG_MAX: Duration = Duration::from_secs(10);
+/// After an accept that failed (no descriptors left).
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Serves until `stop` is true. `tls`: its client certificates are the authority's, optional, and may have expired.
+pub async fn serve(
+    fleet: Fleet,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let acceptor = TlsAcceptor::from(tls);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        // Both arms only wait.
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let (tcp, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a node's connection cannot be accepted");
+                sleep(AGAIN).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let (fleet, acceptor, handshakes, stop) = (fleet.clone(), acceptor.clone(), handshakes.clone(), stop.clone());
+        tokio::spawn(async move { one(fleet, acceptor, handshakes, (tcp, from), place, stop).await });
+    }
+}
+
+async fn one(
+    fleet: Fleet,
+    acceptor: TlsAcceptor,
+    handshakes: Arc<Semaphore>,
+    (tcp, from): (TcpStream, SocketAddr),
+    _place: OwnedSemaphorePermit,
+    mut stop: watch::Receiver<bool>,
+) {
+    // Where it cannot be set, small messages are slower.
+    let _ = tcp.set_nodelay(true);
+    let shaken = timeout(HANDSHAKE_MAX, async {
+        let _turn = handshakes.acquire().await;
+        acceptor.accept(tcp).await
+    });
+    let stream = match shaken.await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%from, %error, "no TLS with a node"),
+        Err(_) => return tracing::debug!(%from, "a node does not finish its handshake"),
+    };
+    let shown: Vec<_> = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+    let is_stranger = shown.is_empty();
+    if is_stranger && fleet.inner.door.admits(from.ip()).is_err() {
+        return tracing::debug!(%from, "an address that fails to join too often is turned away");
+    }
+    let connection = Connection { inner: fleet.inner.clone(), from: from.ip(), shown: Arc::new(shown) };
+    let largest = if is_stranger { JOIN_MAX } else { MESSAGE_MAX };
+    let service =
+        FleetServer::new(connection).max_decoding_message_size(largest).max_encoding_message_size(MESSAGE_MAX);
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PONG_MAX)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(16 << 10);
+    let mut served = std::pin::pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
+    let limit = async {
+        match is_stranger {
+            true => sleep(JOINING_MAX).await,
+            false => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = &mut served => if let Err(error) = ended {
+            tracing::debug!(%from, %error, "a node's connection broke");
+        },
+        () = limit => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}

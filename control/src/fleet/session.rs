@@ -1,0 +1,253 @@
+//! One node's session: its hello, then whole desired sets down and what it says up, until one side ends it.
+//!
+//! Driven by [`super::service`]. Three tasks: what the node says, what it is to have, and its events; the first one's end ends the others.
+//! Nothing is queued for a slow node: its set is read anew when it has taken the last one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proto::v1::{Down, Up, down, up};
+use proto::{VERSION, v1};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tonic::{Status, Streaming};
+
+use super::index::Heard;
+use super::statuses::Statuses;
+use super::streams::Streams;
+use super::{Inner, epoch, events, nodes, wanted};
+use crate::api::error::ApiError;
+use crate::door::authority::{NODE_PREFIX, NODES};
+use crate::door::identity::Identity;
+
+/// Messages that wait for a node's connection; the largest of them are pieces of a desired set.
+pub const DOWN_MAX: usize = 2;
+/// Until a node has said who it is.
+const HELLO_MAX: Duration = Duration::from_secs(20);
+/// A node that says nothing for so long is gone: three heartbeats and a half.
+const SILENCE_MAX: Duration = Duration::from_secs(35);
+/// A message that a node does not take for so long: it is gone or hangs.
+const STUCK_MAX: Duration = Duration::from_secs(30);
+/// How soon a set that could not be read is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+pub type Downs = mpsc::Sender<Result<Down, Status>>;
+
+/// Until the connection breaks, or a newer session of the node begins.
+pub async fn run(inner: Arc<Inner>, node: String, mut ups: Streaming<Up>, downs: Downs) {
+    let ended = match begin(&inner, &node, &mut ups, &downs).await {
+        Ok(begun) => talk(&inner, &node, begun, ups, &downs).await,
+        Err(status) => status,
+    };
+    tracing::info!(node, why = ended.message(), "a session is over");
+    // Who has gone already does not hear it.
+    let _ = timeout(STUCK_MAX, downs.send(Err(ended))).await;
+}
+
+struct Begun {
+    statuses: Statuses,
+    heard: Heard,
+    epoch: u64,
+    newer: watch::Receiver<u64>,
+    number: u64,
+    streams: Arc<Streams>,
+}
+
+async fn begin(inner: &Arc<Inner>, node: &str, ups: &mut Streaming<Up>, downs: &Downs) -> Result<Begun, Status> {
+    let first = timeout(HELLO_MAX, ups.message()).await.map_err(|_| Status::deadline_exceeded("no hello"))??;
+    let Some(Up { what: Some(up::What::Hello(hello)) }) = first else {
+        return Err(Status::invalid_argument("the first message is not a hello"));
+    };
+    if hello.name != node {
+        return Err(Status::permission_denied(format!("the certificate is node {node}'s, not {}'s", hello.name)));
+    }
+    let said: Value = serde_json::from_slice(&hello.node)
+        .map_err(|error| Status::invalid_argument(format!("what the node says of itself is no JSON: {error}")))?;
+    inner.index.ready().await;
+    let accepted = hello.accepted.map(|it| (it.epoch, it.number));
+    let now = inner.objects.clock().now();
+    let epoch = epoch::read(inner.objects.store(), accepted, now).await;
+    let epoch = epoch.map_err(|error| Status::unavailable(error.to_string()))?;
+    let object = nodes::register(&inner.objects, node, &said).await.map_err(unwritten)?;
+    let owner = object["metadata"]["uid"].as_str().unwrap_or_default();
+    let statuses = Statuses::new(inner.objects.clone(), inner.index.clone(), node, owner);
+    let heard = inner.index.listen(node);
+    let streams = Streams::new(node, downs.clone());
+    let (newer, number) = newest(inner, node, &streams);
+    let address = Some(hello.health_address.as_str()).filter(|address| !address.is_empty());
+    inner.witness.advertised(node, address);
+    inner.witness.opened(node);
+    let program = env!("CARGO_PKG_VERSION").to_owned();
+    let welcome = v1::Welcome { version: VERSION.min(hello.version.max(1)), program };
+    put(downs, down::What::Welcome(welcome)).await?;
+    tracing::info!(node, program = hello.program, version = hello.version, "a session begins");
+    Ok(Begun { statuses, heard, epoch, newer, number, streams })
+}
+
+/// This session is the node's; those before it end.
+fn newest(inner: &Inner, node: &str, streams: &Arc<Streams>) -> (watch::Receiver<u64>, u64) {
+    let mut sessions = inner.sessions();
+    let seat = sessions.entry(node.to_owned()).or_default();
+    seat.streams = Some(streams.clone());
+    seat.newest.send_modify(|number| *number = number.saturating_add(1));
+    let number = *seat.newest.borrow();
+    (seat.newest.subscribe(), number)
+}
+
+async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<Up>, downs: &Downs) -> Status {
+    let Begun { mut statuses, heard: Heard { moved, mut mirrors }, epoch, mut newer, number, streams } = begun;
+    let (events, waiting) = mpsc::channel(events::WAITING_MAX);
+    let ended = {
+        // All three end with this block.
+        let send = send_sets(inner, node, epoch, moved, downs);
+        let write = events::write(inner.objects.clone(), node.to_owned(), waiting);
+        let listen = async {
+            loop {
+                // Every arm may be dropped half-way: streams, channels and watches keep what they hold.
+                let up = tokio::select! {
+                    up = timeout(SILENCE_MAX, ups.message()) => up,
+                    Some(end) = mirrors.recv() => {
+                        if let Some(pod) = statuses.restart(&end.pod, &end.uid)
+                            && let Err(status) = put(downs, down::What::Restart(v1::Restart { pod: Some(pod) })).await
+                        {
+                            return status;
+                        }
+                        continue;
+                    }
+                    () = passed(&mut newer, number) => {
+                        return Status::aborted("a newer session of the node has begun");
+                    }
+                };
+                let what = match up {
+                    Err(_) => return Status::deadline_exceeded("the node says nothing"),
+                    Ok(Err(status)) => return status,
+                    Ok(Ok(None)) => return Status::ok("the node has ended it"),
+                    Ok(Ok(Some(Up { what }))) => what,
+                };
+                match what {
+                    Some(up::What::Heartbeat(v1::Heartbeat { failing })) => inner.witness.heard(node, &failing),
+                    Some(up::What::Statuses(message)) => statuses.take(message).await,
+                    // They are for people: more than can be written are dropped.
+                    Some(up::What::Events(message)) => drop(events.try_send(message)),
+                    Some(up::What::Node(v1::Node { node: said })) => {
+                        let written = match serde_json::from_slice(&said) {
+                            Ok(said) => nodes::register(&inner.objects, node, &said).await.map(drop),
+                            Err(error) => Err(ApiError::bad_request(error.to_string())),
+                        };
+                        if let Err(error) = written {
+                            tracing::warn!(node, why = error.message, "what a node says of itself is not written");
+                        }
+                    }
+                    Some(up::What::Judged(v1::Judged { generation, refused })) if !refused.is_empty() => {
+                        tracing::warn!(node, ?generation, refused, "a node refuses its desired set");
+                    }
+                    Some(up::What::Token(asked)) => {
+                        if let Err(status) = put(downs, down::What::Token(token(inner, node, asked).await)).await {
+                            return status;
+                        }
+                    }
+                    Some(up::What::Data(data)) => streams.data(data),
+                    Some(up::What::End(end)) => streams.end(end),
+                    // What this version does not know is passed over.
+                    _ => {}
+                }
+            }
+        };
+        tokio::select! {
+            status = listen => status,
+            status = send => status,
+            () = write => Status::internal("events are not written any more"),
+        }
+    };
+    drop(mirrors);
+    streams.close();
+    inner.index.forget(node);
+    let is_newest = *newer.borrow() == number;
+    drop(newer);
+    if is_newest {
+        inner.witness.closed(node);
+    }
+    let mut sessions = inner.sessions();
+    if let Some(seat) = sessions.get_mut(node) {
+        if seat.streams.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, &streams)) {
+            seat.streams = None;
+        }
+        if seat.newest.receiver_count() == 0 {
+            sessions.remove(node);
+        }
+    }
+    ended
+}
+
+/// Waits until a newer session of the node has begun.
+async fn passed(newest: &mut watch::Receiver<u64>, number: u64) {
+    // The sender is in the book of sessions as long as anybody has a receiver.
+    let _ = newest.wait_for(|newest| *newest != number).await;
+}
+
+/// The newest set, whenever it is another one than was sent last.
+async fn send_sets(
+    inner: &Arc<Inner>,
+    node: &str,
+    epoch: u64,
+    mut moved: watch::Receiver<u64>,
+    downs: &Downs,
+) -> Status {
+    let mut sent = None;
+    loop {
+        moved.mark_unchanged();
+        match wanted::read(&inner.objects, &inner.index, &inner.api, node).await {
+            Ok(wanted) => {
+                let digest = wanted.digest();
+                if sent != Some(digest) {
+                    for piece in wanted.pieces(epoch) {
+                        if let Err(status) = put(downs, down::What::Desired(piece)).await {
+                            return status;
+                        }
+                    }
+                    sent = Some(digest);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(node, why = error.message, "a node's desired set cannot be read; tried again");
+                sleep(AGAIN).await;
+                continue;
+            }
+        }
+        if moved.changed().await.is_err() {
+            // Somebody else listens for the node.
+            return Status::aborted("a newer session of the node has begun");
+        }
+    }
+}
+
+/// For a pod of this node: what the node may have is the accounts' to say.
+async fn token(inner: &Inner, node: &str, asked: v1::TokenRequest) -> v1::Token {
+    let v1::TokenRequest { request, pod, account, audience, expiration_seconds } = asked;
+    let pod = pod.unwrap_or_default();
+    let audiences: Vec<String> = Some(audience).filter(|audience| !audience.is_empty()).into_iter().collect();
+    let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid});
+    let spec = json!({"audiences": audiences, "expirationSeconds": expiration_seconds, "boundObjectRef": bound});
+    let by = Identity { name: format!("{NODE_PREFIX}{node}"), groups: vec![NODES.to_owned()], ..Identity::default() };
+    match inner.accounts.request(&pod.namespace, &account, &json!({"spec": spec}), &by).await {
+        Ok(given) => {
+            let status = &given["status"];
+            let expires = status["expirationTimestamp"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+            let token = status["token"].as_str().unwrap_or_default().to_owned();
+            v1::Token { request, token, expires: expires.map_or(0, Timestamp::as_second), error: String::new() }
+        }
+        Err(error) => v1::Token { request, error: error.message, ..v1::Token::default() },
+    }
+}
+
+pub async fn put(downs: &Downs, what: down::What) -> Result<(), Status> {
+    let sent = timeout(STUCK_MAX, downs.send(Ok(Down { what: Some(what) }))).await;
+    sent.map_err(|_| Status::deadline_exceeded("the node takes nothing"))?
+        .map_err(|_| Status::cancelled("the node has gone"))
+}
+
+fn unwritten(error: ApiError) -> Status {
+    Status::unavailable(format!("the Node object cannot be written: {}", error.message))
+}

@@ -1,0 +1,246 @@
+//! What a node says of its pods, written to the store: statuses, pods that are gone, and mirrors of static pods.
+//!
+//! Driven by the session with one message at a time. A node writes its own pods and no others: a pod with another node's name, or
+//! another uid, is not touched. What cannot be written now is written with the next status or after the next call.
+
+use std::collections::BTreeMap;
+
+use proto::v1;
+use serde_json::Value;
+
+use super::index::{Index, PodKey, kind};
+use super::nodes::options;
+use super::pods;
+use crate::api::error::ApiError;
+use crate::api::objects::{DeleteOptions, Objects, Preconditions};
+
+/// How often a write is tried that another one's came before.
+const TRIES: u32 = 8;
+
+/// What is known of a node in one session.
+#[derive(Debug)]
+pub struct Statuses {
+    objects: Objects,
+    index: Index,
+    node: String,
+    /// Of the Node object: it owns mirrors.
+    owner: String,
+    /// Static pods that the node has, by the names of their mirrors.
+    statics: BTreeMap<PodKey, Static>,
+}
+
+#[derive(Debug)]
+struct Static {
+    uid: String,
+    /// Its end was asked of the node.
+    asked: bool,
+}
+
+impl Statuses {
+    pub fn new(objects: Objects, index: Index, node: &str, owner: &str) -> Statuses {
+        let (node, owner) = (node.to_owned(), owner.to_owned());
+        Statuses { objects, index, node, owner, statics: BTreeMap::new() }
+    }
+
+    /// Writes what a message says. What fails is logged and does not hold up the rest.
+    pub async fn take(&mut self, message: v1::Statuses) {
+        let v1::Statuses { pods, gone, whole } = message;
+        for v1::PodStatus { pod, status, mirror } in pods {
+            let Some(pod) = pod else { continue };
+            let written = self.status(&pod, &status, &mirror).await;
+            self.tell(&pod, "its status is not written", written);
+        }
+        for pod in gone {
+            let written = self.gone(&pod).await;
+            self.tell(&pod, "it is gone, and its object is not removed", written);
+        }
+        if whole {
+            self.remove_orphans().await;
+        }
+    }
+
+    /// The static pod that is to end because somebody has deleted its mirror; asked for once.
+    pub fn restart(&mut self, pod: &PodKey, uid: &str) -> Option<v1::PodRef> {
+        let known = self.statics.get_mut(pod).filter(|known| known.uid == uid && !known.asked)?;
+        known.asked = true;
+        Some(v1::PodRef { namespace: pod.0.clone(), name: pod.1.clone(), uid: uid.to_owned() })
+    }
+
+    fn tell(&self, pod: &v1::PodRef, what: &str, written: Result<(), ApiError>) {
+        if let Err(error) = written {
+            tracing::warn!(node = self.node, pod = pod.name, namespace = pod.namespace, why = error.message, "{what}");
+        }
+    }
+
+    async fn status(&mut self, pod: &v1::PodRef, status: &[u8], mirror: &[u8]) -> Result<(), ApiError> {
+        let unreadable =
+            |error: serde_json::Error| ApiError::bad_request(format!("what the node says is no JSON: {error}"));
+        let status: Value = serde_json::from_slice(status).map_err(unreadable)?;
+        if mirror.is_empty() {
+            return self
+                .write(pod, &status, |object| object["metadata"]["uid"].as_str() == Some(pod.uid.as_str()))
+                .await;
+        }
+        let said: Value = serde_json::from_slice(mirror).map_err(unreadable)?;
+        let key = (pod.namespace.clone(), pod.name.clone());
+        let known = self.statics.entry(key).or_insert(Static { uid: String::new(), asked: false });
+        if known.uid != pod.uid {
+            *known = Static { uid: pod.uid.clone(), asked: false };
+        }
+        if self.mirror(pod, &said).await? {
+            self.write(pod, &status, |object| pods::mirrors(object) == Some(pod.uid.as_str())).await?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the status of an object that is this node's and that `is_it`. One that is another's by now, or gone, is passed over.
+    async fn write(&self, pod: &v1::PodRef, status: &Value, is_it: impl Fn(&Value) -> bool) -> Result<(), ApiError> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            let Some(current) = self.own(&pod.namespace, &pod.name).await?.filter(&is_it) else { return Ok(()) };
+            let mut wanted = current.clone();
+            wanted["status"] = merged(&current["status"], status);
+            if wanted == current {
+                return Ok(());
+            }
+            let options = options(&self.node);
+            match self.objects.update(kind("Pod"), &pod.namespace, &pod.name, "status", wanted, &options).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.code == 409 || error.code == 404 => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| ApiError::internal("it cannot be written")))
+    }
+
+    /// The pod's object, where it is this node's.
+    async fn own(&self, namespace: &str, name: &str) -> Result<Option<Value>, ApiError> {
+        match self.objects.get(kind("Pod"), namespace, name).await {
+            Ok(object) => Ok(Some(object).filter(|it| it["spec"]["nodeName"].as_str() == Some(self.node.as_str()))),
+            Err(error) if error.code == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the mirror of a static pod. False: there is another pod of that name, or one that has to end first.
+    async fn mirror(&mut self, pod: &v1::PodRef, said: &Value) -> Result<bool, ApiError> {
+        let wanted = pods::mirror(said, &pod.uid, &self.node, &self.owner);
+        let named = |field: &str| wanted["metadata"][field].as_str().unwrap_or_default();
+        if (named("namespace"), named("name")) != (pod.namespace.as_str(), pod.name.as_str()) {
+            return Err(ApiError::bad_request("what the node shows is another pod"));
+        }
+        match self.objects.get(kind("Pod"), &pod.namespace, &pod.name).await {
+            Err(error) if error.code == 404 => {}
+            Err(error) => return Err(error),
+            Ok(current) => {
+                let of_node = current["spec"]["nodeName"].as_str() == Some(self.node.as_str());
+                match pods::mirrors(&current) {
+                    // While it ends it shows how its pod ends.
+                    Some(uid) if of_node && uid == pod.uid => return Ok(true),
+                    Some(_) if of_node => self.delete(&current).await?,
+                    _ => {
+                        let why = "another pod has its name; the static pod runs on and is not shown";
+                        return Err(ApiError::conflict(kind("Pod"), &pod.name, why));
+                    }
+                }
+            }
+        }
+        let made = self.objects.create(kind("Pod"), &pod.namespace, wanted, &options(&self.node)).await;
+        match made {
+            Ok(_) => Ok(true),
+            Err(error) if error.reason == "AlreadyExists" => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// No trace of it is left on the node: its object, or its mirror, goes.
+    async fn gone(&mut self, pod: &v1::PodRef) -> Result<(), ApiError> {
+        let key = (pod.namespace.clone(), pod.name.clone());
+        if self.statics.get(&key).is_some_and(|known| known.uid == pod.uid) {
+            self.statics.remove(&key);
+        }
+        let Some(current) = self.own(&pod.namespace, &pod.name).await? else { return Ok(()) };
+        let is_mirror = pods::mirrors(&current) == Some(pod.uid.as_str());
+        let ends = !current["metadata"]["deletionTimestamp"].is_null();
+        let is_object = current["metadata"]["uid"].as_str() == Some(pod.uid.as_str());
+        if is_mirror || (is_object && ends) { self.delete(&current).await } else { Ok(()) }
+    }
+
+    /// Mirrors of pods that the node has no more.
+    async fn remove_orphans(&mut self) {
+        for known in self.index.pods_of(&self.node) {
+            let Some(uid) = &known.mirrors else { continue };
+            if self.statics.get(&known.key).is_some_and(|it| it.uid == *uid) {
+                continue;
+            }
+            let pod = v1::PodRef { namespace: known.key.0.clone(), name: known.key.1.clone(), uid: uid.clone() };
+            let removed = self.gone(&pod).await;
+            self.tell(&pod, "a mirror of a pod that is no more is not removed", removed);
+        }
+    }
+
+    /// At once, and only this very object.
+    async fn delete(&self, object: &Value) -> Result<(), ApiError> {
+        let metadata = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+        let preconditions = Preconditions { uid: Some(metadata("uid").to_owned()), revision: None };
+        let options = DeleteOptions { grace: Some(0), preconditions, ..DeleteOptions::default() };
+        match self.objects.delete(kind("Pod"), metadata("namespace"), metadata("name"), &options).await {
+            Ok(_) => Ok(()),
+            // It is gone, or another pod by now.
+            Err(error) if error.code == 404 || error.code == 409 => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What the node says, and conditions that others have put beside it (readiness gates, disruption).
+fn merged(current: &Value, said: &Value) -> Value {
+    let mut status = said.clone();
+    let list = |value: &Value| value["conditions"].as_array().cloned().unwrap_or_default();
+    let news = list(said);
+    let mut conditions = news.clone();
+    // One of the node's own that is over is dropped with the next status.
+    let others = list(current).into_iter().filter(is_others);
+    conditions.extend(others.filter(|it| !news.iter().any(|new| new["type"] == it["type"])));
+    if !conditions.is_empty() {
+        status["conditions"] = conditions.into();
+    }
+    for kept in ["nominatedNodeName", "resourceClaimStatuses"] {
+        if let Some(value) = current.get(kept) {
+            status[kept] = value.clone();
+        }
+    }
+    if status.get("qosClass").is_none()
+        && let Some(class) = current.get("qosClass")
+    {
+        status["qosClass"] = class.clone();
+    }
+    status
+}
+
+/// Whether somebody else than a node sets conditions of this type: those with a domain of their own, and Kubernetes' for disruptions.
+fn is_others(condition: &Value) -> bool {
+    let named = condition["type"].as_str().unwrap_or_default();
+    named.contains('/') || named == "DisruptionTarget"
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn conditions_of_others_stay_and_those_of_the_node_are_what_it_says_now() {
+        let current = json!({"phase": "Pending", "qosClass": "BestEffort", "conditions": [
+            {"type": "Ready", "status": "False"}, {"type": "example.org/gate", "status": "True"}, {"type": "ImageNotRefreshed", "status": "True"},
+            {"type": "DisruptionTarget", "status": "True"},
+        ]});
+        let said = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+        let merged = merged(&current, &said);
+        let types: Vec<&str> =
+            merged["conditions"].as_array().unwrap().iter().map(|it| it["type"].as_str().unwrap()).collect();
+        assert_eq!(types, ["Ready", "example.org/gate", "DisruptionTarget"]);
+        assert_eq!((&merged["phase"], &merged["qosClass"]), (&json!("Running"), &json!("BestEffort")));
+    }
+}

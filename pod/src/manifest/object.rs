@@ -1,0 +1,28 @@
+//! What a pod object of the control endpoint says beside its spec: its uid, and that it is to end.
+
+use std::time::Duration;
+
+use super::findings::{At, Findings};
+use crate::desired::Object;
+use crate::name::Uid;
+
+/// A UUID has 36 characters; the uid becomes part of paths and of containers' ids.
+const MAX_UID: usize = 63;
+
+/// None: the findings say why. `grace`: the spec's own.
+pub fn read(at: &At<'_>, grace: Duration, findings: &mut Findings) -> Option<Object> {
+    let metadata = at.need("metadata", findings)?;
+    let named = metadata.need("uid", findings)?;
+    let uid = named.text(findings)?;
+    let plain = |b: u8| b.is_ascii_digit() || b.is_ascii_lowercase() || b == b'-';
+    if uid.is_empty() || uid.len() > MAX_UID || !uid.bytes().all(plain) || uid.starts_with('-') {
+        findings.impossible(&named, "must be a uid: lower-case letters, digits and dashes");
+        return None;
+    }
+    let ends = metadata.get("deletionTimestamp").map(|_| {
+        let seconds = metadata.get("deletionGracePeriodSeconds").and_then(|at| at.integer(findings));
+        seconds.map_or(grace, |seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+    });
+    let phase = at.node.get("status").and_then(|status| status.get("phase")).and_then(|phase| phase.text());
+    Some(Object { uid: Uid(uid.to_owned()), ends, finished: matches!(phase, Some("Succeeded" | "Failed")) })
+}
