@@ -33,7 +33,7 @@ use crate::door::join::Joining;
 use crate::door::rules::Authorizer;
 use crate::door::service_accounts::ServiceAccounts;
 use crate::door::tls::{self, ServerCertificate};
-use crate::fleet::{self, Fleet};
+use crate::fleet::{self, Api, Fleet};
 use crate::http::{self, Check, Checks};
 use crate::loops;
 use crate::loops::itself::Address;
@@ -69,28 +69,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let accounts = ServiceAccounts::new(&authority, store.clone(), clock.clone());
     let authorizer = Authorizer::start(store.clone()).await?;
     let authenticator = Authenticator::new(joining.clone(), accounts.clone());
+    let contacts = Contacts::new(clock.clone());
+    let address = hosts::address(api);
+    let for_pods = Api { host: address.to_string(), port: api.port() };
+    let fleet = Fleet::new(objects.clone(), joining.clone(), contacts.clone(), accounts, for_pods);
     let kubeconfig = config.data_dir.join(KUBECONFIG);
     kubeconfig::ensure(&kubeconfig, &authority, api, clock.now())?;
     let (stop, stopped) = watch::channel(false);
-    let contacts = Contacts::new(clock.clone());
-    let found = Address { ip: hosts::address(api), port: api.port() };
-    let fleet = Fleet::new(
-        objects.clone(),
-        sessions::Door(joining.clone()),
-        sessions::Witness(contacts.clone()),
-        accounts,
-        fleet::Api { host: found.ip.to_string(), port: found.port },
-    );
-    let logs = Arc::new(sessions::SessionLogs(fleet.clone()));
-    let door = http::Door::new(objects.clone(), authenticator, authorizer, logs, checks(&store));
+    let door = http::Door::new(objects.clone(), authenticator, authorizer, Arc::new(fleet.clone()), checks(&store));
     let tls = Arc::new(tls::for_clients(certificate.clone(), http::PROTOCOLS)?);
-    let serving = tokio::spawn(http::serve(listener, tls, Arc::new(door), stopped.clone()));
+    let serving = tokio::spawn(http::serve(listener, tls, Arc::new(door), stopped));
+    let tls = Arc::new(tls::for_nodes(certificate.clone(), fleet::ALPN)?);
     tokio::spawn(fleet.clone().follow());
-    let for_nodes = Arc::new(tls::for_nodes(certificate.clone(), fleet::ALPN)?);
-    let with_nodes = tokio::spawn(fleet::serve(fleet, nodes_listener, for_nodes, stopped));
+    let in_session = tokio::spawn(fleet::serve(fleet, nodes_listener, tls, stop.subscribe()));
     let settings = loops::Settings {
         root_ca: authority.certificate_pem().to_owned(),
-        address: Some(found),
+        address: Some(Address { ip: address, port: api.port() }),
         // Several endpoints share an etcd; the file belongs to one.
         election: matches!(store, AnyStore::Etcd(_)).then(|| format!("{}_{}", hosts::name(), Uuid::new_v4())),
     };
@@ -113,7 +107,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // Both bound their own end.
     loops.stop().await;
     let _ = serving.await;
-    let _ = with_nodes.await;
+    let _ = in_session.await;
     Ok(())
 }
 

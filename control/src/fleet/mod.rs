@@ -11,6 +11,7 @@ mod joining;
 mod listener;
 mod nodes;
 mod pods;
+mod seams;
 mod service;
 mod session;
 mod statuses;
