@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pod::content::Contents;
 use pod::desired::DesiredPod;
-use pod::name::{RunKey, Uid, WorkloadKey};
+use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::plan::{Hook, Signal};
 use pod::record::Record;
 use pod::resolve;
@@ -263,7 +263,9 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             Ok(Outcome::Filled { uid })
         }
         Job::SetUp { pod, files } => {
-            let files = files.map_err(|why| StepError { wait: Some(AGAIN), ..StepError::new("FailedMount", why) })?;
+            // A token may be done without as soon as its endpoint is known to be away, of which nothing wakes: the usual back-off.
+            let wait = (pod.record.workload.kind != WorkloadKind::Control).then_some(AGAIN);
+            let files = files.map_err(|why| StepError { wait, ..StepError::new("FailedMount", why) })?;
             if !files.is_empty() {
                 machine.sandboxes().fill(&pod.record.uid, &files).await?;
             }

@@ -8,7 +8,6 @@ pub mod copy;
 mod hosts;
 pub mod local;
 pub mod offline;
-mod sessions;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;

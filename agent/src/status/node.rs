@@ -137,9 +137,13 @@ pub fn node_as(board: &Board, machine: &Machine, say: Say) -> Value {
                 "kernelVersion": machine.kernel,
                 "osImage": machine.os_image,
                 "machineID": machine.machine_id,
+                // As the kubelet where the firmware says none.
+                "systemUUID": machine.machine_id,
                 "bootID": facts.boot_id,
                 "containerRuntimeVersion": facts.runtime_version.clone().unwrap_or_default(),
                 "kubeletVersion": concat!("daemonlet-", env!("CARGO_PKG_VERSION")),
+                // There is none; typed clients refuse a node without the word.
+                "kubeProxyVersion": "",
             },
         },
         "daemonlet": {

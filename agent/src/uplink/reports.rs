@@ -153,9 +153,11 @@ struct Status {
     mirror: Bytes,
 }
 
-/// Of every pod of a workload.
+/// Of every pod of a workload. Of two of one name only the newer: a static pod that ends while its successor stands has no mirror of its own.
 fn statuses(published: &Published, node: &NodeFacts) -> Vec<(Uid, Status)> {
-    let each = published.pods.iter().map(|view| {
+    let newer = |at: usize, name: &str| published.pods[at + 1..].iter().any(|later| later.record.name == name);
+    let newest = published.pods.iter().enumerate().filter(|(at, view)| !newer(*at, &view.record.name));
+    let each = newest.map(|(_, view)| {
         let record = &view.record;
         let mut pod = status::pod(published, view, node);
         let status = bytes(&pod["status"].take());
@@ -215,6 +217,19 @@ mod tests {
     fn heard(pods: Vec<(&str, PodObject)>) -> Snapshot {
         let pods: BTreeMap<_, _> = pods.into_iter().map(|(uid, it)| (Uid(uid.into()), it)).collect();
         Snapshot { number: 1, pods: pods.into(), ..Snapshot::default() }
+    }
+
+    #[test]
+    fn of_a_pod_and_its_successor_of_the_same_name_only_the_successor_is_shown() {
+        let (board, _commands) = Board::new();
+        let (key, mut published) = static_pod();
+        let mut successor = published.pods[0].clone();
+        successor.record.uid = Uid("next".into());
+        published.pods.push(successor);
+        board.publish(&key, Some(published));
+        let (said, _) = Reports::default().collect(&board, &Snapshot::default(), |_| true);
+        let uids: Vec<String> = said.unwrap().pods.into_iter().map(|it| it.pod.unwrap().uid).collect();
+        assert_eq!(uids, ["next"]);
     }
 
     #[test]
