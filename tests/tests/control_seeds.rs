@@ -39,7 +39,7 @@ impl Session {
     #[track_caller]
     fn edit(&self, line: &str, expression: &str) -> Output {
         let editor = self.control.file("editor", &format!("#!/bin/sh\nexec sed -i -e '{expression}' \"$1\"\n"));
-        std::fs::set_permissions(&editor, std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::fs::set_permissions(&editor, std::fs::Permissions::from_mode(0o700)).expect("a file of our own");
         client::run(self.command(line).env("KUBE_EDITOR", editor)).ok()
     }
 
