@@ -328,7 +328,7 @@ pub struct Settings {
     /// The log keeper's program, started when none answers [default: daemonlet-logkeeper beside this program]
     #[arg(long, value_name = "PROGRAM", value_parser = value::path)]
     pub logkeeper: Option<PathBuf>,
-    /// The control endpoint that pods come from and statuses go to: https://HOST[:6444] [default: none]
+    /// The control endpoint that pods come from and statuses go to: https://HOST, with :PORT unless it is 6444 [default: none]
     #[arg(long, value_name = "URL", value_parser = value::control)]
     pub control: Option<ControlUrl>,
     /// A file with the token by which the node joins the first time (daemonlet-control token create)

@@ -2,7 +2,7 @@
 //!
 //! Started by the composition root where `--control` is given, and by nobody else: an agent without it has no TLS, no task and no
 //! memory for this. Nothing else on the node notices that the endpoint is gone; what is known of it is on the board. The protocol's
-//! types are known here alone. Reading order: [`identity`], [`dial`], [`session`], [`reports`], [`convert`].
+//! types are known here alone. Reading order: [`identity`], [`mod@dial`], [`session`], [`reports`], [`convert`].
 
 mod backoff;
 mod convert;
