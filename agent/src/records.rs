@@ -109,6 +109,10 @@ impl Records {
                 Err(why) => loaded.damaged.push((uid, why)),
             }
         }
+        // An agent that was killed between a rename and its sync has left names that only memory holds: what was just read is acted on.
+        if let Err(error) = files.sync_dir(&self.dir).await {
+            tracing::warn!(%error, dir = %self.dir.display(), "the records that were read may not survive a power cut yet");
+        }
         Ok(loaded)
     }
 
