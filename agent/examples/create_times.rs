@@ -71,6 +71,7 @@ async fn main() {
             placement: Placement::default(),
             naming: Default::default(),
             image_pull_secrets: Vec::new(),
+            resources: None,
         },
     };
     let record = Record {

@@ -421,7 +421,7 @@ async fn create<M: Machine>(
     let run = RunKey { uid: pod.record.uid.clone(), container: container.name.clone(), attempt };
     // What only other containers mount is not looked at, and not made: an init container may be about to provide it.
     let mut own = PodTemplate::clone(&pod.template);
-    own.spec.volumes.retain(|volume| container.mounts.iter().any(|mount| mount.volume == volume.name));
+    own.spec.volumes.retain(|volume| container.uses(&volume.name));
     let mut sandbox = machine.sandboxes().describe(&pod.record, &own).await?;
     sandbox.files.insert(container.last_words.path.clone(), machine.sandboxes().make_words(&run)?);
     let (stdout, stderr) = machine.logs().open(&pod.record, &run).await?;

@@ -15,7 +15,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use pod::downward::NodeSize;
 use pod::name::{RunKey, Uid, WorkloadKey};
-use pod::observed::{ObservedContainer, SandboxState};
+use pod::observed::{ObservedContainer, RunUser, SandboxState};
 use pod::plan::Signal;
 use pod::record::Record;
 use pod::spec::{Container, PodTemplate, PullPolicy};
@@ -155,6 +155,8 @@ pub struct CreatedRun {
     pub image_id: String,
     /// [`ObservedContainer::adapted`].
     pub adapted: String,
+    /// [`ObservedContainer::user`].
+    pub user: Option<Box<RunUser>>,
 }
 
 /// A pod's surroundings on this node, as made by [`Sandboxes::set_up`].

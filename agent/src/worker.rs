@@ -593,6 +593,12 @@ impl<M: Machine> Worker<M> {
     fn admit(&self, wanted: &DesiredPod, now: Now) -> Record {
         let random = self.shared.machine.random();
         let generation = self.pods.iter().map(|v| v.record.generation).max().unwrap_or(0).saturating_add(1);
+        let mut course = Course::of(&wanted.template, now);
+        // Another document is another try.
+        let before = self.pods.iter().map(|view| &view.record).filter(|it| it.revision == wanted.revision);
+        if let Some(before) = before.max_by_key(|it| it.generation) {
+            course = course.after(before, now);
+        }
         Record {
             uid: match &wanted.object {
                 Some(object) => object.uid.clone(),
@@ -608,7 +614,7 @@ impl<M: Machine> Worker<M> {
             boot_id: self.shared.machine.boot_id().to_owned(),
             lifecycle: Lifecycle::Running,
             containers: BTreeMap::new(),
-            course: Course::of(&wanted.template, now),
+            course,
         }
     }
 

@@ -205,7 +205,11 @@ pub fn of_environment(container: &Container, namespace: &str) -> BTreeSet<Conten
     let whole = container.env_from.iter().map(|from| key(from.kind, &from.name));
     let single = container.env.iter().filter_map(|var| match &var.value {
         EnvValue::Content { kind, name, .. } => Some(key(*kind, name)),
-        EnvValue::Literal(_) | EnvValue::Field(_) | EnvValue::Resource { .. } | EnvValue::Known(_) => None,
+        EnvValue::Literal(_)
+        | EnvValue::Field(_)
+        | EnvValue::Resource { .. }
+        | EnvValue::File { .. }
+        | EnvValue::Known(_) => None,
     });
     whole.chain(single).collect()
 }

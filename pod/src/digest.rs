@@ -147,6 +147,7 @@ impl Feed for PodSpec {
             placement,
             naming,
             image_pull_secrets,
+            resources,
         } = self;
         feed_all!(*sum, containers, volumes, restart_policy, termination_grace, host_network, host_pid, host_ipc);
         feed_all!(*sum, priority, priority_class, placement, naming);
@@ -168,13 +169,21 @@ impl Feed for PodSpec {
             sum.tag("active deadline");
             feed_all!(*sum, active_deadline);
         }
+        if let Some(resources) = resources {
+            sum.tag("resources of the pod");
+            resources.feed(sum);
+        }
     }
 }
 
 impl Feed for Naming {
     fn feed(&self, sum: &mut Sum) {
-        let Naming { hostname, subdomain, fqdn_as_hostname, dns_policy, dns, host_aliases } = self;
+        let Naming { hostname, subdomain, fqdn_as_hostname, hostname_override, dns_policy, dns, host_aliases } = self;
         feed_all!(*sum, hostname, subdomain, fqdn_as_hostname, dns_policy, dns, host_aliases);
+        if hostname_override.is_some() {
+            sum.tag("hostname override");
+            feed_all!(*sum, hostname_override);
+        }
     }
 }
 
@@ -385,6 +394,10 @@ impl Feed for EnvValue {
                 sum.tag("content");
                 feed_all!(*sum, kind, name, key, optional);
             }
+            EnvValue::File { volume, path, key, optional } => {
+                sum.tag("file");
+                feed_all!(*sum, volume, path, key, optional);
+            }
             EnvValue::Known(value) => {
                 sum.tag("known");
                 sum.bytes(value.reveal());
@@ -434,7 +447,17 @@ impl Feed for Quantity {
 
 impl Feed for Resources {
     fn feed(&self, sum: &mut Sum) {
-        let Resources { cpu_request_milli, cpu_limit_milli, memory_request, memory_limit, limits, requests } = self;
+        // Huge pages are among the limits, and what is of the pod is fed with the pod.
+        let Resources {
+            cpu_request_milli,
+            cpu_limit_milli,
+            memory_request,
+            memory_limit,
+            limits,
+            requests,
+            huge_pages: _,
+            within: _,
+        } = self;
         feed_all!(*sum, cpu_request_milli, cpu_limit_milli, memory_request, memory_limit, limits, requests);
     }
 }

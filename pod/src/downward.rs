@@ -46,14 +46,14 @@ pub fn annotations(record: &Record, template: &PodTemplate) -> BTreeMap<String, 
     annotations
 }
 
-/// The resource in units of the divisor, rounded up. An absent limit is the node's whole, an absent request 0. None: the node
+/// The resource in units of the divisor, rounded up. An absent limit is the pod's, else the node's whole, an absent request 0. None: the node
 /// does not know its ephemeral storage.
 pub fn resource(of: &Resources, resource: &ContainerResource, divisor: Quantity, node: &NodeSize) -> Option<String> {
     let milli = |units: u64| i128::from(units).saturating_mul(1000);
     let amount = match resource {
-        ContainerResource::LimitsCpu => of.cpu_limit_milli.map_or_else(|| milli(node.cpus), i128::from),
+        ContainerResource::LimitsCpu => of.effective_cpu_limit_milli().map_or_else(|| milli(node.cpus), i128::from),
         ContainerResource::RequestsCpu => i128::from(of.cpu_request_milli.unwrap_or(0)),
-        ContainerResource::LimitsMemory => milli(of.memory_limit.unwrap_or(node.memory)),
+        ContainerResource::LimitsMemory => milli(of.effective_memory_limit().unwrap_or(node.memory)),
         ContainerResource::RequestsMemory => milli(of.memory_request.unwrap_or(0)),
         ContainerResource::LimitsEphemeralStorage => match written(&of.limits, EPHEMERAL_STORAGE) {
             Some(limit) => limit,

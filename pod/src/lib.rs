@@ -10,6 +10,7 @@ pub mod content;
 pub mod desired;
 pub mod digest;
 pub mod downward;
+pub mod env_file;
 pub mod fields;
 pub mod lifecycle;
 pub mod manifest;

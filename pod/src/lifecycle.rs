@@ -138,6 +138,7 @@ impl Record {
     fn new_boot(&mut self, now: Now, boot_id: &str) {
         boot_id.clone_into(&mut self.boot_id);
         self.course.admitted_moment = None;
+        (self.course.evictions, self.course.not_before) = (0, None);
         // Whatever is made now is made with what the document says.
         self.course.resize = None;
         for memory in self.containers.values_mut() {

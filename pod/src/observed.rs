@@ -17,7 +17,36 @@ pub struct ObservedContainer {
     pub adapted: String,
     /// Why its image is not as fresh as `imagePullPolicy: Always` asks. Empty: it is.
     pub not_refreshed: String,
+    /// Whom its first process began as; None: it was made by a version that did not say.
+    pub user: Option<Box<RunUser>>,
     pub state: ContainerState,
+}
+
+/// v1 LinuxContainerUser.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RunUser {
+    pub uid: u32,
+    pub gid: u32,
+    /// The primary one is among them.
+    pub groups: Vec<u32>,
+}
+
+impl fmt::Display for RunUser {
+    /// `uid:gid:group,group`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let groups: Vec<String> = self.groups.iter().map(u32::to_string).collect();
+        write!(f, "{}:{}:{}", self.uid, self.gid, groups.join(","))
+    }
+}
+
+impl RunUser {
+    /// The inverse of its Display. None: it is not such a text.
+    pub fn parse(text: &str) -> Option<RunUser> {
+        let mut parts = text.split(':');
+        let (uid, gid) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let groups = parts.next()?.split(',').filter(|group| !group.is_empty());
+        Some(RunUser { uid, gid, groups: groups.map(str::parse).collect::<Result<_, _>>().ok()? })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

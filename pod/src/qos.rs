@@ -73,9 +73,15 @@ impl Cgroup {
 }
 
 /// Guaranteed: every container's requests are its limits, for both resources. BestEffort: nobody asks for anything.
-/// A quantity of 0 is none.
+/// Where the pod has resources of its own, only those count. A quantity of 0 is none.
 pub fn class(spec: &PodSpec) -> Class {
-    let mut all = spec.containers.iter().map(|c| &c.resources);
+    match &spec.resources {
+        Some(of_pod) => class_of(std::iter::once(of_pod.as_ref())),
+        None => class_of(spec.containers.iter().map(|c| &c.resources)),
+    }
+}
+
+fn class_of<'a>(mut all: impl Iterator<Item = &'a Resources> + Clone) -> Class {
     if all.clone().all(asks_for_nothing) {
         Class::BestEffort
     } else if all.all(is_pinned) {
@@ -87,21 +93,24 @@ pub fn class(spec: &PodSpec) -> Class {
 
 /// The cgroup of one container.
 pub fn of_container(resources: &Resources) -> Cgroup {
+    let cpu_limit = resources.effective_cpu_limit_milli();
     Cgroup {
-        shares: shares(resources.cpu_request_milli.unwrap_or(0)),
-        quota_us: some(resources.cpu_limit_milli).map(quota_us),
-        memory_max: some(resources.memory_limit),
+        shares: shares(resources.cpu_request_milli.or(cpu_limit).unwrap_or(0)),
+        quota_us: some(cpu_limit).map(quota_us),
+        memory_max: some(resources.effective_memory_limit()),
     }
 }
 
-/// The cgroup of the pod: what its containers need at the same time, and a limit only where every container has one.
+/// The cgroup of the pod: what it asks for itself; else what its containers need at the same time, and a limit only where every
+/// container has one.
 pub fn of_pod(spec: &PodSpec) -> Cgroup {
+    let own = |of: fn(&Resources) -> Option<u64>| spec.resources.as_deref().and_then(of);
     let limit = |of: fn(&Resources) -> Option<u64>| {
         let all = spec.containers.iter().all(|container| some(of(&container.resources)).is_some());
-        all.then(|| at_once(spec, of))
+        some(own(of)).or_else(|| all.then(|| at_once(spec, of)))
     };
     Cgroup {
-        shares: shares(at_once(spec, |r| r.cpu_request_milli)),
+        shares: shares(own(|r| r.cpu_request_milli).unwrap_or_else(|| at_once(spec, |r| r.cpu_request_milli))),
         quota_us: limit(|r| r.cpu_limit_milli).map(quota_us),
         memory_max: limit(|r| r.memory_limit),
     }
@@ -110,8 +119,13 @@ pub fn of_pod(spec: &PodSpec) -> Cgroup {
 /// The most that the pod has of something at a time: main containers and sidecars together, or an init container beside the
 /// sidecars that started before it (KEP-753).
 fn at_once(spec: &PodSpec, of: fn(&Resources) -> Option<u64>) -> u64 {
+    needed_at_once(&spec.containers, of)
+}
+
+/// The same of a list of containers, in the order of starts.
+pub fn needed_at_once(containers: &[Container], of: impl Fn(&Resources) -> Option<u64>) -> u64 {
     let (mut sidecars, mut most) = (0_u64, 0_u64);
-    for container in &spec.containers {
+    for container in containers {
         let own = of(&container.resources).unwrap_or(0);
         match container.role {
             Role::Init => most = most.max(sidecars.saturating_add(own)),
@@ -119,7 +133,8 @@ fn at_once(spec: &PodSpec, of: fn(&Resources) -> Option<u64>) -> u64 {
             Role::Main => {}
         }
     }
-    let mains = spec.mains().fold(0_u64, |sum, main| sum.saturating_add(of(&main.resources).unwrap_or(0)));
+    let mains = containers.iter().filter(|container| container.role == Role::Main);
+    let mains = mains.fold(0_u64, |sum, main| sum.saturating_add(of(&main.resources).unwrap_or(0)));
     most.max(mains.saturating_add(sidecars))
 }
 
@@ -128,7 +143,7 @@ fn at_once(spec: &PodSpec, of: fn(&Resources) -> Option<u64>) -> u64 {
 /// and where the request is the limit.
 pub fn memory_high(resources: &Resources) -> Option<u64> {
     const PAGE: u64 = 4096;
-    let (limit, request) = (some(resources.memory_limit)?, resources.memory_request.unwrap_or(0));
+    let (limit, request) = (some(resources.effective_memory_limit())?, resources.memory_request.unwrap_or(0));
     let way = limit.checked_sub(request)?;
     let high = (request + way / 10 * 9 + way % 10 * 9 / 10) / PAGE * PAGE;
     (high > request).then_some(high)
@@ -144,7 +159,9 @@ pub fn oom_score_adj(spec: &PodSpec, container: &Container, node_memory: u64) ->
         Class::BestEffort => OOM_BEST_EFFORT,
         Class::Burstable => {
             let left = |resources: &Resources| {
-                let asked = u128::from(resources.memory_request.unwrap_or(0)) * 1000 / u128::from(node_memory.max(1));
+                let share = resources.within.as_ref().map_or(0, |within| within.memory_share);
+                let asked = resources.memory_request.unwrap_or(0).saturating_add(share);
+                let asked = u128::from(asked) * 1000 / u128::from(node_memory.max(1));
                 1000 - i64::try_from(asked).unwrap_or(i64::MAX).min(1000)
             };
             let served = spec.mains().map(|main| left(&main.resources)).max();
@@ -159,6 +176,15 @@ pub fn oom_score_adj(spec: &PodSpec, container: &Container, node_memory: u64) ->
 /// cgroup v2 `cpu.weight` for these shares, as the kubelet maps them for pods (linear).
 pub fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(SHARES_MIN, SHARES_MAX) - SHARES_MIN) * 9999 / (SHARES_MAX - SHARES_MIN)
+}
+
+/// The size of a huge page, in bytes, as cgroups and the OCI specification name it: `64KB`, `2MB`, `1GB`.
+pub fn page_name(size: u64) -> String {
+    match size {
+        size if size.is_multiple_of(1 << 30) => format!("{}GB", size >> 30),
+        size if size.is_multiple_of(1 << 20) => format!("{}MB", size >> 20),
+        size => format!("{}KB", size >> 10),
+    }
 }
 
 /// About the `cpu.shares` that [`weight`] was made of.
@@ -177,8 +203,7 @@ fn quota_us(cpu_milli: u64) -> u64 {
 }
 
 fn asks_for_nothing(resources: &Resources) -> bool {
-    let Resources { cpu_request_milli, cpu_limit_milli, memory_request, memory_limit, limits: _, requests: _ } =
-        resources;
+    let Resources { cpu_request_milli, cpu_limit_milli, memory_request, memory_limit, .. } = resources;
     [cpu_request_milli, cpu_limit_milli, memory_request, memory_limit].into_iter().all(|value| some(*value).is_none())
 }
 
@@ -196,6 +221,7 @@ fn some(value: Option<u64>) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::sample;
+    use crate::spec::Within;
 
     const GIB: u64 = 1 << 30;
 
@@ -270,6 +296,33 @@ mod tests {
     }
 
     #[test]
+    fn what_the_pod_asks_for_itself_counts_and_its_containers_have_its_limits() {
+        let mut all = spec(&[(0, 0, 0, 0), (200, 300, GIB, GIB)]);
+        let within =
+            Within { cpu_limit_milli: Some(1000), memory_limit: Some(4 * GIB), memory_share: GIB, ..Within::default() };
+        for container in &mut all.containers {
+            container.resources.within = Some(within.clone().into());
+        }
+        let of_pod = |request, limit| Resources {
+            cpu_request_milli: Some(1000),
+            cpu_limit_milli: Some(1000),
+            memory_request: Some(request),
+            memory_limit: Some(limit),
+            ..Resources::default()
+        };
+        all.resources = Some(of_pod(4 * GIB, 4 * GIB).into());
+        assert_eq!(class(&all), Class::Guaranteed);
+        assert_eq!(super::of_pod(&all), Cgroup { shares: 1024, quota_us: Some(100_000), memory_max: Some(4 * GIB) });
+        all.resources = Some(of_pod(3 * GIB, 4 * GIB).into());
+        assert_eq!(class(&all), Class::Burstable);
+        let [bare, own] = [0, 1].map(|index: usize| of_container(&all.containers[index].resources));
+        assert_eq!(bare, Cgroup { shares: 1024, quota_us: Some(100_000), memory_max: Some(4 * GIB) });
+        assert_eq!(own, Cgroup { shares: 204, quota_us: Some(30_000), memory_max: Some(GIB) });
+        let score = |index: usize| oom_score_adj(&all, &all.containers[index], 8 * GIB);
+        assert_eq!((score(0), score(1)), (875, 750));
+    }
+
+    #[test]
     fn sidecar_is_no_sooner_killed_than_what_it_serves() {
         let mut both = spec(&[(1, 0, 0, 0), (1, 0, 2 * GIB, 0)]);
         both.containers[0].role = Role::Sidecar;
@@ -287,6 +340,11 @@ mod tests {
         let mut critical = spec(&[(0, 0, 0, 0)]);
         critical.priority_class = Some(NODE_CRITICAL.into());
         assert_eq!(score(&critical), -997);
+    }
+
+    #[test]
+    fn pages_are_named_as_cgroups_name_them() {
+        assert_eq!([64 << 10, 2 << 20, GIB, 512 << 20].map(page_name), ["64KB", "2MB", "1GB", "512MB"]);
     }
 
     #[test]

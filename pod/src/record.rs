@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backoff;
 use crate::desired::{DesiredPod, Origin};
 use crate::manifest::{Context, Rejection, is_known_class, parse_recorded};
 use crate::name::{Uid, WorkloadKey};
 use crate::received::Received;
 use crate::spec::{PodSpec, PodTemplate};
+use crate::storage::EVICTED;
 use crate::time::{Moment, Now};
 
 /// An admitted pod. Its template is not stored twice: `manifest` reads it from `document`.
@@ -52,6 +55,12 @@ pub struct Course {
     /// How often the pod was given other resources: `metadata.generation` is one more.
     #[serde(default, skip_serializing_if = "is_default")]
     pub resizes: u64,
+    /// How many pods of this revision before it, one right after the other, have failed by what they used of the disk.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub evictions: u32,
+    /// None of its containers starts before this moment of the boot clock: because of those.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub not_before: Option<Moment>,
     /// The pod has failed, whatever becomes of its containers. Never taken back.
     #[serde(default, skip_serializing_if = "is_default")]
     pub failed: Option<Box<PodFailure>>,
@@ -100,6 +109,18 @@ impl Course {
             priority: class.map(|class| Classed { class: class.clone(), value: *priority }.into()),
             ..Course::default()
         }
+    }
+
+    /// The same of a pod that takes the place of this one: where that has failed by what it used of the disk, there is the back-off of
+    /// containers that crash, so that a pod which fills the disk as soon as it runs does not do so for ever without a pause.
+    pub fn after(self, before: &Record, now: Now) -> Course {
+        let evicted = matches!(&before.lifecycle, Lifecycle::Terminating { reason, .. } if reason == EVICTED);
+        if !evicted {
+            return self;
+        }
+        let lived = Duration::try_from(now.wall.duration_since(before.admitted_at)).unwrap_or_default();
+        let (evictions, not_before) = backoff::after_end(before.course.evictions, lived, now.boot);
+        Course { evictions, not_before, ..self }
     }
 }
 

@@ -43,6 +43,7 @@ pub fn template(containers: &[&str]) -> PodTemplate {
             placement: Placement::default(),
             naming: Default::default(),
             image_pull_secrets: Vec::new(),
+            resources: None,
         },
     }
 }

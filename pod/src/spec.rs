@@ -43,6 +43,8 @@ pub struct PodSpec {
     pub naming: Naming,
     /// Names of Secrets in the pod's namespace, with which its images are pulled.
     pub image_pull_secrets: Vec<String>,
+    /// `resources`: what the pod has as a whole (KEP-2837), defaulted; None: what its containers have together.
+    pub resources: Option<Box<Resources>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +62,8 @@ pub struct Naming {
     pub subdomain: Option<String>,
     /// `setHostnameAsFQDN`.
     pub fqdn_as_hostname: bool,
+    /// `hostnameOverride`: all that the pod is called, whatever the three above say. Never with the node's network.
+    pub hostname_override: Option<String>,
     pub dns_policy: DnsPolicy,
     /// `dnsConfig`; empty where absent.
     pub dns: DnsConfig,
@@ -193,6 +197,14 @@ pub struct Container {
     pub probes: Probes,
     pub hooks: Hooks,
     pub last_words: LastWords,
+}
+
+impl Container {
+    /// Whether it mounts the volume, or takes variables out of its files.
+    pub fn uses(&self, volume: &str) -> bool {
+        let reads = |var: &EnvVar| matches!(&var.value, EnvValue::File { volume: of, .. } if of == volume);
+        self.mounts.iter().any(|mount| mount.volume == volume) || self.env.iter().any(reads)
+    }
 }
 
 /// What a container is to its pod.
@@ -340,7 +352,9 @@ pub enum EnvValue {
     Resource { container: String, resource: ContainerResource, divisor: Quantity },
     /// `valueFrom.configMapKeyRef`, `valueFrom.secretKeyRef`; [`crate::resolve`] makes it a value.
     Content { kind: ContentKind, name: String, key: String, optional: bool },
-    /// A value of a ConfigMap or Secret: UTF-8 without NUL, never expanded.
+    /// `valueFrom.fileKeyRef`: of a file in an emptyDir of the pod ([`crate::env_file`]); `path` is relative, without `..`.
+    File { volume: String, path: String, key: String, optional: bool },
+    /// A value of a ConfigMap, a Secret or a file: UTF-8 without NUL, never expanded.
     Known(Hidden),
 }
 
@@ -400,6 +414,39 @@ pub struct Resources {
     /// As written, for the status: canonical `resources` of the document.
     pub limits: BTreeMap<String, String>,
     pub requests: BTreeMap<String, String>,
+    /// Of `limits`: bytes of huge pages by the size of a page in bytes.
+    pub huge_pages: BTreeMap<u64, u64>,
+    /// Of a container in a pod with resources of its own.
+    pub within: Option<Box<Within>>,
+}
+
+/// What a pod with resources of its own gives a container that lacks a limit (KEP-2837).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Within {
+    pub cpu_limit_milli: Option<u64>,
+    /// Bytes.
+    pub memory_limit: Option<u64>,
+    pub huge_pages: BTreeMap<u64, u64>,
+    /// The container's equal part of the memory that the pod requests beyond what its containers do, in bytes.
+    pub memory_share: u64,
+}
+
+impl Resources {
+    /// The container's own limit, else its pod's.
+    pub fn effective_cpu_limit_milli(&self) -> Option<u64> {
+        self.cpu_limit_milli.or_else(|| self.within.as_ref()?.cpu_limit_milli)
+    }
+
+    /// The container's own limit, else its pod's; bytes.
+    pub fn effective_memory_limit(&self) -> Option<u64> {
+        self.memory_limit.or_else(|| self.within.as_ref()?.memory_limit)
+    }
+
+    /// Bytes of huge pages by the size of a page: the container's own, else its pod's.
+    pub fn effective_huge_pages(&self) -> &BTreeMap<u64, u64> {
+        let of_pod = self.within.as_deref().map(|within| &within.huge_pages);
+        of_pod.filter(|_| self.huge_pages.is_empty()).unwrap_or(&self.huge_pages)
+    }
 }
 
 /// `resizePolicy`: whether other amounts need a new run.

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 use tests::client::{self, Pod};
+use tests::image::{Image, Tarball};
 use tests::manifest::{Document, OBEDIENT, daemon_set, pod};
 use tests::node::{NODE_ADDRESS, TestNode};
 use tests::process::{Process, with_command};
@@ -133,16 +134,66 @@ fn user_and_groups_are_what_was_asked_at_every_start() {
         assert_eq!(process.status("CapEff").as_deref(), Some("0000000000000000"));
     };
     expect(process);
+    let shown = &first.0["status"]["containerStatuses"][0]["user"];
+    assert_eq!(*shown, json!({"linux": {"uid": 1234, "gid": 77, "supplementalGroups": [77, 88]}}));
     process.kill_9();
     let again = node.wait_pod("a", "runs again", |pod| pod.running() && pod.container_id("") != first.container_id(""));
     expect(node.process(&again));
 }
 
 #[test]
-fn run_as_non_root_refuses_an_image_that_runs_as_root() {
-    let node = TestNode::start();
-    node.put("a.yaml", &pod("a").field("securityContext/runAsNonRoot", json!(true)).text());
-    node.wait_pod("a", "is refused", |pod| pod.waiting("main") == "CreateContainerConfigError");
+fn run_as_non_root_refuses_an_image_that_runs_as_root_also_where_it_is_here_and_in_use() {
+    let accounts = || Tarball::new().file("etc/passwd", 0o644, b"root:x:0:0::/:\napp:x:100:101::/:\n").bytes();
+    let of =
+        |name: &str, user: &str| Image::busybox(name).expect("busybox").layer(accounts()).config("User", json!(user));
+    let images = [of("docker.io/library/named:1", "app"), of("docker.io/library/numbered:1", "100")];
+    let node = TestNode::builder().archive("users.tar", tests::image::oci_archive(&images)).start();
+    let with = |name: &str, image: &str| {
+        let document = pod(name).field("imagePullPolicy", json!("Never"));
+        if image.is_empty() { document } else { document.field("image", json!(image)) }
+    };
+    // CVE-2019-11245: what the image runs as was forgotten once it was here.
+    for (name, image) in [("root", ""), ("named", "named:1")] {
+        node.put(&format!("{name}.yaml"), &with(name, image).text());
+        node.wait_running(name);
+    }
+    let strict = |name: &str, image: &str| with(name, image).field("securityContext/runAsNonRoot", json!(true)).text();
+    for (name, image, why) in [("a", "", "will run as root"), ("b", "named:1", "non-numeric user")] {
+        node.put(&format!("{name}.yaml"), &strict(name, image));
+        let refused = node.wait_pod(name, "is refused", |pod| pod.waiting("main") == "CreateContainerConfigError");
+        assert!(refused.0.to_string().contains(why), "{refused:?}");
+    }
+    node.put("c.yaml", &strict("c", "numbered:1"));
+    let process = node.process(&node.wait_running("c"));
+    assert_eq!(process.status("Uid").as_deref(), Some("100\t100\t100\t100"));
+}
+
+#[test]
+fn a_pod_has_the_name_the_sysctls_and_the_resources_that_it_asks_for_as_a_whole() {
+    let resources = json!({"limits": {"cpu": "600m", "memory": "96Mi"}, "requests": {"memory": "48Mi"}});
+    let sysctls = json!([{"name": "net.ipv4.ip_unprivileged_port_start", "value": "80"}]);
+    let document = pod("a")
+        .own_network()
+        .pod_field("hostnameOverride", json!("db.example"))
+        .pod_field("securityContext", json!({"sysctls": sysctls}))
+        .pod_field("resources", resources.clone());
+    let (node, pod, process) = run(document);
+    assert_eq!(node.exec(process, &["hostname"]).ok().out.trim(), "db.example");
+    let hosts = node.exec(process, &["cat", "/etc/hosts"]).ok().out;
+    assert!(hosts.contains("db.example") && !hosts.contains(&pod.name()), "{hosts}");
+    let port = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+    assert_eq!(node.exec(process, &["cat", port]).ok().out.trim(), "80");
+    assert_ne!(fs::read_to_string(port).expect("the node has it").trim(), "80");
+    for place in ["", "../"] {
+        let memory = format!("{place}memory.limit_in_bytes");
+        let memory = node.cgroup_value(process, "memory", &memory, &format!("{place}memory.max"));
+        assert_eq!(memory, (96u64 << 20).to_string(), "{place}");
+        let quota = format!("{place}cpu.cfs_quota_us");
+        let quota = node.cgroup_value(process, "cpu", &quota, &format!("{place}cpu.max"));
+        assert!(["60000", "60000 100000"].contains(&quota.as_str()), "{place} {quota}");
+    }
+    assert_eq!(pod.0["status"]["qosClass"], "Burstable");
+    assert_eq!(pod.0["status"]["resources"]["limits"], resources["limits"]);
 }
 
 #[test]

@@ -15,15 +15,16 @@ fn noted(containers: Value, inits: Value, journal: &str) -> String {
             let mut container = container.clone();
             container["image"] = image.clone();
             container["imagePullPolicy"] = json!("Never");
-            container["volumeMounts"] = json!([{"name": "journal", "mountPath": "/journal"}]);
+            let mut mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
+            mounts.push(json!({"name": "journal", "mountPath": "/journal"}));
+            container["volumeMounts"] = json!(mounts);
             container
         };
         list.as_array().expect("a list").iter().map(complete).collect()
     };
     document["spec"]["containers"] = list(containers);
     document["spec"]["initContainers"] = list(inits);
-    document["spec"]["volumes"] =
-        json!([{"name": "journal", "hostPath": {"path": journal, "type": "DirectoryOrCreate"}}]);
+    document["spec"]["volumes"] = json!([{"name": "journal", "hostPath": {"path": journal, "type": "DirectoryOrCreate"}}, {"name": "words", "emptyDir": {}}]);
     document.to_string()
 }
 
@@ -65,14 +66,23 @@ fn init(pod: &Pod, name: &str) -> Value {
 fn init_containers_and_sidecars_have_their_turn_and_stop_last() {
     let mut node = TestNode::start();
     let place = node.dir().join("journal").display().to_string();
+    // It is told a word by an init container, in a file that it does not mount.
+    let reader = |file: &str| {
+        let key = json!({"volumeName": "words", "path": file, "key": "WORD"});
+        let mut main = shell("main", &format!("[ \"$WORD\" = 'two words' ] || exit 1; {}", daemon("main")));
+        main["env"] = json!([{"name": "WORD", "valueFrom": {"fileKeyRef": key}}]);
+        main
+    };
+    let mut second = shell(
+        "second",
+        "echo second >> /journal/all; echo said by second; \
+         printf \"# for main\\nWORD='two words'\\n\" > /words/env",
+    );
+    second["volumeMounts"] = json!([{"name": "words", "mountPath": "/words"}]);
     let wait =
         "echo first waits >> /journal/all; until [ -e /journal/go ]; do sleep 0.05; done; echo first >> /journal/all";
-    let inits = json!([
-        sidecar("log", &daemon("log")),
-        shell("first", wait),
-        shell("second", "echo second >> /journal/all; echo said by second"),
-    ]);
-    node.put("a.yaml", &noted(json!([shell("main", &daemon("main"))]), inits, &place));
+    let inits = json!([sidecar("log", &daemon("log")), shell("first", wait), second,]);
+    node.put("a.yaml", &noted(json!([reader("env")]), inits, &place));
     let waiting = node
         .wait_pod("a", "waits for its first init container", |pod| init(pod, "first")["state"]["running"].is_object());
     assert_eq!(waiting.phase(), "Pending");

@@ -70,10 +70,20 @@ fn several_documents_and_a_list_in_one_file_all_run() {
 fn one_refused_document_does_not_keep_its_neighbours_from_running() {
     let node = TestNode::start();
     let bad = pod("bad").pod_field("noSuchField", json!(1));
-    node.put("two.yaml", &format!("---\n{}\n---\n{}\n", bad.text(), pod("good").text()));
+    // CVE-2024-10220: git would run as root on the node.
+    let git = json!([{"name": "git", "gitRepo": {"repository": "https://198.19.0.1/hooks.git"}}]);
+    let git = pod("git").pod_field("volumes", git);
+    let sysctls =
+        json!({"sysctls": [{"name": "kernel.core_pattern", "value": "|/bin/sh"}, {"name": "a+b", "value": "1"}]});
+    let unsafe_values = pod("unsafe").own_network().pod_field("securityContext", sysctls);
+    let texts = [bad, git, unsafe_values, pod("good")].map(|document| document.text());
+    node.put("some.yaml", &format!("---\n{}\n", texts.join("\n---\n")));
     node.wait_running("good");
-    wait_file(&node, "two.yaml", "noSuchField");
-    assert!(node.pods_of("bad").is_empty());
+    for reason in ["noSuchField", "CVE-2024-10220", "kernel.core_pattern", "a+b"] {
+        wait_file(&node, "some.yaml", reason);
+    }
+    let [good] = &node.pods()[..] else { panic!("{}", tests::node::summary(&node.pods())) };
+    assert_eq!(node.ctr_lines(&["containers", "list", "-q"]), [good.container_id("")].into());
 }
 
 #[test]

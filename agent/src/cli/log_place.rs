@@ -8,6 +8,9 @@ use std::time::SystemTime;
 
 use keeper::client::Keeper;
 use keeper::protocol;
+use pod::digest::ALPHABET;
+use pod::name::WorkloadKind;
+use pod::record::Record;
 
 use super::Failure;
 use super::find::nearest;
@@ -69,7 +72,7 @@ fn places(
     args: &LogsArgs,
     which: Which,
 ) -> Result<Vec<Place>, Failure> {
-    let pod = pod(dirs, args)?;
+    let pod = pod(dirs, state_dir, args)?;
     let below = format!("pods/{}", pod.name);
     let mut names = texts(log_dir, &below);
     // The keeper's mark is no container.
@@ -97,16 +100,18 @@ fn places(
 }
 
 /// Of an old pod and its successor the one whose directory is younger.
-fn pod<'a>(dirs: &'a [PodDir], args: &LogsArgs) -> Result<&'a PodDir, Failure> {
+fn pod<'a>(dirs: &'a [PodDir], state_dir: Option<&Path>, args: &LogsArgs) -> Result<&'a PodDir, Failure> {
     let wanted = args.name.as_str();
-    let of_set = |pod: &str, set: &str| {
-        pod.strip_prefix(set)
-            .and_then(|rest| rest.strip_prefix('-'))
-            .is_some_and(|rest| rest.len() == SUFFIX && !rest.contains('-'))
+    let of_set = |dir: &PodDir, set: &str| {
+        let rest = dir.pod.strip_prefix(set).and_then(|rest| rest.strip_prefix('-'));
+        let named = rest.is_some_and(|rest| rest.len() == SUFFIX && rest.bytes().all(|b| ALPHABET.contains(&b)));
+        // A static pod is named after its node, whose name may look the same: the record knows.
+        let record = state_dir.filter(|_| named).and_then(|state_dir| record(state_dir, dir));
+        named && record.is_none_or(|record| record.workload.kind == WorkloadKind::DaemonSet)
     };
     let fits = |dir: &&PodDir| {
         let name = match wanted.split_once('/') {
-            Some(("ds" | "daemonset" | "daemonsets", set)) => of_set(&dir.pod, set),
+            Some(("ds" | "daemonset" | "daemonsets", set)) => of_set(dir, set),
             Some(("pod" | "pods" | "po", plain)) => dir.pod == plain,
             _ => dir.pod == wanted,
         };
@@ -139,7 +144,7 @@ fn container(names: &[String], state_dir: Option<&Path>, pod: &PodDir, args: &Lo
             ))),
         };
     }
-    let record = state_dir.and_then(|state_dir| records::read(&records::directory(state_dir).join(&pod.uid)).ok());
+    let record = state_dir.and_then(|state_dir| record(state_dir, pod));
     let first = record.and_then(|record| {
         let document = record.document.read();
         let spec = document.pointer("/spec/template/spec").or_else(|| document.pointer("/spec"))?;
@@ -155,6 +160,10 @@ fn container(names: &[String], state_dir: Option<&Path>, pod: &PodDir, args: &Lo
             names.join(", ")
         ))),
     }
+}
+
+fn record(state_dir: &Path, pod: &PodDir) -> Option<Record> {
+    records::read(&records::directory(state_dir).join(&pod.uid)).ok()
 }
 
 /// `below`: nothing, or a directory beneath `pods` with a slash.
@@ -220,12 +229,13 @@ mod tests {
 
     #[test]
     fn a_log_is_found_by_its_names_alone() {
-        let logs = Logs::with(&["ns_a-n1_u1/main/0.log", "ns_a-n1_u1/main/2.log", "kube_ds-abcde_u2/c/0.log"]);
+        let logs = Logs::with(&["ns_a-n1_u1/main/0.log", "ns_a-n1_u1/main/2.log", "kube_ds-bcdfg_u2/c/0.log"]);
         assert_eq!(logs.find(&["a-n1"]), Ok("ns_a-n1_u1/main/2".into()));
         assert_eq!(logs.find(&["a-n1", "--previous"]), Ok("ns_a-n1_u1/main/1".into()));
-        assert_eq!(logs.find(&["ds/ds", "-n", "kube"]), Ok("kube_ds-abcde_u2/c/0".into()));
+        assert_eq!(logs.find(&["ds/ds", "-n", "kube"]), Ok("kube_ds-bcdfg_u2/c/0".into()));
         assert_eq!(logs.find(&["ds/ds", "--previous"]), Err(4));
         assert_eq!(logs.find(&["ds/d"]), Err(4));
+        assert_eq!(logs.find(&["ds/a"]), Err(4), "n1 is the node's name");
         assert_eq!(logs.find(&["a-n1", "-c", "other"]), Err(4));
         assert_eq!(logs.find(&["a-n1", "-n", "other"]), Err(4));
     }

@@ -342,9 +342,9 @@ fn write_log(dir: &std::path::Path, place: &str, text: &str) {
 fn what_is_kept_of_a_deleted_pods_log_is_found_by_its_name_and_as_the_pod_before() {
     let (served, dir) = (served(), tempfile::tempdir().unwrap());
     std::fs::write(with_logs(&served, dir.path()), cri("present")).unwrap();
-    write_log(dir.path(), ".deleted/kube-system_ds-fghij_u0/c/2.log", "before");
-    assert_eq!(say(&served, &["logs", "ds-fghij"]).1, "before\n");
-    assert_eq!(say(&served, &["logs", "ds-fghij", "-f"]).1, "before\n", "nothing follows");
+    write_log(dir.path(), ".deleted/kube-system_ds-fghjk_u0/c/2.log", "before");
+    assert_eq!(say(&served, &["logs", "ds-fghjk"]).1, "before\n");
+    assert_eq!(say(&served, &["logs", "ds-fghjk", "-f"]).1, "before\n", "nothing follows");
     assert_eq!(say(&served, &["logs", "ds/ds"]).1, "present\n");
     assert_eq!(say(&served, &["logs", "ds/ds", "--previous"]).1, "before\n");
     let prefixed = say(&served, &["logs", "ds/ds", "--all-containers", "--prefix", "--timestamps"]).1;

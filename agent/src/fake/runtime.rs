@@ -42,6 +42,7 @@ impl Runtime for World {
                 image_id: c.created.image_id.clone(),
                 adapted: c.created.adapted.clone(),
                 not_refreshed: c.not_refreshed.clone(),
+                user: None,
                 state: match c.state {
                     FakeState::Created | FakeState::Running { .. } | FakeState::Exited { .. }
                         if state.hung.contains(&c.run.uid) =>
@@ -83,7 +84,8 @@ impl Runtime for World {
         }
         let adapted =
             if run.container.security.privileged { "capabilities not given: the simulation has none" } else { "" };
-        let created = CreatedRun { image_id: image_id(&run.container.image), adapted: adapted.to_owned() };
+        let image_id = image_id(&run.container.image);
+        let created = CreatedRun { image_id, adapted: adapted.to_owned(), user: None };
         let container = FakeContainer {
             created: created.clone(),
             not_refreshed: run.not_refreshed.to_owned(),

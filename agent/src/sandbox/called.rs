@@ -3,12 +3,12 @@
 //! Driven by `sandbox`. Pure but for the node's own name.
 
 use pod::record::Record;
-use pod::spec::PodTemplate;
+use pod::spec::{Naming, PodTemplate};
 
 /// A pod's names, as the kubelet makes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Called {
-    /// `hostname`, else the pod's name.
+    /// `hostnameOverride`, else `hostname`, else the pod's name.
     pub host: String,
     /// `subdomain.namespace.svc.cluster-domain`, where the pod has a subdomain.
     pub domain: Option<String>,
@@ -31,9 +31,14 @@ const KERNEL_MAX: usize = 64;
 impl Called {
     /// Of a pod with a network of its own.
     pub fn of(record: &Record, template: &PodTemplate, cluster_domain: &str) -> Result<Called, TooLong> {
-        let naming = &template.spec.naming;
-        let host = naming.hostname.clone().unwrap_or_else(|| cut(&record.name));
-        let namespace = &record.workload.namespace;
+        Called::from(&template.spec.naming, &record.name, &record.workload.namespace, cluster_domain)
+    }
+
+    fn from(naming: &Naming, pod: &str, namespace: &str, cluster_domain: &str) -> Result<Called, TooLong> {
+        if let Some(name) = &naming.hostname_override {
+            return Ok(Called { host: name.clone(), domain: None, kernel: name.clone() });
+        }
+        let host = naming.hostname.clone().unwrap_or_else(|| cut(pod));
         let domain = naming.subdomain.as_ref().map(|sub| format!("{sub}.{namespace}.svc.{cluster_domain}"));
         let kernel = match &domain {
             Some(domain) if naming.fqdn_as_hostname => format!("{host}.{domain}"),
@@ -63,6 +68,15 @@ fn cut(pod_name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_override_is_all_that_the_pod_is_called() {
+        let mut naming = Naming { hostname: Some("a".into()), subdomain: Some("b".into()), ..Naming::default() };
+        let called = |naming: &Naming| Called::from(naming, "p", "ns", "cluster.local").unwrap();
+        assert_eq!(called(&naming).domain.as_deref(), Some("b.ns.svc.cluster.local"));
+        naming.hostname_override = Some("db.example".into());
+        assert_eq!(called(&naming), Called { host: "db.example".into(), domain: None, kernel: "db.example".into() });
+    }
 
     #[test]
     fn a_long_pod_name_becomes_a_valid_hostname() {

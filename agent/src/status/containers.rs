@@ -1,6 +1,6 @@
 //! A container's status (v1 ContainerStatus) from its record, its newest run and what it waits for.
 
-use pod::observed::{ContainerState, ObservedContainer};
+use pod::observed::{ContainerState, ObservedContainer, RunUser};
 use pod::plan::{PodView, Waiting, back_off, order};
 use pod::record::{Amounts, ContainerMemory, Lifecycle, Termination};
 use pod::spec::{Container, RecursiveReadOnly, Resources, Role, VolumeMount};
@@ -29,6 +29,8 @@ pub struct ContainerStatus {
     pub adapted: String,
     /// Why its image is not as fresh as the pull policy asks; empty: it is.
     pub not_refreshed: String,
+    /// Whom its present or last run began as, where that is known.
+    pub user: Option<Box<RunUser>>,
 }
 
 /// v1 ContainerState.
@@ -76,6 +78,10 @@ impl ContainerStatus {
         status.insert("resources".into(), given.into());
         if !requests.is_empty() {
             status.insert("allocatedResources".into(), json!(requests));
+        }
+        if let Some(user) = &self.user {
+            let RunUser { uid, gid, groups } = user.as_ref();
+            status.insert("user".into(), json!({"linux": {"uid": uid, "gid": gid, "supplementalGroups": groups}}));
         }
         if !container.mounts.is_empty() {
             status.insert("volumeMounts".into(), container.mounts.iter().map(mounted).collect());
@@ -164,6 +170,7 @@ fn state_of(published: &Published, view: &PodView, container: &Container) -> Con
         },
         adapted: shown.map(|run| run.adapted.clone()).unwrap_or_default(),
         not_refreshed: shown.map(|run| run.not_refreshed.clone()).unwrap_or_default(),
+        user: current.and_then(|run| run.user.clone()),
         container_id,
         restarts: attempt.unwrap_or(0),
         state,

@@ -79,6 +79,10 @@ pub fn pod(published: &Published, view: &PodView, node: &NodeFacts) -> Value {
         status.insert("podIP".into(), address.to_string().into());
         status.insert("podIPs".into(), ips(pod_ips));
     }
+    if let Some(of_pod) = &view.template.spec.resources {
+        status.insert("resources".into(), json!({"limits": of_pod.limits, "requests": of_pod.requests}));
+        status.insert("allocatedResources".into(), json!(of_pod.requests));
+    }
     let resize = view.record.course.resize.as_deref().filter(|resize| !resize.applied);
     let had = |name: &str| resize.and_then(|resize| resize.from.get(name));
     let of = |inits: bool| -> Vec<Value> {

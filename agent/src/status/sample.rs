@@ -57,6 +57,7 @@ pub fn view() -> PodView {
         placement: Placement::default(),
         naming: Default::default(),
         image_pull_secrets: Vec::new(),
+        resources: None,
     };
     let workload = WorkloadKey { namespace: "kube-system".into(), kind: WorkloadKind::DaemonSet, name: "ds".into() };
     let record = Record {
@@ -93,6 +94,7 @@ pub fn run(attempt: u32, state: ContainerState) -> ObservedContainer {
         image_id: "img@sha256:0".into(),
         adapted: String::new(),
         not_refreshed: String::new(),
+        user: None,
         state,
     }
 }

@@ -87,6 +87,7 @@ impl<M: Machine> Worker<M> {
                             image_id: created.image_id,
                             adapted: created.adapted,
                             not_refreshed,
+                            user: created.user,
                             state: ContainerState::Created,
                         }),
                     }

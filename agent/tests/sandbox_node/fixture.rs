@@ -204,6 +204,7 @@ pub fn template() -> PodTemplate {
             placement: Placement::default(),
             naming: Default::default(),
             image_pull_secrets: Vec::new(),
+            resources: None,
         },
     }
 }

@@ -256,6 +256,7 @@ impl TestPod {
                 placement: Placement::default(),
                 naming: Default::default(),
                 image_pull_secrets: Vec::new(),
+                resources: None,
             },
         };
         let record = Record {

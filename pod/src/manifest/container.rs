@@ -14,6 +14,8 @@ pub struct Pod<'a> {
     pub service_account: String,
     pub security: Security,
     pub volumes: BTreeSet<&'a str>,
+    /// Those of them that are emptyDirs.
+    pub empty_dirs: BTreeSet<&'a str>,
     /// `terminationGracePeriodSeconds`, within which a hook has its time.
     pub grace: Duration,
     /// `restartPolicy: Never`.

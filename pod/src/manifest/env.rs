@@ -114,9 +114,13 @@ fn value(item: &At<'_>, own_name: &str, pod: &Pod<'_>, findings: &mut Findings) 
         }
         [("configMapKeyRef", at)] => key_ref(at, ContentKind::ConfigMap, findings),
         [("secretKeyRef", at)] => key_ref(at, ContentKind::Secret, findings),
+        [("fileKeyRef", at)] => file_ref(at, pod, findings),
         // The field table knows the reason; this only keeps a record with it from being run.
         [(_, at)] => {
-            findings.impossible(at, "only fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef can be used");
+            findings.impossible(
+                at,
+                "only fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef and fileKeyRef can be used",
+            );
             None
         }
         [] => {
@@ -142,6 +146,28 @@ fn key_ref(at: &At<'_>, kind: ContentKind, findings: &mut Findings) -> Option<En
     }
     let optional = at.boolean_in("optional", findings).unwrap_or(false);
     Some(EnvValue::Content { kind, name, key: text.to_owned(), optional })
+}
+
+/// A variable in a file of an emptyDir of the pod.
+fn file_ref(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Option<EnvValue> {
+    let (volume, path, key) = (at.need("volumeName", findings), at.need("path", findings), at.need("key", findings));
+    let optional = at.boolean_in("optional", findings).unwrap_or(false);
+    let (volume, path, key) = (volume?, path?, key?);
+    let (of_volume, of_path, of_key) = (volume.text(findings)?, path.text(findings)?, key.text(findings)?);
+    if !pod.empty_dirs.contains(of_volume) {
+        findings.impossible(&volume, format!("the pod has no emptyDir {}", names::shown(of_volume)));
+    }
+    if of_path.is_empty()
+        || of_path.starts_with('/')
+        || of_path.split('/').any(|part| part == "..")
+        || of_path.contains('\0')
+    {
+        findings.impossible(&path, "must name a file in the volume: relative, without `..`");
+    }
+    if let Some(reason) = names::env(of_key) {
+        findings.rule(&key, reason);
+    }
+    Some(EnvValue::File { volume: of_volume.to_owned(), path: of_path.to_owned(), key: of_key.to_owned(), optional })
 }
 
 /// Where the path of a fieldRef (v1 ObjectFieldSelector) stands.
@@ -206,8 +232,12 @@ pub fn resource(at: &At<'_>, own_name: &str, findings: &mut Findings) -> Option<
         "requests.memory" => ContainerResource::RequestsMemory,
         "requests.ephemeral-storage" => ContainerResource::RequestsEphemeralStorage,
         _ => match (text.strip_prefix("limits."), text.strip_prefix("requests.")) {
-            (Some(pages), _) if pages.starts_with(HUGE_PAGES) => ContainerResource::LimitsHugePages(pages.to_owned()),
-            (_, Some(pages)) if pages.starts_with(HUGE_PAGES) => ContainerResource::RequestsHugePages(pages.to_owned()),
+            (Some(pages), _) if pages.starts_with(resources::HUGE_PAGES) => {
+                ContainerResource::LimitsHugePages(pages.to_owned())
+            }
+            (_, Some(pages)) if pages.starts_with(resources::HUGE_PAGES) => {
+                ContainerResource::RequestsHugePages(pages.to_owned())
+            }
             _ => {
                 let reason = "cannot be shown: use limits or requests of cpu, memory, ephemeral-storage or hugepages-<size>, such as limits.cpu";
                 findings.impossible(&named, format!("{} {reason}", names::shown(text)));
@@ -218,9 +248,6 @@ pub fn resource(at: &At<'_>, own_name: &str, findings: &mut Findings) -> Option<
     let divisor = divisor(at, &resource, findings)?;
     Some((container, resource, divisor))
 }
-
-/// How resources of huge pages begin; their size follows.
-const HUGE_PAGES: &str = "hugepages-";
 
 /// 0 and absent mean 1. Kubernetes allows only these.
 fn divisor(at: &At<'_>, resource: &ContainerResource, findings: &mut Findings) -> Option<Quantity> {

@@ -33,6 +33,7 @@ pub fn read(spec: &At<'_>, findings: &mut Findings) -> Naming {
         hostname: label(spec, "hostname", findings),
         subdomain: label(spec, "subdomain", findings),
         fqdn_as_hostname: spec.boolean_in("setHostnameAsFQDN", findings).unwrap_or(false),
+        hostname_override: hostname_override(spec, findings),
         dns_policy,
         dns,
         host_aliases: spec.list("hostAliases", findings).iter().filter_map(|at| alias(at, findings)).collect(),
@@ -115,6 +116,26 @@ fn address(at: &At<'_>, findings: &mut Findings) -> Option<IpAddr> {
         findings.rule(at, format!("{} is no IP address", names::shown(text)));
     }
     address
+}
+
+/// The whole host name (KEP-4762): a DNS subdomain that fits into the kernel, in a pod with a network of its own.
+fn hostname_override(spec: &At<'_>, findings: &mut Findings) -> Option<String> {
+    /// HOST_NAME_MAX of Linux.
+    const KERNEL_MAX: usize = 64;
+    let at = spec.get("hostnameOverride")?;
+    let text = at.text(findings).filter(|text| !text.is_empty())?;
+    if let Some(reason) = names::dns_subdomain(text) {
+        findings.impossible(&at, reason);
+    } else if text.len() > KERNEL_MAX {
+        let reason = format!("has {} characters, more than the {KERNEL_MAX} of a host name: shorten it", text.len());
+        findings.impossible(&at, reason);
+    }
+    for key in ["hostNetwork", "setHostnameAsFQDN"] {
+        if spec.boolean_in(key, findings) == Some(true) {
+            findings.impossible(&at, format!("cannot stand beside {key}: drop one of the two"));
+        }
+    }
+    Some(text.to_owned())
 }
 
 /// A DNS label, which becomes part of the host name.

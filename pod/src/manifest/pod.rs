@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::container::Listed;
 use super::findings::{At, Findings};
-use super::{container, content, names, naming, placement, security, sysctls, volumes};
+use super::{container, content, names, naming, placement, resources, security, sysctls, volumes};
 use crate::spec::{
     AppArmor, Container, EGRESS_BANDWIDTH_ANNOTATION, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
-    RESTART_ON_CONFIG_CHANGE_ANNOTATION, RUN_ONCE_ANNOTATION, RestartPolicy, STANDBY_ANNOTATION,
+    RESTART_ON_CONFIG_CHANGE_ANNOTATION, RUN_ONCE_ANNOTATION, RestartPolicy, STANDBY_ANNOTATION, VolumeSource,
 };
 
 /// Bytes of all annotations of one object, as in Kubernetes.
@@ -91,11 +91,17 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         service_account: service_account(spec, findings),
         security: spec.get("securityContext").map(|at| security::pod(&at, findings)).unwrap_or_default(),
         volumes: volumes.iter().map(|v| v.name.as_str()).collect(),
+        empty_dirs: volumes
+            .iter()
+            .filter(|v| matches!(v.source, VolumeSource::EmptyDir(_)))
+            .map(|v| v.name.as_str())
+            .collect(),
         grace: grace(spec, findings),
         never_restarts: spec.node.get("restartPolicy").and_then(|policy| policy.text()) == Some("Never"),
         apparmor,
     };
-    let containers = containers(spec, &pod, findings)?;
+    let mut containers = containers(spec, &pod, findings)?;
+    let resources = resources::of_pod(spec, &mut containers, findings);
     let restart_policy = match spec.text_in("restartPolicy", findings) {
         None | Some("Always") => RestartPolicy::Always,
         Some("OnFailure") => RestartPolicy::OnFailure,
@@ -119,6 +125,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         placement: placement::read(spec, findings),
         naming: naming::read(spec, findings),
         image_pull_secrets: content::pull_secrets(spec, findings),
+        resources,
         volumes,
     })
 }

@@ -284,6 +284,25 @@ fn what_names_a_pod_and_its_neighbours_arrives() {
 }
 
 #[test]
+fn resources_of_the_pod_are_defaulted_from_its_containers_and_shared_with_them() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  hostnameOverride: db.example\n  \
+         resources: {limits: {cpu: 2, memory: 1Gi, hugepages-2Mi: 4Mi}}\n  \
+         containers:\n  - {name: a, image: i, resources: {requests: {cpu: 500m}, limits: {memory: 256Mi}}}\n  - {name: b, image: i}\n";
+    let spec = pod(text).template.spec.clone();
+    assert_eq!(spec.naming.hostname_override.as_deref(), Some("db.example"));
+    let of_pod = spec.resources.as_ref().unwrap();
+    assert_eq!((of_pod.cpu_request_milli, of_pod.cpu_limit_milli), (Some(500), Some(2000)));
+    assert_eq!((of_pod.memory_request, of_pod.memory_limit), (Some(256 << 20), Some(1 << 30)));
+    let requests: Vec<(&str, &str)> = of_pod.requests.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(requests, [("cpu", "500m"), ("hugepages-2Mi", "4Mi"), ("memory", "268435456")]);
+    let [own, bare] = [0, 1].map(|index: usize| &spec.containers[index].resources);
+    assert_eq!((own.effective_memory_limit(), bare.effective_memory_limit()), (Some(256 << 20), Some(1 << 30)));
+    assert_eq!((bare.effective_cpu_limit_milli(), bare.memory_request), (Some(2000), None));
+    assert_eq!(bare.effective_huge_pages()[&(2 << 20)], 4 << 20);
+    assert_eq!(crate::qos::class(&spec), crate::qos::Class::Burstable);
+}
+
+#[test]
 fn what_is_refused_is_refused_by_path_and_line() {
     let cases: &[(&str, &str, &str)] = &[
         ("  hostPID: on", "  hostPid: on", "10: spec.hostPid: unknown field: did you mean `hostPID`?"),
@@ -497,8 +516,13 @@ fn what_is_refused_is_refused_by_path_and_line() {
         ),
         (
             "fieldRef: {fieldPath: spec.nodeName}",
-            "fileKeyRef: {key: a}",
-            "33: spec.containers[0].env[0].valueFrom.fileKeyRef: not built yet",
+            "fileKeyRef: {key: a, path: ../b, volumeName: empty}",
+            "33: spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName: the pod has no emptyDir \"empty\"",
+        ),
+        (
+            "fieldRef: {fieldPath: spec.nodeName}",
+            "fileKeyRef: {key: a, path: b/../../c, volumeName: empty}",
+            "33: spec.containers[0].env[0].valueFrom.fileKeyRef.path: must name a file in the volume",
         ),
         ("    workingDir: /srv", "    envFrom: [{prefix: a}]", "31: spec.containers[0].envFrom[0]: names no source"),
         (
@@ -526,6 +550,43 @@ fn what_is_refused_is_refused_by_path_and_line() {
             "memory: 64Mi",
             "nvidia.com/gpu: 1",
             "38: spec.containers[0].resources.limits['nvidia.com/gpu']: not supported",
+        ),
+        (
+            "memory: 64Mi",
+            "memory: 64Mi, hugepages-3Mi: 3Mi",
+            "38: spec.containers[0].resources.limits['hugepages-3Mi']: \"hugepages-3Mi\" names no size of pages",
+        ),
+        (
+            "memory: 64Mi",
+            "memory: 64Mi, hugepages-2Mi: 3Mi",
+            "38: spec.containers[0].resources.limits['hugepages-2Mi']: must be whole pages: a multiple of 2Mi",
+        ),
+        (
+            "cpu: 100m",
+            "hugepages-2Mi: 4Mi, cpu: 100m",
+            "39: spec.containers[0].resources.requests['hugepages-2Mi']: must be the same as its limit",
+        ),
+        ("hostPID: on", "resources: {limits: {hugepages-2Mi: 4Mi}}", "10: spec.resources: asks for huge pages alone"),
+        (
+            "hostPID: on",
+            "resources: {limits: {cpu: 1}}",
+            "10: spec.resources: container \"main\" has a limit of cpu beyond that of the pod",
+        ),
+        (
+            "hostPID: on",
+            "resources: {requests: {memory: 32Mi}}",
+            "10: spec.resources.requests.memory: is less than what the pod's containers request together",
+        ),
+        (
+            "hostPID: on",
+            "resources: {limits: {cpu: 2, ephemeral-storage: 1Gi}}",
+            "10: spec.resources.limits['ephemeral-storage']: a pod as a whole has cpu, memory",
+        ),
+        ("hostPID: on", "hostnameOverride: a_b", "10: spec.hostnameOverride: \"a_b\" is not a valid name"),
+        (
+            "hostPID: on",
+            "hostnameOverride: a.b\n  hostNetwork: true",
+            "10: spec.hostnameOverride: cannot stand beside hostNetwork",
         ),
         ("cpu: 100m", "cpu: 2", "39: spec.containers[0].resources.requests.cpu: 2 is more than the limit, 1.5"),
         (

@@ -125,20 +125,19 @@ pub fn has_not_had_its_turn(pod: &PodView, name: &str) -> bool {
 }
 
 /// Whether a run may be created now. Creation fixes what it finds in the volumes (the program, a sub-path, a device), so whatever mounts a
-/// path of the host, or shares a volume with an earlier init container or sidecar, is created when those are through; all others stand created
-/// by then.
+/// path of the host, or shares a volume with an earlier init container or sidecar (to mount it, or to take variables out of its files), is
+/// created when those are through; all others stand created by then.
 pub fn may_be_created(pod: &PodView, position: usize) -> bool {
     let containers = &pod.template.spec.containers;
-    let own = &containers[position].mounts;
+    let own = &containers[position];
     // Two paths of the host may be one within the other, and one of them may be a device that is still to come.
     let of_host = |name: &str| {
         let volume = pod.template.spec.volumes.iter().find(|volume| volume.name == name);
         volume.is_some_and(|volume| matches!(volume.source, VolumeSource::HostPath { .. }))
     };
-    let shares = |earlier: &Container| {
-        earlier.role != Role::Main && earlier.mounts.iter().any(|a| own.iter().any(|b| a.volume == b.volume))
-    };
-    let alone = || !own.iter().any(|mount| of_host(&mount.volume)) && !containers[..position].iter().any(shares);
+    let shares =
+        |earlier: &Container| earlier.role != Role::Main && earlier.mounts.iter().any(|mount| own.uses(&mount.volume));
+    let alone = || !own.mounts.iter().any(|mount| of_host(&mount.volume)) && !containers[..position].iter().any(shares);
     held_by(pod, position).is_none() || alone()
 }
 

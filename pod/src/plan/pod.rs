@@ -1,11 +1,12 @@
 //! One pod and its goal: what comes first, and who takes it from there.
 
-use super::draft::{Draft, pod_wait};
+use super::draft::{Draft, delete, pod_wait};
 use super::roles::{self, Goal};
 use super::{Change, PodView, Step, View, deadline, ending, missed, resize, run, sandbox, silence};
 use crate::desired::Wanted;
 use crate::lifecycle;
 use crate::name::RunKey;
+use crate::observed::ContainerState;
 use crate::record::{Lifecycle, Termination};
 
 pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, goal: Goal) {
@@ -60,7 +61,9 @@ fn live(draft: &mut Draft<'_>, view: &View<'_>, index: usize, until: run::Until)
     if let Some(failed) = deadline::exceeded(draft, view, pod) {
         return remember(draft, pod, failed);
     }
-    document(draft, view, pod);
+    if let Document::First = document(draft, view, pod) {
+        return;
+    }
     words(draft, view, pod);
     if silence::is_silent(pod) {
         silence::leave(draft, view, pod);
@@ -75,17 +78,46 @@ fn live(draft: &mut Draft<'_>, view: &View<'_>, index: usize, until: run::Until)
     }
 }
 
+/// Whether anything else of the pod may be done beside what its document brings.
+enum Document {
+    Beside,
+    First,
+}
+
 /// The wanted document says the same thing in other words, other labels, another place; or with other amounts.
-fn document(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView) {
-    let Wanted::Run(wanted) = view.wanted else { return };
+fn document(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView) -> Document {
+    let Wanted::Run(wanted) = view.wanted else { return Document::Beside };
     if !roles::says_the_same(pod, wanted) {
-        if let Some(change) = resize::of(pod, wanted) {
-            remember(draft, pod, change);
-        }
-    } else if pod.record.document != wanted.document || pod.record.origin != wanted.origin {
+        return resize::of(pod, wanted).map_or(Document::Beside, |change| resized(draft, view, pod, change));
+    }
+    if pod.record.document != wanted.document || pod.record.origin != wanted.origin {
         let change = Change::Document { document: wanted.document.clone(), origin: wanted.origin.clone() };
         remember(draft, pod, change);
     }
+    Document::Beside
+}
+
+/// What was created for a later start and is to have other amounts from its start on goes before these are on record: then nothing
+/// but its absence is to be known.
+fn resized(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView, change: Change) -> Document {
+    let Change::Resize { restarts, .. } = &change else { return Document::Beside };
+    let uid = &pod.record.uid;
+    let mut stands = false;
+    for (container, attempt) in restarts {
+        let run = RunKey { uid: uid.clone(), container: container.clone(), attempt: *attempt };
+        if pod.containers.iter().any(|it| it.run == run && it.state == ContainerState::Created) {
+            draft.step(delete(uid, container, *attempt));
+            stands = true;
+        }
+        let create = Step::Create { uid: uid.clone(), container: container.clone(), attempt: *attempt };
+        stands |= view.in_flight.contains(&create.key());
+    }
+    let alone = stands || !restarts.is_empty();
+    if !stands {
+        remember(draft, pod, change);
+    }
+    // Nothing is created with the old amounts meanwhile.
+    if alone { Document::First } else { Document::Beside }
 }
 
 /// The last lines of what failed without a word, once they are there.

@@ -112,6 +112,12 @@ fn ended(view: &View<'_>, pod: &PodView, memory: Option<&ContainerMemory>, conta
         let (failures, not_before) = (memory.failures, memory.not_before);
         return Change::Ended { container: name, termination, failures, not_before, completed: false };
     }
+    let stopping = memory.stopping.as_ref().filter(|stopping| stopping.attempt == attempt);
+    if stopping.is_some_and(|stopping| stopping.message == resize::RESIZE_RESTARTS) {
+        // We ended it for its new amounts: no crash, and nothing that makes up for one.
+        let failures = memory.failures;
+        return Change::Ended { container: name, termination, failures, not_before: None, completed: false };
+    }
     let finished = finish_moment(view, began, finished_at);
     let ran = began.map_or(Duration::ZERO, |began| finished.since(began));
     let (failures, not_before) = backoff::after_end(memory.failures, ran, finished);
@@ -397,6 +403,10 @@ impl Runs<'_> {
         if held_back(self.view, self.memory()) {
             return false;
         }
+        if let Some(wait) = self.after_evictions() {
+            draft.wait(wait);
+            return false;
+        }
         match self.in_the_way() {
             Some((reason, message)) => {
                 draft.wait(container_wait(uid, name, reason, message, None));
@@ -407,6 +417,19 @@ impl Runs<'_> {
                 true
             }
         }
+    }
+
+    /// Pods before this one have filled the disk one after the other.
+    fn after_evictions(&self) -> Option<Waiting> {
+        let course = &self.pod.record.course;
+        let not_before = course.not_before.filter(|not_before| *not_before > self.view.now.boot)?;
+        let wait = backoff::crash(course.evictions).as_secs();
+        let message = format!(
+            "back-off {wait}s: {} pods before {} have failed one after the other by what they used of the disk",
+            course.evictions, self.pod.record.name
+        );
+        let (uid, name) = (&self.pod.record.uid, &self.container.name);
+        Some(container_wait(uid, name, "CrashLoopBackOff", message, Some(not_before)))
     }
 
     /// The back-off is the first thing to say of a container, whatever else is done for it meanwhile.

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use pod::allow::{Allow, HOST_PATH};
 use pod::name::WorkloadKey;
-use pod::observed::{ContainerState, ObservedContainer};
+use pod::observed::{ContainerState, ObservedContainer, RunUser};
 use pod::spec::{AppArmor, Container, HostPathKind, RecursiveReadOnly, Seccomp, VolumeMount, VolumeSource};
 
 use super::apparmor::IsNeeded;
@@ -37,8 +37,8 @@ use super::sub_paths::{Bound, Reach, SubPath};
 use super::tasks::NewTask;
 use super::volume_images::Views;
 use super::{
-    Containerd, OciRuntime, cgroup, classes, environment, exec, image_volumes, labels, propagation, selinux, snapshots,
-    stdin, sub_paths, tasks,
+    Containerd, OciRuntime, cgroup, classes, env_files, environment, exec, huge_pages, image_volumes, labels,
+    propagation, selinux, snapshots, stdin, sub_paths, tasks,
 };
 use crate::execute::chain;
 use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
@@ -51,6 +51,14 @@ const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 const ASK_AT_ONCE_MAX: usize = 16;
 impl Containerd {
     pub(super) async fn create_run(&self, run: &CreateRun<'_>, image: &ImageFacts) -> Result<CreatedRun, StepError> {
+        let with_files = match env_files::resolved(run) {
+            None => None,
+            Some(resolve) => {
+                let read = tokio::task::spawn_blocking(resolve).await.unwrap_or_else(|ended| Err(ended.to_string()));
+                Some(read.map_err(|why| StepError::new("CreateContainerConfigError", why))?)
+            }
+        };
+        let run = &CreateRun { container: with_files.as_ref().unwrap_or(run.container), ..run.clone() };
         let mut views = self.views(run).await?;
         let lease = views.take_lease();
         let created = Box::pin(self.create_with(run, image, views)).await;
@@ -95,13 +103,15 @@ impl Containerd {
                 Ok(made) => made,
                 Err(error) => return Err(unbound(bound, error).await),
             };
+        let user = user_of(&spec);
         let spec = serde_json::to_vec(&spec).expect("a spec has only text keys");
         let options = runtime.options(matches!(run.sandbox.cgroup, CgroupParent::Systemd(_)));
-        let mut labels = labels::of_run(run, image, &adapted);
+        let mut labels = labels::of_run(run, image, &adapted, user.as_ref());
         labels.extend(views.labels);
         let created = CreatedRun {
             image_id: image.image_id(),
             adapted: labels.get(labels::ADAPTED).cloned().unwrap_or_default(),
+            user: labels::user(&labels),
         };
         let record = ContainerRecord {
             id: id.clone(),
@@ -213,6 +223,7 @@ impl Containerd {
             memory: self.config.memory,
             seccomp_abi: self.config.seccomp_abi,
             seccomp_profile: &seccomp_profile,
+            huge_pages: &huge_pages::Node::read(host.cgroup_v2),
             selinux: &selinux,
             shim_group,
         };
@@ -369,7 +380,8 @@ impl Containerd {
             let label = |name| labels.get(name).cloned().unwrap_or_default();
             let (image_id, adapted) = (label(labels::IMAGE_ID), label(labels::ADAPTED));
             let not_refreshed = label(labels::NOT_REFRESHED);
-            observed.push(ObservedContainer { id, workload, run, image_id, adapted, not_refreshed, state });
+            let user = labels::user(&labels);
+            observed.push(ObservedContainer { id, workload, run, image_id, adapted, not_refreshed, user, state });
         }
         Ok(observed)
     }
@@ -522,6 +534,12 @@ fn state_of(id: &str, asked: Asked, heard: &Heard, cgroups_path: Option<&String>
         TaskStatus::Stopped => exited(process.exit_status, tasks::time(process.exited_at)),
         TaskStatus::Unknown => ContainerState::Unanswered,
     }
+}
+
+/// Whom the first process begins as.
+fn user_of(spec: &Spec) -> Option<RunUser> {
+    let user = spec.process().as_ref()?.user();
+    Some(RunUser { uid: user.uid(), gid: user.gid(), groups: user.additional_gids().clone().unwrap_or_default() })
 }
 
 async fn create_record(client: &Client, record: &ContainerRecord) -> Result<(), Status> {

@@ -56,7 +56,9 @@ fn declared<'a>(
             }
             // Resolved before, and never expanded: what a document says is taken as it is.
             EnvValue::Known(value) => String::from_utf8_lossy(value.reveal()).into_owned(),
-            EnvValue::Content { key, .. } => return Err(format!("env {}: {key} was not looked up", var.name)),
+            EnvValue::Content { key, .. } | EnvValue::File { key, .. } => {
+                return Err(format!("env {}: {key} was not looked up", var.name));
+            }
         };
         if declared.insert(var.name.clone(), value).is_none() {
             order.push(&var.name);

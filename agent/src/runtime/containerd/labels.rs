@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
+use pod::observed::RunUser;
 
 use super::image_facts::ImageFacts;
 use super::oci::Adapted;
@@ -26,11 +27,19 @@ pub const ADAPTED: &str = "daemonlet.dev/adapted";
 /// Why the image is not as fresh as its pull policy asks; absent where it is.
 pub const NOT_REFRESHED: &str = "daemonlet.dev/image-not-refreshed";
 
+/// Whom its first process begins as ([`RunUser`]).
+pub const USER: &str = "daemonlet.dev/user";
+
 /// containerd's limit for key and value of one label together, in bytes.
 const LABEL_BYTES_MAX: usize = 4096;
 
 /// Labels of a container that is created.
-pub fn of_run(run: &CreateRun<'_>, image: &ImageFacts, adapted: &[Adapted]) -> HashMap<String, String> {
+pub fn of_run(
+    run: &CreateRun<'_>,
+    image: &ImageFacts,
+    adapted: &[Adapted],
+    user: Option<&RunUser>,
+) -> HashMap<String, String> {
     let mut labels = BTreeMap::from([
         (WORKLOAD, run.workload.to_string()),
         (UID, run.run.uid.to_string()),
@@ -51,11 +60,20 @@ pub fn of_run(run: &CreateRun<'_>, image: &ImageFacts, adapted: &[Adapted]) -> H
     if !run.not_refreshed.is_empty() {
         labels.insert(NOT_REFRESHED, run.not_refreshed.to_owned());
     }
+    // Thousands of groups are not told: half of them would be wrong.
+    if let Some(user) = user.map(ToString::to_string).filter(|text| text.len() <= LABEL_BYTES_MAX - USER.len()) {
+        labels.insert(USER, user);
+    }
     if !adapted.is_empty() {
         let sentences: Vec<String> = adapted.iter().map(ToString::to_string).collect();
         labels.insert(ADAPTED, sentences.join("; "));
     }
     labels.into_iter().map(|(key, value)| (key.to_owned(), cut(value, LABEL_BYTES_MAX - key.len()))).collect()
+}
+
+/// Whom the container's first process began as.
+pub fn user(labels: &HashMap<String, String>) -> Option<Box<RunUser>> {
+    RunUser::parse(labels.get(USER)?).map(Box::new)
 }
 
 /// Whose container it is. None: not one of ours, or labels that we did not write.
@@ -112,6 +130,17 @@ mod tests {
         }
         for foreign in ["", "pod", "pod/a", "job/a/b"] {
             assert_eq!(parse_workload(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_user_reads_back_as_it_was_written() {
+        for groups in [vec![], vec![5], vec![5, 7]] {
+            let who = RunUser { uid: 1, gid: 2, groups };
+            assert_eq!(RunUser::parse(&who.to_string()), Some(who));
+        }
+        for foreign in ["", "1", "1:2", "1:x:3", "1:2:3,x"] {
+            assert_eq!(RunUser::parse(foreign), None, "{foreign}");
         }
     }
 

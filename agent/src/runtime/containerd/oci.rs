@@ -18,6 +18,7 @@ use super::apparmor::AppArmor;
 use super::capabilities::{self, CapSet};
 use super::environment::environment;
 use super::host::{Host, HostDevice};
+use super::huge_pages::{self, HugePagesError};
 use super::image_facts::ImageFacts;
 use super::image_volumes;
 use super::propagation;
@@ -78,6 +79,7 @@ pub struct Inputs<'a> {
     pub memory: MemoryPolicy,
     /// The file of a `Localhost` profile; empty where none is asked for.
     pub seccomp_profile: &'a [u8],
+    pub huge_pages: &'a huge_pages::Node,
     /// Asked for only where it matters.
     pub selinux: &'a selinux::Node,
     /// [`OciRuntime::shim_group`](super::classes::OciRuntime::shim_group).
@@ -116,6 +118,8 @@ pub enum SpecError {
     NoVolume(String),
     #[error("{place} cannot be made recursively read-only: {why}; or set recursiveReadOnly to IfPossible")]
     NoRecursion { place: String, why: String },
+    #[error(transparent)]
+    HugePages(#[from] HugePagesError),
     #[error("the seccomp profile {profile:?} cannot be used: {why}")]
     SeccompProfile { profile: String, why: String },
     #[error(
@@ -158,7 +162,7 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
     linux
         .set_cgroups_path(Some(PathBuf::from(run.sandbox.cgroup.cgroups_path(&run.run.container_id()))))
         .set_namespaces(Some(namespaces(inputs)))
-        .set_resources(Some(resources::of_container(inputs, &mut adapted)))
+        .set_resources(Some(resources::of_container(inputs, &mut adapted)?))
         .set_devices(security.privileged.then(|| resources::device_nodes(inputs.host_devices)))
         .set_rootfs_propagation(propagation::of_root(&run.container.mounts))
         .set_seccomp(None)

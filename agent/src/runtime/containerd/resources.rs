@@ -11,6 +11,7 @@ use pod::qos;
 use pod::spec::Resources;
 
 use super::host::HostDevice;
+use super::huge_pages::HugePagesError;
 use super::oci::{Adapted, Inputs};
 
 /// What this node does with containers that want more memory than there is. Of cgroup v2 only.
@@ -33,7 +34,7 @@ pub fn memory_high_again(asked: &Resources, policy: MemoryPolicy) -> String {
 }
 
 /// `linux.resources` of a container.
-pub fn of_container(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> LinuxResources {
+pub fn of_container(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Result<LinuxResources, HugePagesError> {
     let asked = &inputs.run.container.resources;
     let mut out = LinuxResources::default();
     out.set_devices(Some(device_rules(inputs))).set_cpu(Some(cpu(asked)));
@@ -61,7 +62,9 @@ pub fn of_container(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> LinuxRes
         }
         out.set_unified(Some(unified));
     }
-    out
+    let huge_pages = inputs.huge_pages.limits(asked, adapted)?;
+    out.set_hugepage_limits((!huge_pages.is_empty()).then_some(huge_pages));
+    Ok(out)
 }
 
 /// What a container that is there is given instead of what it has: everything that is limited stays so.

@@ -126,7 +126,7 @@ fn read_topmost(layers: &[String], name: &str) -> String {
 
 /// What it is, is decided on a descriptor that opens nothing: opening a device of the image's making already acts on the
 /// machine (a watchdog starts, a tape rewinds).
-fn open_beneath(layer: &Path, name: &str) -> Result<File, Errno> {
+pub fn open_beneath(layer: &Path, name: &str) -> Result<File, Errno> {
     let dir = File::open(layer).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)

@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pod::qos::{Bounds, CPU_PERIOD_US, weight};
+use pod::qos::{Bounds, CPU_PERIOD_US, page_name, weight};
 
 use super::{CgroupError, Limits};
 use crate::mountinfo;
@@ -118,7 +118,20 @@ pub fn set_v2(path: &Path, limits: &Limits) -> Result<(), CgroupError> {
     if let Some(pids) = limits.pids_max {
         set_if_there(path, "pids.max", &pids.to_string())?;
     }
-    Ok(())
+    set_huge_pages_v2(path, limits)
+}
+
+/// Of a size that the kernel does not have there is nothing to limit.
+pub fn set_huge_pages_v1(path: &Path, limits: &Limits) -> Result<(), CgroupError> {
+    limits.huge_pages.iter().try_for_each(|(size, bytes)| {
+        set_if_there(path, &format!("hugetlb.{}.limit_in_bytes", page_name(*size)), &bytes.to_string())
+    })
+}
+
+pub fn set_huge_pages_v2(path: &Path, limits: &Limits) -> Result<(), CgroupError> {
+    limits.huge_pages.iter().try_for_each(|(size, bytes)| {
+        set_if_there(path, &format!("hugetlb.{}.max", page_name(*size)), &bytes.to_string())
+    })
 }
 
 /// What a pod's cgroup is limited to at present. A file that is missing or says nothing that is known limits nothing.

@@ -20,7 +20,8 @@ use pod::spec::PodSpec;
 
 use crate::seams::{CgroupParent, Reach};
 use hierarchy::{
-    Hierarchies, delegate, hierarchies, make, pids, present, remove_tree, set, set_cpu_v1, set_if_there, set_v2,
+    Hierarchies, delegate, hierarchies, make, pids, present, remove_tree, set, set_cpu_v1, set_huge_pages_v1,
+    set_huge_pages_v2, set_if_there, set_v2,
 };
 
 /// What a pod's cgroup is made with. The containers' own limits lie below it and are the runtime's.
@@ -31,11 +32,14 @@ pub struct Limits {
     pub values: Cgroup,
     /// Processes and threads; None: no limit of its own.
     pub pids_max: Option<u64>,
+    /// Of a pod that says itself what it has: bytes of huge pages by the size of a page.
+    pub huge_pages: BTreeMap<u64, u64>,
 }
 
 impl Limits {
     pub fn of(spec: &PodSpec, pids_max: Option<u64>) -> Limits {
-        Limits { class: qos::class(spec), values: qos::of_pod(spec), pids_max }
+        let huge_pages = spec.resources.as_ref().map(|of_pod| of_pod.huge_pages.clone()).unwrap_or_default();
+        Limits { class: qos::class(spec), values: qos::of_pod(spec), pids_max, huge_pages }
     }
 }
 
@@ -139,6 +143,10 @@ impl Cgroups {
                 let place = self.main_hierarchy().join(path.trim_start_matches('/'));
                 let version2 = matches!(self.hierarchies, Hierarchies::V2 { .. });
                 self.systemd.start(&self.root, uid, limits, version2, &place).await?;
+                if version2 {
+                    // systemd does not know them.
+                    set_huge_pages_v2(&place, limits)?;
+                }
                 let sum = self.remember(uid, limits);
                 self.systemd.set_burstable(&self.root, sum, version2).await
             }
@@ -287,6 +295,11 @@ impl Cgroups {
                 }
                 if let (Some(mount), Some(pids)) = (controllers.get("pids"), limits.pids_max) {
                     set(&mount.join(&pod), "pids.max", pids)?;
+                }
+                if let Some(mount) = controllers.get("hugetlb").filter(|_| !limits.huge_pages.is_empty()) {
+                    self.make_parents_v1(mount, controllers)?;
+                    make(&mount.join(&pod))?;
+                    set_huge_pages_v1(&mount.join(&pod), limits)?;
                 }
             }
             Hierarchies::V2 { root } => {
@@ -480,6 +493,7 @@ mod tests {
             class: Class::Burstable,
             values: Cgroup { shares: 102, quota_us: Some(1000), memory_max: Some(1 << 20) },
             pids_max: Some(10),
+            huge_pages: BTreeMap::from([(2 << 20, 4 << 20)]),
         };
         cgroups.make(&uid, &limits).await.unwrap();
         cgroups.make(&uid, &limits).await.unwrap();
@@ -512,7 +526,7 @@ mod tests {
                 systemd: systemd::Systemd::default(),
             };
             let values = Cgroup { shares: 2, quota_us: None, memory_max };
-            let limits = Limits { class: Class::Burstable, values, pids_max: None };
+            let limits = Limits { class: Class::Burstable, values, pids_max: None, huge_pages: BTreeMap::new() };
             cgroups.check_use(Path::new(""), &limits).is_err()
         };
         for driver in [Driver::Systemd, Driver::Cgroupfs] {

@@ -204,6 +204,7 @@ mod tests {
             class: Class::Burstable,
             values: qos::Cgroup { shares: 102, quota_us: Some(50_000), memory_max: Some(32 << 20) },
             pids_max: Some(7),
+            huge_pages: Default::default(),
         };
         let properties = properties(&limits, true);
         let find = |name: &str| properties.iter().find(|(n, _)| *n == name).map(|(_, v)| v.try_clone().unwrap());

@@ -542,6 +542,7 @@ impl Model {
             image_id: String::new(),
             adapted: String::new(),
             not_refreshed: String::new(),
+            user: None,
             state,
         });
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use super::model::{Model, Outcome, revision};
 use crate::desired::DesiredPod;
 use crate::digest;
+use crate::observed::{ContainerState, ObservedContainer};
 use crate::plan::{RunStep, Step, StepKey};
 use crate::sample;
 use crate::spec::{PodTemplate, RestartPolicy};
@@ -79,6 +80,36 @@ fn policy_ends_the_run_of_its_container_and_no_other() {
     model.check_sizes();
     assert_eq!(runs(&model), [("uid-1/a".to_owned(), 1), ("uid-1/b".to_owned(), 0)]);
     assert_eq!(model.admitted, 1);
+    let memory = &model.pods[0].record.containers["a"];
+    assert_eq!((memory.failures, memory.not_before), (0, None), "it was asked for and is no crash");
+}
+
+#[test]
+fn successor_that_stands_created_in_its_back_off_is_made_anew_for_a_policy_of_restarts() {
+    let mut model = Model::new(of_size(10, restarting));
+    model.settle();
+    for _ in 0..2 {
+        let nth = model.all_running().iter().position(|run| run.container == "a").expect("it runs");
+        model.exit(nth, 1);
+        model.settle_for(1);
+    }
+    let stands = |model: &Model| {
+        let created = |run: &&ObservedContainer| run.state == ContainerState::Created;
+        model.pods[0].containers.iter().filter(created).map(|run| run.run.attempt).collect::<Vec<_>>()
+    };
+    assert_eq!(stands(&model), [2]);
+    model.want(of_size(20, restarting));
+    let plan = model.begin();
+    assert!(matches!(plan.steps[..], [Step::Delete { attempt: 2, .. }]), "{plan:?}");
+    model.end(0, Outcome::Done);
+    let plan = model.begin();
+    assert!(matches!(plan.steps[..], [Step::Remember { .. }]), "nothing is created with the old amounts: {plan:?}");
+    model.end(0, Outcome::Done);
+    model.settle_for(1);
+    assert_eq!(stands(&model), [2], "still in its back-off");
+    model.settle();
+    model.check_sizes();
+    assert_eq!((runs(&model), model.admitted), (vec![("uid-1/a".into(), 2), ("uid-1/b".into(), 0)], 1));
 }
 
 #[test]

@@ -5,9 +5,10 @@ use crate::desired::{UpdateStrategy, Wanted};
 use crate::digest;
 use crate::observed::{ContainerState, ImageState, SandboxState};
 use crate::plan::{Change, Plan, SHIM_PATIENCE, SHIM_SILENT, STRAY_GRACE, Signal, Step, Stray};
-use crate::record::Lifecycle;
+use crate::record::{Course, Lifecycle};
+use crate::sample;
 use crate::spec::{EnvValue, EnvVar, PodField, STANDBY_ANNOTATION};
-use crate::time::Moment;
+use crate::time::{Moment, Now};
 
 fn running(containers: &[&str]) -> Model {
     let mut model = Model::new(revision(0, containers));
@@ -157,6 +158,38 @@ fn successor_stands_created_during_the_back_off_and_the_exited_run_goes_then() {
     let message = "back-off 10s restarting failed container=a pod=d-1";
     assert_eq!(plan.waiting_for[0].message, message);
     assert_eq!(plan.wake_at, model.pods[0].record.containers["a"].not_before);
+}
+
+#[test]
+fn pod_after_others_that_filled_the_disk_waits_created_with_the_back_off_of_crashes() {
+    let evicted = |evictions: u32, lived: i64| {
+        let mut before = sample::record("u");
+        before.lifecycle =
+            Lifecycle::Terminating { since: before.admitted_at, deadline: Moment(0), reason: "Evicted".into() };
+        before.course.evictions = evictions;
+        let wall = before.admitted_at + jiff::SignedDuration::from_secs(lived);
+        let after = Course::default().after(&before, Now { boot: Moment(5), wall });
+        (after.evictions, after.not_before)
+    };
+    assert_eq!(evicted(0, 1), (1, None));
+    assert_eq!(evicted(2, 1), (3, Some(Moment(20_005))));
+    assert_eq!(evicted(2, 700), (1, None), "it lived long enough");
+    let ended = sample::record("u");
+    assert_eq!(Course::default().after(&ended, Now { boot: Moment(5), wall: ended.admitted_at }), Course::default());
+
+    let mut model = Model::new(revision(0, &["a"]));
+    until(&mut model, |s| matches!(s, Step::SetUp { .. }));
+    while !model.in_flight.is_empty() {
+        model.end(0, Outcome::Done);
+    }
+    let not_before = Moment(model.now + 20_000);
+    (model.pods[0].record.course.evictions, model.pods[0].record.course.not_before) = (3, Some(not_before));
+    model.settle_for(10_000);
+    assert_eq!(states(&model, 0), [(0, &ContainerState::Created)]);
+    let plan = model.plan();
+    assert_eq!((plan.waiting_for[0].reason.as_str(), plan.wake_at), ("CrashLoopBackOff", Some(not_before)));
+    model.settle();
+    assert!(matches!(states(&model, 0)[..], [(0, ContainerState::Running { .. })]) && model.now > not_before.0);
 }
 
 #[test]

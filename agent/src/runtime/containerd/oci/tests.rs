@@ -31,6 +31,7 @@ struct Case {
     recursive_read_only: Result<(), String>,
     seccomp_profile: Vec<u8>,
     selinux: selinux::Node,
+    huge_pages: huge_pages::Node,
     memory: MemoryPolicy,
 }
 
@@ -92,6 +93,7 @@ fn case() -> Case {
                 placement: Placement::default(),
                 naming: Default::default(),
                 image_pull_secrets: Vec::new(),
+                resources: None,
             },
         },
         sandbox: Sandbox {
@@ -142,6 +144,7 @@ fn case() -> Case {
         recursive_read_only: Ok(()),
         seccomp_profile: vec![],
         selinux: selinux::Node::Off,
+        huge_pages: Default::default(),
         memory: Default::default(),
     }
 }
@@ -190,6 +193,7 @@ impl Case {
             seccomp_abi: seccomp::Abi::Native,
             seccomp_profile: &self.seccomp_profile,
             selinux: &self.selinux,
+            huge_pages: &self.huge_pages,
             shim_group: "5f0c-runc-1.6",
         })
     }
@@ -375,6 +379,21 @@ fn policy_says_who_ends_for_want_of_memory_and_who_is_slowed_down_before() {
     assert_eq!(unified(&it), json!({"memory.swap.max": "0"}));
     it.host.cgroup_v2 = false;
     assert_eq!(unified(&it), Value::Null, "version 1 has neither");
+}
+
+#[test]
+fn huge_pages_are_what_is_asked_for_and_none_otherwise() {
+    let mut it = case();
+    let limits = |it: &Case| it.json()["linux"]["resources"]["hugepageLimits"].clone();
+    assert_eq!(limits(&it), Value::Null, "nothing is set aside");
+    it.huge_pages = huge_pages::Node { set_aside: [(2 << 20, 64 << 20)].into(), limited: true };
+    assert_eq!(limits(&it), json!([{"pageSize": "2MB", "limit": 0}]));
+    it.main().resources.within =
+        Some(spec::Within { huge_pages: [(2 << 20, 32 << 20)].into(), ..Default::default() }.into());
+    assert_eq!(limits(&it), json!([{"pageSize": "2MB", "limit": 32 << 20}]), "its pod's");
+    it.main().resources.huge_pages = [(2 << 20, 128 << 20)].into();
+    let refused = it.try_spec().unwrap_err();
+    assert_eq!(refused.reason(), "CreateContainerConfigError");
 }
 
 #[test]
