@@ -233,6 +233,12 @@ pub enum Command {
 pub enum ImageWord {
     Pull {
         image: String,
+        /// Of the Secrets.
+        #[serde(default)]
+        namespace: String,
+        /// Names of Secrets with logins.
+        #[serde(default)]
+        secrets: Vec<String>,
     },
     Import {
         /// Absolute.

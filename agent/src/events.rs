@@ -18,6 +18,9 @@ pub const AGE_MAX: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 /// The longest message that is kept, in bytes: a runtime's error may quote a whole specification.
 const MESSAGE_MAX: usize = 1024;
 
+/// How far a pull is. Kubernetes has no event for it.
+pub const PULL_PROGRESS: &str = "PullProgress";
+
 /// v1 Event, `type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Severity {
@@ -71,8 +74,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// Counts a repetition (same object, reason and message) or adds the event, dropping the oldest beyond
-    /// [`EVENTS_MAX`].
+    /// Counts a repetition (same object, reason and message; of [`PULL_PROGRESS`] the newest message counts, which replaces the one
+    /// before) or adds the event, dropping the oldest beyond [`EVENTS_MAX`].
     pub fn record(&mut self, event: Event) {
         let Event { severity, reason, about, mut message, at } = event;
         self.recorded = self.recorded.saturating_add(1);
@@ -84,12 +87,14 @@ impl Events {
         while self.ring.front().is_some_and(|oldest| at.duration_since(oldest.last) > AGE_MAX) {
             self.ring.pop_front();
         }
-        let same = |seen: &Seen| seen.reason == reason && seen.about == about && seen.message == message;
+        let said = |seen: &Seen| seen.message == message || reason == PULL_PROGRESS;
+        let same = |seen: &Seen| seen.reason == reason && seen.about == about && said(seen);
         if let Some(at_index) = self.ring.iter().rposition(same)
             && let Some(mut seen) = self.ring.remove(at_index)
         {
             seen.count = seen.count.saturating_add(1);
             seen.last = at;
+            seen.message = message;
             self.ring.push_back(seen);
             return;
         }
@@ -155,6 +160,19 @@ mod tests {
         let seen: Vec<_> = events.list().iter().map(|s| (s.message.clone(), s.count, s.last.as_second())).collect();
         assert_eq!(seen, [("b".to_owned(), 1, 2), ("a".to_owned(), 2, 3)]);
         assert_eq!(events.list()[1].first.as_second(), 1);
+    }
+
+    #[test]
+    fn the_progress_of_a_pull_is_one_event_whose_newest_message_counts() {
+        let mut events = Events::default();
+        for (percent, second) in [(10, 1), (50, 2), (90, 3)] {
+            events.record(Event { reason: PULL_PROGRESS.into(), ..event(&format!("{percent}%"), second) });
+            events.record(event("else", second));
+        }
+        let seen = events.list();
+        let shown: Vec<_> = seen.iter().map(|s| (s.message.as_str(), s.count, s.last.as_second())).collect();
+        assert_eq!(shown, [("90%", 3, 3), ("else", 3, 3)]);
+        assert_eq!(events.added, 2, "what only moves is not written to the disk at once");
     }
 
     #[test]

@@ -239,11 +239,14 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             let spec = &pod.template.spec;
             let (container, secrets) = (&spec.containers[container], spec.image_pull_secrets.as_slice());
             let (image, pull_policy) = (container.image.as_str(), container.pull_policy);
-            let wanted = ImageWanted { image, pull_policy, namespace: &workload.namespace, secrets, news: &news.0 };
+            let ran = pod.record.remembered(&container.name).is_some_and(|memory| memory.started_attempt.is_some());
+            let patience = ran.then_some(RESTART_PATIENCE);
+            let namespace = workload.namespace.as_str();
+            let wanted = ImageWanted { image, pull_policy, namespace, secrets, patience, news: &news.0 };
             let mut prepared = counted(metrics, "prepare_image", machine.runtime().prepare_image(wanted)).await?;
             // That a volume's image is pulled is told when it is done: what is told before is about the container's.
             let quiet = |news_of_volume: ImageNews| match news_of_volume {
-                ImageNews::Pulling => {}
+                ImageNews::Pulling | ImageNews::Progress(_) => {}
                 ImageNews::SecretsMissing(_) => (news.0)(news_of_volume),
             };
             for (name, volume) in spec.image_volumes(container) {
@@ -382,6 +385,10 @@ pub fn counted<'a, T: 'a>(
         outcome
     }
 }
+
+/// How long a container that has run before waits for a registry's word (`imagePullPolicy: Always`): a daemon that was killed is to be
+/// back soon, and a registry that answers at all does so within a fraction of this.
+const RESTART_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What waits for a ConfigMap or Secret is woken when it comes; this is for a wake that was lost.
 const AGAIN: Duration = Duration::from_secs(300);

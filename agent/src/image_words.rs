@@ -82,7 +82,7 @@ async fn speak(
     out: &Said,
 ) -> Result<Value, Failure> {
     match word {
-        ImageWord::Pull { image } => pull(images, &image, out).await,
+        ImageWord::Pull { image, namespace, secrets } => pull(images, &image, (&namespace, &secrets), out).await,
         ImageWord::Import { file } => import(images, &file).await,
         ImageWord::Export { images: names } => export(images, &names, out).await,
         ImageWord::Prune { dry_run } => prune(collector, dry_run, out).await,
@@ -90,11 +90,11 @@ async fn speak(
     }
 }
 
-async fn pull(images: &Images, written: &str, out: &Said) -> Result<Value, Failure> {
+async fn pull(images: &Images, written: &str, secrets: (&str, &[String]), out: &Said) -> Result<Value, Failure> {
     let reference = parse(written)?;
     let name = reference.record_name();
     let mut shown = images.pulls();
-    let pulled = images.pull_by_hand(written, &reference);
+    let pulled = images.pull_by_hand(written, &reference, secrets);
     tokio::pin!(pulled);
     let pulled = loop {
         // The pull goes on when a line was sent; what is shown is read anew each time.

@@ -76,7 +76,10 @@ pub struct ImageWanted<'a> {
     pub namespace: &'a str,
     /// Names of Secrets with credentials of registries (`imagePullSecrets`).
     pub secrets: &'a [String],
-    /// Told what happens in between: each kind of news at most once.
+    /// How long a registry may take to say that the name means something newer than what is here; then what is here is used, and what
+    /// is newer is brought nonetheless. None: as long as it takes.
+    pub patience: Option<Duration>,
+    /// Told what happens in between: how far a pull is now and then, all else at most once.
     pub news: &'a (dyn Fn(ImageNews) + Send + Sync),
 }
 
@@ -85,6 +88,8 @@ pub struct ImageWanted<'a> {
 pub enum ImageNews {
     /// A registry is asked for the image's bytes.
     Pulling,
+    /// How far that is, in words.
+    Progress(String),
     /// These Secrets are not known: the pull is tried without them.
     SecretsMissing(Vec<String>),
 }
@@ -93,7 +98,7 @@ impl<'a> ImageWanted<'a> {
     /// For whom a pull is no news.
     pub fn quietly(container: &'a Container) -> ImageWanted<'a> {
         let (image, pull_policy) = (container.image.as_str(), container.pull_policy);
-        ImageWanted { image, pull_policy, namespace: "default", secrets: &[], news: &|_| {} }
+        ImageWanted { image, pull_policy, namespace: "default", secrets: &[], patience: None, news: &|_| {} }
     }
 }
 

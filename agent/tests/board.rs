@@ -154,6 +154,18 @@ async fn an_image_that_no_registry_was_asked_about_is_a_condition_and_one_event(
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_registry_is_asked_before_each_creation_where_the_policy_is_always() {
+    for (policy, asked) in [("Always", 2.0), ("IfNotPresent", 1.0)] {
+        let agent = Agent::start(&format!("imagePullPolicy: {policy}"));
+        agent.shows("it runs", runs).await;
+        agent.end_process();
+        agent.shows("it runs again", |pod| runs(pod) && container(pod)["restartCount"] == 1).await;
+        let name = "kubelet_runtime_operations_total{operation_type=\"prepare_image\"}";
+        assert_eq!(agent.metric(name), asked, "{policy}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_machine_cannot_give_is_a_condition() {
     let agent = Agent::start("imagePullPolicy: Never, securityContext: {privileged: true}");
     let pod = agent.shows("it runs", runs).await;

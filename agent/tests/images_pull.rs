@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -90,6 +91,13 @@ fn settings() -> Settings {
         ..Default::default()
     };
     Settings { registry: registry::Settings { patience, ..Default::default() }, backoff, ..Default::default() }
+}
+
+/// A registry that is held until the test goes on is none that stalls, however busy the machine is.
+fn unhurried() -> Settings {
+    let mut settings = settings();
+    (settings.registry.patience.stall, settings.registry.patience.document) = (PATIENCE, PATIENCE);
+    settings
 }
 
 /// Looks again and again until there is something to see.
@@ -380,6 +388,36 @@ async fn always_without_a_registry_uses_what_is_here_but_not_against_its_no() {
     }
 }
 
+#[tokio::test]
+async fn who_has_run_before_waits_only_a_moment_and_has_what_is_newer_the_next_time() {
+    let Some(node) = Node::with(Settings { rate_limit: Some(1 << 20), ..settings() }) else { return };
+    let (pushed, _) = layout(Image::empty("any:1").layer(noise(50, 1 << 10)));
+    let image = node.registry.push("a", "1", &pushed);
+    node.prepare(&image, PullPolicy::Always).await.unwrap();
+    let before = node.images.facts(&image).await.unwrap().digest;
+    let wanted = container(&image, PullPolicy::Always);
+    let again = || ImageWanted { patience: Some(Duration::from_millis(500)), ..ImageWanted::quietly(&wanted) };
+    assert_eq!(node.images.prepare(again()).await, Ok(Prepared::AsAsked), "a registry that answers is waited for");
+
+    // Longer than a pull goes on that nobody wants.
+    let (changed, _) = layout(Image::empty("any:1").layer(noise(51, 7 << 20)));
+    node.registry.push("a", "1", &changed);
+    match tokio::time::timeout(Duration::from_secs(4), node.images.prepare(again())).await.unwrap() {
+        Ok(Prepared::NotRefreshed { message }) => assert!(message.contains("within 500ms"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(node.images.facts(&image).await.unwrap().digest, before);
+    let newer = async || (node.images.facts(&image).await.unwrap().digest != before).then_some(());
+    wait_for(newer).await;
+    // Who comes while the last of it is done is told of it.
+    wait_for(async || match node.images.prepare(again()).await {
+        Ok(Prepared::AsAsked) => Some(()),
+        Ok(Prepared::Pulled { .. }) => None,
+        other => panic!("{other:?}"),
+    })
+    .await;
+}
+
 /// Two pods' login Secrets of one name in two namespaces.
 fn two_secrets(images: &Images, host: &str) {
     let config = |user: &str| {
@@ -392,7 +430,7 @@ fn two_secrets(images: &Images, host: &str) {
 
 #[tokio::test]
 async fn a_pull_that_ends_leaves_the_lease_of_another_pull_of_the_same_image() {
-    let Some(node) = Node::start() else { return };
+    let Some(node) = Node::with(unhurried()) else { return };
     let (pushed, _) = two_layers(40);
     let image = node.registry.push("a", "1", &pushed);
     two_secrets(&node.images, &node.registry.host());
@@ -422,7 +460,7 @@ async fn a_pull_that_ends_leaves_the_lease_of_another_pull_of_the_same_image() {
 
 #[tokio::test]
 async fn a_pull_whose_lease_was_taken_away_takes_another_at_once() {
-    let Some(node) = Node::start() else { return };
+    let Some(node) = Node::with(unhurried()) else { return };
     let (pushed, _) = two_layers(41);
     let image = node.registry.push("a", "1", &pushed);
     node.registry.fault("manifests/1", 1, Act::HoldAt(0));
@@ -699,7 +737,8 @@ async fn the_nodes_limit_holds_over_all_downloads() {
 
 #[tokio::test]
 async fn layers_are_unpacked_while_later_ones_still_arrive_and_progress_shows() {
-    let Some(node) = Node::start() else { return };
+    let progress_after = Duration::from_millis(100);
+    let Some(node) = Node::with(Settings { progress_after, ..settings() }) else { return };
     let (pushed, layers) = layout(Image::empty("any:1").layer(noise(18, 1 << 20)).layer(noise(19, 8 << 20)));
     let image = node.registry.push("a", "1", &pushed);
     node.registry.fault(&layers[1].0, 1, Act::StallAt(layers[1].1 / 2));
@@ -717,8 +756,16 @@ async fn layers_are_unpacked_while_later_ones_still_arrive_and_progress_shows() 
         }
     };
     let seen = async { tokio::time::timeout(PATIENCE, seen).await.expect("half of it shows, with a layer unpacked") };
-    let (prepared, ()) = tokio::join!(node.images.prepare(ImageWanted::quietly(&wanted)), seen);
+    let told = Mutex::new(Vec::new());
+    let news = |news| told.lock().unwrap().push(news);
+    let (prepared, ()) =
+        tokio::join!(node.images.prepare(ImageWanted { news: &news, ..ImageWanted::quietly(&wanted) }), seen);
     assert!(matches!(prepared, Ok(Prepared::Pulled { .. })), "{prepared:?}");
+    let told = told.into_inner().unwrap();
+    let said = |word: &str| told.iter().any(|news| matches!(news, ImageNews::Progress(words) if words.contains(word)));
+    assert!(told[0] == ImageNews::Pulling && said("layer 2 of 2"), "{told:?}");
+    // Each pause is twice the one before: of the two seconds of silence at most four words.
+    assert!(told.len() < 12, "{told:?}");
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ use agent::runtime::containerd::images::store::Lease;
 use agent::runtime::containerd::images::{ImageError, Images};
 use agent::seams::{ImageShelf, ImageStore, Keep, Removed, ShelvedImage};
 use pod::desired::DesiredSet;
+use pod::secret::{DockerConfig, SecretKey};
 use serde_json::{Value, json};
 use support::containerd::Containerd;
 use tests::image::{Image, Layout, Tarball, digest, oci_archive};
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 
 const NAMESPACE: &str = "daemonlet-shelf-test";
 const MIB: u64 = 1 << 20;
+const NO_SECRETS: (&str, &[String]) = ("default", &[]);
 /// Any test's wait for something that takes moments on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -341,7 +343,7 @@ async fn a_damaged_archive_leaves_nothing_and_one_may_not_take_a_name_of_the_ima
     let error = node.images.import_by_hand(&other).await.unwrap_err().sentence();
     assert!(error.contains("image directory") && error.contains("a:1"), "{error}");
     assert_eq!(node.one("a:1").await.digest, digest);
-    let error = node.images.pull_by_hand("a:1", &reference("a:1")).await.unwrap_err();
+    let error = node.images.pull_by_hand("a:1", &reference("a:1"), NO_SECRETS).await.unwrap_err();
     assert!(error.contains("image directory"), "{error}");
     // The same again is no contradiction.
     node.images.import_by_hand(&lies).await.unwrap();
@@ -410,7 +412,7 @@ async fn a_pull_by_hand_brings_what_the_registry_has_and_says_when_it_is_here_al
     let registry = ScriptedRegistry::start();
     let written = registry.push("a/b", "1", &Layout::of(&[image("any:1", 1, 1)]));
     let name = reference(&written);
-    let pull = || tokio::time::timeout(PATIENCE, node.images.pull_by_hand(&written, &name));
+    let pull = || tokio::time::timeout(PATIENCE, node.images.pull_by_hand(&written, &name, NO_SECRETS));
     let first = pull().await.unwrap().unwrap();
     assert!(first.brought.is_some_and(|(size, _)| size >= MIB), "{first:?}");
     let again = pull().await.unwrap().unwrap();
@@ -422,10 +424,29 @@ async fn a_pull_by_hand_brings_what_the_registry_has_and_says_when_it_is_here_al
     for _ in 0..2 {
         // The second one does not wait for the end of the first one's pause.
         let asked = registry.asked("/a/c/");
-        let error = node.images.pull_by_hand(&absent, &reference(&absent)).await.unwrap_err();
+        let error = node.images.pull_by_hand(&absent, &reference(&absent), NO_SECRETS).await.unwrap_err();
         assert!(error.contains("/a/c"), "{error}");
         assert!(registry.asked("/a/c/") > asked);
     }
+}
+
+#[tokio::test]
+async fn a_pull_by_hand_has_the_logins_of_the_secrets_that_it_names() {
+    let Some(node) = Node::start() else { return };
+    let registry = ScriptedRegistry::start();
+    registry.require("someone", "secret-word");
+    let written = registry.push("a/b", "1", &Layout::of(&[image("any:1", 1, 1)]));
+    let name = reference(&written);
+    let config = json!({"auths": {registry.host(): {"username": "someone", "password": "secret-word"}}});
+    let key = SecretKey { namespace: "ns".into(), name: "login".into() };
+    node.images.set_secrets([(key, DockerConfig::new(config.to_string().into_bytes()))].into());
+    let login = ["login".to_owned()];
+    let pull = async |secrets: (&str, &[String])| node.images.pull_by_hand(&written, &name, secrets).await;
+    for (secrets, why) in [(NO_SECRETS, "401"), (("default", &login[..]), "namespace default: login")] {
+        let error = pull(secrets).await.unwrap_err();
+        assert!(error.contains(why) && !error.contains("secret-word"), "{error}");
+    }
+    assert!(pull(("ns", &login)).await.unwrap().brought.is_some());
 }
 
 #[tokio::test]
@@ -451,7 +472,7 @@ async fn an_image_that_is_pulled_stands_a_prune() {
         registry.go_on();
         pruned
     };
-    let pull = node.images.pull_by_hand(&written, &name);
+    let pull = node.images.pull_by_hand(&written, &name, NO_SECRETS);
     let (pulled, pruned) = tokio::time::timeout(PATIENCE, async { tokio::join!(pull, prune) }).await.unwrap();
     assert_eq!(pruned.images.len(), 1);
     assert_eq!(pulled.unwrap().brought.unwrap().0 / MIB, 4);

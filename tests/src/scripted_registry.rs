@@ -339,12 +339,13 @@ impl Found {
             {
                 chunk[(wrong - at) as usize] ^= 0xff;
             }
-            writer.write_all(&chunk)?;
+            // Counted before it is sent: who has received it finds it counted.
             let rate = {
                 let mut state = shared.state();
                 *state.served.entry(self.digest.clone()).or_default() += chunk.len() as u64;
                 state.rate
             };
+            writer.write_all(&chunk)?;
             if let Some(time) = (chunk.len() as u64 * 1_000_000).checked_div(rate) {
                 std::thread::sleep(Duration::from_micros(time));
             }

@@ -20,10 +20,7 @@ pub enum Images {
     /// Show the images of this node, as `get images` does
     Ls(LsArgs),
     /// Pull an image now with the node's own credentials, whoever needs it; pin it to keep it while nothing does
-    Pull {
-        /// As in a manifest: busybox:1.36, registry.example/a/b@sha256:…
-        image: String,
-    },
+    Pull(PullArgs),
     /// Import an OCI or docker archive that lies anywhere
     Import {
         /// tar, plain, gzip or zstd
@@ -53,6 +50,18 @@ pub struct LsArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct PullArgs {
+    /// As in a manifest: busybox:1.36, registry.example/a/b@sha256:…
+    pub image: String,
+    /// A Secret of the manifest directory with a login of the registry, as in imagePullSecrets; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub secret: Vec<String>,
+    /// The namespace of the Secrets
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub namespace: String,
+}
+
+#[derive(Debug, Args)]
 pub struct PruneArgs {
     /// Only say what would be removed
     #[arg(long)]
@@ -75,7 +84,7 @@ pub fn run(client: &Client, word: Images, out: &mut impl Write) -> Result<(), Fa
             let args = GetArgs { what: What::Images, name, namespace: None, all_namespaces: false, output, watch };
             get::run(client, &args, out)
         }
-        Images::Pull { image } => pull(client, image, out),
+        Images::Pull(args) => pull(client, args, out),
         Images::Import { file } => import(client, &file, out),
         Images::Export { words } => export(client, words, out),
         Images::Prune(args) => prune(client, &args, out),
@@ -83,10 +92,11 @@ pub fn run(client: &Client, word: Images, out: &mut impl Write) -> Result<(), Fa
     }
 }
 
-fn pull(client: &Client, image: String, out: &mut impl Write) -> Result<(), Failure> {
+fn pull(client: &Client, args: PullArgs, out: &mut impl Write) -> Result<(), Failure> {
+    let PullArgs { image, secret: secrets, namespace } = args;
     // A line that is written over, where somebody looks.
     let mut progress = Progress { shown: io::stderr().is_terminal() && colours(), width: 0 };
-    let done = client.image_word(&ImageWord::Pull { image }, |frame| {
+    let done = client.image_word(&ImageWord::Pull { image, namespace, secrets }, |frame| {
         if let Frame::Line(line) = frame {
             progress.show(field(&line, "/progress"));
         }

@@ -12,18 +12,31 @@ const KUBELET_LOGS: &str = "var/log/pods";
 pub const KUBELET_CONFIG: &str = "var/lib/kubelet/config.yaml";
 /// A program that runs containers: its process (/proc/PID/comm, 15 bytes at most), and files that are there while it
 /// runs or once it has been set up.
-const PROGRAMS: [(&str, &str, &[&str]); 5] = [
+const PROGRAMS: [(&str, &[&str], &[&str]); 8] = [
     (
         KUBELET,
-        "kubelet",
+        &["kubelet"],
         &["var/lib/kubelet/device-plugins/kubelet.sock", KUBELET_CONFIG, "etc/kubernetes/kubelet.conf"],
     ),
-    ("Docker", "dockerd", &["run/docker.sock"]),
-    ("podman", "podman", &["run/podman/podman.sock"]),
-    ("CRI-O", "crio", &["run/crio/crio.sock"]),
-    ("Nomad", "nomad", &[]),
+    // A kubelet within one program with the rest of Kubernetes, and a containerd of its own.
+    (
+        MICROK8S,
+        &["kubelite"],
+        &["var/snap/microk8s/common/run/containerd.sock", "var/snap/microk8s/current/args/kubelet"],
+    ),
+    (K3S, &["k3s-server", "k3s-agent"], &["run/k3s/containerd/containerd.sock"]),
+    (K0S, &["k0s"], &["run/k0s/containerd.sock"]),
+    ("Docker", &["dockerd"], &["run/docker.sock"]),
+    ("podman", &["podman"], &["run/podman/podman.sock"]),
+    ("CRI-O", &["crio"], &["run/crio/crio.sock"]),
+    ("Nomad", &["nomad"], &[]),
 ];
 const KUBELET: &str = "the kubelet";
+const MICROK8S: &str = "MicroK8s";
+const K3S: &str = "K3s or RKE2";
+const K0S: &str = "k0s";
+/// Each with a kubelet in it.
+const KUBELETS: [&str; 4] = [KUBELET, MICROK8S, K3S, K0S];
 /// containerd namespaces of others; what lies there is theirs to remove.
 const FOREIGN_NAMESPACES: [(&str, &str); 4] =
     [("k8s.io", KUBELET), ("moby", "Docker"), ("buildkit", "BuildKit"), ("nomad", "Nomad")];
@@ -43,18 +56,18 @@ pub fn probe(namespaces: Result<Vec<String>, String>) -> Neighbours {
 }
 
 fn probe_below(root: &Path, processes: &[String], namespaces: Result<Vec<String>, String>) -> Neighbours {
-    let evidence = |process: &str, files: &[&str]| {
+    let evidence = |own: &[&str], files: &[&str]| {
         let file = || files.iter().find(|file| root.join(file).exists());
-        match processes.iter().any(|name| name == process) {
-            true => Some(format!("process {process}")),
-            false => file().map(|file| format!("/{file}")),
+        match own.iter().find(|process| processes.iter().any(|name| name == *process)) {
+            Some(process) => Some(format!("process {process}")),
+            None => file().map(|file| format!("/{file}")),
         }
     };
     let found: Vec<_> = PROGRAMS
         .into_iter()
-        .filter_map(|(name, process, files)| evidence(process, files).map(|evidence| (name, evidence)))
+        .filter_map(|(name, own, files)| evidence(own, files).map(|evidence| (name, evidence)))
         .collect();
-    let kubelet = found.iter().any(|(name, _)| *name == KUBELET);
+    let kubelet = found.iter().any(|(name, _)| KUBELETS.contains(name));
     let config = || fs::read_to_string(root.join(KUBELET_CONFIG)).unwrap_or_default();
     Neighbours { found, kubelet_logs: kubelet.then(|| kubelet_logs(&config())), namespaces }
 }
@@ -160,6 +173,15 @@ mod tests {
         // Running without a configuration file that we know: it keeps its logs at the usual place.
         let (_root, running) = node(&[], &["kubelet"], &[]);
         assert_eq!(judge_kubelet(&running, Path::new("/var/log")).verdict, Verdict::Fail);
+        // One that is called otherwise, or stands still just now.
+        for (files, processes) in [
+            (&[][..], &["kubelite"][..]),
+            (&["var/snap/microk8s/common/run/containerd.sock"], &[]),
+            (&[], &["k3s-agent"]),
+        ] {
+            let (_root, found) = node(files, processes, &[]);
+            assert_eq!(judge_kubelet(&found, Path::new("/var/log")).verdict, Verdict::Fail, "{files:?} {processes:?}");
+        }
         let (_root, nobody) = node(&[], &["dockerd"], &[]);
         assert_eq!(judge_kubelet(&nobody, Path::new("/var/log")).verdict, Verdict::Ok);
     }
@@ -177,8 +199,10 @@ mod tests {
             assert_eq!(line.verdict, Verdict::Ok);
             line.found.split(" (looked for").next().unwrap().to_owned()
         };
-        for (name, process, files) in PROGRAMS {
-            assert_eq!(found(&[], &[process]), format!("{name} (process {process})"));
+        for (name, own, files) in PROGRAMS {
+            for process in own {
+                assert_eq!(found(&[], &[process]), format!("{name} (process {process})"));
+            }
             for file in files {
                 assert_eq!(found(&[file], &[]), format!("{name} (/{file})"));
             }
@@ -186,7 +210,7 @@ mod tests {
         assert_eq!(found(&[], &["dockerd", "crio"]), "Docker (process dockerd), CRI-O (process crio)");
         assert_eq!(
             found(&[], &["bash"]),
-            "none found of kubelet, Docker, podman, CRI-O, Nomad; containerd has no namespaces but ours; ours is daemonlet"
+            "none found of kubelet, MicroK8s, K3s or RKE2, k0s, Docker, podman, CRI-O, Nomad; containerd has no namespaces but ours; ours is daemonlet"
         );
         assert!(!processes().is_empty());
     }

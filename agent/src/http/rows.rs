@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::board::{Board, ImageOutcome, ImageState};
-use crate::events::Seen;
+use crate::events::{PULL_PROGRESS, Seen};
 use crate::image_pull::{ImagePull, Stage};
 use crate::status;
 use crate::status::node::Machine;
@@ -103,7 +103,8 @@ fn pull((at, pull): (usize, &ImagePull)) -> (String, Value) {
 /// v1 Event.
 fn event(seen: &Seen) -> (String, Value) {
     let Seen { severity, reason, about, message, first, last, count } = seen;
-    let key = format!("{about:?}\0{reason}\0{message}");
+    let said = if reason == PULL_PROGRESS { "" } else { message };
+    let key = format!("{about:?}\0{reason}\0{said}");
     let hash: String = Sha256::digest(&key).iter().take(8).map(|b| format!("{b:02x}")).collect();
     let mut object = json!({"kind": about.kind, "namespace": about.namespace, "name": about.name, "uid": about.uid});
     if let Some(container) = &about.container {

@@ -6,16 +6,20 @@
 use std::fs;
 use std::io::Read as _;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
+use tokio::sync::Notify;
 
 /// An address changes rarely, and [`super::follow`] hears of it; this is for where it does not.
 const FRESH_FOR: Duration = Duration::from_secs(30);
 /// Interfaces looked at: two for each pod at the most, and the node's.
 const INTERFACES_MAX: usize = 4096;
+/// What the kernel tells of each interface, of the network namespace in which sysfs was mounted.
+const INTERFACES: &str = "/sys/class/net";
 /// A routing table longer than this (a router's) is read to here; its default route stands near the top.
 const ROUTES_MAX_BYTES: u64 = 256 * 1024;
 
@@ -26,12 +30,16 @@ struct Found {
     address: IpAddr,
     /// It has a carrier: a bridge without members, as an idle Docker's, has none.
     running: bool,
+    /// A bridge that joins nothing but containers or virtual machines: Docker's, libvirt's, another network plugin's.
+    inward: bool,
 }
 
 /// The node's addresses, remembered.
 #[derive(Debug, Default)]
 pub struct NodeAddresses {
     seen: Mutex<Option<(Instant, Vec<IpAddr>)>>,
+    /// Told when a look finds others than the one before: a container may be given an address before [`super::follow`] has looked.
+    changed: Notify,
 }
 
 impl NodeAddresses {
@@ -51,8 +59,21 @@ impl NodeAddresses {
             default_route_v6(&read("/proc/thread-self/net/ipv6_route")),
         ];
         let addresses = choose(&interfaces(own_bridge), &default_routes);
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), addresses.clone()));
+        self.remember(&addresses);
         addresses
+    }
+
+    /// Until a look has found other addresses. Cancel-safe.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn remember(&self, addresses: &[IpAddr]) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = seen.replace((Instant::now(), addresses.to_vec()));
+        if before.is_none_or(|(_, before)| before != addresses) {
+            self.changed.notify_one();
+        }
     }
 }
 
@@ -70,12 +91,25 @@ fn interfaces(own_bridge: &str) -> Vec<Found> {
                 _ => return None,
             };
             let running = found.flags.contains(InterfaceFlags::IFF_RUNNING);
-            Some(Found { interface: found.interface_name, address, running })
+            let inward = is_inward(Path::new(INTERFACES), &found.interface_name);
+            Some(Found { interface: found.interface_name, address, running, inward })
         })
         .collect()
 }
 
-/// One address per family: the default route's interface before any other that is running; link-local ones never.
+/// Whether it is a bridge none of whose members leads out of the node: one that is a device, or stands on one (a bond, a VLAN). Members
+/// are named `brif/NAME`, what stands below an interface `lower_NAME` (sysfs-class-net). What cannot be looked at is no such bridge.
+fn is_inward(interfaces: &Path, name: &str) -> bool {
+    let place = interfaces.join(name);
+    let Ok(members) = fs::read_dir(place.join("brif")) else { return false };
+    !members.take(INTERFACES_MAX).flatten().any(|member| {
+        let member = interfaces.join(member.file_name());
+        let mut below = fs::read_dir(&member).into_iter().flatten().flatten();
+        member.join("device").exists() || below.any(|entry| entry.file_name().as_encoded_bytes().starts_with(b"lower_"))
+    })
+}
+
+/// One address per family: the default route's interface before any other that is running and leads somewhere; link-local ones never.
 fn choose(found: &[Found], default_routes: &[Option<String>; 2]) -> Vec<IpAddr> {
     let global = |address: &IpAddr| match address {
         IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_loopback() && !v4.is_unspecified(),
@@ -85,7 +119,7 @@ fn choose(found: &[Found], default_routes: &[Option<String>; 2]) -> Vec<IpAddr> 
     for (ipv4, route) in [(true, &default_routes[0]), (false, &default_routes[1])] {
         let mut family = found.iter().filter(|f| f.address.is_ipv4() == ipv4 && global(&f.address));
         let preferred = family.clone().find(|f| Some(&f.interface) == route.as_ref());
-        chosen.extend(preferred.or_else(|| family.find(|f| f.running)).map(|f| f.address));
+        chosen.extend(preferred.or_else(|| family.find(|f| f.running && !f.inward)).map(|f| f.address));
     }
     chosen
 }
@@ -127,7 +161,48 @@ mod tests {
     use super::*;
 
     fn found(interface: &str, address: &str) -> Found {
-        Found { interface: interface.into(), address: address.parse().unwrap(), running: interface != "docker0" }
+        let (idle, inward) = (interface == "docker0", interface.starts_with("docker"));
+        Found { interface: interface.into(), address: address.parse().unwrap(), running: !idle, inward }
+    }
+
+    /// What a container is given is in the status when it runs.
+    #[tokio::test]
+    async fn whoever_finds_another_address_tells_who_shows_it() {
+        let addresses = NodeAddresses::default();
+        let told = async || tokio::time::timeout(Duration::ZERO, addresses.changed()).await.is_ok();
+        for (found, new) in [(&[][..], true), (&[], false), (&["198.18.7.7"], true), (&["198.18.7.7"], false)] {
+            let found: Vec<IpAddr> = found.iter().map(|ip| ip.parse().unwrap()).collect();
+            addresses.remember(&found);
+            assert_eq!(told().await, new, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_bridge_of_containers_is_no_way_to_the_node_unless_the_default_route_says_so() {
+        let all = [found("docker1", "172.18.0.1"), found("ens3", "198.18.7.7")];
+        assert!(choose(&all[..1], &[None, None]).is_empty());
+        assert_eq!(choose(&all, &[None, None]), ["198.18.7.7".parse::<IpAddr>().unwrap()]);
+        assert_eq!(choose(&all, &[Some("docker1".into()), None]), ["172.18.0.1".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn a_bridge_leads_out_where_a_member_is_a_device_or_stands_on_one() {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in [
+            "ens3/device",
+            "bond0/lower_ens4",
+            "veth1/statistics",
+            "docker0/brif/veth1",
+            "br0/brif/veth1",
+            "br0/brif/ens3",
+            "br1/brif/bond0",
+            "idle/brif",
+        ] {
+            fs::create_dir_all(dir.path().join(entry)).unwrap();
+        }
+        let inward = |name: &str| is_inward(dir.path(), name);
+        assert!(inward("docker0") && inward("idle"));
+        assert!(["br0", "br1", "ens3", "veth1", "gone"].into_iter().all(|name| !inward(name)));
     }
 
     #[test]

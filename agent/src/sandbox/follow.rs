@@ -58,7 +58,8 @@ pub async fn follow(
         }
         let wait = due.pop().unwrap_or(LOOK_AGAIN);
         tokio::select! {
-            // Both only wait: nothing is lost when the other wins.
+            // All only wait: nothing is lost when another wins.
+            () = sandboxes.shared.node_addresses.changed() => {}
             () = changes.wait() => {
                 due = LOOKS_AFTER.into_iter().rev().collect();
                 let soon = due.pop().unwrap_or(LOOK_AGAIN);

@@ -1,5 +1,6 @@
 //! What a step that ended makes of the worker's view: its effect where it succeeded, a back-off where it failed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pod::backoff;
@@ -7,6 +8,7 @@ use pod::name::{RunKey, Uid};
 use pod::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
 use pod::plan::{Failure, Hook, HookEnd, Step, StepKey};
 use pod::record::Record;
+use pod::spec::PullPolicy;
 use pod::time::Now;
 
 use super::removal::delete_key;
@@ -75,7 +77,7 @@ impl<M: Machine> Worker<M> {
             }
             Outcome::Created { run, created, not_refreshed } => {
                 self.tell(&run.uid, Some(&run.container), Severity::Normal, "Created", "Created container");
-                let key = self.key.clone();
+                let (key, of) = (self.key.clone(), run.container.clone());
                 if let Some(view) = self.view_mut(&run.uid) {
                     match view.containers.iter_mut().find(|c| c.run == run) {
                         Some(known) if known.state == ContainerState::NoTask => known.state = ContainerState::Created,
@@ -90,6 +92,12 @@ impl<M: Machine> Worker<M> {
                             user: created.user,
                             state: ContainerState::Created,
                         }),
+                    }
+                    // As in Kubernetes the registry is asked again before each creation.
+                    let template = Arc::clone(&view.template);
+                    let container = template.spec.container(&of);
+                    if let Some(container) = container.filter(|container| container.pull_policy == PullPolicy::Always) {
+                        view.images.insert(container.name.clone(), ImageState::Unknown);
                     }
                 }
             }

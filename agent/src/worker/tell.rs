@@ -6,7 +6,7 @@ use pod::record::Record;
 use pod::time::Now;
 
 use super::Worker;
-use crate::events::{About, Event, Severity};
+use crate::events::{About, Event, PULL_PROGRESS, Severity};
 use crate::execute::Told;
 use crate::seams::{Clock, ImageNews, Machine, OF_VOLUME, RESIZE_ERROR, StepError};
 
@@ -89,6 +89,9 @@ impl<M: Machine> Worker<M> {
         Told(Box::new(move |news| {
             let (severity, reason, message) = match news {
                 ImageNews::Pulling => (Severity::Normal, "Pulling", format!("Pulling image \"{image}\"")),
+                ImageNews::Progress(words) => {
+                    (Severity::Normal, PULL_PROGRESS, format!("Pulling image \"{image}\": {words}"))
+                }
                 ImageNews::SecretsMissing(names) => {
                     let names = names.join(", ");
                     let message = format!(

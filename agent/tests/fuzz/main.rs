@@ -128,6 +128,16 @@ fn docker_logins() {
 }
 
 #[test]
+fn network_configurations() {
+    run(&targets::NETWORK);
+}
+
+#[test]
+fn network_results() {
+    run(&targets::RESULT);
+}
+
+#[test]
 fn challenges() {
     run(&targets::CHALLENGE);
 }

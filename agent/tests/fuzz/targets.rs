@@ -14,6 +14,8 @@ use agent::runtime::containerd::images::documents::{MAX_LIST, ManifestOrIndex};
 use agent::runtime::containerd::images::platform::Platform;
 use agent::runtime::containerd::images::tarball::Tarball;
 use agent::runtime::containerd::seccomp::localhost;
+use agent::sandbox::cni::configuration;
+use agent::sandbox::cni::{addresses_of, plugin};
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde_json::Value;
 use tests::image::{Image, Layout, digest, docker_archive};
@@ -57,6 +59,11 @@ fn nothing() -> Vec<Vec<u8>> {
 /// Text into structures of its own size: a list of empty elements is what grows most.
 fn document(input: usize) -> usize {
     24 * input + (256 << 10)
+}
+
+/// Text into a document of any shape: a list within a list is what grows most.
+fn value(input: usize) -> usize {
+    64 * input + (256 << 10)
 }
 
 const JSON: &[&str] = &[
@@ -286,6 +293,75 @@ pub const LOGIN: Target = Target {
             let debug = format!("{entries:?}");
             (all > entries.len() || debug.contains("password: Secret")).then(|| "a secret is shown".to_owned())
         })
+    },
+};
+
+const NETWORKS: &[&str] = &[
+    "null",
+    "true",
+    "-1",
+    "[]",
+    "{}",
+    "\\u0000",
+    "cniVersion",
+    "0.4.0",
+    "name",
+    "type",
+    "plugins",
+    "ipam",
+    "capabilities",
+    "portMappings",
+    "runtimeConfig",
+    "disableCheck",
+    "ips",
+    "address",
+    "interface",
+    "interfaces",
+    "eth0",
+    "ip4",
+    "ip6",
+    "code",
+    "msg",
+    "details",
+    "198.18.0.2/15",
+    "fd00::2/64",
+    "../../bin/sh",
+];
+
+pub const NETWORK: Target = Target {
+    name: "network",
+    rounds: 3_000,
+    input_max: 64 << 10,
+    memory: value,
+    words: NETWORKS,
+    more: nothing,
+    judge: |input| {
+        let read = [true, false].map(|list| configuration::parse(input, list));
+        let [list, single] = read;
+        judged(list.or(single), |found| {
+            let typed = found.plugins.iter().all(|plugin| plugin["type"].as_str().is_some_and(|kind| !kind.is_empty()));
+            let versioned = found.plugins.iter().all(|plugin| plugin["cniVersion"] == found.version.as_str());
+            let programs = !found.programs().is_empty() && !found.programs().contains(&"");
+            (!typed || !versioned || !programs || found.plugins.len() > 32).then(|| format!("{found:?} was accepted"))
+        })
+    },
+};
+
+pub const RESULT: Target = Target {
+    name: "result",
+    rounds: 3_000,
+    input_max: 64 << 10,
+    memory: value,
+    words: NETWORKS,
+    more: nothing,
+    judge: |input| {
+        // A plugin that fails says so in the same place.
+        if let Some((said, _)) = plugin::refusal(input) {
+            return Judged::Refused(said);
+        }
+        let result = serde_json::from_slice::<Value>(input).map_err(|error| error.to_string());
+        let addresses = result.and_then(|result| addresses_of(&result).map_err(|error| error.to_string()));
+        judged(addresses, |found| (found.is_empty() || found.len() > 16).then(|| format!("{} addresses", found.len())))
     },
 };
 

@@ -228,3 +228,45 @@ fn a_complaint_of_the_nodes_own_plugins_is_told_and_touches_nothing() {
         delete_bridge();
     });
 }
+
+/// A plugin whose CHECK hangs is in nobody's way: not in that of rules that were flushed, nor of pods that are connected meanwhile.
+#[test]
+fn a_plugin_whose_check_hangs_delays_no_other_pods_rules_and_no_new_pod() {
+    on_a_node(|node| async move {
+        with_addresses();
+        let (sandboxes, template) = (node.open(), with_ports(&[(8080, 80, "TCP", None)]));
+        node.configure("10-theirs.conflist");
+        let asked = node.dir.path().join("asked");
+        node.stand_in(&format!(
+            "[ $CNI_COMMAND = CHECK ] && {{ echo >> {}; exec sleep 60; }}; exec {PLUGINS}/bridge",
+            asked.display()
+        ));
+        let (record, _) = raised(&sandboxes, "served", &template).await;
+        let (other, _) = raised(&sandboxes, "other", &crate::fixture::template()).await;
+        let watching = sandboxes.clone();
+        let watch = tokio::spawn(async move { watching.watch_connections(|_, _| ()).await });
+        let times = || fs::read_to_string(&asked).unwrap_or_default().lines().count();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while times() == 0 {
+            assert!(Instant::now() < deadline, "the plugin is never asked");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // From now on the plugin hangs for the ten seconds that it is given.
+        let hangs_until = Instant::now() + Duration::from_secs(10);
+        run("iptables -w -t nat -F");
+        while !run("iptables -w -t nat -S").contains("--dport 8080 -j DNAT --to-destination 198.19.5.") {
+            assert!(Instant::now() < hangs_until, "the rules wait for the plugin");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let (third, _) = raised(&sandboxes, "third", &crate::fixture::template()).await;
+        assert!(Instant::now() < hangs_until, "a new pod waits for the plugin");
+        assert_eq!(times(), 1);
+        watch.abort();
+        let _ = watch.await;
+        for record in [&record, &other, &third] {
+            sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
+        }
+        delete_bridge();
+        crate::ports::no_rules_are_left();
+    });
+}

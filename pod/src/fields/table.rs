@@ -187,7 +187,7 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("containers[].ports[].containerPort", Integer, Honoured("for show: a container may listen where it likes")),
     row("containers[].ports[].protocol", Text, Honoured("TCP (default), UDP, SCTP")),
     row("containers[].ports[].hostPort", Integer, Honoured("on every address of the node and on 127.0.0.1 (not ::1); a port that another pod has is refused; a pod waits while another process of the node listens on it, or where the node's own CNI configuration has no plugin with the capability portMappings; with hostNetwork equal to containerPort")),
-    row("containers[].ports[].hostIP", Text, Honoured("an address of the node; default: all")),
+    row("containers[].ports[].hostIP", Text, Honoured("an address of the node; default: all; ::1 only with hostNetwork, since the kernel lets nothing from ::1 leave the loopback")),
     row("containers[].resources", Object, Honoured("")),
     row("containers[].resources.limits", QuantityMap, Honoured("cpu, memory, ephemeral-storage (writable layer and logs of a container, and with the emptyDirs on disk the sum of all, measured every 10 s, more rarely where measuring takes long: a pod beyond it is Evicted and starts afresh), hugepages-<size> (the request must be the same; pages that the node has not set aside keep the container waiting; a kernel without the cgroup controller hugetlb limits nothing, which the condition Adapted says). No container swaps on cgroup v2; on v1 none beyond its memory limit")),
     row("containers[].resources.requests", QuantityMap, Honoured("cpu, memory, hugepages-<size>; default: the limits; ephemeral-storage is shown only")),

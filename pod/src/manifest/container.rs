@@ -1,7 +1,7 @@
 //! One entry of `spec.containers`, with Kubernetes' defaults and rules.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use super::findings::{At, Findings};
@@ -253,7 +253,7 @@ fn ports(at: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Vec<ContainerPo
             continue;
         };
         let host_port = host_port(&item, port, pod, findings);
-        let host_ip = host_ip(&item, findings);
+        let host_ip = host_ip(&item, pod, findings);
         ports.push(ContainerPort { name, port, protocol: protocol.to_owned(), host_port, host_ip });
     }
     ports
@@ -273,12 +273,18 @@ fn host_port(port: &At<'_>, number: u16, pod: &Pod<'_>, findings: &mut Findings)
     Some(asked)
 }
 
-fn host_ip(port: &At<'_>, findings: &mut Findings) -> Option<IpAddr> {
+fn host_ip(port: &At<'_>, pod: &Pod<'_>, findings: &mut Findings) -> Option<IpAddr> {
     let at = port.get("hostIP")?;
     let text = at.text(findings).filter(|text| !text.is_empty())?;
     let address = text.parse().ok();
-    if address.is_none() {
-        findings.impossible(&at, format!("{} is no IP address", names::shown(text)));
+    match address {
+        None => findings.impossible(&at, format!("{} is no IP address", names::shown(text))),
+        Some(IpAddr::V6(Ipv6Addr::LOCALHOST)) if !pod.host_network => findings.rule(
+            &at,
+            "a port of ::1 leads to no pod: the kernel lets no packet from ::1 leave the loopback (IPv6 has no route_localnet); take 127.0.0.1, \
+             leave hostIP out, or use hostNetwork",
+        ),
+        Some(_) => {}
     }
     address
 }

@@ -737,6 +737,21 @@ fn what_is_refused_is_refused_by_path_and_line() {
 }
 
 #[test]
+fn a_port_of_the_ipv6_loopback_that_can_lead_to_no_pod_is_refused() {
+    let text = |more: &str, ip: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  {more}\n  containers:\n  - name: main\n    image: \"a:1\"\n    \
+             ports: [{{containerPort: 80, hostPort: 80, hostIP: \"{ip}\"}}]\n"
+        )
+    };
+    let refused = refused(&text("", "0:0::1"));
+    assert!(refused[0].contains("ports[0].hostIP: a port of ::1 leads to no pod"), "{refused:#?}");
+    for (more, ip) in [("", "127.0.0.1"), ("", "::"), ("hostNetwork: true", "::1")] {
+        pod(&text(more, ip));
+    }
+}
+
+#[test]
 fn sysctls_are_known_by_their_names_with_dots() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  securityContext:\n    sysctls:\n    \
                 - {name: net/ipv4/ip_local_port_range, value: \"1024 65000\"}\n    \

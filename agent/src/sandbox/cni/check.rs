@@ -8,6 +8,7 @@
 //! (of version 1.1.1 portmap is never content with two families, and bandwidth crashes without limits) or speak for a service
 //! that is away for a moment.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::PoisonError;
@@ -44,8 +45,29 @@ const NO_SUCH_CHECK: [u32; 2] = [1, 4];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     Everything,
-    /// Only what lies on the node for pods with ports of it: somebody may have taken packet rules away.
+    /// Only what lies on the node for pods with ports of it: somebody may have taken packet rules away. Asks no plugin.
     Ports,
+    /// The same where another plugin than the CNI project's leads the ports: it alone can say.
+    OthersPorts,
+}
+
+impl Scope {
+    fn includes(self, plugin: &Value) -> bool {
+        let ours = plugin["type"] == PORTS;
+        match self {
+            Scope::Everything => true,
+            Scope::Ports => ours && has_ports(plugin),
+            Scope::OthersPorts => !ours && has_ports(plugin),
+        }
+    }
+}
+
+/// What is found out once in a look at many pods.
+#[derive(Debug, Default)]
+pub struct Once {
+    listed: Listed,
+    /// Plugins whose CHECK did not end: one wait for each is enough, and no other pod's is asked of it in this look.
+    hung: BTreeSet<String>,
 }
 
 /// What came of looking at one pod's connection.
@@ -63,18 +85,12 @@ pub enum Checked {
 
 impl Network {
     /// See the top of the file.
-    pub async fn check(
-        &self,
-        uid: &Uid,
-        netns: &Path,
-        scope: Scope,
-        listed: &mut Listed,
-    ) -> Result<Checked, NetworkError> {
+    pub async fn check(&self, uid: &Uid, netns: &Path, scope: Scope, once: &mut Once) -> Result<Checked, NetworkError> {
         let Some(record) = self.connected(uid, netns)? else { return Ok(Checked::Sound) };
-        if scope == Scope::Ports && !record.plugins.iter().any(has_ports) {
+        if !record.plugins.iter().any(|plugin| scope.includes(plugin)) {
             return Ok(Checked::Sound);
         }
-        let seen = if scope == Scope::Ports {
+        let seen = if scope != Scope::Everything {
             None
         } else {
             let (path, interface, addresses) = (netns.to_owned(), record.interface.clone(), record.addresses.clone());
@@ -86,12 +102,18 @@ impl Network {
             let _held = self.hold(uid).await;
             return Ok(if self.still(&record, netns)? { seen } else { Checked::Sound });
         }
-        let Some((index, reason)) = self.first_complaint(&record, scope, listed).await else {
+        let Some((index, reason)) = self.first_complaint(&record, scope, once).await else {
             return Ok(Checked::Sound);
         };
         // Nothing is given back or made between this look and the mending.
         let _held = self.hold(uid).await;
         if !self.still(&record, netns)? {
+            return Ok(Checked::Sound);
+        }
+        // Another look may have mended it while this one waited.
+        if record.plugins[index]["type"] == PORTS
+            && self.complaint(&record, index, &mut Once::default()).await.is_none()
+        {
             return Ok(Checked::Sound);
         }
         Ok(match self.mend(&record, index).await {
@@ -129,16 +151,11 @@ impl Network {
     }
 
     /// The first plugin whose part is not as it made it, and why.
-    async fn first_complaint(
-        &self,
-        record: &NetworkRecord,
-        scope: Scope,
-        listed: &mut Listed,
-    ) -> Option<(usize, String)> {
-        let _turn = self.at_once.acquire().await;
+    async fn first_complaint(&self, record: &NetworkRecord, scope: Scope, once: &mut Once) -> Option<(usize, String)> {
+        // Without a turn among the plugins that connect pods: one that hangs here is in nobody's way.
         for index in 0..record.plugins.len() {
-            if (scope == Scope::Everything || has_ports(&record.plugins[index]))
-                && let Some(reason) = self.complaint(record, index, listed).await
+            if scope.includes(&record.plugins[index])
+                && let Some(reason) = self.complaint(record, index, once).await
             {
                 return Some((index, reason));
             }
@@ -146,14 +163,15 @@ impl Network {
         None
     }
 
-    async fn complaint(&self, record: &NetworkRecord, index: usize, listed: &mut Listed) -> Option<String> {
+    async fn complaint(&self, record: &NetworkRecord, index: usize, once: &mut Once) -> Option<String> {
         let config = &record.plugins[index];
         let kind = config["type"].as_str().unwrap_or_default();
         if kind == PORTS {
-            return mapped::missing(&record.uid, config, &record.addresses, listed).await;
+            return mapped::missing(&record.uid, config, &record.addresses, &mut once.listed).await;
         }
         let limits = config["runtimeConfig"].get("bandwidth").is_some();
-        if record.no_check || !can_check(config["cniVersion"].as_str()) || (kind == LIMITS && !limits) {
+        let hangs = once.hung.contains(kind);
+        if hangs || record.no_check || !can_check(config["cniVersion"].as_str()) || (kind == LIMITS && !limits) {
             return None;
         }
         match self.run(record, Verb::Check, config).await {
@@ -166,7 +184,12 @@ impl Network {
                 tracing::info!(pod = %record.uid, %error, "a network plugin's CHECK failed in itself");
                 None
             }
-            Err(error) => Some(super::super::chain(&error)),
+            Err(error) => {
+                if matches!(error, PluginError::Slow { .. }) {
+                    once.hung.insert(kind.to_owned());
+                }
+                Some(super::super::chain(&error))
+            }
         }
     }
 
@@ -185,7 +208,7 @@ impl Network {
             let made = self.run(record, Verb::Add, config).await;
             self.config.notes.end(&record.uid);
             match made {
-                Ok(()) => self.complaint(record, index, &mut Listed::default()).await,
+                Ok(()) => self.complaint(record, index, &mut Once::default()).await,
                 Err(error) => Some(super::super::chain(&error)),
             }
         };

@@ -20,8 +20,8 @@ const OWN_VERSION: &str = "1.0.0";
 /// Programs that our own network needs, and those that it needs for pods with a hostPort or a bandwidth.
 pub const OWN_PROGRAMS: [&str; 2] = ["bridge", "host-local"];
 pub const OWN_MORE: [&str; 2] = ["portmap", "bandwidth"];
-/// A network configuration is a page.
-const FILE_MAX_BYTES: u64 = 1 << 20;
+/// A network configuration is a page; read into a document it may take fifty times as much memory.
+const FILE_MAX_BYTES: u64 = 256 << 10;
 /// Plugins of one list: a handful in the field.
 const PLUGINS_MAX: usize = 32;
 /// What a configuration without a version is written for (specification, "cniVersion").
@@ -81,10 +81,15 @@ pub fn of_node(directory: &Path) -> Result<Option<Configuration>, ConfigurationE
     if bytes.len() as u64 > FILE_MAX_BYTES {
         return Err(broken(format!("it has more than {FILE_MAX_BYTES} bytes")));
     }
-    let value: Value = serde_json::from_slice(&bytes).map_err(|error| broken(format!("no JSON: {error}")))?;
     let list = path.extension().is_some_and(|end| end == "conflist");
-    let read = if list { of_list(&value) } else { of_single(value) };
+    let read = parse(&bytes, list);
     read.map(|configuration| Some(Configuration { file: Some(path.clone()), ..configuration })).map_err(broken)
+}
+
+/// `list`: of a file that ends in .conflist. Err says in words what is wrong with it.
+pub fn parse(bytes: &[u8], list: bool) -> Result<Configuration, String> {
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| format!("no JSON: {error}"))?;
+    if list { of_list(&value) } else { of_single(value) }
 }
 
 /// The first file of the directory that is a configuration by its name.

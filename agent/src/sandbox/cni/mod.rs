@@ -56,6 +56,8 @@ const RULES_FOR: Duration = Duration::from_secs(300);
 const RULES_RETRY: Duration = Duration::from_secs(30);
 /// Addresses that one result may have: one per family, and room for plugins that give more.
 const ADDRESSES_MAX: usize = 16;
+/// Characters that are shown of what is wrong in a result.
+const WRONG_SHOWN_MAX: usize = 200;
 /// What the network needs to know of its node.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
@@ -474,7 +476,7 @@ fn current(record: &NetworkRecord, netns: &Path) -> bool {
 
 /// The addresses of the pod's interface in a result: `ips[].address` in CIDR notation (specification, "Success"), or
 /// `ip4` and `ip6` of versions before 0.3.0.
-fn addresses_of(result: &Value) -> Result<Vec<IpAddr>, NetworkError> {
+pub fn addresses_of(result: &Value) -> Result<Vec<IpAddr>, NetworkError> {
     #[derive(Deserialize)]
     struct Answer {
         #[serde(default)]
@@ -499,7 +501,8 @@ fn addresses_of(result: &Value) -> Result<Vec<IpAddr>, NetworkError> {
         ip: String,
     }
     let bad = |reason: String| NetworkError::Result { reason };
-    let Answer { ips, interfaces, ip4, ip6 } = Answer::deserialize(result).map_err(|error| bad(error.to_string()))?;
+    let Answer { ips, interfaces, ip4, ip6 } =
+        Answer::deserialize(result).map_err(|error| bad(plugin::plain(&error.to_string(), WRONG_SHOWN_MAX)))?;
     let of_pod = |ip: &&Ip| match ip.interface.and_then(|index| interfaces.get(index)) {
         Some(interface) => interface.name == INTERFACE,
         None => true,
@@ -511,7 +514,7 @@ fn addresses_of(result: &Value) -> Result<Vec<IpAddr>, NetworkError> {
     }
     let parse = |text: &String| {
         let address = text.split('/').next().unwrap_or_default();
-        address.parse().map_err(|_| bad(format!("{text:?} is no address")))
+        address.parse().map_err(|_| bad(format!("{:?} is no address", plugin::plain(text, WRONG_SHOWN_MAX))))
     };
     texts.iter().map(parse).collect()
 }

@@ -15,10 +15,12 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
-/// A result of a few plugins is a few kilobytes.
-const OUTPUT_MAX_BYTES: usize = 1 << 20;
+/// A result of a few plugins is a few kilobytes; read into a document it may take fifty times as much memory.
+const OUTPUT_MAX_BYTES: usize = 256 << 10;
 /// Of what a plugin says on standard error, only the beginning is shown.
 const COMPLAINT_MAX_BYTES: usize = 4 << 10;
+/// Characters that are shown of an error: plugins quote what the programs that they run have said.
+const WORDS_MAX: usize = 400;
 /// Where a plugin finds iptables and the like when we were started without a PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -254,21 +256,31 @@ async fn reap(mut child: Child) {
 }
 
 fn complaint(status: ExitStatus, ended: &Ended) -> (String, Option<u32>) {
-    match serde_json::from_slice::<Complaint>(&ended.output) {
-        Ok(Complaint { code, msg, details }) if details.is_empty() => (format!("{msg} (code {code})"), Some(code)),
-        Ok(Complaint { code, msg, details }) => (format!("{msg}; {details} (code {code})"), Some(code)),
-        Err(_) => {
+    match refusal(&ended.output) {
+        Some((said, code)) => (said, Some(code)),
+        None => {
             let words = if ended.output.is_empty() { &ended.said } else { &ended.output };
             (format!("{status}, {}", beginning(words)), None)
         }
     }
 }
 
+/// The error object of the specification in words, and its code. They go into statuses and onto terminals.
+pub fn refusal(output: &[u8]) -> Option<(String, u32)> {
+    let Complaint { code, msg, details } = serde_json::from_slice(output).ok()?;
+    let words = if details.is_empty() { msg } else { format!("{msg}; {details}") };
+    Some((format!("{} (code {code})", plain(&words, WORDS_MAX)), code))
+}
+
+/// Without control characters, and no longer than that.
+pub fn plain(text: &str, characters: usize) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(characters).collect()
+}
+
 /// The first line or so of an output, for an error's text.
 fn beginning(output: &[u8]) -> String {
     const SHOWN: usize = 200;
-    let text: String =
-        String::from_utf8_lossy(output).chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN).collect();
+    let text = plain(&String::from_utf8_lossy(output), SHOWN);
     if text.trim().is_empty() { "it said nothing".into() } else { format!("it said: {}", text.trim()) }
 }
 
@@ -346,7 +358,7 @@ mod tests {
         let error = with_script(Verb::Add, LONG, "").await.unwrap_err();
         assert!(error.contains("no JSON (it said nothing)"), "{error}");
         let error = with_script(Verb::Add, LONG, "exec cat /dev/zero").await.unwrap_err();
-        assert!(error.contains("more than 1048576 bytes"), "{error}");
+        assert!(error.contains("more than 262144 bytes"), "{error}");
         let quiet = with_script(Verb::Add, LONG, "head -c 3000000 /dev/zero >&2; echo '{}'").await;
         assert_eq!(quiet, Ok(serde_json::json!({})));
         let error = with_script(Verb::Add, LONG, "kill -9 $$").await.unwrap_err();

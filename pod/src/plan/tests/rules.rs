@@ -444,6 +444,27 @@ fn lost_namespaces_are_made_again_and_the_container_with_them() {
 }
 
 #[test]
+fn what_runs_in_lost_surroundings_has_its_grace_period_and_is_restarted_afterwards() {
+    let mut model = running(&["a", "b"]);
+    model.obedient = false;
+    model.break_sandboxes();
+    let begin = model.now;
+    let signals =
+        |signal: Signal| move |step: &Step| matches!(step, Step::Signal { signal: found, .. } if *found == signal);
+    let told = until(&mut model, signals(Signal::Stop));
+    assert!(!told.steps.iter().any(signals(Signal::Kill)), "{told:?}");
+    assert_eq!(model.now, begin, "it is told at once");
+    // Also where the agent does not remember that it told them.
+    model.restart_agent(false);
+    until(&mut model, signals(Signal::Kill));
+    assert_eq!(model.now - begin, 30_000);
+    model.obedient = true;
+    model.settle();
+    assert_eq!(states(&model, 0), [(1, &ContainerState::Running { pid: 7 }), (1, &ContainerState::Running { pid: 7 })]);
+    assert_eq!(model.admitted, 1, "the same pod");
+}
+
+#[test]
 fn other_words_for_the_same_thing_only_change_the_record() {
     let mut model = running(&["a"]);
     let mut wanted = revision(0, &["a"]);

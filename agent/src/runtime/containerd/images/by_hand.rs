@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::bundle::BundledImage;
 use super::import::ARCHIVES_LABEL;
-use super::pull::{Ask, Logins, Refusal};
+use super::pull::{Ask, Refusal};
 use super::reference::Reference;
 use super::{ImageError, Images};
 use crate::seams::{Import, StepError};
@@ -23,8 +23,22 @@ pub struct ByHand {
 }
 
 impl Images {
-    /// Pulls the image now, with the node's own credentials, and unpacks it. Err in words. Dropped, it is not wanted any more.
-    pub async fn pull_by_hand(&self, written: &str, reference: &Reference) -> Result<ByHand, String> {
+    /// Pulls the image now, with the node's own credentials and those in `secrets` of the namespace, and unpacks it. Err in words.
+    /// Dropped, it is not wanted any more.
+    pub async fn pull_by_hand(
+        &self,
+        written: &str,
+        reference: &Reference,
+        (namespace, secrets): (&str, &[String]),
+    ) -> Result<ByHand, String> {
+        let logins = self.logins(namespace, secrets);
+        if !logins.missing.is_empty() {
+            return Err(format!(
+                "no login can be read from these Secrets of namespace {namespace}: {}; the agent knows those of the types dockerconfigjson and \
+                 dockercfg that lie in the manifest directory (daemonlet get files shows them)",
+                logins.missing.join(", ")
+            ));
+        }
         let words = |error: StepError| error.message;
         let found = self.find(reference).await.map_err(words)?;
         if found.as_ref().is_some_and(|found| found.lies) {
@@ -40,9 +54,8 @@ impl Images {
         let here = found.as_ref().filter(|_| whole).map(|found| &found.target);
         // Who asks by hand does not wait for the end of a pause.
         self.shared.pulls.try_again_now(&reference.record_name());
-        let logins = Logins::default();
         let ask = Ask { reference, written, here, secrets: &logins };
-        let arrived = self.pull(ask, || ()).await.map_err(|refusal| match refusal {
+        let arrived = self.pull(ask, |_| ()).await.map_err(|refusal| match refusal {
             Refusal::Failed { failure, .. } | Refusal::Pausing { failure, .. } => failure.message,
         })?;
         let gone = || format!("{reference} was removed while it was pulled; pull it again");

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::digest::Digest;
 use super::import::ARCHIVES_LABEL;
-use super::pull::{Arrived, Ask, Refusal};
+use super::pull::{Arrived, Ask, PullNews, Refusal};
 use super::reference::Reference;
 use super::store;
 use super::{ImageError, Images};
@@ -63,7 +63,18 @@ impl Images {
                 }
                 Way::Ask => {
                     let here = found.as_ref().map(|found| &found.target);
-                    let asked = self.pulled(&reference, here, &mut imported, &news).await;
+                    let asked = self.pulled(&reference, here, &mut imported, &news);
+                    let asked = match (wanted.patience, &found) {
+                        (Some(patience), Some(found)) => match tokio::time::timeout(patience, asked).await {
+                            Ok(asked) => asked,
+                            Err(_) => {
+                                self.make_ready(found).await.map_err(|e| step(ERR_IMAGE_PULL, &e))?;
+                                self.bring_nonetheless(&reference, found, wanted);
+                                return Ok(late(found, patience));
+                            }
+                        },
+                        _ => asked.await,
+                    };
                     match (asked, found) {
                         (
                             Some(Err(Refusal::Failed { failure, .. } | Refusal::Pausing { failure, .. })),
@@ -122,9 +133,23 @@ impl Images {
         // Either may be dropped: the pull itself goes on for a while, and the counter keeps what it was told.
         tokio::select! {
             biased;
-            pulled = self.pull(ask, || news.pulling()) => Some(pulled),
+            pulled = self.pull(ask, |said| match said {
+                PullNews::Fetching => news.pulling(),
+                PullNews::Progress(words) => (news.wanted.news)(ImageNews::Progress(words)),
+            }) => Some(pulled),
             Ok(()) = imported.changed() => None,
         }
+    }
+
+    /// What the registry has newer is there for the next start then. One try, which ends by itself.
+    fn bring_nonetheless(&self, reference: &Reference, found: &Found, wanted: ImageWanted<'_>) {
+        let (images, reference, here) = (self.clone(), reference.clone(), found.target.clone());
+        let (written, secrets) = (wanted.image.to_owned(), self.logins(wanted.namespace, wanted.secrets));
+        tokio::spawn(async move {
+            let ask = Ask { reference: &reference, written: &written, here: Some(&here), secrets: &secrets };
+            // How it ends is in the log, and in `get images` meanwhile.
+            let _ = Box::pin(images.pull(ask, |_| ())).await;
+        });
     }
 
     /// What running needs to know of an image, by the name as a manifest writes it. The image must be prepared.
@@ -256,6 +281,17 @@ fn as_it_is(policy: PullPolicy, reference: &Reference, found: &Found) -> Prepare
             "imagePullPolicy is Always, but no registry is asked for what lies in the image directory: {} is used as it \
              is on this node",
             found.name
+        ),
+    }
+}
+
+/// Of an image whose registry has not answered in time.
+fn late(found: &Found, patience: Duration) -> Prepared {
+    Prepared::NotRefreshed {
+        message: format!(
+            "imagePullPolicy is Always, but its registry has neither answered nor brought what is newer within {:?}, and a container \
+             that has run does not wait longer: {} is used as it is on this node",
+            patience, found.name
         ),
     }
 }

@@ -45,6 +45,9 @@ const REMEMBERED: Duration = Duration::from_secs(10);
 const LEASE_RENEWED: u32 = 2;
 /// A pause with no more than this to go is over: clocks that wake a waiter count in whole milliseconds.
 const PAUSE_SLACK: Duration = Duration::from_millis(50);
+/// The longest time between two words to whoever waits about how far a pull is; the first ones come sooner, each pause is twice the one
+/// before.
+const PROGRESS_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// How often the display of running pulls moves.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -57,12 +60,20 @@ pub struct Settings {
     pub backoff: Backoff,
     /// How long what has arrived is kept for a pull that nobody goes on with.
     pub lease_life: Duration,
+    /// After so long whoever waits is told for the first time how far a pull is: a short one needs no such word.
+    pub progress_after: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
         let (registry, backoff) = (registry::Settings::default(), Backoff::default());
-        Settings { registry, rate_limit: None, backoff, lease_life: LEASE_LIFE }
+        Settings {
+            registry,
+            rate_limit: None,
+            backoff,
+            lease_life: LEASE_LIFE,
+            progress_after: Duration::from_secs(10),
+        }
     }
 }
 
@@ -75,6 +86,7 @@ pub struct Pulls {
     pub(super) blobs: Locks,
     backoff: Backoff,
     lease_life: Duration,
+    progress_after: Duration,
     entries: Mutex<Entries>,
     /// Told when a pull begins: the display may be asleep until a pause ends.
     begun: Notify,
@@ -156,6 +168,14 @@ pub struct Arrived {
     pub brought: Option<(u64, Duration)>,
 }
 
+/// What whoever waits for an image is told meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PullNews {
+    Fetching,
+    /// How far, in words.
+    Progress(String),
+}
+
 /// Why it is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullFailure {
@@ -184,6 +204,7 @@ impl Pulls {
             blobs: Locks::default(),
             backoff: settings.backoff,
             lease_life: settings.lease_life,
+            progress_after: settings.progress_after,
             entries: Mutex::default(),
             begun: Notify::new(),
             shown: watch::Sender::default(),
@@ -349,28 +370,48 @@ impl Images {
         logins
     }
 
-    /// Waits until the image is here as its name means it now. `fetching` is called when bytes are fetched. Dropped, one waits
-    /// no longer.
-    pub(super) async fn pull(&self, ask: Ask<'_>, fetching: impl Fn()) -> Result<Arrived, Refusal> {
+    /// Waits until the image is here as its name means it now. `news` is called when bytes are fetched, and now and then with how far
+    /// that is. Dropped, one waits no longer.
+    pub(super) async fn pull(&self, ask: Ask<'_>, news: impl Fn(PullNews)) -> Result<Arrived, Refusal> {
         let Ask { reference, .. } = ask;
         let (mut running, wish) = self.join(ask)?;
+        let mut pause = self.shared.pulls.progress_after;
+        let mut told = Instant::now();
         loop {
             let said = running.borrow_and_update().clone();
             match said {
                 Try::Asking => {}
-                Try::Fetching => fetching(),
+                Try::Fetching => news(PullNews::Fetching),
                 Try::Done(Ok(arrived)) => return Ok(arrived),
                 Try::Done(Err(failure)) => {
                     let wait = self.pause_of(&wish.key);
                     return Err(Refusal::Failed { failure, wait });
                 }
             }
-            if running.changed().await.is_err() {
+            // Both only wait.
+            let changed = tokio::select! {
+                changed = running.changed() => changed,
+                () = tokio::time::sleep_until(told + pause) => {
+                    (told, pause) = (Instant::now(), pause.saturating_mul(2).min(PROGRESS_PAUSE_MAX));
+                    if let Some(words) = self.progress_of(&wish.key) {
+                        news(PullNews::Progress(words));
+                    }
+                    continue;
+                }
+            };
+            if changed.is_err() {
                 let message = format!("the pull of {reference} ended without an answer");
                 let failure = PullFailure { message, unreachable: false, unavailable: true };
                 return Err(Refusal::Failed { failure, wait: None });
             }
         }
+    }
+
+    /// In words; None where nothing is fetched just now.
+    fn progress_of(&self, key: &Key) -> Option<String> {
+        let mut entries = self.shared.pulls.entries();
+        let row = entries.by_key.get_mut(key)?.row(&key.name, Instant::now());
+        matches!(row.stage, Stage::Fetching(_)).then(|| row.sentence())
     }
 
     fn pause_of(&self, key: &Key) -> Option<Duration> {
