@@ -1088,3 +1088,27 @@ async fn a_quantity_in_another_form_is_no_conflict() {
     assert_eq!(other["metadata"]["generation"], 1);
     assert_eq!(refused(apply(&world, "b", "", with(json!("0.6")), false).await).0, 409);
 }
+
+#[tokio::test]
+async fn what_is_too_deep_to_be_read_again_is_not_written_and_what_cannot_be_read_can_be_deleted() {
+    let world = world().await;
+    let revisions = kind("apps/controllerrevisions");
+    let revision = |name: &str, levels: usize| {
+        let data = (0..levels).fold(json!({}), |inner, _| json!({"a": inner}));
+        json!({"metadata": {"name": name}, "revision": 1, "data": data})
+    };
+    world.create("apps/controllerrevisions", "n", revision("fits", 80)).await;
+    let refused = world.try_create("apps/controllerrevisions", "n", revision("deep", 120)).await.unwrap_err();
+    assert!(refused.code == 400 && refused.message.contains("nested deeper"), "{refused:?}");
+    let key = control::api::objects::key(revisions, "n", "broken");
+    let write = control::store::Write { key, value: Some(b"{".to_vec()), expected: control::store::Expected::Absent };
+    world.objects.store().write(write).await.expect("written");
+    let now = DeleteOptions { grace: Some(0), ..DeleteOptions::default() };
+    assert_eq!(world.objects.get(revisions, "n", "broken").await.unwrap_err().code, 500);
+    assert_eq!(world.objects.delete(revisions, "n", "broken", &DeleteOptions::default()).await.unwrap_err().code, 500);
+    let dry = DeleteOptions { dry_run: true, ..now.clone() };
+    assert_eq!(world.objects.delete(revisions, "n", "broken", &dry).await.unwrap_err().code, 500);
+    assert!(world.objects.delete(revisions, "n", "broken", &now).await.expect("deleted").gone);
+    assert!(world.objects.get(revisions, "n", "broken").await.unwrap_err().is_not_found());
+    assert_eq!(world.objects.list(revisions, Some("n"), &ListQuery::default()).await.expect("readable").items.len(), 1);
+}

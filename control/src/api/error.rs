@@ -274,7 +274,7 @@ impl From<PatchError> for ApiError {
         match error {
             PatchError::NotAPatch(_) | PatchError::Directive { .. } => ApiError::bad_request(message),
             PatchError::TooManyOperations(_) | PatchError::CopiesTooMuch(_) => ApiError::too_large(message),
-            PatchError::Operation { .. } => ApiError::plain(
+            PatchError::Operation { .. } | PatchError::TooDeep(_) => ApiError::plain(
                 422,
                 "Invalid",
                 format!("the server rejected our request due to an error in our request: {message}"),

@@ -3,6 +3,7 @@
 //! object, and which objects a query means. Everything works on JSON documents.
 
 pub mod apply;
+pub mod depth;
 pub mod error;
 mod interleave;
 pub mod invalid;

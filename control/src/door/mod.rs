@@ -11,7 +11,7 @@ mod random;
 pub mod rules;
 pub mod service_accounts;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod tls;
 
 /// Where the store has an object of the API; `namespace` is empty for kinds without one.

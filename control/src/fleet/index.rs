@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::pods::{self, Use};
 use crate::api::error::ApiError;
 use crate::api::kinds::{Kind, by_kind};
-use crate::api::objects::{Objects, object_of, prefix};
+use crate::api::objects::{Objects, prefix, readable};
 use crate::store::{Change, Entry, Range, Store as _, Watch as _};
 
 /// How soon a watch that broke is begun anew.
@@ -160,9 +160,9 @@ impl Index {
             for Change { key, revision, now, .. } in &batch.changes {
                 state.revision = state.revision.max(*revision);
                 if let Some(name) = key.strip_prefix(&of_pods) {
-                    state.pod(name, now.as_ref().map(|entry| object_of(pods, entry)).transpose()?);
+                    state.pod(name, now.as_ref().and_then(|entry| readable(pods, entry)));
                 } else if let Some(name) = key.strip_prefix(&of_nodes) {
-                    state.node(name, now.as_ref().map(|entry| object_of(nodes, entry)).transpose()?);
+                    state.node(name, now.as_ref().and_then(|entry| readable(nodes, entry)));
                 } else if let Some(name) = key.strip_prefix(&of_config_maps) {
                     state.used("ConfigMap", name);
                 } else if let Some(name) = key.strip_prefix(&of_secrets) {
@@ -294,9 +294,7 @@ async fn read_all(objects: &Objects, kind: &'static Kind, at: Option<u64>) -> Re
     let mut all = Vec::new();
     loop {
         let page = objects.store().list(&range).await?;
-        for entry in &page.entries {
-            all.push(object_of(kind, entry)?);
-        }
+        all.extend(page.entries.iter().filter_map(|entry| readable(kind, entry)));
         range.at = Some(page.revision);
         match page.entries.last() {
             Some(Entry { key, .. }) if page.more => range.after = Some(key.clone()),

@@ -103,8 +103,9 @@ fn status(current: &Value, said: &Value) -> Value {
     }
     let list = |value: &Value| value["conditions"].as_array().cloned().unwrap_or_default();
     let is = |condition: &Value, of: &Value| condition["type"] == of["type"];
-    let news: Vec<Value> = list(said).into_iter().filter(|condition| condition["type"] != READY).collect();
-    let known = list(current);
+    let is_news = |condition: &Value| condition.is_object() && condition["type"] != READY;
+    let news: Vec<Value> = list(said).into_iter().filter(is_news).collect();
+    let known: Vec<Value> = list(current).into_iter().filter(Value::is_object).collect();
     let mut conditions: Vec<Value> =
         known.iter().filter(|known| !news.iter().any(|condition| is(condition, known))).cloned().collect();
     conditions.extend(news.into_iter().map(|condition| {

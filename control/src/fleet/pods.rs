@@ -116,8 +116,9 @@ pub fn mirror(said: &Value, uid: &str, node: &str, owner: &str) -> Value {
     made.insert("annotations".into(), annotations.into());
     let reference = json!({"apiVersion": "v1", "kind": "Node", "name": node, "uid": owner, "controller": true});
     made.insert("ownerReferences".into(), json!([reference]));
-    let mut spec = said["spec"].clone();
-    spec["nodeName"] = node.into();
+    // Whatever shape the node's word has, it is an object here: the API's rules judge the rest.
+    let mut spec = said["spec"].as_object().cloned().unwrap_or_default();
+    spec.insert("nodeName".into(), node.into());
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": made, "spec": spec})
 }
 

@@ -73,15 +73,13 @@ impl Statuses {
     }
 
     async fn status(&mut self, pod: &v1::PodRef, status: &[u8], mirror: &[u8]) -> Result<(), ApiError> {
-        let unreadable =
-            |error: serde_json::Error| ApiError::bad_request(format!("what the node says is no JSON: {error}"));
-        let status: Value = serde_json::from_slice(status).map_err(unreadable)?;
+        let status = said_object("status", status)?;
         if mirror.is_empty() {
             return self
                 .write(pod, &status, |object| object["metadata"]["uid"].as_str() == Some(pod.uid.as_str()))
                 .await;
         }
-        let said: Value = serde_json::from_slice(mirror).map_err(unreadable)?;
+        let said = said_object("mirror", mirror)?;
         let key = (pod.namespace.clone(), pod.name.clone());
         let known = self.statics.entry(key).or_insert(Static { uid: String::new(), asked: false });
         if known.uid != pod.uid {
@@ -193,6 +191,16 @@ impl Statuses {
     }
 }
 
+/// What a node says, which is a JSON object or nothing that is worked with: indexing another shape for writing would panic.
+fn said_object(what: &str, bytes: &[u8]) -> Result<Value, ApiError> {
+    let said: Value = serde_json::from_slice(bytes)
+        .map_err(|error| ApiError::bad_request(format!("the {what} that the node says is no JSON: {error}")))?;
+    match said.is_object() {
+        true => Ok(said),
+        false => Err(ApiError::bad_request(format!("the {what} that the node says is no JSON object"))),
+    }
+}
+
 /// What the node says, and conditions that others have put beside it (readiness gates, disruption).
 fn merged(current: &Value, said: &Value) -> Value {
     let mut status = said.clone();
@@ -228,7 +236,55 @@ fn is_others(condition: &Value) -> bool {
 mod tests {
     use serde_json::json;
 
+    use super::super::nodes;
     use super::*;
+    use crate::api::objects::ListQuery;
+    use crate::clock::Clock;
+    use crate::door::testing::{at, place};
+
+    #[tokio::test]
+    async fn whatever_shape_a_nodes_words_have_it_is_refused_and_nothing_breaks() {
+        let place = place();
+        let objects = Objects::new(place.store.clone(), Clock::at(at(0)));
+        for (of, name) in [("Namespace", "d"), ("Namespace", "default")] {
+            objects.create(kind(of), "", json!({"metadata": {"name": name}}), &options("n1")).await.unwrap();
+        }
+        let account = json!({"metadata": {"name": "default"}});
+        objects.create(kind("ServiceAccount"), "d", account, &options("n1")).await.unwrap();
+        let spec = json!({"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]});
+        let own = json!({"metadata": {"name": "own"}, "spec": spec});
+        let own = objects.create(kind("Pod"), "d", own, &options("n1")).await.unwrap().object;
+        let uid = own["metadata"]["uid"].as_str().unwrap().to_owned();
+        let mut statuses = Statuses::new(objects.clone(), Index::new(), "n1", "node-uid");
+        let shapes = ["[]", "[null]", "1", "\"x\"", "null", "true", "{}", r#"{"a":[]}"#, "no json"];
+        let within = |field: &str| {
+            shapes.iter().filter(|it| **it != "no json").map(|it| format!(r#"{{"{field}":{it}}}"#)).collect::<Vec<_>>()
+        };
+        let nested = ["metadata", "spec", "status", "conditions"].into_iter().flat_map(within);
+        for said in shapes.into_iter().map(str::to_owned).chain(nested) {
+            let own = v1::PodRef { namespace: "d".into(), name: "own".into(), uid: uid.clone() };
+            let fixed = v1::PodRef { namespace: "d".into(), name: "static".into(), uid: "s1".into() };
+            let said = said.into_bytes();
+            let pods = vec![
+                v1::PodStatus { pod: Some(own), status: said.clone().into(), mirror: Default::default() },
+                v1::PodStatus { pod: Some(fixed.clone()), status: "{}".into(), mirror: said.clone().into() },
+                v1::PodStatus { pod: Some(fixed), status: said.clone().into(), mirror: said.clone().into() },
+            ];
+            statuses.take(v1::Statuses { pods, gone: Vec::new(), whole: false }).await;
+            if let Ok(said) = serde_json::from_slice(&said) {
+                let _ = nodes::register(&objects, "n1", &said).await;
+                let _ = nodes::register(&objects, "n1", &json!({"metadata": said, "spec": said, "status": said})).await;
+                let conditions = json!({"status": {"conditions": [said]}});
+                let _ = nodes::register(&objects, "n1", &conditions).await;
+            }
+        }
+        let named = json!({"metadata": {"namespace": "d", "name": "static"}, "spec": []}).to_string();
+        let pod = Some(v1::PodRef { namespace: "d".into(), name: "static".into(), uid: "s1".into() });
+        let last = v1::PodStatus { pod, status: "{}".into(), mirror: named.into() };
+        statuses.take(v1::Statuses { pods: vec![last], gone: Vec::new(), whole: false }).await;
+        let pods = objects.list(kind("Pod"), Some("d"), &ListQuery::default()).await.unwrap();
+        assert_eq!(pods.items.len(), 1, "a pod without containers is none: {pods:?}");
+    }
 
     #[test]
     fn conditions_of_others_stay_and_those_of_the_node_are_what_it_says_now() {

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::api::error::ApiError;
 use crate::api::kinds::{Kind, by_api_version};
-use crate::api::objects::{FieldValidation, ListQuery, Objects, WriteOptions};
+use crate::api::objects::{FieldValidation, Objects, WriteOptions, prefix, readable};
+use crate::store::{Range, Store as _};
 
 /// Objects of a page: what is in memory at once.
 const PAGE: usize = 250;
@@ -46,7 +47,7 @@ pub fn writer() -> WriteOptions {
     }
 }
 
-/// Every object of a kind as of a revision, or as of now, a page at a time. The revision of the list.
+/// Every object of a kind as of a revision, or as of now, a page at a time. The revision of the list. One that cannot be read holds up no loop.
 pub async fn each(
     objects: &Objects,
     kind: &'static Kind,
@@ -54,12 +55,15 @@ pub async fn each(
     as_of: Option<u64>,
     mut with: impl FnMut(Value) + Send,
 ) -> Result<u64, ApiError> {
-    let mut query = ListQuery { limit: Some(PAGE), revision: as_of, exact: as_of.is_some(), ..ListQuery::default() };
+    let mut range = Range { prefix: prefix(kind, namespace), limit: Some(PAGE), at: as_of, ..Range::default() };
     loop {
-        let listed = objects.list(kind, namespace, &query).await?;
-        listed.items.into_iter().for_each(&mut with);
-        let Some(next) = listed.continue_ else { return Ok(listed.revision) };
-        query = ListQuery { limit: Some(PAGE), continue_: Some(next), ..ListQuery::default() };
+        let page = objects.store().list(&range).await?;
+        page.entries.iter().filter_map(|entry| readable(kind, entry)).for_each(&mut with);
+        match page.entries.last() {
+            Some(last) if page.more => range.after = Some(last.key.clone()),
+            _ => return Ok(page.revision.max(1)),
+        }
+        range.at = Some(page.revision);
     }
 }
 

@@ -3,6 +3,7 @@
 //! An answer is a sign of life; what it says makes the node ready or not. No answer is nothing: how long that may last `loops::nodes` judges.
 
 use std::collections::BTreeMap;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ const WITHIN: Duration = Duration::from_secs(5);
 const TOGETHER_MAX: usize = 64;
 /// Bytes of an answer: one line a check.
 const ANSWER_MAX: usize = 16 * 1024;
+/// One name is looked up at a time.
+static LOOKUP: Semaphore = Semaphore::const_new(1);
 /// Where a node says how it is.
 const PATH: &str = "/readyz?verbose";
 
@@ -79,7 +82,7 @@ async fn ask_again(contacts: Contacts, turn: Arc<Semaphore>, node: String, addre
 }
 
 async fn ask(address: &str) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
-    let stream = TcpStream::connect(address).await?;
+    let stream = TcpStream::connect(&places(address).await?[..]).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::get(PATH)
         .header(header::HOST, address)
@@ -100,6 +103,21 @@ async fn ask(address: &str) -> Result<Answer, Box<dyn std::error::Error + Send +
         answer = answer => answer,
         () = driven => Ok(Answer::Nothing),
     }
+}
+
+/// The address itself, or what its name says. A lookup holds a thread until the resolver answers, whatever time has passed here, and the store is
+/// read by the same few threads: whoever advertises names that nobody answers for keeps waiting other names and nothing else.
+async fn places(address: &str) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {
+    if let Ok(place) = address.parse() {
+        return Ok(vec![place]);
+    }
+    let turn = LOOKUP.acquire().await?;
+    let address = address.to_owned();
+    let found = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        address.to_socket_addrs().map(Iterator::collect)
+    });
+    Ok(found.await??)
 }
 
 /// Only what a daemonlet says is believed, and passed on: the address is the node's own word.
@@ -136,7 +154,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let node = async {
-            for body in ["[+]loop ok\n".to_owned(), "x".repeat(ANSWER_MAX + 1)] {
+            let good = || "[+]loop ok\n".to_owned();
+            for body in [good(), "x".repeat(ANSWER_MAX + 1), good()] {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = [0; 1024];
                 let read = stream.read(&mut request).await.unwrap();
@@ -147,7 +166,13 @@ mod tests {
         };
         let asker = async {
             assert_eq!(ask(&address).await.unwrap(), Answer::Failing(String::new()));
+            let named = address.replace("127.0.0.1", "localhost");
+            // While a name hangs, names wait and addresses do not.
+            let hangs = LOOKUP.acquire().await.unwrap();
+            assert!(tokio::time::timeout(Duration::from_millis(50), ask(&named)).await.is_err());
             assert!(ask(&address).await.is_err());
+            drop(hangs);
+            assert_eq!(ask(&named).await.unwrap(), Answer::Failing(String::new()));
         };
         tokio::join!(node, asker);
     }

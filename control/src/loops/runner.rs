@@ -189,7 +189,7 @@ mod tests {
     async fn what_changes_before_everything_is_read_is_read_with_it() {
         let clock = Clock::at(Timestamp::from_second(0).unwrap());
         let mut runner = Runner::new(Begun::default(), clock.clone());
-        let changed = |revision| Told::Changed(Arc::new(Batch { changes: Vec::new(), revision }));
+        let changed = |revision| Told::Changed(Arc::new(Batch::new(Vec::new(), revision)));
         runner.tell(&Told::Anew { revision: 5 });
         runner.tell(&changed(7));
         assert!(runner.step().await);

@@ -6,17 +6,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::api::error::ApiError;
 use crate::api::kinds::{Kind, kinds};
-use crate::api::objects::{Objects, object_of};
+use crate::api::objects::{Objects, readable};
 use crate::store::{self, Entry, Store as _, StoreError, Watch as _};
 
 /// Below it are all objects.
 const REGISTRY: &str = "/registry/";
 /// Batches that wait for a loop that is busy. Beyond it the watch waits, which costs nothing: it reads on where it stopped.
 pub const BATCHES_MAX: usize = 64;
+/// KiB of the values of changes that the loops have not looked at yet, all loops together; read as trees they take ten times as much. Eight of the
+/// largest objects with what they were before, or a thousand pods.
+const HELD_MAX: u32 = 8 * 1024;
 /// After an error of the store: how long until the watch is asked for again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -35,6 +38,21 @@ pub enum Told {
 pub struct Batch {
     pub changes: Vec<Change>,
     pub revision: u64,
+    /// Its share of [`HELD_MAX`], given back when the last loop has looked at it.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Batch {
+    pub fn new(changes: Vec<Change>, revision: u64) -> Batch {
+        Batch { changes, revision, room: None }
+    }
+
+    /// KiB of values.
+    fn size(&self) -> u32 {
+        let entries = self.changes.iter().flat_map(|change| [&change.now.entry, &change.before.entry]).flatten();
+        let bytes = entries.fold(0_usize, |sum, entry| sum.saturating_add(entry.value.len()));
+        u32::try_from(bytes / 1024).unwrap_or(u32::MAX).clamp(1, HELD_MAX)
+    }
 }
 
 /// An object was created, changed or deleted.
@@ -83,11 +101,7 @@ impl Change {
 
 impl Side {
     fn object(&self, kind: &'static Kind) -> Option<&Value> {
-        let read = || {
-            let entry = self.entry.as_ref()?;
-            // What cannot be read is as if it were not there, for the loops; whoever asks for it by name is told why.
-            object_of(kind, entry).inspect_err(|error| tracing::warn!(key = entry.key, %error, "unreadable")).ok()
-        };
+        let read = || readable(kind, self.entry.as_ref()?);
         self.object.get_or_init(read).as_ref()
     }
 }
@@ -119,7 +133,7 @@ impl Tower {
         match watch.next().await {
             Ok(store::Changes { changes, revision }) => {
                 let changes = changes.into_iter().filter_map(|change| self.change(change)).collect();
-                Ok(Told::Changed(Arc::new(Batch { changes, revision })))
+                Ok(Told::Changed(Arc::new(Batch::new(changes, revision))))
             }
             Err(error) => {
                 self.watch = None;
@@ -133,9 +147,16 @@ impl Tower {
 
     /// Tells the loops until all of them have ended.
     pub async fn run(mut self, loops: Vec<mpsc::Sender<Told>>) {
+        let room = Arc::new(Semaphore::new(usize::try_from(HELD_MAX).unwrap_or(usize::MAX)));
         loop {
             match self.next().await {
-                Ok(told) => {
+                Ok(mut told) => {
+                    // Nobody else has it yet.
+                    if let Told::Changed(batch) = &mut told
+                        && let Some(batch) = Arc::get_mut(batch)
+                    {
+                        batch.room = room.clone().acquire_many_owned(batch.size()).await.ok();
+                    }
                     for each in &loops {
                         if each.send(told.clone()).await.is_err() {
                             return;

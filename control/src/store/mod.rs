@@ -18,6 +18,9 @@ pub const VALUE_MAX: usize = 1_536 * 1024;
 pub const KEY_MAX: usize = 1024;
 /// Changes that are handed to a watch at once.
 pub const CHANGES_MAX: usize = 500;
+/// Bytes of values, old and new, after which no more changes are handed over at once: whoever is told holds them until he has passed them on, and
+/// there may be a thousand of those. About forty pods.
+pub const CHANGES_BYTES: usize = 256 * 1024;
 
 /// An object as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,10 +1,12 @@
 //! Objects that end: at once, after a grace, or when their finalizers are gone.
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::update::{TRIES, may_go};
-use super::{Current, DeleteOptions, Deleted, ListQuery, Objects, Preconditions, Propagation, bytes_of, key, meta};
+use super::{
+    Current, DeleteOptions, Deleted, ListQuery, Objects, Preconditions, Propagation, bytes_of, key, meta, object_of,
+};
 use crate::api::error::ApiError;
 use crate::api::kinds::Kind;
 use crate::clock::seconds;
@@ -27,8 +29,11 @@ impl Objects {
             return Err(ApiError::forbidden(kind, name, why));
         }
         for _ in 0..TRIES {
-            let Some(current) = self.current(kind, namespace, name).await? else {
-                return Err(ApiError::not_found(kind, name));
+            let current = match self.current(kind, namespace, name).await {
+                Err(error) if options.grace == Some(0) && !options.dry_run => {
+                    return self.remove_unreadable(kind, namespace, name, error).await;
+                }
+                found => found?.ok_or_else(|| ApiError::not_found(kind, name))?,
             };
             options.preconditions.check(kind, name, &current.object)?;
             let next = end(kind, &current.object, options, self.clock().now());
@@ -56,6 +61,30 @@ impl Objects {
             }
         }
         Ok(listed.items)
+    }
+
+    /// What the store has cannot be read, so that nothing can be judged: it goes where that is asked for at once, or nobody could ever mend it.
+    /// `why`: given back where it is not so.
+    async fn remove_unreadable(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        why: ApiError,
+    ) -> Result<Deleted, ApiError> {
+        let key = key(kind, namespace, name);
+        let Some(entry) = self.store().get(&key).await?.entry.filter(|entry| object_of(kind, entry).is_err()) else {
+            return Err(why);
+        };
+        tracing::warn!(key, "an object that cannot be read is deleted");
+        let revision = self.store().write(Write { key, value: None, expected: Expected::At(entry.revision) }).await?;
+        let mut object = json!({"apiVersion": kind.api_version(), "kind": kind.kind});
+        meta::set(&mut object, "name", name);
+        if kind.namespaced {
+            meta::set(&mut object, "namespace", namespace);
+        }
+        meta::set(&mut object, "resourceVersion", revision.to_string());
+        Ok(Deleted { object, gone: true })
     }
 
     /// None: another has written in between.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::depth::{DEPTH_MAX, is_deeper};
 use super::error::ApiError;
 use super::kinds::Kind;
 use crate::clock::Clock;
@@ -100,8 +101,18 @@ pub fn object_of(kind: &'static Kind, entry: &Entry) -> Result<Value, ApiError> 
     Ok(kind.strategy.outward(object))
 }
 
-/// What is written of an object.
+/// For the loops and the fleet: what cannot be read is as if it were not there, or one entry would stop them all; whoever asks for it by
+/// name is told why.
+pub fn readable(kind: &'static Kind, entry: &Entry) -> Option<Value> {
+    object_of(kind, entry).inspect_err(|error| tracing::warn!(why = error.message, "an object is passed over")).ok()
+}
+
+/// What is written of an object. Error: 400 where it is nested too deep to be read again.
 fn bytes_of(kind: &'static Kind, object: &Value) -> Result<Vec<u8>, ApiError> {
+    if is_deeper(object, DEPTH_MAX) {
+        let what = format!("the {} is nested deeper than {DEPTH_MAX} levels, its managedFields included", kind.kind);
+        return Err(ApiError::bad_request(what));
+    }
     let mut object = kind.strategy.inward(object.clone());
     meta::remove(&mut object, "resourceVersion");
     serde_json::to_vec(&object).map_err(|error| ApiError::internal(error.to_string()))

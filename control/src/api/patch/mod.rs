@@ -13,10 +13,12 @@ use serde_json::Value;
 
 pub use strategic::strategic;
 
+use super::depth::{DEPTH_MAX, is_deeper};
+
 /// Operations of one JSON patch: Kubernetes' bound.
 const MAX_OPERATIONS: usize = 10_000;
-/// Bytes of JSON that the copies of one JSON patch may add: Kubernetes' bound, that of a request's body. Without it twenty copies of a
-/// thing into itself make a million of it.
+/// Bytes of JSON that the copies and moves of one JSON patch may handle: Kubernetes' bound for copies, that of a request's body. Without it twenty
+/// copies of a thing into itself make a million of it.
 const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
 
 /// Why a patch cannot be applied.
@@ -29,8 +31,11 @@ pub enum PatchError {
     #[error("the patch has {0} operations, more than the {MAX_OPERATIONS} allowed: send several patches")]
     TooManyOperations(usize),
     /// 413 RequestEntityTooLarge.
-    #[error("operation {0}: the patch copies more than {MAX_COPIED_BYTES} bytes: send the values themselves")]
+    #[error("operation {0}: the patch copies or moves more than {MAX_COPIED_BYTES} bytes: send the values themselves")]
     CopiesTooMuch(usize),
+    /// 422 Invalid.
+    #[error("operation {0}: the object would be nested deeper than {DEPTH_MAX} levels")]
+    TooDeep(usize),
     /// 422 Invalid.
     #[error("operation {number} cannot be applied")]
     Operation {
@@ -58,19 +63,43 @@ pub fn json(object: &Value, patch: &Value) -> Result<Value, PatchError> {
     let mut changed = object.clone();
     let mut copied = 0_usize;
     for (number, operation) in operations.iter().enumerate() {
-        if let PatchOperation::Copy(copy) = operation
-            && let Some(value) = changed.pointer(copy.from.as_str())
+        if let Some(from) = moved_from(operation)
+            && let Some(value) = changed.pointer(from)
         {
             copied = copied.saturating_add(value.to_string().len());
             if copied > MAX_COPIED_BYTES {
                 return Err(PatchError::CopiesTooMuch(number));
             }
         }
+        if puts_too_deep(operation, &changed) {
+            return Err(PatchError::TooDeep(number));
+        }
         // The copy above is given up when one fails, so nothing has to be undone.
         patch_unsafe(&mut changed, std::slice::from_ref(operation))
             .map_err(|e| PatchError::Operation { number, source: e.kind })?;
     }
     Ok(changed)
+}
+
+/// Where the value comes from that an operation puts elsewhere.
+fn moved_from(operation: &PatchOperation) -> Option<&str> {
+    match operation {
+        PatchOperation::Copy(copy) => Some(copy.from.as_str()),
+        PatchOperation::Move(moved) => Some(moved.from.as_str()),
+        _ => None,
+    }
+}
+
+/// Each copy of a thing into itself doubles its depth: a dozen of them need more stack than there is.
+fn puts_too_deep(operation: &PatchOperation, object: &Value) -> bool {
+    let (path, value) = match operation {
+        PatchOperation::Add(add) => (&add.path, Some(&add.value)),
+        PatchOperation::Replace(replace) => (&replace.path, Some(&replace.value)),
+        PatchOperation::Copy(copy) => (&copy.path, object.pointer(copy.from.as_str())),
+        PatchOperation::Move(moved) => (&moved.path, object.pointer(moved.from.as_str())),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => return false,
+    };
+    value.is_some_and(|value| is_deeper(value, DEPTH_MAX.saturating_sub(path.tokens().count())))
 }
 
 /// `application/merge-patch+json`.

@@ -68,6 +68,32 @@ fn a_json_patch_is_bounded_in_operations_and_in_what_it_copies() {
 }
 
 #[test]
+fn no_json_patch_makes_a_document_deeper_than_can_be_walked() {
+    let deep = (0..90).fold(json!(1), |inner, _| json!({"a": inner}));
+    let inside = "/a".repeat(90);
+    let begin = json!({"op": "add", "path": "/w", "value": deep});
+    for operation in [
+        json!({"op": "copy", "from": "/w", "path": format!("/w{inside}")}),
+        json!({"op": "move", "from": "/x", "path": format!("/w{inside}")}),
+        json!({"op": "add", "path": format!("/w{inside}"), "value": deep}),
+        json!({"op": "replace", "path": format!("/w{inside}"), "value": deep}),
+    ] {
+        let begin_x = json!({"op": "add", "path": "/x", "value": deep});
+        let outcome = json_patch(&json!({}), &json!([begin, begin_x, operation]));
+        assert!(matches!(outcome, Err(PatchError::TooDeep(2))), "{outcome:?}");
+    }
+    assert!(json_patch(&json!({}), &json!([begin, {"op": "copy", "from": "/w", "path": "/v"}])).is_ok());
+    // Moves are bounded in what they handle, as copies are.
+    let long = json!({"a": "x".repeat(100_000)});
+    let there_and_back = |n: usize| match n % 2 {
+        0 => json!({"op": "move", "from": "/a", "path": "/b"}),
+        _ => json!({"op": "move", "from": "/b", "path": "/a"}),
+    };
+    let moves: Vec<Value> = (0..40).map(there_and_back).collect();
+    assert!(matches!(json_patch(&long, &Value::Array(moves)), Err(PatchError::CopiesTooMuch(31))));
+}
+
+#[test]
 fn merge_patch_merges_objects_replaces_the_rest_and_removes_nulls() {
     let object = json!({"a": {"b": 1, "c": 2}, "l": [1, 2], "t": "x"});
     let patch = json!({"a": {"b": null, "d": {"e": null, "f": 1}}, "l": [3], "t": {"u": 1}, "n": null});

@@ -385,4 +385,19 @@ mod tests {
         store.compact(upto).await.expect("compacted");
         assert_eq!(rows(&store), (1, 0));
     }
+
+    #[tokio::test]
+    async fn a_watch_is_handed_a_bounded_number_of_bytes_at_once_and_all_of_them_in_the_end() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Embedded::open(&dir.path().join("store")).expect("made");
+        let large = vec![b'x'; 100 * 1024];
+        for name in 0..7 {
+            let write = Write { key: format!("/{name}"), value: Some(large.clone()), expected: Expected::Absent };
+            store.write(write).await.expect("as expected");
+        }
+        let mut watch = store.watch("/", 0).await.expect("it is kept");
+        for count in [3, 3, 1] {
+            assert_eq!(watch.next().await.expect("told").changes.len(), count);
+        }
+    }
 }

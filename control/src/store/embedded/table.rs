@@ -7,7 +7,9 @@ use std::path::Path;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
-use super::super::{CHANGES_MAX, Change, Changes, Entry, Expected, Found, Page, Range, StoreError, Write};
+use super::super::{
+    CHANGES_BYTES, CHANGES_MAX, Change, Changes, Entry, Expected, Found, Page, Range, StoreError, Write,
+};
 
 /// Revisions that one transaction of a compaction forgets: writes get in between.
 const FORGOTTEN_MAX: u64 = 2_000;
@@ -186,7 +188,7 @@ pub fn changes(database: &Database, prefix: &str, after: u64) -> Result<Result<C
         return Ok(Err(StoreError::Compacted { asked: after, oldest: compacted }));
     }
     let (log, objects) = (transaction.open_table(LOG)?, transaction.open_table(OBJECTS)?);
-    let mut changes = Vec::new();
+    let (mut changes, mut bytes) = (Vec::new(), 0_usize);
     for found in log.range(after.saturating_add(1)..)? {
         let (revision, key) = found?;
         let (revision, key) = (revision.value(), key.value());
@@ -200,8 +202,11 @@ pub fn changes(database: &Database, prefix: &str, after: u64) -> Result<Result<C
             }
             None => None,
         };
-        changes.push(Change { key: key.to_owned(), revision, now: object(&objects, key, revision)?, before });
-        if changes.len() == CHANGES_MAX {
+        let now = object(&objects, key, revision)?;
+        let values = [&now, &before].into_iter().flatten();
+        bytes = values.fold(bytes, |sum, entry| sum.saturating_add(entry.value.len()));
+        changes.push(Change { key: key.to_owned(), revision, now, before });
+        if changes.len() == CHANGES_MAX || bytes >= CHANGES_BYTES {
             return Ok(Ok(Changes { changes, revision }));
         }
     }
