@@ -8,7 +8,7 @@ export CONTAINERD
 .PHONY: help run stop test check bench machine sim
 
 help:
-	@echo 'make run              build, start a containerd of its own and the agent with manifests/, show the daemons (root)'
+	@echo 'make run              build, start a containerd of its own, a control endpoint and the agent with manifests/, show the daemons (root)'
 	@echo '                      CONTAINERD=/path/to.sock uses a containerd that runs already'
 	@echo 'make stop             undo everything that make run made (root)'
 	@echo 'make test             every test, with the time each suite took (root)'

@@ -80,6 +80,18 @@ with_argument() {
     done
 }
 
+# start_agent PROGRAM MANIFESTS [FLAG…]: with all that is the same whenever it is started here.
+start_agent() {
+    program=$1
+    manifests=$2
+    shift 2
+    setsid "$program" agent --run-dir "$sockets" --state-dir "$run/state" --log-dir "$run/log" \
+        --manifest-dir "$manifests" --image-dir "$run/images" \
+        --containerd "$containerd_socket" --containerd-namespace "$namespace" --cgroup-root "$cgroup_root" \
+        ${listen:+--listen "$listen"} "$@" >>"$run/agent.log" 2>&1 </dev/null &
+    record agent $!
+}
+
 ctr_run() {
     timeout 20 ctr --address "$containerd_socket" --namespace "$namespace" "$@"
 }

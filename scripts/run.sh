@@ -1,7 +1,9 @@
 #!/bin/sh
 # `make run`: from a fresh Debian machine with Rust to running daemons. Sets up, builds, starts a containerd of its own (unless
-# CONTAINERD names the socket of one that runs) and the agent with manifests/, shows a table until every daemon is ready, and stays.
-# LISTEN=127.0.0.1:PORT: where the agent's own port is taken. Ctrl-C ends the table, not the daemons; `make stop` undoes everything.
+# CONTAINERD names the socket of one that runs), a control endpoint and the agent with manifests/, shows a table until every daemon is
+# ready, and stays. LISTEN=127.0.0.1:PORT: where the agent's own port is taken. CONTROL_LISTEN, CONTROL_NODES_LISTEN: where the endpoint
+# listens for clients and for nodes, in place of free ports of the loopback. Ctrl-C ends the table, not the daemons; `make stop` undoes
+# everything.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -9,6 +11,9 @@ need_root run
 
 # An image is unpacked and two pods start within a second or two; a cold disk may take much longer.
 READY_SECONDS=180
+
+# A store of before is checked first, on a busy machine; a node joins within a second.
+CONTROL_SECONDS=60
 
 # BIN_DIR names a directory with programs that are built already, for those who work on the agent itself.
 bin=${BIN_DIR:-$top/target/release}
@@ -39,12 +44,61 @@ pulls() {
         }' || true
 }
 
+# start_control API NODES: the endpoint, until it answers; says why not where it does not. A port 0 is any free one; it keeps those that it
+# has got, because the agent and people's kubeconfigs know them.
+start_control() {
+    : >>"$run/control.log"
+    before=$(wc -l <"$run/control.log")
+    # The line with the addresses is wanted, whatever else is to be logged.
+    DAEMONLET_LOG=${DAEMONLET_LOG:-info},control::serve=info setsid "$bin/daemonlet-control" serve --data-dir "$run/control" \
+        --listen "$1" --nodes-listen "$2" >>"$run/control.log" 2>&1 </dev/null &
+    record control $!
+    tries=0
+    until ready=$(tail -n "+$((before + 1))" "$run/control.log" | grep "the control endpoint is ready"); do
+        recorded control >/dev/null || return 1
+        tries=$((tries + 1))
+        [ "$tries" -lt $((CONTROL_SECONDS * 10)) ] || return 1
+        sleep 0.1
+    done
+    echo "$ready" | sed "s/.* api=\([^ ]*\) nodes=\([^ ]*\).*/control_api='\1'\ncontrol_nodes='\2'/" >"$run/control.env"
+}
+
+# Where the endpoint listened last, if it ever did.
+control_addresses() {
+    control_api=
+    control_nodes=
+    # shellcheck source=/dev/null
+    [ ! -s "$run/control.env" ] || . "$run/control.env"
+}
+
 scripts/setup.sh run
 if [ -z "${BIN_DIR:-}" ]; then
     echo "run: building (the first time takes some minutes)"
-    cargo build --release --workspace --bin daemonlet --bin daemonlet-logkeeper --bin stand-in-image
+    cargo build --release --workspace --bin daemonlet --bin daemonlet-logkeeper --bin daemonlet-control --bin stand-in-image
 fi
 
+mkdir -p "$run"
+if control=$(recorded control); then
+    echo "run: the control endpoint runs already (process $control)"
+else
+    control_addresses
+    api=${CONTROL_LISTEN:-${control_api:-127.0.0.1:0}}
+    nodes=${CONTROL_NODES_LISTEN:-${control_nodes:-127.0.0.1:0}}
+    # Whoever took a port meanwhile may keep it, unless it was asked for by name.
+    start_control "$api" "$nodes" || start_control "${CONTROL_LISTEN:-127.0.0.1:0}" "${CONTROL_NODES_LISTEN:-127.0.0.1:0}" || {
+        tail -n 20 "$run/control.log" >&2
+        die "the control endpoint does not start; its log is $run/control.log"
+    }
+fi
+control_addresses
+# What listens everywhere is found on the loopback too.
+control_url=https://$(echo "$control_nodes" | sed 's/^\(\[::\]\|0\.0\.0\.0\):/127.0.0.1:/')
+
+# An agent of another endpoint, or of none, is started again; its daemons do not notice.
+if agent=$(recorded agent) && ! with_argument "$control_url" | grep -qx "$agent"; then
+    echo "run: the agent is started again, with the control endpoint"
+    end_process "$agent" 15
+fi
 if agent=$(recorded agent); then
     # shellcheck source=/dev/null
     . "$run/env"
@@ -57,7 +111,8 @@ else
     else
         containerd_socket=$sockets/containerd.sock
     fi
-    echo "containerd_socket='$containerd_socket'" >"$run/env"
+    listen=${LISTEN:-}
+    printf "containerd_socket='%s'\nlisten='%s'\nprogram='%s'\n" "$containerd_socket" "$listen" "$bin/daemonlet" >"$run/env"
     ln -sfn "$top/manifests" "$run/manifests"
 
     if [ -z "${CONTAINERD:-}" ] && ! recorded containerd >/dev/null; then
@@ -83,12 +138,9 @@ CONFIG
     done
 
     "$bin/stand-in-image" "$run/images"
-    setsid "$bin/daemonlet" agent --run-dir "$sockets" --state-dir "$run/state" --log-dir "$run/log" \
-        --manifest-dir "$run/manifests" --image-dir "$run/images" \
-        --containerd "$containerd_socket" --containerd-namespace "$namespace" --cgroup-root "$cgroup_root" \
-        ${LISTEN:+--listen "$LISTEN"} \
-        >>"$run/agent.log" 2>&1 </dev/null &
-    record agent $!
+    # Read when the agent joins, which it does once.
+    (umask 077 && "$bin/daemonlet-control" token create --ttl 1h --data-dir "$run/control" >"$run/join-token")
+    start_agent "$bin/daemonlet" "$run/manifests" --control "$control_url" --join-token-file "$run/join-token"
 fi
 
 # The table is drawn again every half second, over itself where it goes to a terminal, until every pod shows all its containers ready.
@@ -136,6 +188,15 @@ $pulling}
     sleep 0.5
 done
 
+# The node is in session with the endpoint once it has joined.
+tries=0
+until show get node -o json 2>/dev/null | grep -q '"connected": true'; do
+    recorded agent >/dev/null || { tail -n 30 "$run/agent.log" >&2; die "the agent ended; its log is $run/agent.log"; }
+    tries=$((tries + 1))
+    [ "$tries" -lt $((CONTROL_SECONDS * 5)) ] || die "the agent does not reach the control endpoint; see $run/agent.log and $run/control.log"
+    sleep 0.2
+done
+
 # A document that was refused has no pod in the table: what is said of every workload tells.
 echo
 show why || true
@@ -144,10 +205,21 @@ cat <<TEXT
 Every pod is running; the lines above say what becomes of every document. In another terminal:
   $bin/daemonlet --run-dir $sockets get pods       (describe pod, logs, why, doctor, …)
   put a manifest into $top/manifests and see its pod start; kill anything and see it come back
-  make stop                                                  ends and removes everything
-Ctrl-C ends this display only.
+The control endpoint knows this node, and kubectl the control endpoint:
+  export KUBECONFIG=$run/control/admin.kubeconfig
+  kubectl get nodes
+  kubectl get pods --all-namespaces
 TEXT
+command -v kubectl >/dev/null || echo "  (kubectl is not on this machine: apt-get install kubernetes-client)"
+cat <<TEXT
+make stop ends and removes everything; Ctrl-C ends this display only.
+TEXT
+control=$(recorded control) || true
 while recorded agent >/dev/null; do
+    if [ -n "$control" ] && ! recorded control >/dev/null; then
+        echo "run: the control endpoint has ended; the daemons run on. make run starts it again. Log: $run/control.log"
+        control=
+    fi
     sleep 1
 done
 echo "run: the agent has ended; the daemons run on. make run starts it again, make stop removes everything. Log: $run/agent.log"

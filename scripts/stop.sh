@@ -14,6 +14,8 @@ if [ ! -d "$run" ] && [ ! -d "$sockets" ]; then
     exit 0
 fi
 containerd_socket=$sockets/containerd.sock
+listen=
+program=$top/target/release/daemonlet
 if [ -s "$run/env" ]; then
     # shellcheck source=/dev/null
     . "$run/env"
@@ -29,13 +31,13 @@ kill_tasks() {
     done
 }
 
-# In order: the agent sees an empty manifest directory and ends its pods, addresses and namespaces included. Nobody waits for their grace
-# periods, because whoever says stop means it.
-if recorded agent >/dev/null && [ -L "$run/manifests" ]; then
+# In order: an agent that knows of no control endpoint and has an empty manifest directory ends all of its pods, addresses and namespaces
+# included. Nobody waits for their grace periods, because whoever says stop means it.
+if agent=$(recorded agent) && [ -x "$program" ]; then
     echo "stop: ending the pods"
+    end_process "$agent" 15
     mkdir -p "$run/empty"
-    ln -sfn "$run/empty" "$run/manifests.new"
-    mv -T "$run/manifests.new" "$run/manifests"
+    start_agent "$program" "$run/empty"
     tries=$((ORDERLY_SECONDS * 5))
     while [ -n "$(containers)" ] && [ "$tries" -gt 0 ] && recorded agent >/dev/null; do
         # A few looks pass first: a pod that is killed before the agent knows that it is unwanted would only be started again.
@@ -45,10 +47,12 @@ if recorded agent >/dev/null && [ -L "$run/manifests" ]; then
     done
 fi
 
-echo "stop: ending the agent and the log keeper"
-if pid=$(recorded agent); then
-    end_process "$pid" 5
-fi
+echo "stop: ending the agent, the control endpoint and the log keeper"
+for name in agent control; do
+    if pid=$(recorded "$name"); then
+        end_process "$pid" 10
+    fi
+done
 for pid in $(with_argument "$sockets"); do
     case $(readlink "/proc/$pid/exe" 2>/dev/null) in
     */daemonlet-logkeeper* | */daemonlet*) end_process "$pid" 2 ;;

@@ -7,6 +7,7 @@ use pod::desired::{DesiredSet, Node, Source};
 use pod::manifest::Parsed;
 use pod::merge::{Fate, Outcome, Said, merge, stamp};
 use pod::name::WorkloadKey;
+use pod::spec::Taint;
 use tokio::sync::{oneshot, watch};
 
 use crate::allowed::Allowed;
@@ -19,6 +20,9 @@ use crate::sources::remote;
 use crate::sources::static_dir::Snapshot;
 use crate::uplink::Given;
 use crate::worker::Shared;
+
+/// Kubernetes' taints of nodes that are not heard of, or not well.
+const BELIEFS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 
 /// What is merged, and where the outcome goes.
 pub struct Merging<M> {
@@ -63,7 +67,7 @@ pub async fn follow<M: Machine>(mut merging: Merging<M>, tried: oneshot::Sender<
         if snapshot.generation > 0 {
             // Once the node has joined, the endpoint's Node object counts.
             let (labels, taints) = match control.as_ref().and_then(|control| control.ruling.as_deref()) {
-                Some(ruling) => (ruling.labels.clone(), ruling.taints.clone()),
+                Some(ruling) => (ruling.labels.clone(), without_beliefs(&ruling.taints)),
                 None => (node_labels(&merging.node_name, &live), live.taints),
             };
             let node = Node { name: merging.node_name.clone(), labels, taints, allow: live.allow };
@@ -81,6 +85,12 @@ pub async fn follow<M: Machine>(mut merging: Merging<M>, tried: oneshot::Sender<
             Ok(()) = freed.changed() => {}
         }
     }
+}
+
+/// Taints that say what the endpoint believes of this node's health count for what it wants here, which it judges itself, and not for this
+/// node's own documents: they are here so that they run whatever becomes of the endpoint, and it may be gone before it takes such a taint away.
+fn without_beliefs(taints: &[Taint]) -> Vec<Taint> {
+    taints.iter().filter(|taint| !BELIEFS.contains(&taint.key.as_str())).cloned().collect()
 }
 
 /// Waits for the control endpoint's next word; where there is no endpoint, for ever.
@@ -176,4 +186,23 @@ fn file_outcome(outcome: Outcome) -> FileOutcome {
         Fate::OutOfPods { reason } => (FileState::OutOfPods, reason),
     };
     FileOutcome { file: origin.file, line: origin.line, kind, namespace, name, state, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use pod::spec::TaintEffect;
+
+    use super::*;
+
+    #[test]
+    fn a_nodes_own_documents_do_not_wait_for_the_endpoint_to_think_well_of_it() {
+        let taint = |key: &str, effect| Taint { key: key.into(), value: String::new(), effect };
+        let dedicated = taint("dedicated", TaintEffect::NoSchedule);
+        let said = [
+            taint("node.kubernetes.io/not-ready", TaintEffect::NoSchedule),
+            dedicated.clone(),
+            taint("node.kubernetes.io/unreachable", TaintEffect::NoExecute),
+        ];
+        assert_eq!(without_beliefs(&said), [dedicated]);
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Reads the words, sets up logging, and hands over: to `serve` or to a word that ends. Nothing else happens here.
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
 
 use clap::Parser as _;
 use control::cli::{self, Cli, Word};
@@ -15,6 +16,13 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 const THREADS: usize = 2;
 /// Threads that wait for the disk: reads of the embedded store, a backup.
 const BLOCKING_MAX: usize = 8;
+
+/// What the C library's allocator can be told by the environment only, when a program begins: one heap for all threads instead of one for
+/// each, and what is free goes back to the system. Without it a few documents made for kubectl cost 15 MB for good.
+const ALLOCATOR: [(&str, &str); 3] =
+    [("MALLOC_ARENA_MAX", "1"), ("MALLOC_TRIM_THRESHOLD_", "131072"), ("MALLOC_MMAP_THRESHOLD_", "131072")];
+/// Set once that was said: it is not said twice, also where the variables do not reach the program.
+const SAID: &str = "DAEMONLET_CONTROL_ALLOCATOR";
 
 fn main() -> ExitCode {
     match Cli::parse().word {
@@ -31,6 +39,7 @@ fn serve(args: cli::ServeArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    begin_with_allocator();
     log_to_stderr();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime.enable_all().worker_threads(THREADS).max_blocking_threads(BLOCKING_MAX).build() {
@@ -50,6 +59,25 @@ fn serve(args: cli::ServeArgs) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Begins anew in the same process where the allocator was not told; returns where it was, or cannot be. Whoever starts the program may set
+/// the variables otherwise.
+fn begin_with_allocator() {
+    if std::env::var_os(SAID).is_some() {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut words = std::env::args_os();
+    let mut again = Command::new(program);
+    again.arg0(words.next().unwrap_or_default()).args(words).env(SAID, "told");
+    for (name, value) in ALLOCATOR {
+        if std::env::var_os(name).is_none() {
+            again.env(name, value);
+        }
+    }
+    // It comes back only where it failed (the file was replaced): more memory, and nothing else.
+    let _ = again.exec();
 }
 
 /// DAEMONLET_LOG filters: levels, also of single modules (`info,audit=off`); default: info. The journal stamps lines itself.

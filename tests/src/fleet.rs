@@ -42,7 +42,7 @@ impl Kubectl {
     }
 
     /// Where scripts/kubectl.sh unpacks it.
-    fn program(self) -> Option<PathBuf> {
+    pub fn program(self) -> Option<PathBuf> {
         let name = match self {
             Kubectl::Debian => "debian",
             Kubectl::Current => "current",

@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 use tests::audit::mounts_under;
 use tests::client::{self, Output};
+use tests::fleet::{Kubectl, condition};
+use tests::manifest::daemon_set;
 use tests::node::{TestNode, program};
 use tests::process::{Process, in_network, with_command};
 use tests::wait::wait_for;
@@ -67,6 +70,28 @@ impl Project {
         client::run(node.command(program("daemonlet")).arg("--run-dir").arg(self.run_dir().join("s")).args(words))
     }
 
+    /// kubectl with the KUBECONFIG that `make run` printed.
+    fn kubectl(&self, node: &TestNode, which: Kubectl, words: &[&str]) -> Output {
+        let said = fs::read_to_string(self.dir.path().join("said")).expect("make run has said something");
+        let line = said.lines().find_map(|line| line.trim().strip_prefix("export KUBECONFIG="));
+        let mut command = node.command(which.program().expect("scripts/kubectl.sh has unpacked it"));
+        // Its caches are this test's.
+        command.args(words).env("KUBECONFIG", line.expect("the line is printed")).env("HOME", self.dir.path());
+        client::run(&mut command)
+    }
+
+    /// Waits until an object's JSON says what is wanted.
+    #[track_caller]
+    fn wait_object(&self, node: &TestNode, which: Kubectl, words: &[&str], fit: impl Fn(&Value) -> bool) {
+        wait_for(&format!("{words:?} with {which:?} kubectl"), || {
+            let said = self.kubectl(node, which, &[&["get"], words, &["-o", "json"]].concat());
+            match serde_json::from_str::<Value>(&said.out) {
+                Ok(value) if fit(&value) => Ok(()),
+                _ => Err(format!("{}{}", said.out, said.err)),
+            }
+        });
+    }
+
     /// The process whose id a script wrote down.
     #[track_caller]
     fn recorded(&self, name: &str) -> Process {
@@ -123,7 +148,23 @@ fn make_run_shows_running_daemons_and_make_stop_leaves_nothing() {
         let running = |line: &str| line.contains(daemon) && line.contains(" 1/1 ") && line.contains("Running");
         assert!(said.lines().any(running), "{said}");
     }
-    let agent = project.recorded("agent");
+    let (agent, endpoint) = (project.recorded("agent"), project.recorded("control"));
+
+    // The line that sets KUBECONFIG is all that kubectl needs: the node is there, its own pods are seen, and a DaemonSet starts one more.
+    for which in Kubectl::all() {
+        let ready = |it: &Value| {
+            it["items"].as_array().is_some_and(|all| all.iter().any(|it| condition(it, "Ready") == "True"))
+        };
+        project.wait_object(&node, which, &["nodes"], ready);
+        let seen = project.kubectl(&node, which, &["get", "pods", "--all-namespaces"]).ok().out;
+        assert!(["random-refresher-", "fluentd-elasticsearch-"].iter().all(|name| seen.contains(name)), "{seen}");
+        let name = format!("{which:?}").to_lowercase();
+        let applied = project.dir.path().join("applied.json");
+        let daemons = daemon_set(&name).field("image", json!("k8spatterns/random-generator:1.0"));
+        fs::write(&applied, daemons.text()).expect("written");
+        project.kubectl(&node, which, &["apply", "-f", &applied.display().to_string()]).ok();
+        project.wait_object(&node, which, &["daemonset", &name], |it| it["status"]["numberReady"] == 1);
+    }
 
     // Ctrl-C ends the display alone, and a second `make run` finds the agent.
     Process::find(i32::try_from(shown.id()).expect("a process id")).expect("it stays").signal(Signal::SIGINT);
@@ -131,13 +172,18 @@ fn make_run_shows_running_daemons_and_make_stop_leaves_nothing() {
     let mut again = project.run(&node, None);
     project.wait_said(&mut again, &format!("the agent runs already (process {})", agent.pid));
     project.wait_said(&mut again, "Every pod is running");
-    assert!(agent.alive() && project.recorded("containerd").alive());
+    assert!(agent.alive() && endpoint.alive() && project.recorded("containerd").alive());
     // A killed agent ends the display, and nothing else.
     agent.kill_9();
     project.wait_said(&mut again, "the daemons run on");
     again.wait().expect("an own child can be waited for");
+    // Neither does a killed endpoint end what it wanted; both come back as who they were.
+    endpoint.kill_9();
     let mut adopting = project.run(&node, None);
     project.wait_said(&mut adopting, "Every pod is running");
+    for which in Kubectl::all() {
+        project.kubectl(&node, which, &["get", "nodes"]).ok();
+    }
     let restarts = project.dl(&node, &["get", "pods", "-o", "json"]).ok().json();
     assert!(
         restarts["items"]
@@ -155,7 +201,7 @@ fn make_run_shows_running_daemons_and_make_stop_leaves_nothing() {
     let addresses = bundles.filter_map(|bundle| fs::read_to_string(bundle.path().join("address")).ok());
     let sockets: Vec<PathBuf> = addresses.filter_map(|it| Some(it.trim().strip_prefix("unix://")?.into())).collect();
     let is_socket = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    assert!(sockets.len() == 2 && sockets.iter().all(is_socket), "{sockets:?}");
+    assert!(sockets.len() == 2 + Kubectl::all().len() && sockets.iter().all(is_socket), "{sockets:?}");
     project.stop(&node);
     adopting.wait().expect("an own child can be waited for");
     project.assert_nothing_left(&node, &before, &sockets);
