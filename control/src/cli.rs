@@ -1,6 +1,6 @@
 //! The words of `daemonlet-control`: words in, text and an exit code out.
 //!
-//! Driven by `main`. `serve` is not carried out here; `token create` and `backup` ask the endpoint that is running with the data directory, and
+//! Driven by `main`. `serve` is not carried out here; the words about tokens and nodes and `backup` ask the endpoint that is running with the data directory, and
 //! do it themselves where none is; `restore` needs that none is.
 
 use std::fs::File;
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use serde_json::Value;
 
 use crate::config::{DATA_DIR, Settings, duration};
 use crate::door::join::{USES, USES_MAX};
@@ -30,9 +31,12 @@ pub struct Cli {
 pub enum Word {
     /// Run the endpoint
     Serve(Box<ServeArgs>),
-    /// Make join tokens
+    /// Make, show and revoke join tokens
     #[command(subcommand)]
     Token(Token),
+    /// Throw nodes out
+    #[command(subcommand)]
+    Node(Node),
     /// Write a copy of everything that the endpoint knows, its authority included, while it runs
     Backup(CopyArgs),
     /// Put a copy in the place of what the data directory has; the endpoint must not be running
@@ -56,6 +60,25 @@ pub struct ServeArgs {
 pub enum Token {
     /// Print a token with which nodes join: its id, its secret and the authority's pin
     Create(TokenArgs),
+    /// Print the tokens that still let nodes in, without their secrets
+    List(DataDir),
+    /// Make a token good for nothing; nodes that have joined with it stay
+    Revoke {
+        /// The first part of the token
+        id: String,
+        #[command(flatten)]
+        data: DataDir,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// Make a node's certificates good for nothing, and end its session; its daemons run on
+    Revoke {
+        name: String,
+        #[command(flatten)]
+        data: DataDir,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -131,17 +154,53 @@ pub fn run(word: Word) -> ExitCode {
     }
 }
 
+/// From the endpoint that runs with the data directory, or from the directory itself.
+fn answer(data: &DataDir, asked: Asked) -> Result<Value, Failure> {
+    match local::ask(&data.data_dir, &asked) {
+        Ok(answer) => Ok(answer.into_line()),
+        Err(LocalError::NotRunning { .. }) => Ok(offline::answer(&data.data_dir, asked)?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn list(answer: &Value, out: &mut impl io::Write) -> Result<(), Failure> {
+    writeln!(out, "{:<10}{:<22}{:<8}NODE", "ID", "EXPIRES", "USES")?;
+    for token in answer["tokens"].as_array().into_iter().flatten() {
+        let text = |field: &str| token[field].as_str().unwrap_or_default();
+        let node = token["node"].as_str().unwrap_or("<any>");
+        writeln!(out, "{:<10}{:<22}{:<8}{node}", text("id"), text("expires"), token["uses"].to_string())?;
+    }
+    Ok(())
+}
+
 fn speak(word: Word, out: &mut impl io::Write) -> Result<(), Failure> {
     match word {
         Word::Serve(_) => Err(Failure::Refused("the endpoint is started by main".into())),
         Word::Token(Token::Create(TokenArgs { ttl, uses, node, data })) => {
-            let asked = Asked::Token { ttl, uses, node };
-            let token = match local::ask(&data.data_dir, &asked) {
-                Ok(answer) => answer.token()?,
-                Err(LocalError::NotRunning { .. }) => offline::token(&data.data_dir, &asked)?,
-                Err(error) => return Err(error.into()),
-            };
+            let answer = answer(&data, Asked::Token { ttl, uses, node })?;
+            let another = "the endpoint is of another version: it gave no token";
+            let token = answer["token"].as_str().ok_or_else(|| Failure::Refused(another.into()))?;
             Ok(writeln!(out, "{token}")?)
+        }
+        Word::Token(Token::List(data)) => list(&answer(&data, Asked::Tokens)?, out),
+        Word::Token(Token::Revoke { id, data }) => {
+            // The whole token is what people have at hand.
+            let id = id.split('.').next().unwrap_or_default().to_owned();
+            if answer(&data, Asked::RevokeToken { id: id.clone() })?["revoked"] != true {
+                return Err(Failure::NotFound(format!(
+                    "there is no join token {id:?}; daemonlet-control token list shows them"
+                )));
+            }
+            Ok(writeln!(out, "token {id} lets nobody in any more")?)
+        }
+        Word::Node(Node::Revoke { name, data }) => {
+            if answer(&data, Asked::RevokeNode { node: name.clone() })?["revoked"] != true {
+                return Err(Failure::NotFound(format!("no node {name:?} has joined")));
+            }
+            Ok(writeln!(
+                out,
+                "no certificate of node {name} is good any more; kubectl delete node {name} removes its object, and makes its name free"
+            )?)
         }
         Word::Backup(CopyArgs { file, data }) => {
             match local::ask(&data.data_dir, &Asked::Backup) {

@@ -9,7 +9,7 @@ mod hosts;
 pub mod local;
 pub mod offline;
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -140,7 +140,24 @@ async fn open(config: &Config, clock: &Clock) -> anyhow::Result<(AnyStore, Autho
     }
 }
 
+/// Whether what goes to a member of etcd can be read on the way.
+fn is_in_clear(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = authority.strip_prefix('[').map_or_else(
+        || authority.split(':').next().unwrap_or_default(),
+        |rest| rest.split(']').next().unwrap_or_default(),
+    );
+    host != "localhost" && !host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 async fn etcd(place: &EtcdPlace) -> anyhow::Result<Etcd> {
+    for url in place.endpoints.iter().filter(|url| is_in_clear(url)) {
+        tracing::warn!(
+            url,
+            "etcd is spoken to without TLS: the authority's key and every Secret can be read on the way; use https:// and --etcd-ca"
+        );
+    }
     let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let identity = match &place.identity {
         Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
@@ -237,4 +254,24 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_leaves_the_machine_without_tls_is_in_clear() {
+        for (url, clear) in [
+            ("https://10.0.0.1:2379", false),
+            ("http://10.0.0.1:2379", true),
+            ("http://etcd.example.org", true),
+            ("http://127.0.0.1:2379/", false),
+            ("http://localhost:2379", false),
+            ("http://[::1]:2379", false),
+            ("http://[2001:db8::1]:2379", true),
+        ] {
+            assert_eq!(is_in_clear(url), clear, "{url}");
+        }
+    }
 }

@@ -95,6 +95,21 @@ fn token(data: &Path) -> String {
     token
 }
 
+/// A token is listed until it is revoked, and what is not there is said.
+fn revokes(data: &Path) {
+    let token = token(data);
+    let (id, rest) = token.split_once('.').expect("this machine can");
+    let listed = || String::from_utf8(word(data, &["token", "list"]).stdout).expect("this machine can");
+    let all = listed();
+    assert!(all.starts_with("ID ") && all.contains(id), "{all}");
+    assert!(!all.contains(&rest[..32]), "no secret: {all}");
+    assert_eq!(code(&word(data, &["token", "revoke", token.trim()])), 0, "the whole token is as good as its id");
+    assert!(!listed().contains(id));
+    assert_eq!(code(&word(data, &["token", "revoke", id])), 4);
+    let output = word(data, &["node", "revoke", "nobody"]);
+    assert!(code(&output) == 4 && said(&output).contains("has joined"), "{}", said(&output));
+}
+
 #[test]
 fn words_end_with_the_codes_of_the_contract() {
     let dir = tempfile::tempdir().expect("this machine can");
@@ -104,7 +119,8 @@ fn words_end_with_the_codes_of_the_contract() {
     assert_eq!(code(&program().args(["completion", "bash"]).output().expect("this machine can")), 0);
     assert_eq!(code(&program().args(["serve", "--listen", "x"]).output().expect("this machine can")), 2);
     assert_eq!(code(&program().args(["serve", "--store", "etcd"]).output().expect("this machine can")), 2);
-    for words in [&["token", "create"][..], &["backup", "/nowhere/x"]] {
+    let asked = [&["token", "create"][..], &["token", "list"], &["node", "revoke", "n"], &["backup", "/nowhere/x"]];
+    for words in asked {
         let output = word(&data, words);
         assert_eq!(code(&output), 3, "{}", said(&output));
         assert!(said(&output).contains("daemonlet-control serve"), "{}", said(&output));
@@ -124,6 +140,7 @@ fn an_endpoint_makes_its_directory_and_tokens_and_copies_while_it_runs_and_when_
         assert_eq!(mode(&data.join(file)), 0o600, "{file}");
     }
     let first = token(&data);
+    revokes(&data);
     let output = word(&data, &["backup", copy_text]);
     assert_eq!((code(&output), mode(&copy)), (0, 0o600), "{}", said(&output));
     let output = word(&data, &["restore", copy_text]);
@@ -137,6 +154,7 @@ fn an_endpoint_makes_its_directory_and_tokens_and_copies_while_it_runs_and_when_
     assert!(!printed.contains(secret) && printed.contains("a join token was made"), "{printed}");
 
     assert_eq!(pin(&token(&data)), pin(&first), "without an endpoint, by the directory itself");
+    revokes(&data);
     // Into another directory, and over what is there.
     let other = dir.path().join("other");
     for place in [&other, &data] {

@@ -15,6 +15,9 @@ pub fn to_generation(it: Generation) -> v1::Generation {
     v1::Generation { epoch: it.epoch, number: it.number }
 }
 
+/// What an object costs beside its bytes: sets of empty ones are bounded too.
+const OBJECT: usize = 64;
+
 /// Why the pieces of a set make none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PieceError {
@@ -52,7 +55,9 @@ impl Assembly {
                 .ok_or(PieceError::OutOfOrder)?,
         };
         for v1::Object { json, kind, namespace, name, uid } in piece.objects {
-            begun.bytes = begun.bytes.saturating_add(json.len());
+            let texts = [&kind, &namespace, &name, &uid].map(String::len);
+            begun.bytes = texts.into_iter().fold(begun.bytes, usize::saturating_add);
+            begun.bytes = begun.bytes.saturating_add(json.len()).saturating_add(OBJECT);
             begun.objects.push(Object { kind, namespace, name, uid, json });
         }
         if begun.bytes > proto::SET_MAX {
@@ -110,6 +115,17 @@ mod tests {
         assert_eq!(set.generation, Generation { epoch: 1, number: 2 });
         assert_eq!(set.objects.iter().map(|o| o.name.as_str()).collect::<Vec<_>>(), ["b", "c"]);
         assert!(assembly.take(piece(3, 0, true, "d")).unwrap().is_some());
+    }
+
+    #[test]
+    fn everything_about_an_object_counts() {
+        let mut assembly = Assembly::default();
+        let name = "n".repeat(1 << 20);
+        let pieces = u32::try_from(proto::SET_MAX >> 20).unwrap();
+        for number in 0..pieces - 1 {
+            assert_eq!(assembly.take(piece(1, number, false, &name)), Ok(None), "{number}");
+        }
+        assert_eq!(assembly.take(piece(1, pieces - 1, false, &name)), Err(PieceError::TooLarge));
     }
 
     #[test]

@@ -19,6 +19,8 @@ use tokio::time::Instant;
 
 use crate::sources::remote::Snapshot;
 
+/// Seconds that a token lasts at most, whatever the endpoint says: no clock reaches what an endpoint may say.
+const LIFE_MAX: u64 = 400 * 24 * 3600;
 /// A request that is not answered, or refused, is made again so soon.
 const AGAIN: Duration = Duration::from_secs(20);
 /// The shortest time between two requests for one token, whatever the endpoint says of its end.
@@ -108,7 +110,7 @@ impl Tokens {
             );
             return;
         }
-        let life = u64::try_from(expires.saturating_sub(wall.as_second())).unwrap_or(0);
+        let life = u64::try_from(expires.saturating_sub(wall.as_second())).unwrap_or(0).min(LIFE_MAX);
         // As the kubelet: when a fifth of its life is left.
         wanted.due = now + (Duration::from_secs(life) * 4 / 5).max(LEAST);
         let value = Hidden::new(token.into_bytes());
@@ -197,7 +199,12 @@ mod tests {
         // What was asked in a session that broke is asked anew in the next.
         all.take_due(later + AGAIN);
         all.begin(later + AGAIN);
-        assert_eq!(all.take_due(later + AGAIN).len(), 1);
+        let asked = all.take_due(later + AGAIN);
+        assert_eq!(asked.len(), 1);
+        // An end that no clock reaches breaks nothing.
+        let far = v1::Token { request: asked[0].request, token: "t2".into(), expires: i64::MAX, error: String::new() };
+        all.take(far, later, wall);
+        assert_eq!(all.due(), Some(later + Duration::from_secs(LIFE_MAX) * 4 / 5));
         all.follow(&snapshot(true), later);
         assert!(tokens.borrow().is_empty() && all.due().is_none());
     }

@@ -219,6 +219,22 @@ async fn a_token_that_is_wrong_lets_nobody_in_and_a_new_one_does_while_daemons_r
 }
 
 #[tokio::test]
+async fn a_node_that_is_revoked_has_no_session_any_more_and_its_daemons_run_on() {
+    let place = Place::start().await;
+    let node = Node::start("n1", &place, &place.token().await).await;
+    node.manifest(Some("web"));
+    until("the static pod runs", async || (node.running().len() == 1).then_some(())).await;
+    until("it is in session", async || node.board.control().filter(|control| control.connected)).await;
+    let before = node.running();
+    assert!(place.joining().revoke_node("n1").await.unwrap());
+    until("its session ends and it is told why", async || {
+        node.board.control().filter(|control| !control.connected && control.why.contains("revoked"))
+    })
+    .await;
+    assert_eq!(node.running(), before);
+}
+
+#[tokio::test]
 async fn labels_are_proposed_once_and_then_the_node_object_rules() {
     let place = Place::start().await;
     let node = Node::start("n1", &place, &place.token().await).await;

@@ -88,7 +88,7 @@ impl Place {
         place
     }
 
-    fn joining(&self) -> Joining {
+    pub fn joining(&self) -> Joining {
         Joining::new(self.authority.clone(), self.store.clone(), Clock::system())
     }
 

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use super::authority::NODE_PREFIX;
 use super::identity::Identity;
 use super::rules::Attributes;
 
@@ -29,6 +30,20 @@ pub fn write(identity: &Identity, what: &Attributes<'_>, from: IpAddr, code: u16
         namespace = ?bounded(namespace),
         name = ?bounded(name),
         %from,
+        code,
+        "audit",
+    );
+}
+
+/// A write of a node's through its session, or what was issued to it there. Statuses are left out: there are hundreds a second.
+pub fn of_node(node: &str, verb: &str, what: &str, (namespace, name): (&str, &str), code: u16) {
+    tracing::info!(
+        target: "audit",
+        user = ?bounded(&format!("{NODE_PREFIX}{node}")),
+        verb,
+        what,
+        namespace = ?bounded(namespace),
+        name = ?bounded(name),
         code,
         "audit",
     );

@@ -1,6 +1,6 @@
 //! The store's epoch, by which nodes notice that it was put back: its revisions begin anew then, and would be taken for old.
 //!
-//! Made when it is first asked for. A node that works by a newer revision than the store has is the sign that an older state of the
+//! One for each node, so that what a node claims concerns nobody else. Made when it is first asked for. A node that works by a newer revision than the store has is the sign that an older state of the
 //! store has come back, however that happened: the epoch is then raised.
 
 use jiff::Timestamp;
@@ -8,25 +8,31 @@ use jiff::Timestamp;
 use crate::store::any::AnyStore;
 use crate::store::{Expected, Store as _, StoreError, Write};
 
-const KEY: &str = "/daemonlet/epoch";
+const KEYS: &str = "/daemonlet/epochs/";
 /// How often a write is tried that another endpoint's came before.
 const TRIES: u32 = 8;
 
-/// The present epoch. `accepted`: what a node works by, as epoch and number; the answer is such that whatever is sent with the store's next
+/// A node's present epoch. `accepted`: what a node works by, as epoch and number; the answer is such that whatever is sent with the store's next
 /// revision is newer.
-pub async fn read(store: &AnyStore, accepted: Option<(u64, u64)>, now: Timestamp) -> Result<u64, StoreError> {
+pub async fn read(
+    store: &AnyStore,
+    node: &str,
+    accepted: Option<(u64, u64)>,
+    now: Timestamp,
+) -> Result<u64, StoreError> {
+    let key = format!("{KEYS}{node}");
     let mut last = None;
     for _ in 0..TRIES {
-        let found = store.get(KEY).await?;
+        let found = store.get(&key).await?;
         let known = found.entry.as_ref().and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse::<u64>().ok());
-        let Some(raised) = raise(known, found.revision, accepted, now) else {
+        let Some(raised) = raise(known, found.revision, accepted, now).filter(|raised| Some(*raised) != known) else {
             return Ok(known.unwrap_or_default());
         };
         let expected = found.entry.map_or(Expected::Absent, |entry| Expected::At(entry.revision));
-        let write = Write { key: KEY.to_owned(), value: Some(raised.to_string().into_bytes()), expected };
+        let write = Write { key: key.clone(), value: Some(raised.to_string().into_bytes()), expected };
         match store.write(write).await {
             Ok(_) => {
-                tracing::info!(epoch = raised, "generations of desired sets begin a new epoch");
+                tracing::info!(node, epoch = raised, "generations of a node's desired set begin a new epoch");
                 return Ok(raised);
             }
             Err(error @ StoreError::Conflict { .. }) => last = Some(error),
@@ -69,5 +75,18 @@ mod tests {
         ] {
             assert_eq!(raise(known, revision, accepted, now), raised, "{known:?} {revision} {accepted:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_node_claims_concerns_no_other_node() {
+        let place = crate::door::testing::place();
+        let now = Timestamp::from_millisecond(1000).unwrap();
+        let epoch = async |node: &str, accepted| read(&place.store, node, accepted, now).await.unwrap();
+        assert_eq!(epoch("liar", Some((u64::MAX - 1, 9))).await, u64::MAX);
+        let revision = place.store.get("/").await.unwrap().revision;
+        assert_eq!(epoch("liar", Some((u64::MAX, u64::MAX))).await, u64::MAX);
+        assert_eq!(place.store.get("/").await.unwrap().revision, revision, "nothing is written for nothing");
+        assert_eq!(epoch("n1", None).await, 1000);
+        assert_eq!(epoch("n1", Some((1000, 1_000_000))).await, 1001);
     }
 }

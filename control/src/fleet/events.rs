@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
+use super::complaints::cut;
 use super::index::kind;
 use super::nodes::options;
 use crate::api::error::ApiError;
@@ -20,6 +21,10 @@ pub const WAITING_MAX: usize = 8;
 const LETTERS: usize = 16;
 /// Of a message, as Kubernetes' events have it.
 const MESSAGE_MAX: usize = 1024;
+/// Of a reason, as Kubernetes' events have it.
+const REASON_MAX: usize = 128;
+/// Of a name, and what is as long as one at most; one character more, so that what is too long is still told from what fits.
+const NAME_MAX: usize = 254;
 
 /// Writes until nobody sends any more.
 pub async fn write(objects: Objects, node: String, mut events: mpsc::Receiver<v1::Events>) {
@@ -28,9 +33,9 @@ pub async fn write(objects: Objects, node: String, mut events: mpsc::Receiver<v1
             if let Err(error) = one(&objects, &node, &event).await {
                 tracing::debug!(
                     node,
-                    reason = event.reason,
-                    name = event.name,
-                    why = error.message,
+                    reason = cut(&event.reason),
+                    name = cut(&event.name),
+                    why = cut(&error.message),
                     "an event is not written"
                 );
             }
@@ -64,9 +69,14 @@ async fn one(objects: &Objects, node: &str, event: &v1::Event) -> Result<(), Api
 /// As v1 Event. Its name follows from what it says, so that the same is counted and not written twice.
 fn object(node: &str, event: &v1::Event) -> Value {
     let v1::Event { kind, namespace, name, uid, container, warning, reason, message, first, last, count } = event;
-    let message: String = message.chars().take(MESSAGE_MAX).collect();
+    let first_of = |text: &String, count: usize| -> String { text.chars().take(count).collect() };
+    let (message, reason) = (first_of(message, MESSAGE_MAX), first_of(reason, REASON_MAX));
+    // What is longer is no name of anything: the validation refuses it.
+    let [kind, namespace, name, uid, container] =
+        [kind, namespace, name, uid, container].map(|it| first_of(it, NAME_MAX));
+    let (kind, namespace, name, uid) = (&kind, &namespace, &name, &uid);
     let mut sum = Sha256::new();
-    for part in [kind, namespace, name, uid, container, reason, &message] {
+    for part in [kind, namespace, name, uid, &container, &reason, &message] {
         sum.update(part.len().to_le_bytes());
         sum.update(part);
     }
@@ -127,6 +137,8 @@ mod tests {
         assert_eq!(shown["involvedObject"]["fieldPath"], "spec.containers{c}");
         assert_eq!(shown["lastTimestamp"], "1970-01-01T00:01:01Z");
         assert_eq!(object("n1", &again)["count"], i64::from(i32::MAX));
+        let long = v1::Event { reason: "r".repeat(9_000), uid: "u".repeat(9_000), ..event.clone() };
+        assert!(object("n1", &long).to_string().len() < 2_000);
         let of_node = v1::Event { kind: "Node".into(), namespace: String::new(), ..event };
         assert_eq!(object("n1", &of_node)["metadata"]["namespace"], "default");
     }

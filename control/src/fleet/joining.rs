@@ -1,12 +1,17 @@
 //! The fleet's door is [`Joining`].
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 
-use super::{Certificate, Door, Later, Refusal};
+use super::{Certificate, Door, Inner, Later, Refusal};
 use crate::door::authority::Signed;
-use crate::door::join::{JoinError, Joining};
+use crate::door::join::{JoinError, Joining, KEYS, revoked};
+use crate::store::{Store as _, StoreError, Watch as _};
+
+/// How soon a watch that broke is begun anew.
+const AGAIN: Duration = Duration::from_secs(1);
 
 impl Door for Joining {
     fn admits(&self, from: IpAddr) -> Result<(), Refusal> {
@@ -45,6 +50,34 @@ impl Door for Joining {
                 false => Ok(node.name),
             }
         })
+    }
+}
+
+/// Ends the sessions of nodes that are thrown out, wherever that was asked for. For ever.
+pub async fn end_revoked(inner: &Inner) {
+    let mut after = None;
+    loop {
+        if let Err(error) = follow_revocations(inner, &mut after).await {
+            tracing::warn!(%error, "revocations cannot be followed; tried again");
+            if matches!(error, StoreError::Compacted { .. } | StoreError::Future { .. }) {
+                after = None;
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn follow_revocations(inner: &Inner, after: &mut Option<u64>) -> Result<(), StoreError> {
+    let store = inner.objects.store();
+    let from = match *after {
+        Some(from) => from,
+        None => store.get(KEYS).await?.revision,
+    };
+    let mut changes = store.watch(KEYS, from).await?;
+    loop {
+        let batch = changes.next().await?;
+        batch.changes.iter().filter_map(revoked).for_each(|node| inner.end(node));
+        *after = Some(batch.revision);
     }
 }
 

@@ -1,5 +1,5 @@
-//! Connections of nodes: TCP, TLS, HTTP/2 with pings, each answered by [`super::service`]. Everything before a certificate is known is
-//! bounded in size, in time and in number.
+//! Connections of nodes: TCP, TLS, HTTP/2 with pings, each answered by [`super::service`]. Everything before a node's certificate is known to be good is
+//! bounded in size, in time and in number, of one address and of all ([`super::strangers`]).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,8 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::Fleet;
 use super::service::Connection;
+use super::strangers::{Stranger, Strangers};
+use super::{Fleet, Refusal};
 
 /// What TLS of this listener speaks.
 pub const ALPN: &[&[u8]] = &[b"h2"];
@@ -25,9 +26,11 @@ const CONNECTIONS_MAX: usize = 12_000;
 /// Handshakes at a time: they cost processor time, and a thousand nodes come back at once.
 const HANDSHAKES_MAX: usize = 128;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Until the first bytes of one: whoever says nothing takes nobody's turn.
+const SILENT_MAX: Duration = Duration::from_secs(3);
 /// A request to join, whole.
 const JOIN_MAX: usize = 16 << 10;
-/// How long a connection without a certificate may last: it joins and goes.
+/// How long a connection without a certificate that is good for a session may last: it joins, or renews, and goes.
 const JOINING_MAX: Duration = Duration::from_secs(60);
 /// Requests at a time of one node: its session, a renewal, and room.
 const STREAMS_MAX: u32 = 8;
@@ -46,6 +49,7 @@ pub async fn serve(
     let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let strangers = Strangers::new();
     loop {
         // Both arms only wait.
         let accepted = tokio::select! {
@@ -61,8 +65,12 @@ pub async fn serve(
             }
         };
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let Some(stranger) = strangers.enter(from.ip()) else {
+            tracing::debug!(%from, "an address with too many connections that are no node's is turned away");
+            continue;
+        };
         let (fleet, acceptor, handshakes, stop) = (fleet.clone(), acceptor.clone(), handshakes.clone(), stop.clone());
-        tokio::spawn(async move { one(fleet, acceptor, handshakes, (tcp, from), place, stop).await });
+        tokio::spawn(async move { one(fleet, acceptor, handshakes, (tcp, from), (place, stranger), stop).await });
     }
 }
 
@@ -71,12 +79,16 @@ async fn one(
     acceptor: TlsAcceptor,
     handshakes: Arc<Semaphore>,
     (tcp, from): (TcpStream, SocketAddr),
-    _place: OwnedSemaphorePermit,
+    (_place, stranger): (OwnedSemaphorePermit, Stranger),
     mut stop: watch::Receiver<bool>,
 ) {
     // Where it cannot be set, small messages are slower.
     let _ = tcp.set_nodelay(true);
+    if !matches!(timeout(SILENT_MAX, tcp.readable()).await, Ok(Ok(()))) {
+        return tracing::debug!(%from, "a node does not begin its handshake");
+    }
     let shaken = timeout(HANDSHAKE_MAX, async {
+        let _among_its_own = stranger.turn().await;
         let _turn = handshakes.acquire().await;
         acceptor.accept(tcp).await
     });
@@ -86,10 +98,22 @@ async fn one(
         Err(_) => return tracing::debug!(%from, "a node does not finish its handshake"),
     };
     let shown: Vec<_> = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-    let is_stranger = shown.is_empty();
-    if is_stranger && fleet.inner.door.admits(from.ip()).is_err() {
-        return tracing::debug!(%from, "an address that fails to join too often is turned away");
-    }
+    // One that has ended, or is another machine's by now, is as good as none: it may ask to be renewed.
+    let node = match fleet.inner.door.node(&shown).await {
+        Err(Refusal::Failed(why)) => return tracing::debug!(%from, why, "whose connection this is cannot be told"),
+        node => node.ok(),
+    };
+    let is_stranger = node.is_none();
+    let _held = match is_stranger {
+        true => match stranger.settle() {
+            Some(settled) => Some((settled, stranger)),
+            None => return tracing::debug!(%from, "there are too many connections that are no node's"),
+        },
+        false => {
+            drop(stranger);
+            None
+        }
+    };
     let connection = Connection { inner: fleet.inner.clone(), from: from.ip(), shown: Arc::new(shown) };
     let largest = if is_stranger { JOIN_MAX } else { MESSAGE_MAX };
     let service =

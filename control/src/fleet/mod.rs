@@ -4,17 +4,20 @@
 //! through [`Objects`] alone. The protocol's types are known here and nowhere else. Reading order: [`listener`] (connections),
 //! [`service`] (what may be asked), [`session`] (one node), [`index`] (whose set a change is about), [`wanted`], [`statuses`].
 
+mod complaints;
 mod epoch;
 mod events;
 mod index;
 mod joining;
 mod listener;
 mod nodes;
+mod pace;
 mod pods;
 mod seams;
 mod service;
 mod session;
 mod statuses;
+mod strangers;
 mod streams;
 mod wanted;
 
@@ -64,7 +67,7 @@ pub enum Refusal {
 
 /// Who may come in, and as whom.
 pub trait Door: Send + Sync + 'static {
-    /// Asked before anything of a connection without a certificate is read.
+    /// Asked before a request to join, which is small, is looked at.
     fn admits(&self, from: IpAddr) -> Result<(), Refusal>;
 
     /// A token becomes a certificate. `request`: PKCS#10, DER.
@@ -145,7 +148,8 @@ impl Fleet {
 
     /// Follows the store, for ever: sessions need it.
     pub async fn follow(self) {
-        self.inner.index.clone().follow(self.inner.objects.clone()).await;
+        let index = self.inner.index.clone().follow(self.inner.objects.clone());
+        tokio::join!(index, joining::end_revoked(&self.inner));
     }
 
     /// A container's log from its node, as its reader takes it. Errors: there is no session, or the node's own words.
@@ -170,6 +174,16 @@ impl Fleet {
 }
 
 impl Inner {
+    /// Ends a node's session as a newer one would.
+    fn end(&self, node: &str) {
+        if let Some(seat) = self.sessions().get(node) {
+            seat.newest.send_modify(|number| *number = number.saturating_add(1));
+            // There is no newer one that is heard of.
+            self.witness.closed(node);
+            tracing::info!(node, "a node is thrown out");
+        }
+    }
+
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Seat>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }

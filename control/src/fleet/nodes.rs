@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::index::kind;
 use crate::api::error::ApiError;
 use crate::api::objects::{FieldValidation, Objects, WriteOptions};
+use crate::door::audit;
 
 /// Whoever writes for nodes.
 const MANAGER: &str = "daemonlet";
@@ -33,7 +34,15 @@ pub async fn register(objects: &Objects, node: &str, said: &Value) -> Result<Val
         let current = match objects.get(kind("Node"), "", node).await {
             Ok(current) => current,
             Err(error) if error.code == 404 => {
-                match objects.create(kind("Node"), "", proposed(node, said), &options(node)).await {
+                let made = objects.create(kind("Node"), "", proposed(node, said), &options(node)).await;
+                audit::of_node(
+                    node,
+                    "create",
+                    "nodes",
+                    ("", node),
+                    made.as_ref().map_or_else(|error| error.code, |_| 201),
+                );
+                match made {
                     Ok(written) => written.object,
                     Err(error) if error.reason == "AlreadyExists" => continue,
                     Err(error) => return Err(error),

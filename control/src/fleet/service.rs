@@ -11,7 +11,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::complaints::cut;
 use super::{Certificate, Inner, Refusal, session};
+use crate::door::audit;
+use crate::door::authority::Peer;
 
 /// Answers one connection.
 #[derive(Clone)]
@@ -31,13 +34,23 @@ impl Fleet for Connection {
         let door = &self.inner.door;
         door.admits(self.from).map_err(refused)?;
         let given = door.join(self.from, &token, &node, &request).await;
-        tracing::info!(node, from = %self.from, joined = given.is_ok(), "a node asks to join");
+        tracing::info!(node = ?cut(&node), from = %self.from, joined = given.is_ok(), "a node asks to join");
         Ok(Response::new(answer(given.map_err(refused)?)))
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::Certificate>, Status> {
         let request: Bytes = request.into_inner().request;
-        let given = self.inner.door.renew(&self.shown, &request).await.map_err(refused)?;
+        let given = self.inner.door.renew(&self.shown, &request).await;
+        let peer = self.shown.first().and_then(|shown| Peer::of(shown).ok());
+        let node = peer.as_ref().and_then(Peer::node).unwrap_or_default();
+        let code = match &given {
+            Ok(_) => 201,
+            Err(Refusal::Denied(_)) => 403,
+            Err(Refusal::TooMany(_)) => 429,
+            Err(Refusal::Failed(_)) => 503,
+        };
+        audit::of_node(node, "renew", "certificates", ("", node), code);
+        let given = given.map_err(refused)?;
         Ok(Response::new(answer(given)))
     }
 

@@ -7,18 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use prost::Message as _;
 use proto::v1::{Down, Up, down, up};
 use proto::{VERSION, v1};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Status, Streaming};
 
+use super::complaints::{Complaints, cut};
 use super::index::Heard;
+use super::pace::Pace;
 use super::statuses::Statuses;
 use super::streams::Streams;
 use super::{Inner, epoch, events, nodes, wanted};
 use crate::api::error::ApiError;
+use crate::door::audit;
 use crate::door::authority::{NODE_PREFIX, NODES};
 use crate::door::identity::Identity;
 
@@ -68,7 +72,7 @@ async fn begin(inner: &Arc<Inner>, node: &str, ups: &mut Streaming<Up>, downs: &
     inner.index.ready().await;
     let accepted = hello.accepted.map(|it| (it.epoch, it.number));
     let now = inner.objects.clock().now();
-    let epoch = epoch::read(inner.objects.store(), accepted, now).await;
+    let epoch = epoch::read(inner.objects.store(), node, accepted, now).await;
     let epoch = epoch.map_err(|error| Status::unavailable(error.to_string()))?;
     let object = nodes::register(&inner.objects, node, &said).await.map_err(unwritten)?;
     let owner = object["metadata"]["uid"].as_str().unwrap_or_default();
@@ -82,7 +86,7 @@ async fn begin(inner: &Arc<Inner>, node: &str, ups: &mut Streaming<Up>, downs: &
     let program = env!("CARGO_PKG_VERSION").to_owned();
     let welcome = v1::Welcome { version: VERSION.min(hello.version.max(1)), program };
     put(downs, down::What::Welcome(welcome)).await?;
-    tracing::info!(node, program = hello.program, version = hello.version, "a session begins");
+    tracing::info!(node, program = cut(&hello.program), version = hello.version, "a session begins");
     Ok(Begun { statuses, heard, epoch, newer, number, streams })
 }
 
@@ -104,6 +108,7 @@ async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<U
         let send = send_sets(inner, node, epoch, moved, downs);
         let write = events::write(inner.objects.clone(), node.to_owned(), waiting);
         let listen = async {
+            let (mut pace, mut complaints) = (Pace::new(Instant::now()), Complaints::default());
             loop {
                 // Every arm may be dropped half-way: streams, channels and watches keep what they hold.
                 let up = tokio::select! {
@@ -124,7 +129,13 @@ async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<U
                     Err(_) => return Status::deadline_exceeded("the node says nothing"),
                     Ok(Err(status)) => return status,
                     Ok(Ok(None)) => return Status::ok("the node has ended it"),
-                    Ok(Ok(Some(Up { what }))) => what,
+                    Ok(Ok(Some(up))) => {
+                        // Data is bounded by credit, and written nowhere.
+                        if !matches!(up.what, Some(up::What::Data(_))) {
+                            sleep(pace.spend(things(&up), up.encoded_len(), Instant::now())).await;
+                        }
+                        up.what
+                    }
                 };
                 match what {
                     Some(up::What::Heartbeat(v1::Heartbeat { failing })) => inner.witness.heard(node, &failing),
@@ -136,12 +147,23 @@ async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<U
                             Ok(said) => nodes::register(&inner.objects, node, &said).await.map(drop),
                             Err(error) => Err(ApiError::bad_request(error.to_string())),
                         };
-                        if let Err(error) = written {
-                            tracing::warn!(node, why = error.message, "what a node says of itself is not written");
+                        if let Err(error) = written
+                            && let Some(unsaid) = complaints.may(Instant::now())
+                        {
+                            let why = cut(&error.message);
+                            tracing::warn!(node, why, unsaid, "what a node says of itself is not written");
                         }
                     }
                     Some(up::What::Judged(v1::Judged { generation, refused })) if !refused.is_empty() => {
-                        tracing::warn!(node, ?generation, refused, "a node refuses its desired set");
+                        if let Some(unsaid) = complaints.may(Instant::now()) {
+                            tracing::warn!(
+                                node,
+                                ?generation,
+                                refused = cut(&refused),
+                                unsaid,
+                                "a node refuses its desired set"
+                            );
+                        }
                     }
                     Some(up::What::Token(asked)) => {
                         if let Err(status) = put(downs, down::What::Token(token(inner, node, asked).await)).await {
@@ -179,6 +201,15 @@ async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<U
         }
     }
     ended
+}
+
+/// How much is looked up and written for a message.
+fn things(up: &Up) -> usize {
+    match &up.what {
+        Some(up::What::Statuses(v1::Statuses { pods, gone, .. })) => pods.len().saturating_add(gone.len()),
+        Some(up::What::Events(v1::Events { events })) => events.len(),
+        _ => 1,
+    }
 }
 
 /// Waits until a newer session of the node has begun.
@@ -231,7 +262,10 @@ async fn token(inner: &Inner, node: &str, asked: v1::TokenRequest) -> v1::Token 
     let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid});
     let spec = json!({"audiences": audiences, "expirationSeconds": expiration_seconds, "boundObjectRef": bound});
     let by = Identity { name: format!("{NODE_PREFIX}{node}"), groups: vec![NODES.to_owned()], ..Identity::default() };
-    match inner.accounts.request(&pod.namespace, &account, &json!({"spec": spec}), &by).await {
+    let given = inner.accounts.request(&pod.namespace, &account, &json!({"spec": spec}), &by).await;
+    let code = given.as_ref().map_or_else(|error| error.code, |_| 201);
+    audit::of_node(node, "create", "serviceaccounts/token", (&pod.namespace, &account), code);
+    match given {
         Ok(given) => {
             let status = &given["status"];
             let expires = status["expirationTimestamp"].as_str().and_then(|at| at.parse::<Timestamp>().ok());

@@ -4,16 +4,26 @@
 //! another uid, is not touched. What cannot be written now is written with the next status or after the next call.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use proto::v1;
 use serde_json::Value;
+use tokio::time::Instant;
 
+use super::complaints::{Complaints, cut};
 use super::index::{Index, PodKey, kind};
 use super::nodes::options;
 use super::pods;
 use crate::api::error::ApiError;
 use crate::api::objects::{DeleteOptions, Objects, Preconditions};
+use crate::door::audit;
 
+/// Static pods of a node: several times what a node runs.
+const STATICS_MAX: usize = 1_000;
+/// Bytes of a status, and of what is shown of a static pod: a pod of twenty containers has 30 kB of either.
+const SAID_MAX: usize = 256 << 10;
+/// Characters of a namespace's name and of a pod's.
+const NAMES_MAX: (usize, usize) = (63, 253);
 /// How often a write is tried that another one's came before.
 const TRIES: u32 = 8;
 
@@ -27,6 +37,7 @@ pub struct Statuses {
     owner: String,
     /// Static pods that the node has, by the names of their mirrors.
     statics: BTreeMap<PodKey, Static>,
+    complaints: Mutex<Complaints>,
 }
 
 #[derive(Debug)]
@@ -39,7 +50,7 @@ struct Static {
 impl Statuses {
     pub fn new(objects: Objects, index: Index, node: &str, owner: &str) -> Statuses {
         let (node, owner) = (node.to_owned(), owner.to_owned());
-        Statuses { objects, index, node, owner, statics: BTreeMap::new() }
+        Statuses { objects, index, node, owner, statics: BTreeMap::new(), complaints: Mutex::default() }
     }
 
     /// Writes what a message says. What fails is logged and does not hold up the rest.
@@ -67,12 +78,18 @@ impl Statuses {
     }
 
     fn tell(&self, pod: &v1::PodRef, what: &str, written: Result<(), ApiError>) {
-        if let Err(error) = written {
-            tracing::warn!(node = self.node, pod = pod.name, namespace = pod.namespace, why = error.message, "{what}");
+        let Err(error) = written else { return };
+        let room = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).may(Instant::now());
+        if let Some(unsaid) = room {
+            let (name, namespace, why) = (cut(&pod.name), cut(&pod.namespace), cut(&error.message));
+            tracing::warn!(node = self.node, pod = name, namespace, why, unsaid, "{what}");
         }
     }
 
     async fn status(&mut self, pod: &v1::PodRef, status: &[u8], mirror: &[u8]) -> Result<(), ApiError> {
+        if pod.namespace.len() > NAMES_MAX.0 || pod.name.len() > NAMES_MAX.1 {
+            return Err(ApiError::bad_request("no pod has so long a name"));
+        }
         let status = said_object("status", status)?;
         if mirror.is_empty() {
             return self
@@ -81,11 +98,16 @@ impl Statuses {
         }
         let said = said_object("mirror", mirror)?;
         let key = (pod.namespace.clone(), pod.name.clone());
-        let known = self.statics.entry(key).or_insert(Static { uid: String::new(), asked: false });
-        if known.uid != pod.uid {
-            *known = Static { uid: pod.uid.clone(), asked: false };
+        if self.statics.len() >= STATICS_MAX && !self.statics.contains_key(&key) {
+            let why = format!("the node has more than {STATICS_MAX} static pods; those beyond are not shown");
+            return Err(ApiError::bad_request(why));
         }
-        if self.mirror(pod, &said).await? {
+        let is_shown = self.mirror(pod, &said).await?;
+        // Only what there may be a mirror of is remembered.
+        if self.statics.get(&key).is_none_or(|known| known.uid != pod.uid) {
+            self.statics.insert(key, Static { uid: pod.uid.clone(), asked: false });
+        }
+        if is_shown {
             self.write(pod, &status, |object| pods::mirrors(object) == Some(pod.uid.as_str())).await?;
         }
         Ok(())
@@ -144,6 +166,10 @@ impl Statuses {
             }
         }
         let made = self.objects.create(kind("Pod"), &pod.namespace, wanted, &options(&self.node)).await;
+        // What is refused is a complaint, of which there is a bounded number.
+        if made.is_ok() {
+            audit::of_node(&self.node, "create", "pods", (&pod.namespace, &pod.name), 201);
+        }
         match made {
             Ok(_) => Ok(true),
             Err(error) if error.reason == "AlreadyExists" => Ok(false),
@@ -182,7 +208,11 @@ impl Statuses {
         let metadata = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
         let preconditions = Preconditions { uid: Some(metadata("uid").to_owned()), revision: None };
         let options = DeleteOptions { grace: Some(0), preconditions, ..DeleteOptions::default() };
-        match self.objects.delete(kind("Pod"), metadata("namespace"), metadata("name"), &options).await {
+        let deleted = self.objects.delete(kind("Pod"), metadata("namespace"), metadata("name"), &options).await;
+        if deleted.is_ok() {
+            audit::of_node(&self.node, "delete", "pods", (metadata("namespace"), metadata("name")), 200);
+        }
+        match deleted {
             Ok(_) => Ok(()),
             // It is gone, or another pod by now.
             Err(error) if error.code == 404 || error.code == 409 => Ok(()),
@@ -193,6 +223,9 @@ impl Statuses {
 
 /// What a node says, which is a JSON object or nothing that is worked with: indexing another shape for writing would panic.
 fn said_object(what: &str, bytes: &[u8]) -> Result<Value, ApiError> {
+    if bytes.len() > SAID_MAX {
+        return Err(ApiError::bad_request(format!("the {what} that the node says has more than {SAID_MAX} bytes")));
+    }
     let said: Value = serde_json::from_slice(bytes)
         .map_err(|error| ApiError::bad_request(format!("the {what} that the node says is no JSON: {error}")))?;
     match said.is_object() {
@@ -284,6 +317,7 @@ mod tests {
         statuses.take(v1::Statuses { pods: vec![last], gone: Vec::new(), whole: false }).await;
         let pods = objects.list(kind("Pod"), Some("d"), &ListQuery::default()).await.unwrap();
         assert_eq!(pods.items.len(), 1, "a pod without containers is none: {pods:?}");
+        assert!(statuses.statics.is_empty(), "what is shown by nothing is not remembered");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The root-only socket in the data directory, by which `token create` and `backup` reach the endpoint that runs with it.
+//! The root-only socket in the data directory, by which the words about tokens, `node revoke` and `backup` reach the endpoint that runs with it.
 //!
 //! Not the API: the embedded store belongs to one process, and making a token or a copy of everything is for root on this machine alone, with whom
 //! no certificate has to be exchanged. A request and its answer are one line of JSON each; a backup follows its line as a stream.
@@ -16,14 +16,17 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::copy;
+use crate::clock::seconds;
 use crate::door::authority::Authority;
-use crate::door::join::{Joining, Wanted};
+use crate::door::join::{JoinError, Joining, Known, Wanted};
 use crate::store::any::AnyStore;
 
 /// The socket's name in the data directory.
 pub const SOCKET: &str = "daemonlet-control.sock";
-/// A request or an answer, in bytes.
+/// A request, in bytes.
 const LINE_MAX: u64 = 8 << 10;
+/// An answer: as many tokens as there may be, with the longest names of nodes.
+const ANSWER_MAX: u64 = 128 << 10;
 /// Connections at a time: people and their scripts.
 const CONNECTIONS_MAX: usize = 8;
 /// Until a request is read, and until its answer has begun.
@@ -37,6 +40,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {
     Token { ttl: Duration, uses: u32, node: Option<String> },
+    Tokens,
+    RevokeToken { id: String },
+    RevokeNode { node: String },
     Backup,
 }
 
@@ -72,6 +78,9 @@ impl Asked {
             Asked::Token { ttl, uses, node } => {
                 json!({ "word": "token", "ttl": ttl.as_secs(), "uses": uses, "node": node })
             }
+            Asked::Tokens => json!({ "word": "tokens" }),
+            Asked::RevokeToken { id } => json!({ "word": "revoke-token", "id": id }),
+            Asked::RevokeNode { node } => json!({ "word": "revoke-node", "node": node }),
             Asked::Backup => json!({ "word": "backup" }),
         }
     }
@@ -84,24 +93,45 @@ impl Asked {
                 uses: u32::try_from(asked["uses"].as_u64()?).ok()?,
                 node: asked["node"].as_str().map(str::to_owned),
             }),
+            "tokens" => Some(Asked::Tokens),
+            "revoke-token" => Some(Asked::RevokeToken { id: asked["id"].as_str()?.to_owned() }),
+            "revoke-node" => Some(Asked::RevokeNode { node: asked["node"].as_str()?.to_owned() }),
             "backup" => Some(Asked::Backup),
             _ => None,
         }
     }
 
-    /// What a token is to be good for; None: none is asked for.
-    pub fn wanted(&self) -> Option<Wanted> {
-        match self {
-            Asked::Token { ttl, uses, node } => Some(Wanted { ttl: *ttl, uses: *uses, node: node.clone() }),
-            Asked::Backup => None,
-        }
+    /// Does what concerns who may join, and says what is answered.
+    pub async fn carry_out(self, joining: &Joining) -> Result<Value, JoinError> {
+        Ok(match self {
+            Asked::Token { ttl, uses, node } => {
+                let token = joining.create(&Wanted { ttl, uses, node: node.clone() }).await?;
+                tracing::info!(ttl = ttl.as_secs(), uses, node, "a join token was made");
+                json!({ "token": token })
+            }
+            Asked::Tokens => {
+                let shown = |Known { id, expires, uses, node }: Known| json!({ "id": id, "expires": seconds(expires), "uses": uses, "node": node });
+                let tokens: Vec<Value> = joining.tokens().await?.into_iter().map(shown).collect();
+                json!({ "tokens": tokens })
+            }
+            Asked::RevokeToken { id } => {
+                let was_there = joining.revoke_token(&id).await?;
+                tracing::info!(id, was_there, "a join token was revoked");
+                json!({ "revoked": was_there })
+            }
+            Asked::RevokeNode { node } => {
+                let was_there = joining.revoke_node(&node).await?;
+                tracing::info!(node, was_there, "a node's certificates were revoked");
+                json!({ "revoked": was_there })
+            }
+            Asked::Backup => json!({}),
+        })
     }
 }
 
 impl Answer {
-    pub fn token(&self) -> Result<String, LocalError> {
-        let token = self.line["token"].as_str().map(str::to_owned);
-        token.ok_or_else(|| LocalError::Refused("the endpoint is of another version: it gave no token".into()))
+    pub fn into_line(self) -> Value {
+        self.line
     }
 
     pub fn into_stream(self) -> impl io::Read {
@@ -124,7 +154,7 @@ pub fn ask(data_dir: &Path, asked: &Asked) -> Result<Answer, LocalError> {
         (&stream).write_all(format!("{}\n", asked.to_json()).as_bytes())?;
         let mut reader = BufReader::new(stream.try_clone()?);
         let mut line = String::new();
-        (&mut reader).take(LINE_MAX).read_line(&mut line)?;
+        (&mut reader).take(ANSWER_MAX).read_line(&mut line)?;
         Ok((line, reader))
     };
     let (line, stream) = asking().map_err(silent)?;
@@ -189,20 +219,10 @@ impl Local {
         tokio::time::timeout(PATIENCE, (&mut reader).take(LINE_MAX).read_line(&mut line)).await??;
         let mut stream = reader.into_inner();
         let said = match Asked::parse(&line) {
-            Some(asked) => match asked.wanted() {
-                Some(wanted) => match self.joining.create(&wanted).await {
-                    Ok(token) => {
-                        tracing::info!(
-                            ttl = wanted.ttl.as_secs(),
-                            uses = wanted.uses,
-                            node = wanted.node,
-                            "a join token was made"
-                        );
-                        json!({ "token": token })
-                    }
-                    Err(error) => json!({ "error": error.to_string() }),
-                },
-                None => return self.backup(stream).await,
+            Some(Asked::Backup) => return self.backup(stream).await,
+            Some(asked) => match asked.carry_out(&self.joining).await {
+                Ok(answer) => answer,
+                Err(error) => json!({ "error": error.to_string() }),
             },
             None => json!({ "error": "the endpoint is of another version: it does not know this request" }),
         };
@@ -239,7 +259,9 @@ mod tests {
     #[test]
     fn requests_arrive_as_they_were_asked() {
         let token = Asked::Token { ttl: Duration::from_secs(5), uses: 3, node: Some("a".into()) };
-        for asked in [token, Asked::Token { ttl: Duration::ZERO, uses: 0, node: None }, Asked::Backup] {
+        let empty = Asked::Token { ttl: Duration::ZERO, uses: 0, node: None };
+        let revoke = [Asked::RevokeToken { id: "i".into() }, Asked::RevokeNode { node: "n".into() }];
+        for asked in [token, empty, Asked::Tokens, Asked::Backup].into_iter().chain(revoke) {
             assert_eq!(Asked::parse(&asked.to_json().to_string()), Some(asked));
         }
         for wrong in ["", "{}", "[]", r#"{"word":"token"}"#, r#"{"word":"stop"}"#] {

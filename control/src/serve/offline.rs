@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::copy::{self, About, CopyError};
 use super::local::Asked;
@@ -69,14 +70,14 @@ pub fn lock(data_dir: &Path) -> Result<Lock, OfflineError> {
     }
 }
 
-/// Makes a join token. Blocks.
-pub fn token(data_dir: &Path, asked: &Asked) -> Result<String, OfflineError> {
+/// Does what concerns who may join, and says what a running endpoint would answer. Blocks.
+pub fn answer(data_dir: &Path, asked: Asked) -> Result<Value, OfflineError> {
     let (_lock, authority, store) = open(data_dir)?;
     let joining = Joining::new(Arc::new(authority), store.into(), Clock::system());
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime =
         runtime.map_err(|source| OfflineError::Directory { place: data_dir.display().to_string(), source })?;
-    Ok(runtime.block_on(joining.create(&asked.wanted().unwrap_or_default()))?)
+    Ok(runtime.block_on(asked.carry_out(&joining))?)
 }
 
 /// Makes a backup. Blocks.

@@ -28,14 +28,14 @@ struct Failures {
 impl Attempts {
     /// How long this address has to wait; None: it may try.
     pub fn wait(&self, from: IpAddr, now: Timestamp) -> Option<Duration> {
-        let failures = self.of.get(&who(from)).filter(|failures| failures.count >= FAILURES_MAX)?;
+        let failures = self.of.get(&host(from)).filter(|failures| failures.count >= FAILURES_MAX)?;
         let passed = passed(failures.since, now);
         (passed < WINDOW).then(|| WINDOW.saturating_sub(passed))
     }
 
-    /// It failed.
-    pub fn failed(&mut self, from: IpAddr, now: Timestamp) {
-        let from = who(from);
+    /// It failed. True: with this it is turned away.
+    pub fn failed(&mut self, from: IpAddr, now: Timestamp) -> bool {
+        let from = host(from);
         let fresh = Failures { since: now, count: 0 };
         if !self.of.contains_key(&from) && self.of.len() >= ADDRESSES_MAX {
             let oldest = self.of.iter().min_by_key(|(_, failures)| failures.since).map(|(address, _)| *address);
@@ -46,6 +46,7 @@ impl Attempts {
             *failures = fresh;
         }
         failures.count = failures.count.saturating_add(1);
+        failures.count == FAILURES_MAX
     }
 }
 
@@ -55,7 +56,7 @@ fn passed(since: Timestamp, now: Timestamp) -> Duration {
 }
 
 /// Whoever has one address of IPv6 has its /64.
-fn who(from: IpAddr) -> IpAddr {
+pub fn host(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
         v4 => v4,

@@ -8,6 +8,7 @@
 //! before is then good for nothing.
 
 mod attempts;
+mod revoke;
 mod token;
 
 use std::net::IpAddr;
@@ -20,7 +21,8 @@ use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 
 use self::attempts::Attempts;
-pub use self::attempts::{FAILURES_MAX, WINDOW};
+pub use self::attempts::{FAILURES_MAX, WINDOW, host};
+pub use self::revoke::{KEYS, Known, revoked};
 pub use self::token::{Bad, TOKEN_MAX};
 use self::token::{Shown, Token};
 use super::authority::{Authority, AuthorityError, Peer, Request, Signed};
@@ -95,7 +97,7 @@ pub enum JoinError {
     #[error("no node's certificate was shown")]
     NoNode,
     #[error(
-        "node {0} has joined anew since with another key, so this certificate is no longer good; join again with a new token"
+        "node {0} was revoked, or has joined anew since with another key, so this certificate is no longer good; join again with a new token"
     )]
     Replaced(String),
     #[error("the certificate of node {0} has ended; renew it first")]
@@ -161,9 +163,10 @@ impl Joining {
     pub async fn join(&self, from: IpAddr, token: &str, node: &str, request: &[u8]) -> Result<Signed, JoinError> {
         self.admits(from)?;
         let joined = self.decide(token, node, request).await;
-        let is_his_fault = !matches!(joined, Ok(_) | Err(JoinError::Store(_)));
-        if is_his_fault {
-            self.attempts.lock().unwrap_or_else(PoisonError::into_inner).failed(from, self.clock.now());
+        // Only who guesses is counted: ten machines of one image, whose name is taken, would lock out all others behind their address.
+        let is_guess = matches!(joined, Err(JoinError::Token(Bad::Unknown)));
+        if is_guess && self.attempts.lock().unwrap_or_else(PoisonError::into_inner).failed(from, self.clock.now()) {
+            tracing::warn!(%from, "an address has shown {FAILURES_MAX} unknown join tokens; nobody joins from there for a minute");
         }
         joined
     }

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::super::testing::{Place, at, place};
 use super::*;
+use crate::store::Watch as _;
 
 struct World {
     place: Place,
@@ -161,6 +162,11 @@ async fn who_fails_too_often_is_not_listened_to_and_who_succeeds_is() {
     for number in 0..FAILURES_MAX * 2 {
         assert!(world.join(&token, &format!("n{number}")).await.is_ok());
     }
+    // A name that is taken, or a token of before: that is nobody who guesses.
+    world.node_object("n0").await;
+    for _ in 0..FAILURES_MAX * 2 {
+        assert!(matches!(world.join(&token, "n0").await, Err(JoinError::Taken(_))));
+    }
     for _ in 0..FAILURES_MAX {
         assert!(matches!(world.join("nonsense", "x").await, Err(JoinError::Token(Bad::Unknown))));
     }
@@ -168,6 +174,34 @@ async fn who_fails_too_often_is_not_listened_to_and_who_succeeds_is() {
     assert!(world.joining.admits(from()).is_err() && world.joining.admits("192.0.2.8".parse().unwrap()).is_ok());
     world.clock.set(at(61));
     assert!(world.join(&token, "x").await.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_revoked_lets_nobody_in_and_is_good_for_nothing() {
+    let world = world();
+    let token = world.token().await;
+    let id = token.split('.').next().unwrap();
+    let signed = world.join(&token, "worker").await.unwrap();
+    world.node_object("worker").await;
+    let known = world.joining.tokens().await.unwrap();
+    assert_eq!(known.iter().map(|it| (it.id.as_str(), it.uses)).collect::<Vec<_>>(), [(id, USES - 1)]);
+    assert!(world.joining.revoke_token(id).await.unwrap() && !world.joining.revoke_token(id).await.unwrap());
+    assert!(matches!(world.join(&token, "other").await, Err(JoinError::Token(Bad::Unknown))));
+    assert!(world.joining.tokens().await.unwrap().is_empty());
+
+    assert!(world.joining.node(&shown(&signed)).await.is_ok(), "who has joined stays");
+    let from = world.place.store.get(KEYS).await.unwrap().revision;
+    assert!(world.joining.revoke_node("worker").await.unwrap() && !world.joining.revoke_node("none").await.unwrap());
+    let changes = world.place.store.watch(KEYS, from).await.unwrap().next().await.unwrap().changes;
+    assert_eq!(changes.iter().filter_map(revoked).collect::<Vec<_>>(), ["worker"]);
+    assert!(matches!(world.joining.node(&shown(&signed)).await, Err(JoinError::Replaced(_))));
+    assert!(matches!(world.joining.renew(&shown(&signed), &request()).await, Err(JoinError::Replaced(_))));
+    // Its name is free once its Node is deleted, and what was revoked stays so.
+    let token = world.token().await;
+    assert!(matches!(world.join(&token, "worker").await, Err(JoinError::Taken(_))));
+    world.place.delete("", "nodes", &json!({ "metadata": { "name": "worker" } })).await;
+    assert!(world.join(&token, "worker").await.is_ok());
+    assert!(matches!(world.joining.node(&shown(&signed)).await, Err(JoinError::Replaced(_))));
 }
 
 #[tokio::test]

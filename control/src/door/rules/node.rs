@@ -4,6 +4,7 @@
 //! session, and hardly ever ask here.
 
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use super::super::stored;
 use super::Attributes;
@@ -13,6 +14,8 @@ use crate::store::{Range, Store as _, StoreError};
 
 /// Pods that are read from the store at once.
 const PAGE: usize = 500;
+/// Who looks through the pods of a namespace at a time: it may have ten thousand, any node may ask, and the store is read by few threads.
+static SEARCHES: Semaphore = Semaphore::const_new(2);
 /// Where nodes' Leases are.
 const LEASES: &str = "kube-node-lease";
 /// The domain of labels that say what a node may be trusted with.
@@ -91,6 +94,8 @@ async fn uses(
     if namespace.is_empty() {
         return Ok(false);
     }
+    // Nobody closes it.
+    let _turn = SEARCHES.acquire().await;
     // Most pods are other nodes': they are not even parsed.
     let quoted = serde_json::json!(node).to_string();
     let prefix = format!("{}/", stored("", "pods", "", namespace));

@@ -1,0 +1,74 @@
+//! Who is thrown out: join tokens that are not to let anybody in any more, and nodes whose keys are not to be good for anything.
+//!
+//! Driven by the program's words `token list`, `token revoke` and `node revoke`.
+
+use jiff::Timestamp;
+
+use super::{JoinError, Joining, Keys, NODES, TOKENS, TOKENS_LIMIT, TRIES, Token};
+use crate::store::{Change, Expected, Range, Store as _, StoreError, Write};
+
+/// Below it is whose keys are good for which node's name.
+pub const KEYS: &str = NODES;
+
+/// A join token, without what lets its bearer in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    pub id: String,
+    pub expires: Timestamp,
+    /// How many nodes may still join with it.
+    pub uses: u32,
+    /// It lets only this one in.
+    pub node: Option<String>,
+}
+
+impl Joining {
+    /// Tokens that let somebody in.
+    pub async fn tokens(&self) -> Result<Vec<Known>, JoinError> {
+        let range = Range { prefix: TOKENS.into(), limit: Some(TOKENS_LIMIT), ..Range::default() };
+        let now = self.clock.now();
+        let page = self.store.list(&range).await?;
+        let tokens = page.entries.iter().filter_map(|entry| Token::from_bytes(&entry.value));
+        let good = tokens.filter(|token| token.expires > now && token.uses > 0);
+        Ok(good.map(|Token { id, expires, uses, node, .. }| Known { id, expires, uses, node }).collect())
+    }
+
+    /// The token lets nobody in any more. False: there is none of this id.
+    pub async fn revoke_token(&self, id: &str) -> Result<bool, JoinError> {
+        let key = format!("{TOKENS}{id}");
+        let mut last = None;
+        for _ in 0..TRIES {
+            let Some(entry) = self.store.get(&key).await?.entry else { return Ok(false) };
+            let write = Write { key: key.clone(), value: None, expected: Expected::At(entry.revision) };
+            match self.store.write(write).await {
+                Ok(_) => return Ok(true),
+                // A node has joined with it just now.
+                Err(error @ StoreError::Conflict { .. }) => last = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(last.expect("it was tried at least once").into())
+    }
+
+    /// No certificate of this node's is good for anything any more, not even to be renewed. False: none of this name has joined.
+    pub async fn revoke_node(&self, node: &str) -> Result<bool, JoinError> {
+        let nobodys = Keys { keys: Vec::new(), until: Timestamp::MAX };
+        let mut last = None;
+        for _ in 0..TRIES {
+            let Some((_, revision)) = self.keys(node).await? else { return Ok(false) };
+            match self.remember(node, &nobodys, Expected::At(revision)).await {
+                Ok(()) => return Ok(true),
+                // It was renewed just now.
+                Err(error @ StoreError::Conflict { .. }) => last = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(last.expect("it was tried at least once").into())
+    }
+}
+
+/// The node that is thrown out by a change below [`KEYS`].
+pub fn revoked(change: &Change) -> Option<&str> {
+    let node = change.key.strip_prefix(KEYS)?;
+    let keys = Keys::from_bytes(&change.now.as_ref()?.value)?;
+    keys.keys.is_empty().then_some(node)
+}
