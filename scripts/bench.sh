@@ -2,7 +2,7 @@
 # `make bench`: times, memory and processor use, each beside `ctr run -d` and podman on the same machine in the same run. Prints; does not
 # judge. Some 20 minutes on 2 processors, and 10 more to build everything the first time.
 # ROUNDS=n (20), LARGE_ROUNDS=n (5, of what moves much), IDLE_SECONDS=n (60), ONLY=word (start, network, update, kill, remove, agent, many,
-# import, pull-large, pull-layers, pull-crowd, pull-swap, pull-cut, shims, control).
+# import, pull-large, pull-layers, pull-crowd, pull-swap, pull-cut, shims, control, fleet), NODES=n (1000, of fleet).
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::allowed::Allowed;
 use crate::board::{Board, Check, ImageOutcome};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Sealing};
 use crate::collect::Collector;
 use crate::config::{self, Config, Following, Settings};
 use crate::contents;
@@ -123,6 +123,9 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let following = config::follow(config.clone(), flags, config_file);
     let records = Records::new(&config.state_dir);
     let context = Context { node_name: node_name.clone() };
+    // Opening what is sealed takes a while in which everything else is read.
+    let checkpoint = Checkpoint::new(&config.state_dir, Disk).sealed_by(Sealing::default());
+    let opening = config.control.is_some().then(|| tokio::spawn(Remote::open(checkpoint, context.clone())));
     let loaded = records.load(&Disk, |record| worker::unusable(record, &context)).await?;
     for (uid, why) in &loaded.damaged {
         tracing::error!(%uid, why, "no generation of a record can be read: its pod is not adopted");
@@ -177,8 +180,8 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     });
 
     // What the endpoint wanted last counts before anything is merged; without an endpoint there is nothing to wait for.
-    let remote = match &config.control {
-        Some(_) => Some(Box::pin(Remote::open(Checkpoint::new(&config.state_dir, Disk), context.clone())).await),
+    let remote = match opening {
+        Some(opening) => Some(opening.await.context("the control endpoint's checkpoint cannot be read")?),
         None => None,
     };
     let (given, tokens) = remote.as_ref().map(|_| watch::channel(uplink::Given::new())).unzip();

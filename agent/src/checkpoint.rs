@@ -2,7 +2,9 @@
 //!
 //! Driven by [`crate::sources::remote`]. `<state>/control/checkpoint` is one file as [`crate::durable`] writes it, mode 0600 in a
 //! directory of mode 0700, because Secrets are in it: objects as they were received, to be read by the parser that reads them from the
-//! wire.
+//! wire. One with Secrets is sealed where this machine can do that ([`sealing`]).
+
+mod sealing;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,11 +18,18 @@ use crate::durable;
 use crate::seams::Files;
 use crate::sources::remote::{Generation, Object, Set, Surroundings};
 
+pub use sealing::Sealing;
+
 /// The directory of everything that has to do with the control endpoint, beneath the state directory.
 pub const DIRECTORY: &str = "control";
 
 /// The first word of the file: a format that later versions go on reading.
 const FORMAT: &str = "daemonlet-checkpoint-1";
+
+/// The same of a file whose body is sealed.
+const SEALED: &str = "daemonlet-checkpoint-sealed-1";
+/// Of objects that are not to be read by whoever comes by the disk.
+const SECRET: &str = "Secret";
 
 /// The largest set there is, with base64 around the worst of it.
 const FILE_LIMIT: u64 = 200 << 20;
@@ -29,6 +38,28 @@ const FILE_LIMIT: u64 = 200 << 20;
 pub struct Checkpoint<F> {
     path: PathBuf,
     files: F,
+    /// None: nothing is sealed, and nothing that is can be opened.
+    sealing: Option<Sealing>,
+}
+
+/// What a generation of the file is good for.
+enum Fault {
+    Damaged(String),
+    /// It is whole, as far as can be seen, and cannot be opened at present.
+    Sealed(String),
+}
+
+/// What lies there, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    Nothing,
+    /// With how many Secrets.
+    Open {
+        secrets: usize,
+    },
+    Sealed,
+    /// It counts for nothing until the endpoint is heard.
+    Unreadable(String),
 }
 
 /// The file's body.
@@ -60,7 +91,25 @@ struct StoredObject {
 
 impl<F: Files> Checkpoint<F> {
     pub fn new(state_dir: &Path, files: F) -> Checkpoint<F> {
-        Checkpoint { path: state_dir.join(DIRECTORY).join("checkpoint"), files }
+        Checkpoint { path: state_dir.join(DIRECTORY).join("checkpoint"), files, sealing: None }
+    }
+
+    pub fn sealed_by(self, sealing: Sealing) -> Checkpoint<F> {
+        Checkpoint { sealing: Some(sealing), ..self }
+    }
+
+    /// What lies there. Changes nothing.
+    pub async fn look(&self) -> Kept {
+        let content = match self.files.read(&self.path, FILE_LIMIT).await {
+            Ok(content) => content,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Kept::Nothing,
+            Err(e) => return Kept::Unreadable(e.to_string()),
+        };
+        match self.read(&content).await {
+            Ok(_) if content.starts_with(SEALED.as_bytes()) => Kept::Sealed,
+            Ok((set, _)) => Kept::Open { secrets: set.objects.iter().filter(|object| object.kind == SECRET).count() },
+            Err(Fault::Damaged(why) | Fault::Sealed(why)) => Kept::Unreadable(why),
+        }
     }
 
     /// The set and its digest, from the newest whole generation of the file; None: there never was one. Err: why none can be trusted.
@@ -77,9 +126,14 @@ impl<F: Files> Checkpoint<F> {
                     continue;
                 }
             };
-            match read(&content) {
+            match self.read(&content).await {
                 Ok(found) => return Ok(Some(found)),
-                Err(why) => faults.push(format!("{}: {why}", path.display())),
+                Err(Fault::Damaged(why)) => faults.push(format!("{}: {why}", path.display())),
+                // An older one would end pods that it does not know; the records of this node know them all. It stays for the next start, which
+                // may be able to open it.
+                Err(Fault::Sealed(why)) => {
+                    return Err(format!("{} is sealed and cannot be opened: {why}", path.display()));
+                }
             }
             // Out of the way, or the next generation would put it in the place of the older one, which is whole.
             let _ = self.files.rename(&path, &aside).await;
@@ -90,9 +144,31 @@ impl<F: Files> Checkpoint<F> {
     /// Durable when it returns.
     pub async fn write(&self, set: &Set, digest: &[u8; 32]) -> Result<(), String> {
         let body = serde_json::to_vec(&stored(set, digest)).expect("it has string keys only");
-        let sealed = durable::seal(FORMAT, &body);
-        let written = durable::replace(&self.files, &self.path, sealed).await;
+        let content = match self.key_for(set).await {
+            Some(key) => {
+                let sealed = key.seal(body).ok_or("cannot seal the checkpoint: there are no random numbers")?;
+                durable::seal(SEALED, &sealed)
+            }
+            None => durable::seal(FORMAT, &body),
+        };
+        let written = durable::replace(&self.files, &self.path, content).await;
         written.map_err(|e| format!("cannot write {}: {e}", self.path.display()))
+    }
+
+    /// None: the set has no Secrets, or nothing can be sealed here.
+    async fn key_for(&self, set: &Set) -> Option<std::sync::Arc<sealing::Key>> {
+        let sealing = self.sealing.as_ref().filter(|_| set.objects.iter().any(|object| object.kind == SECRET))?;
+        sealing.key().await
+    }
+
+    async fn read(&self, content: &[u8]) -> Result<(Set, [u8; 32]), Fault> {
+        if !content.starts_with(format!("{SEALED} ").as_bytes()) {
+            return read(durable::unseal(FORMAT, "checkpoint", content).map_err(Fault::Damaged)?)
+                .map_err(Fault::Damaged);
+        }
+        let body = durable::unseal(SEALED, "checkpoint", content).map_err(Fault::Damaged)?;
+        let sealing = self.sealing.as_ref().ok_or_else(|| Fault::Sealed("nothing here opens it".to_owned()))?;
+        read(&sealing.open(body).await.map_err(Fault::Sealed)?).map_err(Fault::Damaged)
     }
 }
 
@@ -112,8 +188,7 @@ fn stored(set: &Set, digest: &[u8; 32]) -> Stored {
     Stored { epoch: *epoch, number: *number, digest, labels, taints, api_host, api_port, objects }
 }
 
-fn read(content: &[u8]) -> Result<(Set, [u8; 32]), String> {
-    let body = durable::unseal(FORMAT, "checkpoint", content)?;
+fn read(body: &[u8]) -> Result<(Set, [u8; 32]), String> {
     let stored: Stored = serde_json::from_slice(body).map_err(|e| format!("not a checkpoint: {e}"))?;
     let Stored { epoch, number, digest, labels, taints, api_host, api_port, objects } = stored;
     let object = |it: StoredObject| {
@@ -144,43 +219,4 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-    use crate::disk::Disk;
-
-    fn set(number: u64) -> Set {
-        let [kind, namespace, name, uid] = ["Secret", "a", "b", "c"].map(str::to_owned);
-        let json = Bytes::from_static(b"{\"data\":{\"a\":\"c2VjcmV0\"}}\xff");
-        let objects = vec![Object { kind, namespace, name, uid, json }];
-        Set { generation: Generation { epoch: 3, number }, objects, surroundings: Surroundings::default() }
-    }
-
-    #[tokio::test]
-    async fn only_root_reads_it_and_a_damaged_generation_falls_back_to_the_older() {
-        let dir = tempfile::tempdir().unwrap();
-        let checkpoint = Checkpoint::new(dir.path(), Disk);
-        assert_eq!(checkpoint.load().await, Ok(None));
-        for number in [1, 2] {
-            checkpoint.write(&set(number), &set(number).digest()).await.unwrap();
-        }
-        let place = dir.path().join("control");
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-        assert_eq!(
-            (mode(&place), mode(&place.join("checkpoint")), mode(&place.join("checkpoint.old"))),
-            (0o700, 0o600, 0o600)
-        );
-        assert_eq!(checkpoint.load().await, Ok(Some((set(2), set(2).digest()))));
-
-        let path = place.join("checkpoint");
-        let mut content = fs::read(&path).unwrap();
-        let last = content.len() - 3;
-        content[last] ^= 1;
-        fs::write(&path, &content).unwrap();
-        assert_eq!(checkpoint.load().await, Ok(Some((set(1), set(1).digest()))));
-        fs::write(place.join("checkpoint.old"), "torn").unwrap();
-        assert!(checkpoint.load().await.is_err(), "damaged is not the same as never written");
-    }
-}
+mod tests;

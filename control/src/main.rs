@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 use clap::Parser as _;
 use control::cli::{self, Cli, Word};
 use control::config::Config;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -40,6 +41,7 @@ fn serve(args: cli::ServeArgs) -> ExitCode {
         }
     };
     begin_with_allocator();
+    raise_descriptors();
     log_to_stderr();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime.enable_all().worker_threads(THREADS).max_blocking_threads(BLOCKING_MAX).build() {
@@ -78,6 +80,14 @@ fn begin_with_allocator() {
     }
     // It comes back only where it failed (the file was replaced): more memory, and nothing else.
     let _ = again.exec();
+}
+
+/// A shell's soft limit is 1,024; a fleet has a connection for each node.
+fn raise_descriptors() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Up to the hard limit anybody may; where not, connections wait for one another.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 /// DAEMONLET_LOG filters: levels, also of single modules (`info,audit=off`); default: info. The journal stamps lines itself.

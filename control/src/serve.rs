@@ -8,6 +8,7 @@ pub mod copy;
 mod hosts;
 pub mod local;
 pub mod offline;
+mod watchdog;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -77,16 +78,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let door = http::Door::new(objects.clone(), authenticator, authorizer, Arc::new(fleet.clone()), checks(&store));
     let tls = Arc::new(tls::for_clients(certificate.clone(), http::PROTOCOLS)?);
-    let serving = tokio::spawn(http::serve(listener, tls, Arc::new(door), stopped));
+    let mut serving = tokio::spawn(http::serve(listener, tls, Arc::new(door), stopped));
     let tls = Arc::new(tls::for_nodes(certificate.clone(), fleet::ALPN)?);
     tokio::spawn(fleet.clone().follow());
-    let in_session = tokio::spawn(fleet::serve(fleet, nodes_listener, tls, stop.subscribe()));
+    let mut in_session = tokio::spawn(fleet::serve(fleet, nodes_listener, tls, stop.subscribe()));
     let settings = loops::Settings {
         root_ca: authority.certificate_pem().to_owned(),
         address: Some(Address { ip: address, port: api.port() }),
         // Several endpoints share an etcd; the file belongs to one.
         election: matches!(store, AnyStore::Etcd(_)).then(|| format!("{}_{}", hosts::name(), Uuid::new_v4())),
     };
+    tokio::spawn(watchdog::run(objects.clone()));
     let loops = loops::start(objects, contacts, settings);
     let local = local::Local::open(&config.data_dir, joining.clone(), store.clone()).with_context(|| {
         format!("{}: the local socket cannot be made", config.data_dir.join(local::SOCKET).display())
@@ -100,6 +102,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         _ = stops.0.recv() => {}
         _ = stops.1.recv() => {}
+        // Whoever watches over the program starts it again.
+        ended = &mut serving => anyhow::bail!("the listener for clients has ended: {ended:?}"),
+        ended = &mut in_session => anyhow::bail!("the listener for nodes has ended: {ended:?}"),
     }
     tell_systemd(&[NotifyState::Stopping]);
     stop.send_replace(true);

@@ -100,6 +100,11 @@ impl TestControl {
         client::inside(&self.id, work)
     }
 
+    /// The name of its network namespace.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }

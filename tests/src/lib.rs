@@ -1,6 +1,6 @@
 //! Tools of the black-box tests: images made on the spot, a node in a network namespace of its own, a client of the agent,
 //! and the search for whatever a node left behind. They know the project by its contract only (flags, paths, output),
-//! never by its crates, so that a wrong idea inside the agent cannot repeat itself in its tests.
+//! never by its crates, so that a wrong idea inside the agent cannot repeat itself in its tests; `simulated` alone knows the protocol's definition.
 
 pub mod audit;
 pub mod authority;
@@ -16,6 +16,7 @@ pub mod node;
 pub mod process;
 pub mod registry;
 pub mod scripted_registry;
+pub mod simulated;
 pub mod skip;
 pub mod stand_in;
 pub mod wait;

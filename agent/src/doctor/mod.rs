@@ -7,6 +7,7 @@ mod advisories;
 mod cgroups;
 mod clock;
 mod containers;
+mod control;
 mod directories;
 mod limits;
 mod machine;
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::config::{Cidr, Config, RuntimeClass};
+use crate::config::{Cidr, Config, ControlUrl, RuntimeClass};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -81,6 +82,8 @@ pub struct Places {
     pub listen: SocketAddr,
     pub registry_config: PathBuf,
     pub registry_auth: Option<PathBuf>,
+    /// Of the configuration; an agent that answers says its own.
+    pub control: Option<ControlUrl>,
     /// What the agent says of itself (v1 Node), or why it does not answer.
     pub agent: Result<serde_json::Value, String>,
 }
@@ -131,6 +134,7 @@ impl Places {
             listen: said("listen").and_then(|text| text.parse().ok()).unwrap_or(config.listen),
             registry_config: told("registryConfig", &config.registry_config),
             registry_auth,
+            control: config.control.clone(),
             agent,
         }
     }
@@ -190,6 +194,7 @@ pub fn examine(places: &Places) -> Vec<Line> {
     lines.push(records::judge(&records::probe(&places.state_dir)));
     lines.push(directories::judge_containerd(containerd.as_ref().ok().and_then(|look| look.root.as_deref())));
     lines.extend(registries::lines(&registries::probe(places)));
+    lines.extend(control::probe(places).iter().flat_map(control::judge));
     lines.push(units::judge(&units::probe()));
     let neighbours =
         neighbours::probe(containerd.as_ref().map_or_else(|why| Err(why.clone()), |look| look.namespaces.clone()));

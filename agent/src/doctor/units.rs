@@ -80,6 +80,7 @@ mod tests {
     use super::*;
 
     const AGENT: &str = include_str!("../../../systemd/daemonlet.service");
+    const CONTROL: &str = include_str!("../../../systemd/daemonlet-control.service");
     const KEEPER: &str = include_str!("../../../systemd/daemonlet-logkeeper.service");
 
     /// The values of a directive, one entry a word, over all its lines.
@@ -148,6 +149,27 @@ mod tests {
         // A beat every 10 s, and steps in flight have 10 s at the end.
         assert!(seconds("WatchdogSec") >= 20 && seconds("TimeoutStopSec") > 10);
     }
+
+    /// The endpoint runs no daemons, so it may be locked in as much as can be; but what takes it down, or keeps it down, is the same.
+    #[test]
+    fn the_endpoints_unit_comes_back_and_waits_for_nobody() {
+        for directive in
+            ["Requires", "Requisite", "BindsTo", "PartOf", "ConditionPathExists", "ExecStopPost", "DynamicUser"]
+        {
+            assert_eq!(words(CONTROL, directive), Vec::<&str>::new(), "{directive}=");
+        }
+        let waits: Vec<&str> = ["After", "Wants"].iter().flat_map(|directive| words(CONTROL, directive)).collect();
+        assert!(!waits.contains(&"network-online.target"), "addresses that come later are taken up");
+        assert_eq!(words(CONTROL, "Type"), ["notify"]);
+        assert_eq!(words(CONTROL, "Restart"), ["always"]);
+        assert_eq!(words(CONTROL, "StartLimitIntervalSec"), ["0"], "it is tried for ever");
+        assert_eq!(words(CONTROL, "WantedBy"), ["multi-user.target"]);
+        assert_eq!(words(CONTROL, "StateDirectoryMode"), ["0700"], "the authority's key is in it");
+        let seconds = |directive: &str| words(CONTROL, directive)[0].parse::<u64>().unwrap();
+        // A beat every 15 s, and 5 s for requests in flight.
+        assert!(seconds("WatchdogSec") >= 30 && seconds("TimeoutStopSec") > 5);
+    }
+
     use crate::doctor::Verdict;
 
     #[test]

@@ -123,6 +123,13 @@ impl Identity {
     }
 }
 
+/// What becomes of a generation that is not whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Damaged {
+    Aside,
+    Stays,
+}
+
 /// Where it is kept.
 #[derive(Debug, Clone)]
 pub struct Place {
@@ -134,8 +141,17 @@ impl Place {
         Place { path: state_dir.join(DIRECTORY).join("identity") }
     }
 
+    /// As [`Place::load`], and changes nothing.
+    pub async fn look(&self, files: &impl Files) -> Result<Option<Identity>, String> {
+        self.read(files, Damaged::Stays).await
+    }
+
     /// None: the node has not joined. Err: it has, and what it was given cannot be read.
     pub async fn load(&self, files: &impl Files) -> Result<Option<Identity>, String> {
+        self.read(files, Damaged::Aside).await
+    }
+
+    async fn read(&self, files: &impl Files, damaged: Damaged) -> Result<Option<Identity>, String> {
         let mut faults = Vec::new();
         for (path, aside) in durable::generations(&self.path) {
             let content = match files.read(&path, FILE_LIMIT).await {
@@ -151,7 +167,9 @@ impl Place {
                 Ok(identity) => return Ok(Some(identity)),
                 Err(why) => faults.push(format!("{}: {why}", path.display())),
             }
-            let _ = files.rename(&path, &aside).await;
+            if damaged == Damaged::Aside {
+                let _ = files.rename(&path, &aside).await;
+            }
         }
         if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) }
     }

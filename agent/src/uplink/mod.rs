@@ -34,10 +34,11 @@ use crate::status::node;
 use crate::worker::Shared;
 
 use dial::{DialError, Known, chain, dial};
-use identity::{Identity, IdentityError, Place, Ticket};
+use identity::{IdentityError, Ticket};
 use session::{Session, SessionError};
 use tokens::Tokens;
 
+pub use identity::{Identity, Place};
 pub use tokens::Given;
 
 /// Until a join or a renewal is answered.

@@ -4,6 +4,7 @@
 //! rivals' way to start the same program (`ctr run -d`, `podman run -d`).
 
 mod control;
+mod fleet;
 mod many;
 mod memory;
 mod podman;
@@ -30,6 +31,7 @@ use podman::Podman;
 use table::Samples;
 
 pub use control::control;
+pub use fleet::fleet;
 pub use shims::shims;
 pub use table::head;
 

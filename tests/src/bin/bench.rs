@@ -1,12 +1,12 @@
 //! `make bench`: what the agent costs, measured beside `ctr run -d` and podman with the same image, runtime and machine in the same run,
 //! so that the ratios mean something on a noisy machine. Prints; judges only by writing the target beside each ratio.
 //!
-//! Environment: ROUNDS (20), LARGE_ROUNDS (5, of what moves much; at most ROUNDS), IDLE_SECONDS (60), ONLY (a word; rows whose name
+//! Environment: ROUNDS (20), LARGE_ROUNDS (5, of what moves much; at most ROUNDS), IDLE_SECONDS (60), NODES (1000, simulated), ONLY (a word; rows whose name
 //! contains it); DAEMONLET_BENCH_PODMAN, DAEMONLET_BENCH_RUST_SHIM and DAEMONLET_BENCH_CONTAINERD2, which scripts/bench.sh sets.
 
 use std::time::Instant;
 
-use tests::bench::{Bench, Rounds, control, head, shims};
+use tests::bench::{Bench, Rounds, control, fleet, head, shims};
 
 /// One measurement, on a node of its own.
 enum Part {
@@ -38,6 +38,7 @@ fn main() {
         ("pull-cut", Part::Node(Bench::pull_cut)),
         ("shims", Part::Own(shims)),
         ("control", Part::Own(control)),
+        ("fleet", Part::Own(fleet)),
     ];
     let begun = Instant::now();
     println!("{} rounds, {} of what moves much; a ratio is ours by theirs, of medians", rounds.single, rounds.large);
