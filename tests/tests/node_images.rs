@@ -208,9 +208,12 @@ fn a_layer_that_climbs_out_of_its_root_writes_nothing_outside() {
 
 #[test]
 fn image_configuration_is_not_trusted() {
-    for (key, value) in
-        [("User", json!("4294967295")), ("User", json!("../0")), ("Volumes", json!({"/../../escape": {}}))]
-    {
+    for (key, value) in [
+        ("User", json!("4294967295")),
+        ("User", json!("../0")),
+        ("Volumes", json!({"/../../escape": {}})),
+        ("WorkingDir", json!("/proc/self/fd/8")),
+    ] {
         let archive = oci_archive(&[probe().config(key, value.clone())]);
         let node = TestNode::empty_builder().archive("probe.tar", archive).manifest("a.yaml", &by_image()).start();
         wait_for(&format!("{key} {value} is refused"), || match node.pods_of("a").first() {

@@ -65,6 +65,39 @@ fn a_pod_runs_under_the_runtime_of_its_class_through_its_whole_life() {
     assert!(called(&node, "delete", &again));
 }
 
+/// As containerd's shim in Rust after a restart of containerd: it answers, and tells nothing by itself.
+#[test]
+fn the_end_of_a_container_whose_shim_tells_nobody_is_noticed_at_once() {
+    let mut node = TestNode::builder().without_agent().start();
+    let bin = node.dir().join("mute");
+    fs::create_dir(&bin).unwrap();
+    let given = std::env::var_os("DAEMONLET_TEST_CONTAINERD_BIN").map(PathBuf::from);
+    for program in given.iter().flat_map(|given| fs::read_dir(given).unwrap()) {
+        let program = program.unwrap();
+        std::os::unix::fs::symlink(program.path(), bin.join(program.file_name())).unwrap();
+    }
+    let shim = bin.join("containerd-shim-mute-v2");
+    fs::write(&shim, "#!/bin/sh\nexport TTRPC_ADDRESS=/nonexistent/daemonlet\nexec containerd-shim-runc-v2 \"$@\"\n")
+        .unwrap();
+    fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
+    node.stop_containerd();
+    node.use_containerd(Some(&bin));
+    node.start_containerd();
+    node.set_flag("--runtime-class", "mute=io.containerd.mute.v2");
+    node.start_agent();
+    node.wait_agent();
+    node.put("a.yaml", &of_class(daemon_set("a").own_network(), "mute"));
+    let first = node.wait_running("a");
+    node.process(&first).kill_9();
+    let begun = std::time::Instant::now();
+    let again = node.wait_pod("a", "runs again", |pod| pod.running() && pod.restarts() == 1);
+    println!("noticed and started again within {:?}", begun.elapsed());
+    let process = node.process(&again);
+    node.remove("a.yaml");
+    process.wait_gone(PATIENCE);
+    node.wait_no_pod("a");
+}
+
 #[test]
 fn an_unknown_class_keeps_the_pod_waiting_and_names_those_that_there_are() {
     let (node, _) = node_with_other();

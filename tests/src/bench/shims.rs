@@ -101,8 +101,8 @@ impl Bench {
         self.node.put(&format!("{name}.yaml"), &of_class(pod(name).script(script).own_network()).text());
     }
 
-    /// Whether the shim still tells the ends of its containers when containerd has been restarted. Version 0.2.0 does not, so that
-    /// this comes last: the pod cannot be ended in order either, and goes with its node.
+    /// Whether an end is noticed when containerd has been restarted. Version 0.2.0 of the shim tells of none then: the agent waits for
+    /// the process itself.
     fn after_containerd(&mut self) {
         self.put_ticking("after");
         let process = self.node.process(&self.node.wait_running("after"));

@@ -33,6 +33,11 @@ impl Default for OciRuntime {
     }
 }
 
+/// Whether this shim of a container's record is known to tell every end, over every restart of containerd.
+pub fn tells_ends(shim: &str) -> bool {
+    shim == RUNC_SHIM
+}
+
 /// `containerd.runc.v1.Options`, as far as we set it (api/types/runc/options/oci.proto of containerd).
 #[derive(Clone, PartialEq, prost::Message)]
 struct RuncOptions {

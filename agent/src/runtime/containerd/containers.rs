@@ -113,6 +113,9 @@ impl Containerd {
             adapted: labels.get(labels::ADAPTED).cloned().unwrap_or_default(),
             user: labels::user(&labels),
         };
+        if !classes::tells_ends(&runtime.name) {
+            self.ends.expect(&id);
+        }
         let record = ContainerRecord {
             id: id.clone(),
             labels,
@@ -348,6 +351,7 @@ impl Containerd {
         self.remove_views(&labels, kept).await?;
         self.heard.forget(id);
         self.late.forget(id);
+        self.ends.forget(id);
         exec::forget(&self.config.exec_dir(), id);
         // Most have none.
         let _ = std::fs::remove_file(self.config.stdin(id));
@@ -362,9 +366,10 @@ impl Containerd {
             let mut stream = containers.list_stream(self.client.request(request)).await?.into_inner();
             let mut ours = Vec::new();
             while let Some(message) = stream.message().await? {
-                let Some(ContainerRecord { id, labels, .. }) = message.container else { continue };
+                let Some(ContainerRecord { id, labels, runtime, .. }) = message.container else { continue };
                 if let Some((workload, run)) = labels::identity(&labels) {
-                    ours.push((id, workload, run, labels));
+                    let told = runtime.is_none_or(|runtime| classes::tells_ends(&runtime.name));
+                    ours.push((id, workload, run, labels, told));
                 }
             }
             Ok(containerd_client::tonic::Response::new(ours))
@@ -374,8 +379,17 @@ impl Containerd {
         let ids: Vec<String> = ours.iter().map(|(id, ..)| id.clone()).collect();
         let mut asked = self.late.ask(&self.client, &self.heard, ids).await?;
         let mut observed = Vec::with_capacity(ours.len());
-        for (id, workload, run, labels) in ours {
-            let asked = asked.remove(&id).unwrap_or(Asked::NoTask);
+        let of_our_namespace = self.client.peer_pid().is_some();
+        for (id, workload, run, labels, told) in ours {
+            let mut asked = asked.remove(&id).unwrap_or(Asked::NoTask);
+            if let Asked::Task(process) = &asked
+                && process.status() == TaskStatus::Running
+                && !told
+                && of_our_namespace
+                && self.ends.is_over(&self.heard, &id, process.pid)
+            {
+                asked = Asked::NoTask;
+            }
             let state = state_of(&id, asked, &self.heard, labels.get(labels::CGROUP));
             let label = |name| labels.get(name).cloned().unwrap_or_default();
             let (image_id, adapted) = (label(labels::IMAGE_ID), label(labels::ADAPTED));

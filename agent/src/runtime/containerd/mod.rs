@@ -23,6 +23,7 @@ use crate::seams::{CreateRun, CreatedRun, ImageWanted, Layers, PodRuns, Prepared
 
 use self::apparmor::Profiles;
 use self::client::{Client, NamespaceInvalid, PROBE, QUICK, bounded};
+use self::ends::Ends;
 use self::events::Heard;
 use self::host::Host;
 use self::hung::Looks;
@@ -40,6 +41,7 @@ mod cgroup;
 mod classes;
 pub mod client;
 mod containers;
+mod ends;
 mod env_files;
 mod environment;
 pub mod events;
@@ -149,6 +151,8 @@ pub struct Containerd {
     recursion: recursion::Recursion,
     /// Containers whose shim did not answer.
     late: Late,
+    /// Ends that a shim may not tell.
+    ends: Ends,
     execs: exec::Execs,
     /// Tasks that are being created.
     turns: turns::Turns,
@@ -178,6 +182,7 @@ impl Containerd {
             device_looks: Looks::default(),
             recursion: recursion::Recursion::default(),
             late: Late::default(),
+            ends: Ends::default(),
             execs: exec::Execs::default(),
             turns: turns::Turns::default(),
             looking: tokio::sync::Mutex::default(),
@@ -285,9 +290,13 @@ impl Runtime for Containerd {
     }
 
     async fn start(&self, id: &str) -> Result<u32, StepError> {
-        tasks::start(&self.client, id)
-            .await
-            .map_err(|status| self.client.step_error("RunContainerError", &format!("starting container {id}"), &status))
+        let pid = tasks::start(&self.client, id).await.map_err(|status| {
+            self.client.step_error("RunContainerError", &format!("starting container {id}"), &status)
+        })?;
+        if self.client.peer_pid().is_some() {
+            self.ends.started(&self.heard, id, pid);
+        }
+        Ok(pid)
     }
 
     async fn resize(&self, id: &str, container: &Container) -> Result<(), StepError> {
