@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use pod::desired::{Origin, Source};
 use pod::manifest;
 use pod::name::Uid;
@@ -101,7 +101,7 @@ pub fn pod(object: &Value) -> Pod {
         },
         ready_since: ready.map(|c| time(&c["lastTransitionTime"]).unwrap_or(created)),
         created,
-        deletion: time(&metadata["deletionTimestamp"]),
+        deletion: deletion(metadata),
         restarts: u32::try_from(restarts).unwrap_or(u32::MAX),
         trouble: trouble(status, statuses()),
     }
@@ -254,6 +254,13 @@ fn strategy(object: &Value) -> Strategy {
         object["rollingUpdate"].get(field).and_then(Share::read).unwrap_or(Share::Count(default))
     };
     Strategy::RollingUpdate { max_unavailable: share("maxUnavailable", 1), max_surge: share("maxSurge", 0) }
+}
+
+/// When its deletion was asked for: `deletionTimestamp` is when its grace will be over.
+fn deletion(metadata: &Value) -> Option<Timestamp> {
+    let end = time(&metadata["deletionTimestamp"])?;
+    let grace = SignedDuration::from_secs(metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0));
+    Some(end.checked_sub(grace).unwrap_or(end))
 }
 
 /// `spec.nodeName`, else the node that the required affinity names.

@@ -56,10 +56,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let clock = Clock::system();
     let data_dir = config.data_dir.clone();
     let _lock = tokio::task::spawn_blocking(move || offline::lock(&data_dir)).await??;
-    let (store, authority) = open(&config, &clock).await?;
-    let authority = Arc::new(authority);
+    let store = open(&config).await?;
     let objects = Objects::new(store.clone(), clock.clone());
+    // Before there is an authority: where there is one, the store has had objects.
     bootstrap::ensure(&objects).await.context("the objects that are always there cannot be made")?;
+    let authority = Arc::new(authority(&config, &store, &clock).await?);
     let listener = listen(config.listen, "--listen").await?;
     let nodes_listener = listen(config.nodes_listen, "--nodes-listen").await?;
     let (api, nodes) = (listener.local_addr()?, nodes_listener.local_addr()?);
@@ -126,22 +127,33 @@ fn checks(store: &AnyStore) -> Checks {
     Checks(vec![Check { name: "store", of_life: false, look: Arc::new(look) }])
 }
 
-async fn open(config: &Config, clock: &Clock) -> anyhow::Result<(AnyStore, Authority)> {
-    let data_dir = config.data_dir.clone();
+/// Nodes believe whoever has the authority: with it an empty store is not one that begins, but one that is lost, and every node would be told that
+/// it is to have nothing.
+async fn open(config: &Config) -> anyhow::Result<AnyStore> {
+    let place = match &config.store {
+        StoreChoice::Embedded => config.data_dir.join(offline::STORE),
+        StoreChoice::Etcd(place) => return Ok(etcd(place).await?.into()),
+    };
+    let store: AnyStore = tokio::task::spawn_blocking(move || Embedded::open(&place)).await??.into();
+    let is_empty = store.get(REVISION_OF).await?.revision == 0;
+    let directory = config.data_dir.display();
+    anyhow::ensure!(
+        !is_empty || !config.data_dir.join(keep::FILE).exists(),
+        "{directory} has an authority ({file}) and an empty store: every node would be told to end its daemons. Put a backup back \
+         (daemonlet-control restore FILE), or remove {directory}/{file} too to begin a fleet anew",
+        file = keep::FILE,
+    );
+    Ok(store)
+}
+
+async fn authority(config: &Config, store: &AnyStore, clock: &Clock) -> anyhow::Result<Authority> {
     let now = clock.now();
     match &config.store {
         StoreChoice::Embedded => {
-            let open = move || -> anyhow::Result<(AnyStore, Authority)> {
-                let store = Embedded::open(&data_dir.join(offline::STORE))?;
-                Ok((store.into(), keep::in_directory(&data_dir, now)?))
-            };
-            tokio::task::spawn_blocking(open).await?
+            let data_dir = config.data_dir.clone();
+            Ok(tokio::task::spawn_blocking(move || keep::in_directory(&data_dir, now)).await??)
         }
-        StoreChoice::Etcd(place) => {
-            let store: AnyStore = etcd(place).await?.into();
-            let authority = keep::in_store(&store, "etcd", now).await?;
-            Ok((store, authority))
-        }
+        StoreChoice::Etcd(_) => Ok(keep::in_store(store, "etcd", now).await?),
     }
 }
 

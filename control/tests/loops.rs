@@ -111,6 +111,34 @@ async fn a_node_gets_its_daemon_its_lease_and_its_namespace_what_belongs_there()
     loops.stop().await;
 }
 
+/// Somebody writes, in a namespace of his own, an object that says it is owned by another namespace's DaemonSet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_owner_reference_does_not_end_what_the_owner_has() {
+    let world = World::new().await;
+    let loops = world.start(None);
+    world.create_set().await;
+    world.create("", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}})).await;
+    world.create("", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other"}})).await;
+    until("a pod", || async { world.pods().await.len() == 1 }).await;
+    loops.stop().await;
+    let set = world.get("apps/v1", "DaemonSet", "default", "d").await.unwrap();
+    let reference = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "nothing", "uid": set["metadata"]["uid"]});
+    let metadata = json!({"name": "m", "namespace": "other", "ownerReferences": [reference], "finalizers": ["x.io/y"]});
+    world.create("other", json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})).await;
+    let before = world.pods().await;
+    let loops = world.start(None);
+    until("it is nobody's", || async {
+        let made = world.get("v1", "ConfigMap", "other", "m").await.unwrap();
+        !made["metadata"]["deletionTimestamp"].is_null()
+    })
+    .await;
+    let looked = |pods: Vec<Value>| -> Vec<Value> {
+        pods.into_iter().map(|pod| json!([pod["metadata"]["uid"], pod["metadata"]["deletionTimestamp"]])).collect()
+    };
+    assert_eq!(looked(world.pods().await), looked(before));
+    loops.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_endpoints_one_runs_the_loops_and_another_follows_at_once_when_it_stops() {
     let world = World::new().await;

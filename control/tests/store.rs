@@ -305,7 +305,36 @@ async fn a_copy_put_back_gives_no_revision_twice() {
     assert_eq!(found.revision, first + RESTORED);
     let gone = store.watch("/pods/", lost).await.map(drop);
     assert!(matches!(gone, Err(StoreError::Compacted { .. })), "{gone:?}");
-    assert!(put(&store, "/pods/a", "2", Expected::At(first)).await.expect("as expected") > lost);
+    let again = put(&store, "/pods/a", "2", Expected::At(first)).await.expect("as expected");
+    assert!(again > lost);
+    // The same copy once more.
+    drop(store);
+    drop(reopened(&path).await);
+    tests::wait::wait_for("it is put back", || embedded::restore(&copy, &path).map_err(|error| format!("{error:?}")));
+    assert!(reopened(&path).await.get("/pods/a").await.expect("read").revision > again);
+}
+
+#[tokio::test]
+async fn a_copy_replaces_a_store_that_is_damaged_and_that_is_set_aside() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, copy) = (dir.path().join("store"), dir.path().join("copy"));
+    let store = open(&path);
+    let first = create(&store, "/pods/a", "0").await;
+    let to = copy.clone();
+    tokio::task::spawn_blocking(move || store.backup(&to)).await.expect("it ends").expect("copied");
+    drop(reopened(&path).await);
+    for damage in ["", "this is no store"] {
+        // Another file: whoever had the store open may still write to the one that was there.
+        let damaged = dir.path().join("other");
+        std::fs::write(&damaged, damage).expect("written");
+        std::fs::rename(&damaged, &path).expect("in its place");
+        let put_back = || embedded::restore(&copy, &path).map_err(|error| format!("{error:?}"));
+        tests::wait::wait_for("it is put back", put_back);
+        let found = reopened(&path).await.get("/pods/a").await.expect("read");
+        assert_eq!((found.entry.expect("there").value, found.revision), (b"0".to_vec(), first + RESTORED));
+        assert_eq!(std::fs::read_to_string(dir.path().join("store.damaged")).expect("kept"), damage);
+        drop(reopened(&path).await);
+    }
 }
 
 #[tokio::test]

@@ -169,6 +169,15 @@ fn an_endpoint_makes_its_directory_and_tokens_and_copies_while_it_runs_and_when_
     assert_eq!(pin(&token(&other)), pin(&first));
     again.stop();
 
+    // With its authority, a fleet whose store is lost is not one that begins.
+    let store = data.join("store");
+    for lost in [false, true] {
+        if lost { std::fs::remove_file(&store) } else { std::fs::write(&store, "") }.expect("this machine can");
+        let refused = serve(&data, &[]).output().expect("this machine can");
+        assert_eq!(code(&refused), 1);
+        assert!(said(&refused).contains("restore"), "{}", said(&refused));
+    }
+
     std::fs::write(data.join("authority"), "damaged").expect("this machine can");
     let refused = serve(&data, &[]).output().expect("this machine can");
     assert_eq!(code(&refused), 1);

@@ -54,6 +54,18 @@ fn template_data_is_what_go_writes() {
 }
 
 #[test]
+fn a_deletion_was_asked_for_when_its_grace_began() {
+    let asked = |metadata: Value| pod(&json!({"metadata": metadata})).deletion.map(|at| at.to_string());
+    let end = "2026-01-01T00:02:00Z";
+    assert_eq!(
+        asked(json!({"deletionTimestamp": end, "deletionGracePeriodSeconds": 120})).as_deref(),
+        Some("2026-01-01T00:00:00Z")
+    );
+    assert_eq!(asked(json!({"deletionTimestamp": end})).as_deref(), Some(end));
+    assert_eq!(asked(json!({})), None);
+}
+
+#[test]
 fn a_pod_tells_its_node_its_readiness_and_its_trouble() {
     let mut object = json!({
         "metadata": {"name": "p", "uid": "u", "creationTimestamp": "2024-01-01T00:00:00Z", "labels": {"a": "b"},

@@ -23,6 +23,7 @@ use super::slices::Slices;
 use super::told::{BATCHES_MAX, Tower};
 use crate::api::objects::Objects;
 use crate::contacts::Contacts;
+use crate::daemonset::after;
 
 /// A look that has begun may end: a write that is half done is looked at again by whoever comes next, but need not be.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
@@ -141,11 +142,19 @@ async fn while_elected(
 ) {
     let mut running: Option<JoinSet<()>> = None;
     let mut held_until = Instant::now();
+    // A machine that sleeps has a clock that stands still, and one that does not.
+    let clock = objects.clock().clone();
+    let mut held_until_wall = clock.now();
     loop {
         let asked = Instant::now();
-        match tokio::time::timeout(RENEW_WITHIN, candidate.stand()).await {
+        let asked_wall = clock.now();
+        // While the loops run nothing takes longer than the Lease is held.
+        let left = held_until.saturating_duration_since(asked).min(RENEW_WITHIN);
+        let bound = if running.is_some() { left } else { RENEW_WITHIN };
+        match tokio::time::timeout(bound, candidate.stand()).await {
             Ok(Ok(true)) => {
                 held_until = asked + RENEW_WITHIN;
+                held_until_wall = after(asked_wall, RENEW_WITHIN);
                 if running.as_mut().is_none_or(|tasks| tasks.try_join_next().is_some()) {
                     tracing::info!("this endpoint runs the loops");
                     let mut tasks = JoinSet::new();
@@ -157,11 +166,14 @@ async fn while_elected(
             Ok(Err(error)) => tracing::warn!(%error, "the Lease of the loops cannot be renewed"),
             Err(_) => tracing::warn!("the Lease of the loops cannot be renewed in time"),
         }
-        if held_until <= Instant::now() && running.take().is_some() {
-            tracing::warn!("another endpoint runs the loops");
+        let is_over = held_until <= Instant::now() || held_until_wall <= clock.now();
+        if is_over && running.take().is_some() {
+            tracing::warn!("another endpoint may run the loops");
         }
+        let left = held_until.saturating_duration_since(Instant::now());
+        let pause = if running.is_some() { RETRY.min(left) } else { RETRY };
         tokio::select! {
-            () = tokio::time::sleep(RETRY) => {}
+            () = tokio::time::sleep(pause) => {}
             _ = stopped.wait_for(|stop| *stop) => break,
         }
     }

@@ -131,6 +131,12 @@ impl Tower {
             return Ok(Told::Anew { revision });
         };
         match watch.next().await {
+            // Gone, and nothing says any more what it was.
+            Ok(store::Changes { changes, .. }) if changes.iter().any(|it| it.now.is_none() && it.before.is_none()) => {
+                self.watch = None;
+                tracing::warn!("what was deleted is compacted: the loops begin anew");
+                Err(ApiError::expired("what was deleted is compacted"))
+            }
             Ok(store::Changes { changes, revision }) => {
                 let changes = changes.into_iter().filter_map(|change| self.change(change)).collect();
                 Ok(Told::Changed(Arc::new(Batch::new(changes, revision))))

@@ -212,7 +212,12 @@ impl Watching {
             let kind = if was { EventKind::Modified } else { EventKind::Added };
             return Ok(Some(WatchEvent { kind, object }));
         }
-        let Some(before) = &change.before else { return Ok(None) };
+        let before = match &change.before {
+            Some(before) => before,
+            // It is gone, and nothing says any more what it was: the client has to list anew, or it keeps it for ever.
+            None if change.now.is_none() => return Err(ApiError::expired("what was deleted is compacted")),
+            None => return Ok(None),
+        };
         let mut object = object_of(self.kind, before)?;
         if !chosen(&object) {
             return Ok(None);

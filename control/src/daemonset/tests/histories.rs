@@ -25,6 +25,7 @@ enum Happens {
     Undo(usize),
     Change(Update),
     MinReady(u64),
+    Grace(i64),
     Lose(usize),
     Return(usize),
     Remove(usize),
@@ -70,6 +71,7 @@ fn happens() -> impl Strategy<Value = Happens> {
         1 => (0..4_usize).prop_map(Happens::Undo),
         1 => strategy().prop_map(Happens::Change),
         1 => prop_oneof![Just(0), Just(10)].prop_map(Happens::MinReady),
+        1 => prop_oneof![Just(0), Just(30), Just(300)].prop_map(Happens::Grace),
         2 => n().prop_map(Happens::Lose),
         2 => n().prop_map(Happens::Return),
         1 => n().prop_map(Happens::Remove),
@@ -106,6 +108,7 @@ fn apply(world: &mut World, event: &Happens) {
         }
         Happens::Change(strategy) => world.daemonset.strategy = *strategy,
         Happens::MinReady(seconds) => world.daemonset.min_ready = Duration::from_secs(*seconds),
+        Happens::Grace(seconds) => world.grace = *seconds,
         Happens::Lose(n) => {
             if let Some(node) = world.seen.nodes.get_mut(&name(n)) {
                 node.contact = Contact::Lost { since: now, reason: "no heartbeat".into() };
@@ -148,15 +151,14 @@ fn apply(world: &mut World, event: &Happens) {
             }
         }
         Happens::HistoryLimit(limit) => world.daemonset.history_limit = *limit,
-        Happens::UserDeletes(n)
-        | Happens::Fails(n)
-        | Happens::Ends(n)
-        | Happens::Flaps(n)
-        | Happens::Orphaned(n)
-        | Happens::Unmatched(n) => {
+        Happens::UserDeletes(n) => {
+            if let Some(uid) = world.seen.pods.get(*n).map(|pod| pod.uid.clone()) {
+                world.ask(&uid);
+            }
+        }
+        Happens::Fails(n) | Happens::Ends(n) | Happens::Flaps(n) | Happens::Orphaned(n) | Happens::Unmatched(n) => {
             let Some(pod) = world.seen.pods.get_mut(*n) else { return };
             match event {
-                Happens::UserDeletes(_) => pod.deletion = pod.deletion.or(Some(now)),
                 Happens::Fails(_) => pod.phase = Phase::Failed,
                 Happens::Ends(_) => pod.phase = Phase::Succeeded,
                 Happens::Flaps(_) => pod.ready_since = None,

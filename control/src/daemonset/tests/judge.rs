@@ -153,7 +153,8 @@ impl Sheet<'_> {
         let Contact::Lost { since, .. } = &row.node.contact else { return row.runs };
         let limit = since.as_second() + 60;
         let touched = |p: &&&Pod| {
-            self.is_new(p) && p.created.as_second() <= limit || p.deletion.is_some_and(|d| d.as_second() <= limit)
+            let asked = self.world.asked.get(&p.uid).copied().or(p.deletion);
+            self.is_new(p) && p.created.as_second() <= limit || asked.is_some_and(|d| d.as_second() <= limit)
         };
         row.runs && row.pods.iter().filter(touched).count() > 0
     }

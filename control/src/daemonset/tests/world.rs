@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use pod::name::Uid;
+use serde_json::json;
 
 use super::build::{at, daemonset, labels, node};
 use super::judge;
+use crate::convert;
 use crate::daemonset::{
     Contact, DaemonSet, Decision, Ending, Failures, HASH_LABEL, Phase, Pod, Revision, Seen, Step, decide,
 };
@@ -16,6 +19,10 @@ pub struct World {
     pub seen: Seen,
     pub failures: Failures,
     pub second: i64,
+    /// Seconds that a pod has to end.
+    pub grace: i64,
+    /// When the deletion of each pod was asked for.
+    pub asked: BTreeMap<Uid, Timestamp>,
     /// Template data by hash: what contains `bad` never gets ready, `flash` for a moment again and again.
     made_from: BTreeMap<String, String>,
     edits: u32,
@@ -33,6 +40,8 @@ impl World {
             seen,
             failures: Failures::default(),
             second: 0,
+            grace: 30,
+            asked: BTreeMap::new(),
             made_from: BTreeMap::new(),
             edits: 1,
             pods_made: 0,
@@ -70,12 +79,24 @@ impl World {
         self.seen.pods.iter_mut().find(|p| p.uid == *uid).expect("a step names a pod that was seen")
     }
 
+    /// Somebody deletes the pod. It is shown to the decision as the API keeps it.
+    pub fn ask(&mut self, uid: &Uid) {
+        let (now, grace) = (at(self.second), self.grace);
+        let metadata = json!({
+            "deletionTimestamp": at(self.second + grace).to_string(), "deletionGracePeriodSeconds": grace,
+        });
+        let pod = self.pod(uid);
+        if pod.deletion.is_none() {
+            pod.deletion = convert::pod(&json!({"metadata": metadata})).deletion;
+            self.asked.insert(uid.clone(), now);
+        }
+    }
+
     fn revision(&mut self, name: &str) -> &mut Revision {
         self.seen.revisions.iter_mut().find(|r| r.name == name).expect("a step names a revision that was seen")
     }
 
     pub fn carry_out(&mut self, step: &Step) {
-        let now = at(self.second);
         let owner = Some(self.daemonset.uid.clone());
         match step.clone() {
             Step::AdoptPod { uid } => self.pod(&uid).controller = owner,
@@ -100,8 +121,8 @@ impl World {
                 self.seen.revisions.push(Revision { name, labels, controller: owner, deleting: false, number, data });
             }
             Step::DeletePod { uid, why, .. } => {
+                self.ask(&uid);
                 let pod = self.pod(&uid);
-                pod.deletion = pod.deletion.or(Some(now));
                 // As the API does it: what no agent has to end vanishes at once.
                 let at_once = why == Ending::NodeGone || pod.phase != Phase::Active;
                 if at_once {

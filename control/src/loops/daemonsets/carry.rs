@@ -23,22 +23,28 @@ pub struct Carry<'a> {
     together: usize,
     /// The newest of the writes.
     written: u64,
+    /// What may have been done, or may be done yet.
+    unanswered: Vec<Job>,
 }
 
 /// A pod that is to be made or deleted.
 #[derive(Debug, Clone)]
-enum Job {
+pub enum Job {
     Create { object: Value },
     Delete { uid: Uid, name: String, at_once: bool },
 }
 
 impl<'a> Carry<'a> {
     pub fn new(objects: &'a Objects, recorder: &'a Recorder, set: &'a DaemonSet, together: usize) -> Carry<'a> {
-        Carry { objects, recorder, set, together, written: 0 }
+        Carry { objects, recorder, set, together, written: 0, unanswered: Vec::new() }
     }
 
     pub fn written(&self) -> u64 {
         self.written
+    }
+
+    pub fn take_unanswered(&mut self) -> Vec<Job> {
+        std::mem::take(&mut self.unanswered)
     }
 
     /// The steps and the events. False: something failed and has to be looked at again.
@@ -94,7 +100,7 @@ impl<'a> Carry<'a> {
     }
 
     /// Pods, some at a time. False: one of them failed.
-    async fn all(&mut self, jobs: Vec<Job>) -> bool {
+    pub async fn all(&mut self, jobs: Vec<Job>) -> bool {
         let mut jobs = jobs.into_iter();
         let mut under_way = JoinSet::new();
         let mut fine = true;
@@ -124,6 +130,11 @@ impl<'a> Carry<'a> {
             Job::Create { object } => of::meta(object, "name"),
             Job::Delete { name, .. } => name,
         };
+        if let Err(error) = &done
+            && matches!(error.code, 503 | 504)
+        {
+            self.unanswered.push(job.clone());
+        }
         match (job, done) {
             (_, Ok(None)) => true,
             (Job::Create { .. }, Ok(Some(revision))) => {

@@ -162,8 +162,9 @@ impl Mirror {
         let set = match convert::daemonset(object) {
             Ok(set) => Arc::new(set),
             Err(error) => {
-                tracing::warn!(daemonset = ?key, %error, "cannot be judged");
-                return self.sets.remove(&key).is_some();
+                // What was wanted before is still wanted: nobody has said that its pods are to be left alone.
+                tracing::warn!(daemonset = ?key, %error, "cannot be judged; what was known of it stands");
+                return false;
             }
         };
         let known = self.sets.insert(key, (set.clone(), of::revision(object)));

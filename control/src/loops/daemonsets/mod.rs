@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use self::carry::Carry;
+use self::carry::{Carry, Job};
 use self::mirror::{Key, Mirror};
 use super::queue::Looked;
 use super::record::Recorder;
@@ -18,7 +18,7 @@ use super::runner::Looks;
 use super::told::Change;
 use crate::api::error::ApiError;
 use crate::api::objects::Objects;
-use crate::daemonset::{Failures, decide};
+use crate::daemonset::{DaemonSet, Failures, decide};
 use crate::store::Store as _;
 use pod::name::Uid;
 
@@ -36,6 +36,8 @@ pub struct DaemonSets {
     written: u64,
     /// Those that were to be looked at before that was seen.
     waiting: BTreeSet<Key>,
+    /// Pods whose making or deletion had no answer: it may happen yet, and until that is settled nothing else is decided.
+    unanswered: BTreeMap<Key, Vec<Job>>,
     together: usize,
 }
 
@@ -48,8 +50,36 @@ impl DaemonSets {
             failures: BTreeMap::new(),
             written: 0,
             waiting: BTreeSet::new(),
+            unanswered: BTreeMap::new(),
             together: TOGETHER_MAX,
         }
+    }
+
+    async fn newest(&self) -> Result<u64, ApiError> {
+        Ok(self.objects.store().get("/registry/").await?.revision)
+    }
+
+    /// Does once more what had no answer: the same pods by the same names, so that nothing happens twice. False: some of it has none yet.
+    async fn settle(&mut self, key: &Key, set: &DaemonSet) -> Result<bool, ApiError> {
+        let Some(jobs) = self.unanswered.remove(key) else { return Ok(true) };
+        tracing::info!(daemonset = ?key, writes = jobs.len(), "writes without an answer are asked for again");
+        let mut carry = Carry::new(&self.objects, &self.recorder, set, self.together);
+        carry.all(jobs.clone()).await;
+        let (written, left) = (carry.written(), carry.take_unanswered());
+        self.written = self.written.max(written);
+        if !left.is_empty() {
+            self.unanswered.insert(key.clone(), left);
+            return Ok(false);
+        }
+        // What has happened before is in the store by now, at the latest as of this.
+        match self.newest().await {
+            Ok(newest) => self.written = self.written.max(newest),
+            Err(error) => {
+                self.unanswered.insert(key.clone(), jobs);
+                return Err(error);
+            }
+        }
+        Ok(true)
     }
 
     /// Writes one after the other, so that a simulation goes the same way each time.
@@ -66,11 +96,13 @@ impl Looks for DaemonSets {
         self.mirror = match Mirror::read(&self.objects, revision).await {
             // It took so long to begin that this revision is not kept any more.
             Err(error) if error.code == 410 => {
-                let newest = self.objects.store().get("/registry/").await?.revision;
+                let newest = self.newest().await?;
                 Mirror::read(&self.objects, newest).await?
             }
             read => read?,
         };
+        // Where an older state of the store has come back, what was written is not in it and never comes.
+        self.written = self.written.min(self.newest().await?);
         wake.extend(self.mirror.keys().cloned());
         Ok(())
     }
@@ -89,8 +121,12 @@ impl Looks for DaemonSets {
     async fn look(&mut self, key: &Key, now: Timestamp, _wake: &mut Vec<Key>) -> Result<Looked, ApiError> {
         let Some((set, version)) = self.mirror.set(key) else {
             self.failures.remove(key);
+            self.unanswered.remove(key);
             return Ok(Looked::Gone);
         };
+        if !self.settle(key, &set).await? {
+            return Ok(Looked::Failed);
+        }
         if self.mirror.upto() < self.written {
             self.waiting.insert(key.clone());
             return Ok(Looked::Done(None));
@@ -104,6 +140,10 @@ impl Looks for DaemonSets {
         let done = carry.out(&decision, &self.mirror).await;
         let status = carry.status(&decision.status, version).await;
         self.written = self.written.max(carry.written());
+        let unanswered = carry.take_unanswered();
+        if !unanswered.is_empty() {
+            self.unanswered.insert(key.clone(), unanswered);
+        }
         if let Err(error) = &status {
             tracing::debug!(daemonset = ?key, %error, "status not written");
         }

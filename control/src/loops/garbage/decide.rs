@@ -35,16 +35,19 @@ pub struct Owner {
     pub uid: String,
     /// `blockOwnerDeletion`.
     pub blocks: bool,
+    /// What is known, as of the moment of all things or later, of what this very reference names: two may name one uid, and one of them
+    /// wrongly. None: of a kind that we do not have, and left to others.
+    pub known: Option<Ownership>,
 }
 
-/// What is known of an owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is known of an owner. Of two that an object says of one uid, the later one here counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ownership {
     /// Looked for under the name of the reference: it is not there, or is another with another uid.
     Gone,
-    Lives,
     /// It is deleted and waits for its dependents.
     Waits,
+    Lives,
 }
 
 /// One write, conditional on the uid of what it names.
@@ -82,9 +85,8 @@ pub const FOREGROUND: &str = "foregroundDeletion";
 /// The finalizer of an owner that leaves its dependents behind.
 pub const ORPHAN: &str = "orphan";
 
-/// `things`: all that have owners or wait, as of one moment. `owners`: what is known, at that moment or later, of each owner that is named; one that is missing
-/// here is of a kind that we do not have, and is left to others.
-pub fn decide(things: &[Thing], owners: &BTreeMap<String, Ownership>) -> Vec<Step> {
+/// `things`: all that have owners or wait, as of one moment.
+pub fn decide(things: &[Thing]) -> Vec<Step> {
     let mut dependents: BTreeMap<&str, Vec<&Thing>> = BTreeMap::new();
     for thing in things {
         let named: BTreeSet<&str> = thing.owners.iter().map(|owner| owner.uid.as_str()).collect();
@@ -101,7 +103,7 @@ pub fn decide(things: &[Thing], owners: &BTreeMap<String, Ownership>) -> Vec<Ste
                 steps.push(Step::Finish { id: thing.id.clone(), finalizer: FOREGROUND });
             }
         }
-        steps.extend(disowned(thing, of(thing), owners));
+        steps.extend(disowned(thing, of(thing)));
     }
     steps
 }
@@ -115,10 +117,11 @@ fn leave_behind(owner: &Thing, dependents: &[&Thing]) -> Vec<Step> {
 }
 
 /// What follows for an object from what its owners are.
-fn disowned(thing: &Thing, dependents: &[&Thing], owners: &BTreeMap<String, Ownership>) -> Vec<Step> {
+fn disowned(thing: &Thing, dependents: &[&Thing]) -> Vec<Step> {
     let id = || thing.id.clone();
     let cyclic = dependents.iter().any(|d| d.deleting && d.foreground);
-    let is = |owner: &Owner, what| owners.get(&owner.uid) == Some(&what);
+    let known = |owner: &Owner| thing.owners.iter().filter(|it| it.uid == owner.uid).filter_map(|it| it.known).max();
+    let is = |owner: &Owner, what| known(owner) == Some(what);
     let waited_for = thing.owners.iter().any(|owner| is(owner, Ownership::Waits));
     let blocks = thing.owners.iter().any(|owner| owner.blocks);
     let unblock = (waited_for && cyclic && blocks).then(|| Step::Unblock { id: id() });

@@ -74,7 +74,7 @@ impl Garbage {
 
     async fn graph(&mut self) -> Result<Looked, ApiError> {
         let mut things = Vec::new();
-        let mut references = BTreeSet::new();
+        let mut named: Vec<Vec<Reference>> = Vec::new();
         let mut waiting = BTreeSet::new();
         let mut as_of = None;
         for (at, kind) in collected() {
@@ -85,23 +85,30 @@ impl Garbage {
                 } else if thing.owners.is_empty() {
                     return;
                 }
-                references.extend(of::owners(&object).iter().map(|owner| reference(&thing.id.namespace, owner)));
+                named.push(of::owners(&object).iter().map(|owner| reference(&thing.id.namespace, owner)).collect());
                 things.push(thing);
             })
             .await?;
             // All kinds as of one moment: an owner that is read later and is not there has gone since.
             as_of = Some(revision);
         }
-        let mut owners = BTreeMap::new();
-        for reference in references {
-            if let Some(ownership) = self.owner(&reference).await? {
-                owners.insert(reference.uid, ownership);
+        let mut owners: BTreeMap<Reference, Option<Ownership>> = BTreeMap::new();
+        self.alive.clear();
+        for (thing, named) in things.iter_mut().zip(named) {
+            for (owner, reference) in thing.owners.iter_mut().zip(named) {
+                owner.known = match owners.get(&reference) {
+                    Some(known) => *known,
+                    None => self.owner(&reference).await?,
+                };
+                if owner.known == Some(Ownership::Lives) {
+                    self.alive.insert(reference.uid.clone());
+                }
+                owners.insert(reference, owner.known);
             }
         }
-        self.alive = owners.iter().filter(|(_, is)| **is == Ownership::Lives).map(|(uid, _)| uid.clone()).collect();
         self.waiting = waiting;
         let mut fine = true;
-        for step in decide(&things, &owners) {
+        for step in decide(&things) {
             tracing::info!(?step, "garbage");
             if let Err(error) = self.carry_out(&step).await {
                 tracing::info!(?step, %error, "to be tried again");
@@ -214,13 +221,14 @@ fn kind(id: &Id) -> &'static Kind {
 
 fn thing(kind: usize, object: &Value) -> Thing {
     let text = |field| of::meta(object, field).to_owned();
-    let owner = |owner: &Value| {
-        let uid = owner["uid"].as_str()?.to_owned();
-        Some(Owner { uid, blocks: owner["blockOwnerDeletion"] == true })
+    let owner = |owner: &Value| Owner {
+        uid: owner["uid"].as_str().unwrap_or_default().to_owned(),
+        blocks: owner["blockOwnerDeletion"] == true,
+        known: None,
     };
     Thing {
         id: Id { kind, namespace: text("namespace"), name: text("name"), uid: text("uid") },
-        owners: of::owners(object).iter().filter_map(owner).collect(),
+        owners: of::owners(object).iter().map(owner).collect(),
         deleting: of::is_ending(object),
         foreground: of::has_finalizer(object, FOREGROUND),
         orphan: of::has_finalizer(object, ORPHAN),

@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use redb::Database;
+use redb::{Database, DatabaseError};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::recent::Recent;
@@ -100,16 +100,16 @@ pub fn restore(copy_of: &Path, path: &Path) -> Result<(), StoreError> {
     let work = beside(path);
     let put = || -> Result<(), StoreError> {
         // Both locks: nobody may have the store open, and the copy has to be one.
-        if path.exists() {
-            drop(Database::open(path).map_err(|error| failed("be replaced", error.into()))?);
-        }
+        let replaced = newest_of(path)?;
         fs::copy(copy_of, &work).map_err(|error| unavailable(copy_of, "be copied", error))?;
         let database = open(&work).map_err(|error| unavailable(copy_of, "be read", error))?;
         let skip = || -> Result<(), Failed> {
             let transaction = database.begin_write()?;
             {
                 let mut counters = transaction.open_table(COUNTERS)?;
+                // What is replaced may have been put back from the same copy before.
                 let newest = value(&counters, NEWEST)?.saturating_add(RESTORED);
+                let newest = newest.max(replaced.unwrap_or(0).saturating_add(1));
                 counters.insert(NEWEST, newest)?;
                 counters.insert(COMPACTED, newest)?;
             }
@@ -118,6 +118,11 @@ pub fn restore(copy_of: &Path, path: &Path) -> Result<(), StoreError> {
         };
         skip().map_err(|error| failed("be put back", error))?;
         drop(database);
+        if replaced.is_none() {
+            // Whoever wants to look into it finds it there.
+            let aside = set_aside(path);
+            fs::rename(path, &aside).map_err(|error| unavailable(path, "be set aside", error))?;
+        }
         place(&work, path).map_err(|error| unavailable(path, "be put back", error))
     };
     let done = put();
@@ -125,6 +130,23 @@ pub fn restore(copy_of: &Path, path: &Path) -> Result<(), StoreError> {
         let _ = fs::remove_file(&work);
     }
     done
+}
+
+/// The newest revision of a store that is to be replaced, 0 where there is none; None: it cannot be read, which is what a backup is for.
+fn newest_of(path: &Path) -> Result<Option<u64>, StoreError> {
+    if !path.exists() {
+        return Ok(Some(0));
+    }
+    match Database::open(path) {
+        Ok(database) => Ok(counter(&database, NEWEST).ok()),
+        Err(error @ (DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch)) => {
+            Err(unavailable(path, "be replaced", error))
+        }
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "the store cannot be read; it is set aside");
+            Ok(None)
+        }
+    }
 }
 
 impl Store for Embedded {
@@ -325,8 +347,17 @@ impl Shared {
 
 /// Where a file is made before it gets its name.
 fn beside(path: &Path) -> PathBuf {
+    with(path, ".new")
+}
+
+/// The name of what cannot be read.
+fn set_aside(path: &Path) -> PathBuf {
+    with(path, ".damaged")
+}
+
+fn with(path: &Path, end: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
+    name.push(end);
     path.with_file_name(name)
 }
 

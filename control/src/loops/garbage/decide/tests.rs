@@ -11,7 +11,7 @@ struct World {
 }
 
 fn thing(uid: &str, owners: &[(&str, bool)]) -> Thing {
-    let owner = |(uid, blocks): &(&str, bool)| Owner { uid: (*uid).into(), blocks: *blocks };
+    let owner = |(uid, blocks): &(&str, bool)| Owner { uid: (*uid).into(), blocks: *blocks, known: None };
     Thing {
         id: Id { kind: 0, namespace: "n".into(), name: uid.into(), uid: uid.into() },
         owners: owners.iter().map(owner).collect(),
@@ -43,17 +43,14 @@ impl World {
     }
 
     fn steps(&self) -> Vec<Step> {
-        let named = self.things.values().flat_map(|t| &t.owners).map(|o| o.uid.clone());
-        let known = |uid: String| {
-            let what = match self.things.get(&uid) {
-                None => Ownership::Gone,
-                Some(t) if t.deleting && t.foreground => Ownership::Waits,
-                Some(_) => Ownership::Lives,
-            };
-            (uid, what)
+        let known = |uid: &str| match self.things.get(uid) {
+            None => Ownership::Gone,
+            Some(t) if t.deleting && t.foreground => Ownership::Waits,
+            Some(_) => Ownership::Lives,
         };
-        let things: Vec<Thing> = self.things.values().cloned().collect();
-        decide(&things, &named.map(known).collect())
+        let mut things: Vec<Thing> = self.things.values().cloned().collect();
+        things.iter_mut().flat_map(|t| &mut t.owners).for_each(|o| o.known = Some(known(&o.uid)));
+        decide(&things)
     }
 
     fn carry_out(&mut self, step: &Step) {
@@ -126,7 +123,7 @@ fn orphans_stay_without_their_owner() {
     world.delete("ds", Propagation::Orphan);
     world.run();
     assert_eq!(world.left(), ["other", "pod"]);
-    assert_eq!(world.things["pod"].owners, [Owner { uid: "other".into(), blocks: false }]);
+    assert_eq!(world.things["pod"].owners, [Owner { uid: "other".into(), blocks: false, known: None }]);
 }
 
 #[test]
@@ -139,7 +136,20 @@ fn one_living_owner_is_enough() {
 
 #[test]
 fn an_owner_of_a_kind_that_we_do_not_have_is_left_to_others() {
-    assert!(decide(&[thing("pod", &[("deployment", true)])], &BTreeMap::new()).is_empty());
+    assert!(decide(&[thing("pod", &[("deployment", true)])]).is_empty());
+}
+
+#[test]
+fn a_wrong_reference_to_a_living_owner_costs_only_its_own_object() {
+    let of = |name: &str, known: &[Ownership]| {
+        let mut thing = thing(name, &vec![("ds", true); known.len()]);
+        thing.owners.iter_mut().zip(known).for_each(|(owner, known)| owner.known = Some(*known));
+        thing
+    };
+    let (right, copied) = (of("pod", &[Ownership::Lives]), of("copied", &[Ownership::Gone]));
+    let both = of("both", &[Ownership::Lives, Ownership::Gone]);
+    let steps = decide(&[right, copied.clone(), both]);
+    assert_eq!(steps, [Step::Delete { id: copied.id, propagation: Propagation::Background }]);
 }
 
 #[test]
