@@ -2,10 +2,11 @@
 # `make` alone prints them.
 
 SEEDS ?= 10000
+ROUNDS ?= 200
 CONTAINERD ?=
 export CONTAINERD
 
-.PHONY: help run stop test check bench machine sim
+.PHONY: help run stop test check bench deb machine torture sim
 
 help:
 	@echo 'make run              build, start a containerd of its own, a control endpoint and the agent with manifests/, show the daemons (root)'
@@ -14,7 +15,9 @@ help:
 	@echo 'make test             every test, with the time each suite took (root)'
 	@echo 'make check            format, lints, documentation, licences'
 	@echo 'make bench            measure beside ctr and podman, about half an hour (root)'
+	@echo 'make deb              Debian packages and static programs under target/'
 	@echo 'make machine          boot a Debian machine with the units and test it there (root)'
+	@echo 'make torture ROUNDS=n kill agent, containerd, shims and log keeper at random instants, then look for leaks, doubles and lost lines (root)'
 	@echo 'make sim SEEDS=n      drive the agent over a faulty fake runtime, and the endpoint over faulty nodes, from n seeds; a failing seed prints itself'
 
 run:
@@ -32,10 +35,18 @@ check:
 bench:
 	@scripts/bench.sh
 
+deb:
+	@scripts/deb.sh
+
 machine:
 	@scripts/setup.sh test machine
 	@cargo build --workspace
 	@scripts/machine.sh
+
+torture:
+	@scripts/setup.sh test
+	@cargo build --workspace
+	ROUNDS=$(ROUNDS) cargo test --workspace --test torture -- --nocapture
 
 sim:
 	@scripts/setup.sh build

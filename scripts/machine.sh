@@ -99,7 +99,7 @@ if [ "$form" != trivial ]; then
     for program in daemonlet daemonlet-logkeeper; do
         strip -o "$payload/$program" "$bin/$program" 2>/dev/null || cp "$bin/$program" "$payload/"
     done
-    cp systemd/*.service "$payload/"
+    cp systemd/*.service systemd/*.target "$payload/"
     cp manifests/*.yaml "$payload/manifests/"
     "$bin/stand-in-image" "$payload/images" >/dev/null
 fi

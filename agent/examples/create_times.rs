@@ -63,6 +63,7 @@ async fn main() {
             host_network: true,
             host_pid: false,
             host_ipc: false,
+            own_users: false,
             share_processes: false,
             sysctls: Default::default(),
             priority: 0,

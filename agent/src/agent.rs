@@ -16,13 +16,14 @@ use tokio::sync::watch;
 
 use crate::allowed::Allowed;
 use crate::board::{Board, Check, ImageOutcome};
-use crate::checkpoint::{Checkpoint, Sealing};
+use crate::checkpoint::{self, Checkpoint, Sealing};
 use crate::collect::Collector;
 use crate::config::{self, Config, Following, Settings};
 use crate::contents;
 use crate::desired;
 use crate::disk::Disk;
 use crate::doctor;
+use crate::drain::Drain;
 use crate::events::{self, About, Event, Severity};
 use crate::exec;
 use crate::execute::chain;
@@ -43,6 +44,7 @@ use crate::seams::{Clock, Machine, SystemClock};
 use crate::sources::remote::Remote;
 use crate::sources::{image_dir, static_dir};
 use crate::storage::Storage;
+use crate::turns::Turns;
 use crate::uplink::{self, Uplink};
 use crate::worker::{self, Shared};
 use crate::workers::{BEAT, Directory, Workers};
@@ -175,6 +177,8 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         board: board.clone(),
         context: context.clone(),
         directory,
+        turns: Turns::default(),
+        drain: Drain::new(&config.state_dir),
         contents: watch::Sender::default(),
         stopping,
     });
@@ -200,6 +204,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
             .as_ref()
             .zip(tokens)
             .map(|(remote, tokens)| desired::Control { snapshots: remote.snapshots(), tokens }),
+        knows_no_control: config.control.is_none() && !config.state_dir.join(checkpoint::DIRECTORY).exists(),
         following: following.clone(),
         shared: shared.clone(),
         allowed,

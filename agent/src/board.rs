@@ -36,6 +36,8 @@ const SETTLE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Published {
     pub wanted: WantedSummary,
+    /// The runtime has said at least once since the agent's start what runs; before that the pods are as their records say.
+    pub known: bool,
     /// Oldest first, as the last plan saw them.
     pub pods: Vec<PodView>,
     /// In the order of importance.
@@ -43,6 +45,8 @@ pub struct Published {
     pub failures: BTreeMap<StepKey, Failure>,
     /// Pods whose shim does not answer, and since when.
     pub silent: BTreeMap<pod::name::Uid, pod::time::Now>,
+    /// A pod of the control endpoint stands without a service account token that its volumes are to show.
+    pub lacks_token: bool,
     /// When that was, on the boot clock: what the moments in `waiting` and in the records are compared with.
     pub now: pod::time::Now,
 }
@@ -197,6 +201,8 @@ pub enum Check {
     /// Only where a control endpoint is configured.
     SourceControl,
     Cni,
+    /// Only while the node is drained, and then failed.
+    Drain,
 }
 
 impl Check {
@@ -211,6 +217,7 @@ impl Check {
             Check::SourceStatic => "source-static",
             Check::SourceControl => "source-control",
             Check::Cni => "cni",
+            Check::Drain => "drain",
         }
     }
 }
@@ -223,6 +230,8 @@ pub enum Command {
     DeletePod { workload: WorkloadKey, uid: Uid, reply: oneshot::Sender<Result<String, String>> },
     /// End this pod, which has used more of the disk than it allows itself; a successor follows where one is wanted.
     EvictPod { workload: WorkloadKey, uid: Uid, message: String },
+    /// All pods stop and none starts, until it is said otherwise. The reply says what of it does not hold.
+    Drain { on: bool, reply: oneshot::Sender<String> },
     /// What was missing may be there now: whatever waits after a failure is tried at once.
     Retry,
 }
@@ -383,6 +392,12 @@ impl Board {
         let _late = tokio::time::timeout_at(until, all).await;
     }
 
+    /// Whether everything that was known on disk at the start has been looked at.
+    pub fn is_settled(&self) -> bool {
+        let awaited = &self.state().awaited;
+        awaited.workloads.is_empty() && !awaited.files
+    }
+
     /// What a worker knows from its records before it has looked.
     pub fn announce(&self, key: &WorkloadKey, published: Published) {
         self.change(|state| {
@@ -475,6 +490,15 @@ impl Board {
         }
     }
 
+    /// A check that is no longer one.
+    pub fn clear_check(&self, check: Check) {
+        if self.state().checks.contains_key(&check) {
+            self.change(|state| {
+                state.checks.remove(&check);
+            });
+        }
+    }
+
     pub fn record(&self, event: Event) {
         self.change(|state| state.events.record(event));
         self.shared.recorded.send_replace(());
@@ -501,6 +525,17 @@ impl Board {
         let command = Command::DeletePod { workload, uid, reply };
         self.shared.commands.send(command).await.map_err(|_| "the agent is stopping".to_owned())?;
         answer.await.unwrap_or_else(|_| Err("the agent stopped before it answered".into()))
+    }
+
+    /// Drains the node, or ends that. Ok with what of it does not hold.
+    pub async fn drain(&self, on: bool) -> Result<String, String> {
+        let (reply, answer) = oneshot::channel();
+        self.shared
+            .commands
+            .send(Command::Drain { on, reply })
+            .await
+            .map_err(|_| "the agent is stopping".to_owned())?;
+        answer.await.map_err(|_| "the agent stopped before it answered".into())
     }
 
     /// Hands the end of a pod that exceeds its own limit to the workers. Where nobody listens any more, nobody is there to

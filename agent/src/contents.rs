@@ -93,7 +93,9 @@ impl Store {
         let mut loaded = Loaded { salt: self.salt(files, random).await?, all: All::new() };
         for source in [Source::Static, Source::Control] {
             let dir = self.dir.join(folder(source));
-            for name in durable::names(&list(dir.clone()).await?) {
+            let listed = list(dir.clone()).await?;
+            durable::sweep(files, &dir, &listed).await;
+            for name in durable::names(&listed) {
                 match load_one(files, &dir.join(&name)).await {
                     Ok((key, kept)) => drop(loaded.all.insert((source, key), kept)),
                     Err(why) => tracing::error!(file = %dir.join(name).display(), why,

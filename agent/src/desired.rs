@@ -31,6 +31,8 @@ pub struct Merging<M> {
     pub manifests: watch::Receiver<Snapshot>,
     /// None: no control endpoint is configured.
     pub control: Option<Control>,
+    /// Nor is anything of one on this node: there is nothing to wait for. Where there is, its daemons run on until an endpoint is heard again.
+    pub knows_no_control: bool,
     pub following: watch::Receiver<Following>,
     pub shared: Arc<Shared<M>>,
     /// Told what the configuration allows before anything is merged under it.
@@ -126,6 +128,10 @@ impl<M: Machine> Merging<M> {
             let said = not_heard.map_or_else(|| Said::Files(files()), |reason| Said::NotHeard { reason });
             // Its checkpoint keeps what it said last.
             let kept = std::collections::BTreeMap::new();
+            snapshots.push(pod::merge::Snapshot { source: Source::Control, said, kept });
+        }
+        if self.knows_no_control {
+            let (said, kept) = (Said::Files(Vec::new()), std::collections::BTreeMap::new());
             snapshots.push(pod::merge::Snapshot { source: Source::Control, said, kept });
         }
         let mut merged = merge(&snapshots, &recorded, node, max_pods);

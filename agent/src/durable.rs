@@ -61,6 +61,14 @@ pub fn generations(path: &Path) -> [(PathBuf, PathBuf); 2] {
     [(path.to_owned(), aside("damaged")), (path.with_extension("old"), aside("damaged-old"))]
 }
 
+/// Removes what a writer that was killed has left of a generation that never came to be: nothing of it is ever read. Only for a start, when
+/// nobody writes. What cannot be removed stays for the next one.
+pub async fn sweep(files: &impl Files, dir: &Path, listed: &[String]) {
+    for name in listed.iter().filter(|name| name.ends_with(".new")) {
+        let _ = files.remove(&dir.join(name)).await;
+    }
+}
+
 /// Of the names in a directory those of which any generation is there.
 pub fn names(listed: &[String]) -> Vec<String> {
     let mut names: Vec<String> = listed

@@ -21,7 +21,7 @@ use crate::probes::handlers::{self, Answer, Blame, NotDone, Target};
 use crate::records::Records;
 use crate::seams::{
     self, CreateRun, CreatedRun, ImageNews, ImageWanted, Leave, LogPipes, Machine, PodRuns, Prepared, Projected, Reach,
-    Runtime, Sandboxes, ShimEnd, StepError,
+    Runtime, Sandboxes, ShimEnd, StepError, Warned,
 };
 
 /// An admitted pod with its template read back.
@@ -138,6 +138,7 @@ pub enum Outcome {
     },
     SetUp {
         uid: Uid,
+        warned: Vec<Warned>,
     },
     Filled {
         uid: Uid,
@@ -266,17 +267,16 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             Ok(Outcome::Filled { uid })
         }
         Job::SetUp { pod, files } => {
-            // A token may be done without as soon as its endpoint is known to be away, of which nothing wakes: the usual back-off.
+            // What comes from the endpoint wakes; that of a pod which it does not speak of any more does not: the usual back-off.
             let wait = (pod.record.workload.kind != WorkloadKind::Control).then_some(AGAIN);
             let files = files.map_err(|why| StepError { wait, ..StepError::new("FailedMount", why) })?;
             if !files.is_empty() {
                 machine.sandboxes().fill(&pod.record.uid, &files).await?;
             }
-            machine.runtime().knows_class(pod.template.spec.runtime_class.as_deref())?;
+            machine.runtime().takes(&pod.template.spec).await?;
             let made = Box::pin(machine.sandboxes().set_up(&pod.record, &pod.template)).await;
             metrics.sandbox_made(made.is_ok());
-            made?;
-            Ok(Outcome::SetUp { uid: pod.record.uid })
+            Ok(Outcome::SetUp { uid: pod.record.uid, warned: made? })
         }
         Job::Connect { pod } => {
             let _permit = gate.enter(pod.template.spec.priority).await;

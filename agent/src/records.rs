@@ -102,6 +102,7 @@ impl Records {
     ) -> Result<Loaded, RecordError> {
         let names =
             files.list(&self.dir).await.map_err(|source| RecordError::List { path: self.dir.clone(), source })?;
+        durable::sweep(files, &self.dir, &names).await;
         let mut loaded = Loaded::default();
         for uid in durable::names(&names).into_iter().map(Uid) {
             match self.load_one(files, &uid, &unusable).await {
@@ -308,6 +309,18 @@ mod tests {
         assert!(dir.path().join("records/0a1b.damaged").exists());
         records.save(&Cut, &record(3)).await.unwrap_err();
         assert_eq!(records.load(&Disk, newer).await.unwrap().records, [record(1)]);
+    }
+
+    /// A first generation that was never renamed has no record, so that nobody would ever remove it with one.
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_a_killed_agent_has_half_written_is_gone_after_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::new(dir.path());
+        records.load(&Disk, |_| None).await.unwrap();
+        records.save(&Cut, &record(1)).await.unwrap_err();
+        assert!(dir.path().join("records/0a1b.new").exists());
+        assert_eq!(records.load(&Disk, |_| None).await.unwrap().records, []);
+        assert_eq!(std::fs::read_dir(dir.path().join("records")).unwrap().count(), 0);
     }
 
     #[tokio::test(flavor = "current_thread")]

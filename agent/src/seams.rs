@@ -14,11 +14,11 @@ use std::time::Duration;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use pod::downward::NodeSize;
-use pod::name::{RunKey, Uid, WorkloadKey};
+use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::observed::{ObservedContainer, RunUser, SandboxState};
 use pod::plan::Signal;
 use pod::record::Record;
-use pod::spec::{Container, PodTemplate, PullPolicy};
+use pod::spec::{Container, PodSpec, PodTemplate, PullPolicy};
 use pod::time::{Moment, Now};
 use tokio::io::unix::AsyncFd;
 
@@ -119,6 +119,16 @@ pub struct CreateRun<'a> {
     pub not_refreshed: &'a str,
 }
 
+impl CreateRun<'_> {
+    /// [`ObservedContainer::image`].
+    pub fn image_asked(&self) -> &str {
+        match self.workload.kind {
+            WorkloadKind::Control => &self.container.image,
+            WorkloadKind::Pod | WorkloadKind::DaemonSet => "",
+        }
+    }
+}
+
 /// How an image was made ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prepared {
@@ -160,6 +170,8 @@ pub struct CreatedRun {
     pub image_id: String,
     /// [`ObservedContainer::adapted`].
     pub adapted: String,
+    /// [`ObservedContainer::image`].
+    pub image: String,
     /// [`ObservedContainer::user`].
     pub user: Option<Box<RunUser>>,
 }
@@ -181,6 +193,28 @@ pub struct Sandbox {
     pub host_ips: Vec<IpAddr>,
     /// Empty until connected.
     pub pod_ips: Vec<IpAddr>,
+    /// None: the node's.
+    pub users: Option<OwnUsers>,
+}
+
+/// Users, and groups, of a pod's own: its 0 to 65535 by the node's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnUsers {
+    /// The pod's root.
+    pub first: u32,
+}
+
+impl OwnUsers {
+    /// As many as Kubernetes gives a pod.
+    pub const COUNT: u32 = 65_536;
+}
+
+/// Something to be told of a pod as a Warning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warned {
+    /// Kubernetes' reason.
+    pub reason: &'static str,
+    pub message: String,
 }
 
 /// The cgroup under which a pod's containers lie.
@@ -288,8 +322,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn wake(&self) -> impl Future<Output = Wake> + Send;
     /// Name and version for `version`, `get node` and /readyz. Err within seconds when it cannot be reached.
     fn version(&self) -> impl Future<Output = Result<String, StepError>> + Send;
-    /// Whether pods with this `runtimeClassName` can be run here. Err names those that can.
-    fn knows_class(&self, class: Option<&str>) -> Result<(), StepError>;
+    /// Whether such a pod can be run here: its `runtimeClassName` is known, and it can have users of its own where it asks for them.
+    fn takes(&self, spec: &PodSpec) -> impl Future<Output = Result<(), StepError>> + Send;
     /// What the node has: what a container without a limit is told of its resources.
     fn node_size(&self) -> NodeSize;
     /// Capabilities of this kernel that no container can be given here, without `CAP_`, sorted.
@@ -478,8 +512,13 @@ pub trait Sandboxes: Send + Sync + 'static {
     /// Makes the pod's projected volumes show these files and no others, each changed as a whole. Before [`Sandboxes::set_up`], and
     /// whenever the files are others. Idempotent.
     fn fill(&self, uid: &Uid, files: &Projected) -> impl Future<Output = Result<(), StepError>> + Send;
-    /// Makes everything but the network connection. Idempotent over what an interrupted try left.
-    fn set_up(&self, record: &Record, template: &PodTemplate) -> impl Future<Output = Result<(), StepError>> + Send;
+    /// Makes everything but the network connection. Idempotent over what an interrupted try left. What of it is not as the pod asks and
+    /// keeps it from nothing.
+    fn set_up(
+        &self,
+        record: &Record,
+        template: &PodTemplate,
+    ) -> impl Future<Output = Result<Vec<Warned>, StepError>> + Send;
     /// Gives the pod's cgroup the amounts of cpu and memory that the template asks for; Ok when there is none.
     fn resize(
         &self,

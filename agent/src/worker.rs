@@ -28,16 +28,19 @@ use pod::plan::{
 };
 use pod::record::{Course, Lifecycle, Record};
 use pod::time::{Moment, Now};
+use pod::turns::{Standing, Turn, standing};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::board::{Board, Published, WantedSummary};
+use crate::drain::Drain;
 use crate::events::Severity;
 use crate::execute::{Admitted, Ground, Job, Outcome, counted, execute};
 use crate::gate::Gate;
 use crate::probes::prober::Prober;
 use crate::records::Records;
 use crate::seams::{Clock, Leave, Machine, Runtime, Sandboxes, StepError};
+use crate::turns::Turns;
 
 pub use nudge::Nudge;
 use nudge::{IMAGES, LOOK, RETRY};
@@ -64,6 +67,9 @@ pub struct Shared<M> {
     pub context: Context,
     /// Which worker a container belongs to, for routing wakes; and which uids are spoken for.
     pub directory: crate::workers::Directory,
+    /// Whose turn it is among the workloads.
+    pub turns: Turns,
+    pub drain: Drain,
     /// ConfigMaps and Secrets. A worker is woken when they change.
     pub contents: watch::Sender<Contents>,
     /// True: finish what is in flight, plan nothing more, end.
@@ -135,11 +141,16 @@ pub struct Worker<M: Machine> {
     jobs: JoinSet<(StepKey, Result<Outcome, StepError>)>,
     /// None: the runtime has to be asked.
     looked: Option<Result<(), StepError>>,
+    /// It has succeeded once.
+    known: bool,
     look_again: Option<Moment>,
     /// What the node has of the pods has changed, and the runtime need not be asked for it: that would take as long as a container's
     /// snapshot.
     inspect_again: bool,
     configs: contents::Configs,
+    /// The DaemonSet of which this is a pod object of the control endpoint.
+    owner: Option<String>,
+    turn: Turn,
 }
 
 impl<M: Machine> Worker<M> {
@@ -185,13 +196,17 @@ impl<M: Machine> Worker<M> {
             stale: BTreeSet::new(),
             jobs: JoinSet::new(),
             looked: None,
+            known: false,
             look_again: None,
             inspect_again: false,
             configs: contents::Configs::default(),
+            owner: None,
+            turn: Turn::default(),
         };
         for record in records {
             match record.read_back(&worker.shared.context) {
                 Ok(desired) => {
+                    worker.owner = desired.object.as_ref().and_then(|object| object.owner.clone());
                     worker.resume_deletions(&record);
                     worker.pods.push(new_view(record, desired));
                 }
@@ -199,6 +214,10 @@ impl<M: Machine> Worker<M> {
                 Err(rejections) => worker.set_aside(record, unreadable::words(&rejections)),
             }
         }
+        let now = worker.shared.machine.clock().now();
+        // Until the runtime has said otherwise, what is on record may run.
+        let standing = Standing { there: !worker.pods.is_empty(), ..worker.standing(now) };
+        worker.shared.turns.enter(&worker.key, standing, worker.nudge.clone());
         worker
     }
 
@@ -223,6 +242,7 @@ impl<M: Machine> Worker<M> {
             let outdated_again = if stopping { None } else { self.remove_outdated(now) };
             self.lose_patience(now);
             self.follow_probes();
+            self.take_turn(now);
             let mut planned = self.plan(now);
             self.hold_twins(&mut planned);
             self.plan_strays(&mut planned, now);
@@ -235,6 +255,7 @@ impl<M: Machine> Worker<M> {
             self.publish(planned.waiting_for, now);
             if self.is_over() {
                 self.shared.board.publish(&self.key, None);
+                self.shared.turns.leave(&self.key);
                 return;
             }
             let moments = [
@@ -353,6 +374,7 @@ impl<M: Machine> Worker<M> {
                     }
                 }
                 self.looked = Some(Ok(()));
+                self.known = true;
             }
             Err(e) => {
                 self.look_again = Some(shared.machine.clock().now().boot.after(UNAVAILABLE_RETRY));
@@ -394,6 +416,23 @@ impl<M: Machine> Worker<M> {
         plan(&self.whole(&self.wanted.borrow(), now))
     }
 
+    fn standing(&self, now: Now) -> Standing {
+        let wanted = self.wanted.borrow();
+        let owner = match &*wanted {
+            Wanted::Run(wanted) => wanted.object.as_ref().and_then(|object| object.owner.clone()),
+            _ => self.owner.clone(),
+        };
+        standing(&self.whole(&wanted, now), owner)
+    }
+
+    /// Tells the others how this workload stands, and learns what they leave to it. A runtime that is away says nothing new.
+    fn take_turn(&mut self, now: Now) {
+        if matches!(self.looked, Some(Ok(()))) {
+            self.shared.turns.say(&self.key, self.standing(now));
+        }
+        self.turn = self.shared.turns.of(&self.key);
+    }
+
     fn whole<'a>(&'a self, wanted: &'a Wanted, now: Now) -> View<'a> {
         View {
             wanted,
@@ -406,6 +445,7 @@ impl<M: Machine> Worker<M> {
             resized: &self.resized,
             health: &self.health,
             silent: &self.silent,
+            turn: &self.turn,
             now,
             boot_id: self.shared.machine.boot_id(),
         }
@@ -644,10 +684,12 @@ impl<M: Machine> Worker<M> {
     fn published(&self, waiting: Vec<Waiting>, now: Now) -> Published {
         Published {
             wanted: WantedSummary::from(&*self.wanted.borrow()),
+            known: self.known,
             pods: self.pods.clone(),
             waiting,
             failures: self.failures.clone(),
             silent: self.silent.clone(),
+            lacks_token: self.lacks_token(),
             now,
         }
     }

@@ -115,6 +115,8 @@ pub struct Workers<M: Machine> {
     sweep: JoinSet<Option<Found>>,
     /// The question whether the runtime answers, under way: true, it does. At most one.
     probe: JoinSet<bool>,
+    /// Drains that are being written down.
+    drains: JoinSet<()>,
     /// Probes in a row that got no answer.
     unanswered: u32,
 }
@@ -149,6 +151,7 @@ impl<M: Machine> Workers<M> {
             by_task,
             sweep: JoinSet::new(),
             probe: JoinSet::new(),
+            drains: JoinSet::new(),
             unanswered: 0,
         }
     }
@@ -156,6 +159,8 @@ impl<M: Machine> Workers<M> {
     /// Runs until the agent stops: then the workers finish what is in flight and this returns. Calls `beat` at every turn of
     /// the loop, at least every [`BEAT`].
     pub async fn run(mut self, records: Vec<Record>, mut beat: impl FnMut()) {
+        let Shared { machine, drain, turns, board, .. } = &*self.shared;
+        drain.load(machine.files(), machine.boot_id(), turns, board).await;
         let mut by_key: BTreeMap<WorkloadKey, Vec<Record>> = BTreeMap::new();
         for record in records {
             self.shared.directory.claim(&record);
@@ -181,6 +186,9 @@ impl<M: Machine> Workers<M> {
                     Ok((id, ())) => self.ended(id),
                     Err(e) => panic!("a worker panicked: {e}"),
                 },
+                Some(written) = self.drains.join_next(), if !self.drains.is_empty() => {
+                    written.expect("a drain that panicked is our own bug");
+                }
                 Some(found) = self.sweep.join_next(), if !self.sweep.is_empty() => {
                     let found = found.expect("a look that panicked is our own bug");
                     let again = if found.is_some() { FULL_LOOK } else { SWEEP_RETRY };
@@ -255,6 +263,7 @@ impl<M: Machine> Workers<M> {
             *known = set.contents.clone();
             changed
         });
+        self.shared.turns.end(|key| matches!(set.wanted(key), Wanted::Gone | Wanted::End { .. }));
         for (key, seat) in &self.workers {
             let wanted = set.wanted(key);
             seat.wanted.send_if_modified(|known| {
@@ -305,6 +314,22 @@ impl<M: Machine> Workers<M> {
                     // One that has no room just now is told at the next measurement.
                     let _ = seat.requests.try_send(Box::new(Request::Evict { uid, message }));
                 }
+                return;
+            }
+            Command::Drain { on, reply } => {
+                let shared = self.shared.clone();
+                self.drains.spawn(async move {
+                    let Shared { machine, turns, board, drain, .. } = &*shared;
+                    let note = match on {
+                        true => {
+                            let now = machine.clock().now().wall;
+                            drain.begin(machine.files(), machine.boot_id(), now, turns, board).await
+                        }
+                        false => drain.end(machine.files(), turns, board).await,
+                    };
+                    // Who asked may have gone away.
+                    let _ = reply.send(note);
+                });
                 return;
             }
             Command::Retry => {

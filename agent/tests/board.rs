@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::board::{Board, NodeFacts};
+use agent::drain::Drain;
 use agent::fake::{FakeMachine, FakeState, World, WorldState};
 use agent::gate::Gate;
 use agent::metrics;
@@ -48,7 +49,12 @@ impl Agent {
         world.state().images.insert("small:1".into());
         let (board, commands) = Board::new();
         let (stop, stopping) = watch::channel(false);
-        let (desired, receiver) = watch::channel(DesiredSet { workloads, complete: true, ..DesiredSet::default() });
+        let (desired, receiver) = watch::channel(DesiredSet {
+            workloads,
+            complete: true,
+            heard: pod::desired::Source::ALL.into(),
+            ..DesiredSet::default()
+        });
         let shared = Arc::new(Shared {
             machine: FakeMachine::new(world.clone(), Instant::now()),
             records: Records::new(Path::new("/state")),
@@ -57,6 +63,8 @@ impl Agent {
             context,
             directory: Directory::default(),
             contents: watch::Sender::default(),
+            turns: Default::default(),
+            drain: Drain::new(Path::new("/state")),
             stopping,
         });
         let life = tokio::spawn(Workers::new(shared, receiver, commands).run(Vec::new(), || {}));

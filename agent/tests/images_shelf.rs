@@ -138,7 +138,8 @@ fn image(name: &str, seed: u64, mib: u64) -> Image {
 
 fn collector(images: &Images, settings: ImageGc) -> (Collector<Images>, Board, watch::Sender<DesiredSet>) {
     let (board, _commands) = Board::new();
-    let (desired, set) = watch::channel(DesiredSet { complete: true, ..DesiredSet::default() });
+    let (desired, set) =
+        watch::channel(DesiredSet { complete: true, heard: pod::desired::Source::ALL.into(), ..DesiredSet::default() });
     (Collector::new(images.clone(), settings, board.clone(), set), board, desired)
 }
 

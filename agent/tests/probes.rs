@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::board::Board;
+use agent::drain::Drain;
 use agent::fake::{FakeExec, FakeMachine, World};
 use agent::gate::Gate;
 use agent::records::Records;
@@ -52,6 +53,7 @@ impl Life {
         let wanted = DesiredSet {
             workloads: [(pod.workload.clone(), Wanted::Run(Box::new(pod)))].into(),
             complete: true,
+            heard: pod::desired::Source::ALL.into(),
             ..DesiredSet::default()
         };
         let (desired, receiver) = watch::channel(wanted);
@@ -63,6 +65,8 @@ impl Life {
             board: board.clone(),
             context: context(),
             directory: Directory::default(),
+            turns: Default::default(),
+            drain: Drain::new(Path::new("/state")),
             contents: watch::Sender::default(),
             stopping,
         });

@@ -57,6 +57,7 @@ impl Agent {
         let wanted = DesiredSet {
             workloads: [(pod.workload.clone(), Wanted::Run(pod))].into(),
             complete: true,
+            heard: pod::desired::Source::ALL.into(),
             ..DesiredSet::default()
         };
         let (desired, receiver) = watch::channel(wanted);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::board::{Board, Check};
+use agent::drain::Drain;
 use agent::fake::{FakeContainer, FakeMachine, FakeState, World};
 use agent::gate::Gate;
 use agent::records::Records;
@@ -76,6 +77,7 @@ fn with_config(standby: bool, value: Option<&str>) -> DesiredSet {
     DesiredSet {
         workloads: [(pod.workload.clone(), Wanted::Run(Box::new(pod)))].into(),
         complete: true,
+        heard: pod::desired::Source::ALL.into(),
         contents: Contents::new(value.map(document).into_iter().collect()),
     }
 }
@@ -138,6 +140,7 @@ fn set(wanted: &[&str]) -> DesiredSet {
     DesiredSet {
         workloads: wanted.iter().map(run).collect::<BTreeMap<_, _>>(),
         complete: true,
+        heard: pod::desired::Source::ALL.into(),
         ..DesiredSet::default()
     }
 }
@@ -161,6 +164,8 @@ impl Node {
             board: board.clone(),
             context: context(),
             directory: Directory::default(),
+            turns: Default::default(),
+            drain: Drain::new(Path::new("/state")),
             contents: watch::Sender::default(),
             stopping,
         });
@@ -211,6 +216,7 @@ fn sized(a: u64, b: u64, c: u64) -> DesiredSet {
     DesiredSet {
         workloads: [(pod.workload.clone(), Wanted::Run(Box::new(pod)))].into(),
         complete: true,
+        heard: pod::desired::Source::ALL.into(),
         contents: Contents::default(),
     }
 }

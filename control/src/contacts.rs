@@ -40,7 +40,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Book {
-    nodes: BTreeMap<String, Heard>,
+    nodes: BTreeMap<String, Known>,
     /// Where nodes are asked for their health.
     addresses: BTreeMap<String, String>,
     /// Whose health, connection or first sign of life has changed since [`Contacts::take_changed`].
@@ -67,6 +67,26 @@ pub struct Heard {
     pub health: Health,
     /// Its session is open.
     pub connected: bool,
+}
+
+/// What was heard here, and what the node's Lease has told.
+#[derive(Debug, Clone)]
+struct Known {
+    here: Heard,
+    /// When the Lease was last seen to be renewed by another endpoint, by the clock of this one: theirs may be another.
+    elsewhere: Option<Timestamp>,
+    /// `renewTime` as it was seen last.
+    lease: Option<Timestamp>,
+    /// `renewTime` as this endpoint has written it last.
+    ours: Option<Timestamp>,
+}
+
+impl Known {
+    fn heard(&self) -> Heard {
+        let Some(elsewhere) = self.elsewhere else { return self.here.clone() };
+        let at = if self.here.ever { self.here.at.max(elsewhere) } else { elsewhere };
+        Heard { at, ever: true, ..self.here.clone() }
+    }
 }
 
 impl Heard {
@@ -102,26 +122,26 @@ impl Contacts {
             "" => Health::Ready,
             why => Health::NotReady { why: why[..why.floor_char_boundary(WHY_MAX)].to_owned() },
         };
-        self.change(node, |heard, now| {
-            let news = heard.is_news(now) || heard.health != health;
+        self.change(node, |known, now| {
+            let news = known.heard().is_news(now) || known.here.health != health;
             // A clock that was set back must not make a node silent for as long.
-            *heard = Heard { at: now, ever: true, health, connected: heard.connected };
+            known.here = Heard { at: now, ever: true, health, connected: known.here.connected };
             news
         });
     }
 
     /// Its session begins, which is a sign of life too.
     pub fn opened(&self, node: &str) {
-        self.change(node, |heard, now| {
-            let news = heard.is_news(now) || !heard.connected;
-            (heard.at, heard.ever, heard.connected) = (now, true, true);
+        self.change(node, |known, now| {
+            let news = known.heard().is_news(now) || !known.here.connected;
+            (known.here.at, known.here.ever, known.here.connected) = (now, true, true);
             news
         });
     }
 
     /// Its session has ended. The node may be well: its time runs from the last sign of life.
     pub fn closed(&self, node: &str) {
-        self.change(node, |heard, _| std::mem::replace(&mut heard.connected, false));
+        self.change(node, |known, _| std::mem::replace(&mut known.here.connected, false));
     }
 
     /// Where the node may be asked for its health (`HOST:PORT`); None: nowhere.
@@ -148,26 +168,46 @@ impl Contacts {
         self.shared.moved.notified().await;
     }
 
-    /// Another endpoint has heard it then, as the node's Lease says. What it says of itself is not known here.
-    pub fn heard_elsewhere(&self, node: &str, at: Timestamp) {
-        self.change(node, |heard, now| {
-            let newer = at <= now && (!heard.ever || heard.at < at);
-            let news = newer && heard.is_news(at);
-            if newer {
-                (heard.at, heard.ever) = (at, true);
+    /// The node's Lease says now that it was renewed then. Where that is another moment than before and not our own doing, another endpoint has heard
+    /// the node since: at which moment is by that one's clock, which is not compared with ours. What the node says of itself is not known here.
+    pub fn heard_elsewhere(&self, node: &str, renewed: Timestamp) {
+        self.change(node, |known, now| {
+            let before = known.lease.replace(renewed);
+            if before.is_none_or(|before| before == renewed) || known.ours == Some(renewed) {
+                return false;
             }
+            let news = known.heard().is_news(now);
+            known.elsewhere = Some(now);
             news
         });
     }
 
-    /// What is known of `node`; listening begins with the first question.
+    /// This endpoint is about to renew the node's Lease with this moment.
+    pub fn renewing(&self, node: &str, renewed: Timestamp) {
+        self.change(node, |known, _| {
+            known.ours = Some(renewed);
+            false
+        });
+    }
+
+    /// What is known of `node`, from whomever; listening begins with the first question.
     pub fn of(&self, node: &str) -> Heard {
+        self.known(node).heard()
+    }
+
+    /// What was heard of `node` here. Only that renews its Lease: two endpoints that renewed by what they read would keep a dead node alive.
+    pub fn of_here(&self, node: &str) -> Heard {
+        self.known(node).here
+    }
+
+    fn known(&self, node: &str) -> Known {
         let now = self.shared.clock.now();
         let mut book = self.book();
-        let heard = book.entry(node, now);
+        let known = book.entry(node, now);
         // The clock was set back: the node has its time from here.
-        heard.at = heard.at.min(now);
-        heard.clone()
+        known.here.at = known.here.at.min(now);
+        known.elsewhere = known.elsewhere.map(|at| at.min(now));
+        known.clone()
     }
 
     /// The node is gone from the fleet.
@@ -192,7 +232,7 @@ impl Contacts {
         self.shared.changed.notified().await;
     }
 
-    fn change(&self, node: &str, change: impl FnOnce(&mut Heard, Timestamp) -> bool) {
+    fn change(&self, node: &str, change: impl FnOnce(&mut Known, Timestamp) -> bool) {
         let now = self.shared.clock.now();
         let mut book = self.book();
         let news = change(book.entry(node, now), now);
@@ -209,12 +249,15 @@ impl Contacts {
 }
 
 impl Book {
-    fn entry(&mut self, node: &str, now: Timestamp) -> &mut Heard {
+    fn entry(&mut self, node: &str, now: Timestamp) -> &mut Known {
         if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(node) {
-            let silent = self.nodes.iter().min_by_key(|(_, heard)| heard.at).map(|(name, _)| name.clone());
+            let silent = self.nodes.iter().min_by_key(|(_, known)| known.heard().at).map(|(name, _)| name.clone());
             silent.and_then(|name| self.nodes.remove(&name));
         }
-        self.nodes.entry(node.to_owned()).or_insert_with(|| Heard::nothing(now))
+        self.nodes.entry(node.to_owned()).or_insert_with(|| {
+            let here = Heard::nothing(now);
+            Known { here, elsewhere: None, lease: None, ours: None }
+        })
     }
 }
 
@@ -274,13 +317,32 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_another_endpoint_renewed_is_a_sign_of_life() {
-        let contacts = Contacts::new(Clock::at(at(100)));
-        contacts.heard_elsewhere("a", at(90));
-        assert_eq!((contacts.of("a").at, contacts.of("a").ever), (at(90), true));
+    fn a_lease_that_another_endpoint_renews_is_a_sign_of_life_whatever_its_clock_says() {
+        for ahead in [-1000, 0, 1000] {
+            let clock = Clock::at(at(5000));
+            let contacts = Contacts::new(clock.clone());
+            contacts.heard_elsewhere("a", at(5000 + ahead));
+            assert!(!contacts.of("a").ever, "it may have been written long ago");
+            clock.set(at(5010));
+            contacts.heard_elsewhere("a", at(5000 + ahead));
+            assert!(!contacts.of("a").ever, "the Lease was not renewed");
+            contacts.heard_elsewhere("a", at(5009 + ahead));
+            assert_eq!((contacts.of("a").at, contacts.of("a").ever), (at(5010), true));
+            assert_eq!(contacts.take_changed(), ["a"]);
+            assert!(!contacts.of_here("a").ever, "what was read renews no Lease");
+        }
+    }
+
+    #[test]
+    fn what_this_endpoint_has_renewed_itself_says_nothing() {
+        let clock = Clock::at(at(0));
+        let contacts = Contacts::new(clock.clone());
         contacts.heard("a", "");
-        contacts.heard_elsewhere("a", at(95));
-        contacts.heard_elsewhere("a", at(9999));
-        assert_eq!(contacts.of("a").at, at(100), "what is older, or lies ahead, says nothing");
+        contacts.renewing("a", at(0));
+        contacts.heard_elsewhere("a", at(0));
+        clock.set(at(20));
+        contacts.renewing("a", at(10));
+        contacts.heard_elsewhere("a", at(10));
+        assert_eq!(contacts.of("a").at, at(0));
     }
 }

@@ -192,3 +192,76 @@ fn bodies_come_in_three_forms_and_answers_in_the_one_asked_for() {
         groups.head
     );
 }
+
+/// Pods with what real ones have: as many bytes in the store, and as large a tree.
+fn pods(count: usize) -> Vec<(String, Vec<u8>)> {
+    let container = |name: &str| {
+        json!({ "name": name, "image": "registry.example.org/team/agent:1.2.3", "args": vec!["--flag=value"; 12],
+            "env": (0..16).map(|n| json!({ "name": format!("SETTING_{n}"), "value": "something" })).collect::<Vec<_>>(),
+            "resources": { "limits": { "cpu": "1", "memory": "64Mi" }, "requests": { "cpu": "10m", "memory": "32Mi" } },
+            "volumeMounts": (0..6).map(|n| json!({ "name": format!("v{n}"), "mountPath": format!("/mnt/{n}") })).collect::<Vec<_>>() })
+    };
+    let tolerations = ["not-ready", "unreachable", "disk-pressure", "memory-pressure", "pid-pressure", "unschedulable"];
+    let tolerations =
+        tolerations.map(|key| json!({ "key": format!("node.kubernetes.io/{key}"), "operator": "Exists" }));
+    let mut pod = json!({ "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "namespace": "default", "labels": { "app": "agent" }, "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z" },
+        "spec": { "nodeName": "n", "containers": [container("main"), container("side")], "tolerations": tolerations },
+        "status": { "phase": "Running" } });
+    let mut entry = |n: usize| {
+        let name = format!("agent-{n:05}");
+        pod["metadata"]["name"] = name.as_str().into();
+        (format!("/registry/core/pods/default/{name}"), pod.to_string().into_bytes())
+    };
+    (0..count).map(&mut entry).collect()
+}
+
+/// What this process has had of memory at most since the last `forget_peak`, and has now; in MB.
+fn memory() -> (u64, u64) {
+    let status = std::fs::read_to_string("/proc/self/status").expect("this is Linux");
+    let of = |field: &str| {
+        let line = status.lines().find(|line| line.starts_with(field)).expect(field);
+        line.split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse::<u64>().ok()).expect("a number") / 1024
+    };
+    (of("VmHWM:"), of("VmRSS:"))
+}
+
+#[test]
+fn a_list_of_thousands_is_passed_on_as_it_is_read() {
+    const MANY: usize = 2000;
+    /// As trees all of them take more than 200 MB. What the store keeps of what it has read is in it.
+    const MORE_MAX: u64 = 30;
+    let serving = Serving::with(pods(MANY));
+    let client = Client::of(&serving);
+    let place = |name: &str| serving.dir.path().join(name);
+    let ask = |name: &str, path: &str, accept: &str| {
+        // Five: what was had at most is from here on.
+        std::fs::write("/proc/self/clear_refs", "5").expect("it is our own");
+        let (before, file) = (memory().1, place(name).display().to_string());
+        let header = format!("Accept: {accept}");
+        let to_file = ["--header", &header, "--no-include", "--output", &file, "--dump-header", "-"];
+        assert_eq!(client.ask(path, &to_file).code, 200, "{path}");
+        let more = memory().0.saturating_sub(before);
+        eprintln!("{path}: {more} MB more");
+        assert!(more < MORE_MAX, "{path} took {more} MB more");
+    };
+    let json = "application/json";
+    ask("whole", "/api/v1/pods", json);
+    let table = "application/json;as=Table;g=meta.k8s.io;v=v1";
+    ask("table", "/api/v1/namespaces/default/pods?limit=1500&pretty=true", table);
+    ask("none", "/api/v1/pods?labelSelector=app%3Dother", json);
+    // As trees they are in memory only now.
+    let bytes = |name: &str| std::fs::read(place(name)).expect("it was written");
+    let list = |name: &str| serde_json::from_slice::<Value>(&bytes(name)).expect("JSON");
+    let whole = list("whole");
+    let items = whole["items"].as_array().expect("items");
+    assert_eq!((&whole["kind"], items.len(), &whole["metadata"]["continue"]), (&json!("PodList"), MANY, &Value::Null));
+    assert!(items.windows(2).all(|two| two[0]["metadata"]["name"].as_str() < two[1]["metadata"]["name"].as_str()));
+    assert!(whole["metadata"]["resourceVersion"].is_string() && items[0].get("kind").is_none());
+    let rows = list("table");
+    assert_eq!(
+        (rows["rows"].as_array().map(Vec::len), &rows["metadata"]["remainingItemCount"]),
+        (Some(1500), &json!(500))
+    );
+    assert_eq!(list("none")["items"], json!([]));
+}

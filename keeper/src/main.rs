@@ -4,7 +4,8 @@
 //! Started by its own systemd unit (or by hand), spoken to by the agent through the library of this crate. It knows
 //! nothing of pods, containerd or the agent. Reading order: `serve` (the loop), `container` (a turn), `journal` (why a
 //! kill loses nothing), then `cri`, `spool`, `log_file`, `rotate`, `budget`, `beneath`, `door`. `hold`
-//! is another program in the same file: the first process of a shared process namespace.
+//! is another program in the same file: the first process of a shared process namespace; `own` makes the namespaces of a pod with users of
+//! its own.
 
 mod beneath;
 mod budget;
@@ -15,6 +16,7 @@ mod door;
 mod hold;
 mod journal;
 mod log_file;
+mod own;
 mod rotate;
 mod serve;
 mod spool;
@@ -33,6 +35,14 @@ fn main() -> ExitCode {
             }
         },
         Ok(start::Asked::Hold) => match hold::hold() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                // To the agent, which waits for a word.
+                let _ = writeln!(std::io::stdout(), "{error}");
+                ExitCode::FAILURE
+            }
+        },
+        Ok(start::Asked::Own(wanted)) => match own::make(&wanted) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 // To the agent, which waits for a word.

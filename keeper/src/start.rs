@@ -19,6 +19,7 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::beneath::Beneath;
 use crate::container::Shared;
+use crate::own;
 use crate::serve::{End, Serve};
 
 pub const USAGE: &str = "\
@@ -26,6 +27,8 @@ Reads the output of this node's containers and writes CRI log files.
 
 usage: daemonlet-logkeeper --run-dir D --log-dir L [options]
        daemonlet-logkeeper hold UID          only for the agent: holds a pod's process namespace
+       daemonlet-logkeeper own UID HOSTNAME [SYSCTL=VALUE…]
+                                             only for the agent: namespaces of a pod with users of its own
 
   --run-dir D           where the pipes and the socket logkeeper.sock are (/run/daemonlet)
   --log-dir L           gets pods/ and containers/ (/var/log)
@@ -48,6 +51,8 @@ pub enum Asked {
     Run(Options),
     /// Hold the process namespace of a pod, whose uid is for whoever looks at the list of processes.
     Hold,
+    /// Make the namespaces of a pod with users of its own; the uid is for whoever looks at the list of processes.
+    Own(own::Wanted),
     Say(String),
 }
 
@@ -69,6 +74,12 @@ impl Options {
                 (Some(_), None) => Ok(Asked::Hold),
                 _ => Err(Refusal("hold takes the uid of a pod".into())),
             };
+        }
+        if args.next_if(|word| word == "own").is_some() {
+            let words: Result<Vec<String>, _> = args.skip(1).map(OsString::into_string).collect();
+            let wanted = words.ok().and_then(|words| own::Wanted::parse(&words));
+            let refused = || Refusal("own takes the uid of a pod, its host name, and sysctls as NAME=VALUE".into());
+            return wanted.map(Asked::Own).ok_or_else(refused);
         }
         while let Some(arg) = args.next() {
             let arg = arg.into_string().map_err(|arg| Refusal(format!("{arg:?} is not text")))?;

@@ -1,6 +1,6 @@
 //! What is wanted of this node: the values that flow from sources through `merge` to the workers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::allow::Allow;
 use crate::content::{Content, ContentKey, Contents};
-use crate::name::{Uid, WorkloadKey};
+use crate::name::{Uid, WorkloadKey, WorkloadKind};
 use crate::received::Received;
 use crate::secret::{DockerConfig, SecretKey};
 use crate::spec::{PodTemplate, Taint};
@@ -29,6 +29,18 @@ pub struct Origin {
 pub enum Source {
     Static,
     Control,
+}
+
+impl Source {
+    pub const ALL: [Source; 2] = [Source::Static, Source::Control];
+
+    /// The one that workloads of this kind come from.
+    pub fn of(kind: WorkloadKind) -> Source {
+        match kind {
+            WorkloadKind::Control => Source::Control,
+            WorkloadKind::Pod | WorkloadKind::DaemonSet => Source::Static,
+        }
+    }
 }
 
 /// A pod that this node is to run for a workload.
@@ -56,6 +68,8 @@ pub struct Object {
     pub ends: Option<Duration>,
     /// It has run to its end, or has failed: a node without a record of it does not run it once more.
     pub finished: bool,
+    /// The DaemonSet that owns it.
+    pub owner: Option<String>,
 }
 
 /// `spec.updateStrategy` of a DaemonSet; a Pod document always rolls.
@@ -81,11 +95,14 @@ pub enum Wanted {
     Gone,
 }
 
-/// The merged desired set. A workload that is not listed is [`Wanted::Gone`] where `complete`, else held.
+/// The merged desired set. A workload that is not listed is [`Wanted::Gone`] where the source that it would come from has been heard, else held:
+/// one that is silent holds up no other, and one that nobody asks any more takes nothing away.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct DesiredSet {
     pub workloads: BTreeMap<WorkloadKey, Wanted>,
-    /// Every configured source has been heard from, or its checkpoint read.
+    /// Sources that have been heard from, or whose checkpoint was read.
+    pub heard: BTreeSet<Source>,
+    /// All that were asked have been.
     pub complete: bool,
     /// ConfigMaps and Secrets; of those that cannot be read at present what they last said.
     pub contents: Contents,
@@ -105,8 +122,13 @@ impl DesiredSet {
     pub fn wanted(&self, key: &WorkloadKey) -> Wanted {
         match self.workloads.get(key) {
             Some(wanted) => wanted.clone(),
-            None if self.complete => Wanted::Gone,
-            None => Wanted::Hold { reason: "a source of manifests has not been heard from yet".into() },
+            None if self.heard.contains(&Source::of(key.kind)) => Wanted::Gone,
+            None => Wanted::Hold {
+                reason: match Source::of(key.kind) {
+                    Source::Static => "the manifest directory has not been read yet".into(),
+                    Source::Control => "the control endpoint has not been heard from since the agent's start".into(),
+                },
+            },
         }
     }
 }

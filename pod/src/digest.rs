@@ -139,6 +139,7 @@ impl Feed for PodSpec {
             host_network,
             host_pid,
             host_ipc,
+            own_users,
             share_processes,
             sysctls,
             priority,
@@ -157,6 +158,9 @@ impl Feed for PodSpec {
         }
         if runtime_class.is_some() {
             feed_all!(*sum, runtime_class);
+        }
+        if *own_users {
+            sum.tag("own users");
         }
         if *share_processes {
             sum.tag("share processes");
@@ -478,6 +482,7 @@ impl Feed for Security {
             seccomp,
             apparmor,
             selinux,
+            unmasked_proc,
         } = self;
         feed_all!(*sum, privileged, run_as_user, run_as_group, run_as_non_root, read_only_root);
         feed_all!(*sum, allow_privilege_escalation, capabilities_add, capabilities_drop);
@@ -489,6 +494,9 @@ impl Feed for Security {
         if let Some(SeLinux { user, role, kind, level }) = selinux {
             sum.tag("selinux");
             feed_all!(*sum, user, role, kind, level);
+        }
+        if *unmasked_proc {
+            sum.tag("unmasked proc");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! random letters are handed in; values come out. Read [`name`], [`spec`], [`desired`], [`record`], [`observed`] for
 //! the nouns, then [`plan`] for the one decision that everything else serves.
 
+pub mod after;
 pub mod allow;
 pub mod backoff;
 pub mod content;
@@ -30,6 +31,7 @@ pub mod secret;
 pub mod spec;
 pub mod storage;
 pub mod time;
+pub mod turns;
 
 #[cfg(test)]
 mod sample;

@@ -4,7 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::Value;
+
+use crate::name::WorkloadKind;
 use crate::plan::Change;
+use crate::received::Received;
 use crate::record::{Amounts, ContainerMemory, Lifecycle, Record, Resize, Stopping, Verdict};
 use crate::spec::PodTemplate;
 use crate::time::{Moment, Now};
@@ -72,6 +76,9 @@ impl Record {
                 }
             }
             Change::Document { document, origin } => {
+                if self.workload.kind == WorkloadKind::Control {
+                    self.forgive_other_images(&document);
+                }
                 self.document = document;
                 self.origin = origin;
             }
@@ -89,6 +96,17 @@ impl Record {
             Change::NewBoot => self.new_boot(now, boot_id),
         }
         self.settle_resize();
+    }
+
+    /// Of a container with another image in `document` no failure is known.
+    fn forgive_other_images(&mut self, document: &Received) {
+        let (before, after) = (self.document.read(), document.read());
+        let (before, after) = (images(&before), images(&after));
+        for (container, memory) in &mut self.containers {
+            if before.get(container.as_str()) != after.get(container.as_str()) {
+                (memory.failures, memory.not_before) = (0, None);
+            }
+        }
     }
 
     /// One that comes before the last is over adds to it: what containers have is what they had before both.
@@ -153,6 +171,12 @@ impl Record {
             *deadline = now.boot;
         }
     }
+}
+
+/// The images of a pod object's containers, by the containers' names.
+fn images(object: &Value) -> BTreeMap<&str, &str> {
+    let lists = ["initContainers", "containers"].into_iter().filter_map(|list| object["spec"][list].as_array());
+    lists.flatten().filter_map(|it| Some((it["name"].as_str()?, it["image"].as_str()?))).collect()
 }
 
 impl ContainerMemory {
@@ -223,6 +247,7 @@ mod tests {
             message: String::new(),
             started_at: None,
             finished_at: at(5).wall,
+            halted: false,
         };
         Change::Ended {
             container: "a".into(),

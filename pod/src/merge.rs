@@ -23,6 +23,7 @@ use crate::record::{Lifecycle, Record};
 
 use claims::{Claim, Claims};
 
+pub use priorities::unresolved;
 pub use stamp::stamp;
 
 /// What one source says at present.
@@ -112,8 +113,10 @@ pub enum Fate {
 /// The one desired set.
 pub fn merge(snapshots: &[Snapshot], recorded: &[Recorded], node: &Node, max_pods: usize) -> Merged {
     let mut claims = Claims::gather(snapshots, recorded);
-    let complete = snapshots.iter().all(|s| matches!(s.said, Said::Files(_)));
-    let mut merged = Merged { set: DesiredSet { complete, ..DesiredSet::default() }, ..Merged::default() };
+    let said = snapshots.iter().filter(|s| matches!(s.said, Said::Files(_)));
+    let heard: BTreeSet<Source> = said.map(|s| s.source).collect();
+    let complete = snapshots.iter().all(|s| heard.contains(&s.source));
+    let mut merged = Merged { set: DesiredSet { heard, complete, ..DesiredSet::default() }, ..Merged::default() };
     let winners = claims.winners(recorded);
     let statics = static_names(&winners, node);
     for (key, claim) in winners {
@@ -128,6 +131,7 @@ pub fn merge(snapshots: &[Snapshot], recorded: &[Recorded], node: &Node, max_pod
         };
         merged.set.workloads.insert(key, wanted);
     }
+    circles(&mut merged.set, &mut claims);
     ports::share(&mut merged.set, recorded, &mut claims);
     limit(&mut merged.set, recorded, max_pods, &mut claims);
     (merged.kept, merged.set.contents) = claims.contents(snapshots);
@@ -226,6 +230,24 @@ fn name_taken(pod: &DesiredPod, recorded: &[Recorded], node: &Node) -> Option<St
         |r: &&Recorded| r.name == name && r.workload.namespace == pod.workload.namespace && r.workload != pod.workload;
     let other = recorded.iter().filter(same).min()?;
     Some(format!("the pod name {name} is taken by a pod of {}; rename one of them", other.workload))
+}
+
+/// Pods that are after each other in a circle: none of them could ever start. What runs of them goes on as its record says.
+fn circles(set: &mut DesiredSet, claims: &mut Claims) {
+    let wanted: Vec<&DesiredPod> = set
+        .workloads
+        .values()
+        .filter_map(|wanted| match wanted {
+            Wanted::Run(pod) => Some(&**pod),
+            Wanted::Hold { .. } | Wanted::Forbidden { .. } | Wanted::End { .. } | Wanted::Gone => None,
+        })
+        .collect();
+    for (key, way) in crate::after::circles(&wanted) {
+        let Some(Wanted::Run(pod)) = set.workloads.get(&key) else { continue };
+        let (path, reason) = crate::after::refusal(key.kind, &way);
+        claims.refuse(pod, &path, reason.clone());
+        set.workloads.insert(key, Wanted::Hold { reason: format!("{path}: {reason}") });
+    }
 }
 
 /// `--max-pods`: who has been admitted keeps the place, newcomers come in by priority, then by name.

@@ -17,6 +17,9 @@ pub struct ObservedContainer {
     pub adapted: String,
     /// Why its image is not as fresh as `imagePullPolicy: Always` asks. Empty: it is.
     pub not_refreshed: String,
+    /// The image as the pod asked for it when the run was created. Only of the control endpoint's pods, whose image may become another
+    /// one while they live; empty: it is nobody else's, or was created by a former version.
+    pub image: String,
     /// Whom its first process began as; None: it was made by a version that did not say.
     pub user: Option<Box<RunUser>>,
     pub state: ContainerState,

@@ -8,6 +8,7 @@ mod conflict;
 mod deadline;
 mod draft;
 mod ending;
+mod halt;
 mod missed;
 pub mod order;
 mod orphans;
@@ -30,12 +31,13 @@ use crate::observed::{Health, ImageState, ObservedContainer, SandboxState};
 use crate::record::{Amounts, PodFailure, Record, Stopping, Termination};
 use crate::spec::PodTemplate;
 use crate::time::{Moment, Now};
+use crate::turns::Turn;
 
 pub use deadline::DEADLINE_EXCEEDED;
 pub use orphans::{Orphans, orphans};
 pub use pod::is_unsaid;
 pub use resize::RESIZE_RESTARTS;
-pub use run::{FAILED_HOOK, back_off};
+pub use run::{FAILED_HOOK, OTHER_IMAGE, back_off};
 pub use silence::{SHIM_PATIENCE, SHIM_SILENT};
 pub use strays::{STRAY_GRACE, Stray, end_strays};
 
@@ -79,6 +81,8 @@ pub struct View<'a> {
     pub health: &'a BTreeMap<RunKey, Health>,
     /// Pods whose shim does not answer, and since when no look has found otherwise. In memory only.
     pub silent: &'a BTreeMap<Uid, Now>,
+    /// What the other workloads of the node leave to this one.
+    pub turn: &'a Turn,
     pub now: Now,
     /// The present boot (/proc/sys/kernel/random/boot_id).
     pub boot_id: &'a str,

@@ -206,6 +206,9 @@ pub struct Stopping {
     pub deadline: Moment,
     /// For people: what its liveness probe found, that its hook failed …
     pub message: String,
+    /// The node stops it, and not anything about it: it has not failed and is not done.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub halts: bool,
 }
 
 /// What a record of a version that knew nothing of a field has in it.
@@ -228,4 +231,7 @@ pub struct Termination {
     pub message: String,
     pub started_at: Option<jiff::Timestamp>,
     pub finished_at: jiff::Timestamp,
+    /// The node stopped it ([`Stopping::halts`]): whatever its exit code, it is to run again.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub halted: bool,
 }

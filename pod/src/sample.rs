@@ -35,6 +35,7 @@ pub fn template(containers: &[&str]) -> PodTemplate {
             host_network: false,
             host_pid: false,
             host_ipc: false,
+            own_users: false,
             share_processes: false,
             sysctls: Default::default(),
             priority: 0,

@@ -30,6 +30,8 @@ pub struct PodSpec {
     pub host_network: bool,
     pub host_pid: bool,
     pub host_ipc: bool,
+    /// `hostUsers: false`: the pod has users of its own, of which none is one of the node's. Never with anything else of the node's.
+    pub own_users: bool,
     /// `shareProcessNamespace`: never with `host_pid`.
     pub share_processes: bool,
     /// `securityContext.sysctls`: values of the pod's own namespaces by their names with dots. Only those that Kubernetes calls safe.
@@ -476,6 +478,8 @@ pub struct Security {
     /// None: the runtime's default unless privileged.
     pub apparmor: Option<AppArmor>,
     pub selinux: Option<SeLinux>,
+    /// `procMount: Unmasked`: only in a pod with users of its own.
+    pub unmasked_proc: bool,
 }
 
 /// `supplementalGroupsPolicy` (KEP-3619).
@@ -702,6 +706,9 @@ pub const RUN_ONCE_ANNOTATION: &str = "daemonlet.dev/run-once";
 
 /// The annotation that keeps a created successor waiting beside each running container.
 pub const STANDBY_ANNOTATION: &str = "daemonlet.dev/standby";
+
+/// The annotation with the names of pods that are to be ready before this one starts, and that end after it.
+pub const AFTER_ANNOTATION: &str = "daemonlet.dev/after";
 
 /// The annotation that makes a new pod where a ConfigMap or Secret that the template uses holds something else.
 pub const RESTART_ON_CONFIG_CHANGE_ANNOTATION: &str = "daemonlet.dev/restart-on-config-change";

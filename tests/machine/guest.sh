@@ -95,7 +95,7 @@ systemd_runs() { [ "$(cat /proc/1/comm)" = systemd ]; }
 
 install() {
     cp /payload/daemonlet /payload/daemonlet-logkeeper /usr/bin/
-    cp /payload/*.service /etc/systemd/system/
+    cp /payload/*.service /payload/*.target /etc/systemd/system/
     mkdir -p /etc/daemonlet/manifests /var/lib/daemonlet/images
     cp /payload/manifests/* /etc/daemonlet/manifests/
     cp /payload/images/* /var/lib/daemonlet/images/
@@ -108,7 +108,7 @@ install() {
 }
 
 verify_units() {
-    said=$(systemd-analyze verify /etc/systemd/system/daemonlet.service /etc/systemd/system/daemonlet-logkeeper.service 2>&1 | grep -F daemonlet)
+    said=$(systemd-analyze verify /etc/systemd/system/daemonlet.service /etc/systemd/system/daemonlet-logkeeper.service /etc/systemd/system/daemons-ready.target /etc/systemd/system/daemonlet-ready.service 2>&1 | grep -F daemonlet)
     [ -z "$said" ] || { echo "$said"; return 1; }
 }
 

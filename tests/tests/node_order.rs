@@ -222,3 +222,70 @@ fn what_runs_once_is_done() {
     assert_eq!(done(&node), uid);
     wait_journal(&node, &["ran"]);
 }
+
+/// A pod that is after `after`, and ready when the file of its name is there.
+fn after(name: &str, after: &str, journal: &str) -> String {
+    let mut main = shell("main", &daemon(name));
+    main["readinessProbe"] =
+        json!({"exec": {"command": ["test", "-e", format!("/journal/{name}")]}, "periodSeconds": 1});
+    let mut document: Value = serde_json::from_str(&noted(json!([main]), json!([]), journal)).expect("JSON");
+    document["metadata"]["name"] = json!(name);
+    if !after.is_empty() {
+        document["metadata"]["annotations"] = json!({"daemonlet.dev/after": after});
+    }
+    document.to_string()
+}
+
+#[test]
+fn a_pod_starts_when_the_one_that_it_is_after_is_ready_and_wait_ends_when_all_are() {
+    let mut node = TestNode::start();
+    let place = node.dir().join("journal").display().to_string();
+    let b = after("b", "a", &place);
+    node.put("all.yaml", &b);
+    let waiting = node.wait_pod("b", "waits for a", |pod| pod.waiting("main") == "WaitsForOthers");
+    let condition = waiting.condition("WaitsForOthers").expect("is there");
+    assert!(condition["message"].as_str().is_some_and(|text| text.contains("default/a")), "{condition}");
+    node.put("all.yaml", &format!("{b}\n---\n{}", after("a", "", &place)));
+    wait_journal(&node, &["a begins"]);
+    let early = node.cli(&["wait", "--for", "ready", "--timeout", "0"]);
+    assert!(early.code == 1 && early.err.contains("default/b: WaitsForOthers"), "{early:?}");
+    // Nobody is stopped because another is not ready, also by a new agent.
+    node.kill_agent();
+    node.start_agent();
+    node.wait_agent();
+    for name in ["b", "a"] {
+        std::fs::write(node.dir().join("journal").join(name), "").expect("it can be written");
+    }
+    // A command of the test may take half a minute; a node that was just restarted on a busy machine may take longer.
+    node.wait_pod("b", "has been started", |pod| pod.running());
+    assert_eq!(node.cli(&["wait", "--for", "ready", "--timeout", "25s"]).ok().out, "ready: 2 daemons\n");
+    wait_journal(&node, &["a begins", "b begins"]);
+
+    // A drain keeps to that order, holds over a death of the agent and lets nothing new start.
+    let said = node.cli(&["drain", "--timeout", "25s"]).ok().out;
+    assert_eq!(said, "default/b stopped\ndefault/a stopped\nthe node is drained\n");
+    assert_eq!(journal(&node).split_off(2), ["b ends", "a ends"]);
+    node.kill_agent();
+    node.start_agent();
+    node.wait_agent();
+    node.put("c.yaml", &after("c", "", &place));
+    for name in ["a", "b", "c"] {
+        node.wait_pod(name, "is drained", |pod| pod.waiting("main") == "NodeDrained");
+    }
+    let rows = node.cli(&["get", "pods"]).ok().out;
+    assert_eq!(rows.matches("NodeDrained").count(), 3, "{rows}");
+    let checks = node.get("/readyz").expect("the agent answers").body;
+    assert!(checks.contains("[-]drain failed: the node is drained since"), "{checks}");
+    assert_eq!(journal(&node).len(), 4);
+    node.cli(&["undrain"]).ok();
+    wait_for("all run again, in their order", || {
+        let again = journal(&node).split_off(4);
+        let place = |line: &str| again.iter().position(|it| it == line);
+        let (a, b, c) = (place("a begins"), place("b begins"), place("c begins"));
+        if a.is_some() && a < b && c.is_some() && again.len() == 3 { Ok(()) } else { Err(format!("{again:?}")) }
+    });
+    node.remove("c.yaml");
+    node.remove("all.yaml");
+    node.wait_no_pod("a");
+    node.wait_nothing_left();
+}

@@ -158,3 +158,93 @@ fn a_class_that_is_configured_no_more_harms_no_running_pod_and_hinders_no_end() 
     node.restart_agent();
     node.wait_pod("b", "runs again", |pod| pod.running() && pod.restarts() > 0);
 }
+
+/// A pod with users of its own, of the runtime class where there is one.
+fn with_own_users(name: &str, script: &str) -> Document {
+    pod(name).own_network().pod_field("hostUsers", json!(false)).says(script)
+}
+
+#[test]
+fn users_of_a_pods_own_are_refused_with_the_reason_where_the_runtime_cannot_map_them() {
+    let node = TestNode::start();
+    // The runc of Debian 12, which is called under every containerd, knows nothing of it; nor does a containerd before 2.0.
+    let refused = |said: &str| said.contains("hostUsers: false cannot be kept on this node");
+    node.put("a.yaml", &with_own_users("a", "").text());
+    let said = wait_for("the event says why", || {
+        let said = node.cli(&["describe", "pod", "a-node-a"]).out;
+        if refused(&said) { Ok(said) } else { Err(said) }
+    });
+    assert!(said.contains("cannot map the ids of images") || said.contains("with mapped ids"), "{said}");
+    assert!(said.contains("FailedCreatePodSandBox"), "{said}");
+    assert!(!node.pods_of("a")[0].running());
+    let doctor = node.cli(&["doctor", "-o", "json"]).out;
+    let line = serde_json::from_str::<serde_json::Value>(&doctor).expect("JSON");
+    let line =
+        line["lines"].as_array().and_then(|all| all.iter().find(|line| line["name"] == "user namespaces")).cloned();
+    let found = line.expect("a line")["found"].to_string();
+    assert!(found.contains("hostUsers: false are refused"), "{found}");
+    node.put("a.yaml", &with_own_users("a", "").pod_field("hostUsers", json!(true)).text());
+    node.wait_running("a");
+}
+
+#[test]
+fn a_pod_with_users_of_its_own_is_nobody_on_the_node_and_root_among_its_files() {
+    let runc = std::env::var_os("DAEMONLET_TEST_CONTAINERD_BIN").map(|bin| PathBuf::from(bin).join("../../runc/runc"));
+    let Some(runc) = runc.filter(|runc| runc.is_file()) else {
+        return tests::skip::skipped("no containerd 2 with a runc that maps ids (scripts/containerds.sh)");
+    };
+    let mut node = TestNode::builder().without_agent().start();
+    let config = node.dir().join("config.yaml");
+    fs::write(&config, format!("runtime-class:\n  maps: {}\n", runc.display())).unwrap();
+    // As the directories of an installed containerd are: its containers' root looks for its file system below.
+    fs::set_permissions(node.dir(), fs::Permissions::from_mode(0o711)).unwrap();
+    node.set_flag("--config", &config.display().to_string());
+    node.start_agent();
+    node.wait_agent();
+    let host = node.dir().join("host");
+    fs::create_dir(&host).unwrap();
+    fs::write(host.join("before"), "").unwrap();
+    let sees = "echo map $(cat /proc/self/uid_map); echo id $(id -u):$(id -g); touch /empty/made /host/made /etc/made /dev/shm/made\n\
+                for it in /empty/made /host/before /etc/passwd /etc/hosts /data; do echo \"owner $it $(stat -c %u:%g $it)\"; done\n\
+                echo masked $(grep -c ' /proc/' /proc/self/mountinfo); cat /proc/sys/net/ipv4/tcp_fin_timeout; hostname\n\
+                echo bye > /dev/termination-log; echo node $(ip route | grep -c default)";
+    let own = with_own_users("own", sees)
+        .pod_field("runtimeClassName", json!("maps"))
+        .pod_field("hostname", json!("inside"))
+        .pod_field("securityContext/sysctls", json!([{"name": "kernel.shm_rmid_forced", "value": "1"}]))
+        .pod_field("volumes", json!([{"name": "host", "hostPath": {"path": host}}, {"name": "empty", "emptyDir": {}}]))
+        .field(
+            "volumeMounts",
+            json!([{"name": "host", "mountPath": "/host"}, {"name": "empty", "mountPath": "/empty"}]),
+        )
+        .field("securityContext/procMount", json!("Unmasked"))
+        .field("readinessProbe", json!({"exec": {"command": ["test", "-e", "/empty/made"]}, "periodSeconds": 1}));
+    node.put("own.yaml", &own.text());
+    node.put("more.yaml", &with_own_users("more", "").pod_field("runtimeClassName", json!("maps")).text());
+    let pod = node.wait_pod("own", "ready", |pod| pod.ready());
+    let more = node.wait_running("more");
+    let said = |text: &str| node.wait_log(&pod, "main", text);
+    assert_eq!(said("id "), "id 0:0");
+    for file in ["/empty/made", "/host/before", "/etc/passwd", "/etc/hosts"] {
+        assert_eq!(said(&format!("owner {file} ")), format!("owner {file} 0:0"));
+    }
+    assert_eq!(said("inside"), "inside");
+    assert_eq!(said("masked "), "masked 0");
+    let (process, other) = (node.process(&pod), node.process(&more));
+    let owner = |process: tests::process::Process| {
+        fs::metadata(format!("/proc/{}", process.pid)).map(|it| std::os::unix::fs::MetadataExt::uid(&it)).unwrap()
+    };
+    let (first, second) = (owner(process), owner(other));
+    assert!(first >= 0x7000_0000 && second >= 0x7000_0000, "{first} {second}");
+    assert!(first.abs_diff(second) >= 65536, "{first} {second}");
+    assert_eq!(said("map "), format!("map 0 {first} 65536"));
+    let of_file = fs::metadata(host.join("made")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&of_file), 0, "the volume's ids are mapped");
+    // Nothing of the node is root's there, and an agent that comes back takes the pod as it is.
+    node.restart_agent();
+    node.wait_pod("own", "is taken up", |pod| pod.ready() && pod.restarts() == 0);
+    assert!(process.alive());
+    node.remove("own.yaml");
+    node.remove("more.yaml");
+    node.wait_nothing_left();
+}

@@ -5,7 +5,9 @@ use std::io::{self, Read as _, Write};
 use std::path::Path;
 
 use clap::Args;
-use pod::manifest::{Context, Parsed, Rejection, parse};
+use pod::after;
+use pod::manifest::{Context, Document, Parsed, Rejection, parse};
+use pod::merge::unresolved;
 use serde_json::{Value, json};
 
 use super::{Failure, Machine};
@@ -27,23 +29,47 @@ pub struct CheckArgs {
 pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<(), Failure> {
     let node_name = config::hostname().unwrap_or_else(|_| "node".into());
     let context = Context { node_name };
-    let mut accepted = true;
-    let mut judged: Vec<Value> = Vec::new();
-    for file in &args.files {
-        let parsed = match read(file) {
-            Ok(bytes) => parse(file, &bytes, &context),
-            Err(why) => unreadable(file, &why),
-        };
-        accepted &= parsed.is_accepted();
-        match args.output {
-            Some(Machine::Json) => judged.push(to_json(&parsed)),
-            None => parsed.rejections().try_for_each(|rejection| writeln!(out, "{rejection}"))?,
+    let judge = |file: &String| match read(file) {
+        Ok(bytes) => parse(file, &bytes, &context),
+        Err(why) => unreadable(file, &why),
+    };
+    let mut files: Vec<Parsed> = args.files.iter().map(judge).collect();
+    refuse(&mut files);
+    let accepted = files.iter().all(Parsed::is_accepted);
+    match args.output {
+        Some(Machine::Json) => {
+            let judged: Vec<Value> = files.iter().map(to_json).collect();
+            writeln!(out, "{:#}", json!({"files": judged}))?;
         }
-    }
-    if args.output.is_some() {
-        writeln!(out, "{:#}", json!({"files": judged}))?;
+        None => files.iter().flat_map(Parsed::rejections).try_for_each(|rejection| writeln!(out, "{rejection}"))?,
     }
     if accepted { Ok(()) } else { Err(Failure::Refused(String::new())) }
+}
+
+/// What only shows once all files are known.
+fn refuse(files: &mut [Parsed]) {
+    for ([file, document], rejection) in unresolved(files) {
+        files[file].documents[document].result = Err(vec![rejection]);
+    }
+    refuse_circles(files);
+}
+
+/// Documents of these files that wait for each other in a circle, as the agent refuses them.
+fn refuse_circles(files: &mut [Parsed]) {
+    let pods = files.iter().flat_map(|file| &file.documents).filter_map(|document| match &document.result {
+        Ok(Document::Workload(pod)) => Some(&**pod),
+        Ok(_) | Err(_) => None,
+    });
+    let circles = after::circles(&pods.collect::<Vec<_>>());
+    for Parsed { file, documents, .. } in files {
+        for document in documents {
+            let Ok(Document::Workload(pod)) = &document.result else { continue };
+            if let Some(way) = circles.get(&pod.workload) {
+                let (path, reason) = after::refusal(pod.workload.kind, way);
+                document.result = Err(vec![Rejection { file: file.clone(), line: document.line, path, reason }]);
+            }
+        }
+    }
 }
 
 /// A FIFO would wait for ever and a device never end: regular files and standard input only.
@@ -97,4 +123,43 @@ fn to_json(parsed: &Parsed) -> Value {
         "rejections": parsed.rejections().map(rejection).collect::<Vec<_>>(),
         "documents": documents,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_priority_class_is_looked_for_in_all_files_that_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let of_class = |class: &str| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  priorityClassName: {class}\n  containers: [{{name: c, image: i}}]\n"
+            )
+        };
+        let pod = file("pod.yaml", &of_class("night"));
+        let known = file("known.yaml", &of_class("system-node-critical"));
+        let class = file(
+            "class.yaml",
+            "apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {name: night}\nvalue: 7\n",
+        );
+        let check = |files: &[&String]| {
+            let mut said = Vec::new();
+            let args = CheckArgs { files: files.iter().map(|it| (*it).clone()).collect(), output: None };
+            let accepted = run(&args, &mut said).is_ok();
+            (accepted, String::from_utf8(said).unwrap())
+        };
+        let (accepted, said) = check(&[&pod, &known]);
+        assert!(
+            !accepted && said.contains("pod.yaml:1: spec.priorityClassName: no PriorityClass with name night"),
+            "{said}"
+        );
+        assert_eq!(check(&[&pod, &class]), (true, String::new()));
+        assert_eq!(check(&[&known]), (true, String::new()));
+    }
 }

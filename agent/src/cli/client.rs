@@ -77,6 +77,14 @@ impl Client {
         })
     }
 
+    /// What the agent says to a word that needs no more words.
+    pub fn post(&self, path: &str) -> Result<String, Failure> {
+        self.on_runtime(async {
+            let answer = whole(self.request(Method::POST, path, Bytes::new()).await?).await?;
+            Ok(answer["note"].as_str().unwrap_or_default().to_owned())
+        })
+    }
+
     /// Joins the control endpoint anew. What the agent says to that.
     pub fn rejoin(&self, token: &str) -> Result<String, Failure> {
         self.on_runtime(async {
@@ -88,27 +96,59 @@ impl Client {
 
     /// All that there is, then each change, until `each` has had enough (false) or the agent ends.
     pub fn watch(&self, kind: Kind, mut each: impl FnMut(Vec<Change>) -> Result<(), Failure>) -> Result<(), Failure> {
-        self.on_runtime(async {
-            let response = self.request(Method::GET, &format!("/v1/{}?watch=1", kind.name()), Bytes::new()).await?;
-            let mut body = response.into_body();
-            let mut rest: Vec<u8> = Vec::new();
-            while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|why| self.unreachable(&why))?;
-                let Ok(bytes) = frame.into_data() else { continue };
-                rest.extend_from_slice(&bytes);
-                let Some(end) = rest.iter().rposition(|b| *b == b'\n') else {
-                    if rest.len() > LINE_BYTES_MAX {
-                        return Err(Failure::Refused("the agent sent an endless line".into()));
-                    }
-                    continue;
-                };
-                let after = rest.split_off(end + 1);
-                let lines: Vec<Change> = rest.split(|b| *b == b'\n').filter_map(change).collect();
-                rest = after;
-                each(lines)?;
+        self.on_runtime(self.changes(kind, |changes| each(changes).map(|()| true)))
+    }
+
+    /// The only thing of a kind as it is now and whenever it has changed, until `each` has had enough (false) or that moment has
+    /// come.
+    pub fn follow(
+        &self,
+        kind: Kind,
+        until: Option<std::time::Instant>,
+        mut each: impl FnMut(Value) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let changes = self.changes(kind, |changes| {
+            for change in changes {
+                if !each(change.object)? {
+                    return Ok(false);
+                }
             }
-            Err(Failure::Unreachable("the agent has ended the watch".into()))
+            Ok(true)
+        });
+        self.on_runtime(async {
+            match until {
+                Some(until) => tokio::time::timeout_at(until.into(), changes).await.unwrap_or(Ok(())),
+                None => changes.await,
+            }
         })
+    }
+
+    async fn changes(
+        &self,
+        kind: Kind,
+        mut each: impl FnMut(Vec<Change>) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let response = self.request(Method::GET, &format!("/v1/{}?watch=1", kind.name()), Bytes::new()).await?;
+        let mut body = response.into_body();
+        let mut rest: Vec<u8> = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|why| self.unreachable(&why))?;
+            let Ok(bytes) = frame.into_data() else { continue };
+            rest.extend_from_slice(&bytes);
+            let Some(end) = rest.iter().rposition(|b| *b == b'\n') else {
+                if rest.len() > LINE_BYTES_MAX {
+                    return Err(Failure::Refused("the agent sent an endless line".into()));
+                }
+                continue;
+            };
+            let after = rest.split_off(end + 1);
+            let lines: Vec<Change> = rest.split(|b| *b == b'\n').filter_map(change).collect();
+            rest = after;
+            if !each(lines)? {
+                return Ok(());
+            }
+        }
+        Err(Failure::Unreachable("the agent has ended the watch".into()))
     }
 
     /// Has the agent carry out a word about images; `each` gets the frames as they come. What it says at the end.

@@ -1,7 +1,7 @@
 //! `doctor`: the lines of [`crate::doctor`], printed.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
@@ -25,12 +25,7 @@ pub struct DoctorArgs {
 pub fn run(client: &Client, args: &DoctorArgs, out: &mut impl Write) -> Result<(), Failure> {
     let flags = Settings { run_dir: client.socket().parent().map(PathBuf::from), ..Settings::default() };
     let config = Config::load(&flags, args.config.as_deref()).map_err(|why| Failure::Usage(why.to_string()))?;
-    // What to do about it is said beside it, as of any other line.
-    let advice = format!("; {}", how_to_start(&config.run_dir));
-    let agent = client.list(Kind::Node).map_err(|why| why.to_string().replace(&advice, ""));
-    let agent = agent.and_then(|mut nodes| nodes.pop().ok_or_else(|| "the agent says nothing of its node".to_owned()));
-    let mut lines = vec![configuration(client.socket(), args.config.as_deref(), &agent)];
-    lines.extend(examine(&Places::new(&config, agent)));
+    let (_, lines) = lines(client, &config, args.config.as_deref());
     match args.output {
         Some(Machine::Json) => writeln!(out, "{:#}", json!({"lines": lines}))?,
         None => print(&lines, colours(), out)?,
@@ -39,6 +34,18 @@ pub fn run(client: &Client, args: &DoctorArgs, out: &mut impl Write) -> Result<(
         true => Err(Failure::Refused(String::new())),
         false => Ok(()),
     }
+}
+
+/// The places that were looked at, and what was found there.
+pub fn lines(client: &Client, config: &Config, file: Option<&Path>) -> (Places, Vec<Line>) {
+    // What to do about it is said beside it, as of any other line.
+    let advice = format!("; {}", how_to_start(&config.run_dir));
+    let agent = client.list(Kind::Node).map_err(|why| why.to_string().replace(&advice, ""));
+    let agent = agent.and_then(|mut nodes| nodes.pop().ok_or_else(|| "the agent says nothing of its node".to_owned()));
+    let mut lines = vec![configuration(client.socket(), file, &agent)];
+    let places = Places::new(config, agent);
+    lines.extend(examine(&places));
+    (places, lines)
 }
 
 fn print(lines: &[Line], colours: bool, out: &mut impl Write) -> Result<(), Failure> {

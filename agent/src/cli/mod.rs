@@ -6,9 +6,11 @@
 mod age;
 mod check;
 mod client;
+mod debug;
 mod delete;
 mod describe;
 mod doctor;
+mod drain;
 mod exec;
 mod find;
 mod get;
@@ -18,6 +20,7 @@ mod logs;
 mod pod_row;
 mod rejoin;
 mod table;
+mod wait;
 mod why;
 mod yaml;
 
@@ -68,10 +71,19 @@ pub enum Word {
     Images(images::Images),
     /// Say what a daemon waits for
     Why(why::WhyArgs),
+    /// Wait until every daemon of this node is ready
+    Wait(wait::WaitArgs),
+    /// Stop all pods, in their order; nothing starts until undrain or a reboot
+    Drain(drain::DrainArgs),
+    /// End a drain: the daemons run again
+    Undrain,
     /// Join the control endpoint anew, with a new token; the daemons run on
     Rejoin(rejoin::RejoinArgs),
     /// Look for what on this node would keep daemons from running
     Doctor(doctor::DoctorArgs),
+    /// Gather what a bug report needs
+    #[command(subcommand)]
+    Debug(debug::Debug),
     /// Judge manifest files as the agent would, without an agent
     Check(check::CheckArgs),
     /// Print the version
@@ -189,8 +201,12 @@ fn speak(client: &Client, word: Word, out: &mut impl io::Write) -> Result<(), Fa
         Word::Delete(Delete::Pod(named)) => delete::pod(client, &named, out),
         Word::Images(word) => images::run(client, word, out),
         Word::Why(args) => why::run(client, &args, &mut Plain(out)),
+        Word::Wait(args) => wait::run(client, &args, out),
+        Word::Drain(args) => drain::drain(client, &args, out),
+        Word::Undrain => drain::undrain(client, out),
         Word::Rejoin(args) => rejoin::run(client, &args, out),
         Word::Doctor(args) => doctor::run(client, &args, out),
+        Word::Debug(word) => debug::run(client, &word, out),
         Word::Check(args) => check::run(&args, &mut Plain(out)),
         Word::Version => Ok(writeln!(out, "daemonlet {}", env!("CARGO_PKG_VERSION"))?),
         Word::Completion { shell } => {

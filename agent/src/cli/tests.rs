@@ -4,6 +4,7 @@ use super::served::Served;
 use super::*;
 use crate::board::{Command, FileOutcome, FileState};
 use crate::status::sample;
+use pod::name::{WorkloadKey, WorkloadKind};
 
 /// A board with two pods: `ds-abcde` in kube-system, which runs, and `web-n1` in default, which waits.
 fn served() -> Served {
@@ -126,6 +127,20 @@ fn a_watch_goes_on_with_each_change_and_a_closed_pipe_ends_it_quietly() {
         let pod: serde_json::Value = serde_json::from_str(line).expect("one object a line");
         assert_eq!(pod["kind"], "Pod");
     }
+}
+
+#[test]
+fn delete_of_the_control_endpoints_pod_is_refused_with_the_line_that_does_it() {
+    let served = served();
+    let (key, mut published) = sample::running();
+    served.board.publish(&key, None);
+    let key = WorkloadKey { kind: WorkloadKind::Control, namespace: "shop".into(), name: "web".into() };
+    published.pods[0].record.workload = key.clone();
+    published.pods[0].record.name = "web".into();
+    served.board.publish(&key, Some(published));
+    let (code, out, said) = say(&served, &["delete", "pod", "web"]);
+    assert_eq!((code, out.as_str()), (1, ""), "{said}");
+    assert!(said.contains("kubectl delete pod -n shop web"), "{said}");
 }
 
 #[test]
@@ -470,4 +485,68 @@ fn doctor_answers_with_and_without_an_agent() {
     let out = String::from_utf8(out).unwrap();
     assert!(out.contains("the built-in defaults: no agent answers on /nonexistent/x.sock"), "{out}");
     assert_eq!(failure.unwrap_err().code(), 1, "an agent that does not answer is a failing line, not exit code 3");
+}
+
+#[test]
+fn wait_ends_when_the_last_daemon_is_ready_and_says_what_is_missing_when_the_time_is_over() {
+    let served = served();
+    let (code, _, said) = say(&served, &["wait", "--for", "ready", "--timeout", "0"]);
+    assert_eq!(code, 1);
+    assert!(said.contains("source-static: ") && said.contains("default/web: CrashLoopBackOff"), "{said}");
+    served.board.set_check(crate::board::Check::SourceStatic, Ok(()));
+    let (code, _, said) = say(&served, &["wait", "--for", "ready", "--timeout", "1s"]);
+    assert_eq!((code, said.lines().count()), (1, 2), "{said}");
+    let board = served.board.clone();
+    let heals = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        board.publish(&sample::backing_off().0, None);
+    });
+    assert_eq!(say(&served, &["wait", "--for", "ready"]), (0, "ready: 1 daemon\n".into(), String::new()));
+    heals.join().unwrap();
+    for wrong in [&["wait"][..], &["wait", "--for", "pods"], &["wait", "--for", "ready", "--timeout", "soon"]] {
+        assert_eq!(say(&served, wrong).0, 2, "{wrong:?}");
+    }
+    let unreachable = Client::new("/nonexistent/daemonlet.sock".into());
+    let word = Cli::parse_from(["daemonlet", "wait", "--for", "ready", "--timeout", "1s"]).word;
+    assert_eq!(speak(&unreachable, word, &mut Vec::new()).unwrap_err().code(), 3);
+}
+
+#[test]
+fn drain_ends_when_nothing_is_left_and_says_what_has_not_stopped_in_time() {
+    let mut served = served();
+    served.board.set_check(crate::board::Check::SourceStatic, Ok(()));
+    let (mut commands, board) =
+        (std::mem::replace(&mut served.commands, tokio::sync::mpsc::channel(1).1), served.board.clone());
+    let agent = std::thread::spawn(move || {
+        let mut asked = Vec::new();
+        while let Some(Command::Drain { on, reply }) = commands.blocking_recv() {
+            match on {
+                true => board.set_check(crate::board::Check::Drain, Err("the node is drained".into())),
+                false => board.clear_check(crate::board::Check::Drain),
+            }
+            asked.push(on);
+            let note = if asked.len() == 1 { "the disk is full" } else { "" };
+            reply.send(note.to_owned()).unwrap();
+            if asked.len() == 2 {
+                for (key, _) in [sample::running(), sample::backing_off()] {
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                    board.publish(&key, None);
+                }
+            }
+            if !on {
+                return asked;
+            }
+        }
+        asked
+    });
+    let (code, out, said) = say(&served, &["drain", "--timeout", "1s"]);
+    assert_eq!((code, out.as_str()), (1, "  the disk is full\n"));
+    assert!(said.contains("the drain goes on:") && said.contains("kube-system/ds"), "{said}");
+    let (code, _, said) = say(&served, &["wait", "--for", "ready", "--timeout", "0"]);
+    assert!(code == 1 && said.contains("drain: the node is drained"), "{said}");
+    let (code, out, _) = say(&served, &["drain"]);
+    assert_eq!(code, 0);
+    assert!(out.ends_with("the node is drained\n"), "{out}");
+    assert_eq!(say(&served, &["undrain"]).0, 0);
+    assert_eq!(agent.join().unwrap(), [true, true, false]);
 }

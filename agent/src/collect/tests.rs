@@ -90,7 +90,8 @@ struct Bench {
 
 fn bench(fake: Fake, settings: ImageGc) -> Bench {
     let (board, _commands) = Board::new();
-    let (desired, set) = watch::channel(DesiredSet { complete: true, ..DesiredSet::default() });
+    let (desired, set) =
+        watch::channel(DesiredSet { complete: true, heard: pod::desired::Source::ALL.into(), ..DesiredSet::default() });
     let collector = Collector::new(fake.clone(), settings, board.clone(), set);
     Bench { board, desired, collector, fake }
 }

@@ -41,6 +41,17 @@ pub fn judge_snapshotter(found: &Result<Look, String>) -> Line {
     }
 }
 
+/// No fault of a node: only pods that ask for it are concerned, and they say so.
+pub fn judge_own_users(found: &Result<Look, String>) -> Line {
+    const NAME: &str = "user namespaces";
+    let refused = |why: &str| Line::ok(NAME, format!("pods with hostUsers: false are refused here: {why}"));
+    match found.as_ref().map(|look| &look.own_users) {
+        Ok(Ok(())) => Line::ok(NAME, "pods with hostUsers: false have users of their own"),
+        Ok(Err(why)) => refused(why),
+        Err(_) => refused("containerd does not answer"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,7 +65,14 @@ mod tests {
     }
 
     fn answering(version: &str, snapshotter: Result<(), String>) -> Result<Look, String> {
-        Ok(Look { version: version.into(), pid: None, snapshotter, namespaces: Ok(vec![]), root: None })
+        Ok(Look {
+            version: version.into(),
+            pid: None,
+            snapshotter,
+            own_users: Err("runc is too old".into()),
+            namespaces: Ok(vec![]),
+            root: None,
+        })
     }
 
     #[test]
@@ -67,6 +85,12 @@ mod tests {
         assert_eq!(line.verdict, Verdict::Warn);
         assert!(line.found.contains("CVE-2024-25621"), "{}", line.found);
         assert_eq!(judge_containerd(&answering("v2.2.1", Ok(())), &places()).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn what_keeps_pods_from_users_of_their_own_is_told() {
+        let line = judge_own_users(&answering("2.2.1", Ok(())));
+        assert!(line.verdict == Verdict::Ok && line.found.ends_with("refused here: runc is too old"), "{}", line.found);
     }
 
     #[test]

@@ -180,6 +180,7 @@ pub fn examine(places: &Places) -> Vec<Line> {
         containers::judge_containerd(&containerd, places),
         containers::judge_snapshotter(&containerd),
         runtimes::judge_runc(&runtimes::probe_program(Path::new("runc"))),
+        containers::judge_own_users(&containerd),
         networks::judge_plugins(&networks),
         networks::judge_configuration(&networks, &places.pod_cidrs),
         networks::judge_rules(&networks),

@@ -6,7 +6,7 @@ use pod::downward::NodeSize;
 use pod::name::WorkloadKey;
 use pod::observed::{ContainerState, ObservedContainer};
 use pod::plan::Signal;
-use pod::spec::{Container, PullPolicy, Role};
+use pod::spec::{Container, PodSpec, PullPolicy, Role};
 
 use super::world::{FakeContainer, FakeExec, FakeState, World};
 use crate::exec::{Exec, ExecError, ExecStreams, Stage, Stream};
@@ -42,6 +42,7 @@ impl Runtime for World {
                 image_id: c.created.image_id.clone(),
                 adapted: c.created.adapted.clone(),
                 not_refreshed: c.not_refreshed.clone(),
+                image: c.created.image.clone(),
                 user: None,
                 state: match c.state {
                     FakeState::Created | FakeState::Running { .. } | FakeState::Exited { .. }
@@ -85,7 +86,8 @@ impl Runtime for World {
         let adapted =
             if run.container.security.privileged { "capabilities not given: the simulation has none" } else { "" };
         let image_id = image_id(&run.container.image);
-        let created = CreatedRun { image_id, adapted: adapted.to_owned(), user: None };
+        let image = run.image_asked().to_owned();
+        let created = CreatedRun { image_id, adapted: adapted.to_owned(), image, user: None };
         let container = FakeContainer {
             created: created.clone(),
             not_refreshed: run.not_refreshed.to_owned(),
@@ -109,6 +111,7 @@ impl Runtime for World {
     }
 
     async fn start(&self, id: &str) -> Result<u32, StepError> {
+        assert!(!self.state().drained, "{id} is started on a drained node");
         self.up()?;
         let fate = self.fate("start").await?;
         self.answered(self.task_of(id), "start").await?;
@@ -258,7 +261,7 @@ impl Runtime for World {
         Ok("fake://1".into())
     }
 
-    fn knows_class(&self, _: Option<&str>) -> Result<(), StepError> {
+    async fn takes(&self, _: &PodSpec) -> Result<(), StepError> {
         Ok(())
     }
 

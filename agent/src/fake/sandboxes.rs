@@ -11,7 +11,7 @@ use pod::record::Record;
 use pod::spec::PodTemplate;
 
 use super::world::World;
-use crate::seams::{Leave, LogPipes, Projected, Reach, Sandbox, Sandboxes, StepError};
+use crate::seams::{Leave, LogPipes, Projected, Reach, Sandbox, Sandboxes, StepError, Warned};
 
 /// The one address that a simulated pod or node has: of the range for benchmarks, so never anybody's.
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
@@ -31,14 +31,14 @@ impl Sandboxes for World {
         self.told("fill", fate)
     }
 
-    async fn set_up(&self, record: &Record, template: &PodTemplate) -> Result<(), StepError> {
+    async fn set_up(&self, record: &Record, template: &PodTemplate) -> Result<Vec<Warned>, StepError> {
         let fate = self.fate("set_up").await?;
         let mut state = self.state();
         state.sandboxes.entry(record.uid.clone()).or_insert(template.spec.host_network);
         state.volumes.insert(record.uid.clone());
         state.sizes.insert(record.uid.clone(), of_pod(&template.spec));
         drop(state);
-        self.told("set_up", fate)
+        self.told("set_up", fate).map(|()| Vec::new())
     }
 
     async fn resize(&self, uid: &Uid, template: &PodTemplate, reach: Reach) -> Result<(), StepError> {

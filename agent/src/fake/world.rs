@@ -90,6 +90,8 @@ pub struct WorldState {
     pub newest: BTreeMap<(Uid, String), u32>,
     /// containerd is away: every call is refused.
     pub runtime_down: bool,
+    /// Somebody has been told that the node is drained: nothing is started from now on.
+    pub drained: bool,
     /// Pods whose shim does not answer.
     pub hung: BTreeSet<Uid>,
     /// Names of images that can be had.
@@ -210,6 +212,7 @@ impl World {
     pub fn reboot(&self) {
         let mut state = self.state();
         state.boot += 1;
+        state.drained = false;
         for container in state.containers.values_mut().filter(|c| !c.foreign) {
             container.state = FakeState::NoTask;
         }

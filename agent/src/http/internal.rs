@@ -1,7 +1,7 @@
 //! The socket's interface for client words, version 1. Internal: the same program speaks both ends.
 //!
 //! `GET /v1/<kind>`: `{"items": […]}`; with ?watch=1 one `{"type": …, "object": …}` a line: all that there is as ADDED,
-//! then each change as it comes. `POST /v1/pods/<uid>/delete`. `POST /v1/control/join` with a join token. `POST /v1/images/words` with a word about images is answered
+//! then each change as it comes. `POST /v1/pods/<uid>/delete`. `POST /v1/drain` and `/v1/undrain`. `POST /v1/control/join` with a join token. `POST /v1/images/words` with a word about images is answered
 //! with its frames (`image_words`). `POST /v1/exec` is upgraded to a stream (`exec`). Errors are `{"error": "…"}`.
 
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
+use pod::name::{WorkloadKey, WorkloadKind};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -46,6 +47,10 @@ pub async fn answer(board: Board, machine: Arc<Machine>, request: Request<Incomi
             Method::POST => delete(&board, uid).await,
             _ => reply::method_not_allowed("POST"),
         },
+        ["v1", word @ ("drain" | "undrain")] => match *request.method() {
+            Method::POST => drain(&board, *word == "drain").await,
+            _ => reply::method_not_allowed("POST"),
+        },
         ["v1", "control", "join"] => match *request.method() {
             Method::POST => rejoin(&board, request).await,
             _ => reply::method_not_allowed("POST"),
@@ -71,7 +76,8 @@ async fn list(board: Board, machine: Arc<Machine>, kind: Kind, request: &Request
     match kind {
         // Right after a start: never less than what is known on disk.
         Kind::Pods | Kind::Files | Kind::Why => board.settled().await,
-        Kind::Images | Kind::Events | Kind::Node => {}
+        // That not all has been looked at is what it says.
+        Kind::Images | Kind::Events | Kind::Node | Kind::Ready => {}
     }
     if request.method() == Method::GET && request.uri().query() == Some("watch=1") {
         let (sender, receiver) = mpsc::channel(LINES_MAX);
@@ -89,12 +95,28 @@ async fn delete(board: &Board, uid: &str) -> Response<Reply> {
         Some((key.clone(), view.record.uid.clone()))
     });
     let Some((workload, uid)) = found else { return error(StatusCode::NOT_FOUND, "no such pod") };
+    if workload.kind == WorkloadKind::Control {
+        let (WorkloadKey { namespace, name, .. }, url) = (&workload, board.control().map(|it| it.endpoint.clone()));
+        let whose = url.unwrap_or_else(|| "a control endpoint".to_owned());
+        let why = format!(
+            "pod {name} is wanted by {whose}: ended here it would start again. Delete its object: kubectl delete pod -n {namespace} {name}"
+        );
+        return error(StatusCode::CONFLICT, &why);
+    }
     match tokio::time::timeout(COMMAND_TIME_MAX, board.delete_pod(workload, uid)).await {
         Ok(Ok(note)) => reply::json(StatusCode::OK, &json!({"note": note})),
         Ok(Err(why)) => error(StatusCode::CONFLICT, &why),
         Err(_) => {
             error(StatusCode::GATEWAY_TIMEOUT, "the workers have not answered in time; the pod may still be ended")
         }
+    }
+}
+
+async fn drain(board: &Board, on: bool) -> Response<Reply> {
+    match tokio::time::timeout(COMMAND_TIME_MAX, board.drain(on)).await {
+        Ok(Ok(note)) => reply::json(StatusCode::OK, &json!({"note": note})),
+        Ok(Err(why)) => error(StatusCode::CONFLICT, &why),
+        Err(_) => error(StatusCode::GATEWAY_TIMEOUT, "the workers have not answered in time; ask again"),
     }
 }
 

@@ -19,6 +19,8 @@ pub enum Kind {
     Events,
     Node,
     Why,
+    /// One row: whether all daemons are ready.
+    Ready,
 }
 
 impl Kind {
@@ -30,6 +32,7 @@ impl Kind {
             "events" => Kind::Events,
             "node" => Kind::Node,
             "why" => Kind::Why,
+            "ready" => Kind::Ready,
             _ => return None,
         })
     }
@@ -42,6 +45,7 @@ impl Kind {
             Kind::Events => "events",
             Kind::Node => "node",
             Kind::Why => "why",
+            Kind::Ready => "ready",
         }
     }
 }
@@ -75,6 +79,7 @@ pub fn rows(board: &Board, machine: &Machine, kind: Kind) -> Vec<(String, String
             .enumerate()
             .map(|(at, answer)| text((format!("{at:06}"), json!(answer))))
             .collect(),
+        Kind::Ready => vec![text((String::new(), json!(status::ready::readiness(board))))],
     }
 }
 

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 
 use pod::spec::{DnsConfig, DnsPolicy, Naming};
 
+use crate::seams::Warned;
+
 /// What a resolver reads (resolv.conf(5)) and Kubernetes allows: name servers, search domains, their characters in all.
 const NAMESERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
@@ -42,6 +44,37 @@ pub struct Settings {
 
 /// For a pod of this namespace; `node`: the node's resolv.conf.
 pub fn settings(naming: &Naming, host_network: bool, namespace: &str, cluster: &Cluster, node: &str) -> Settings {
+    limited(wanted(naming, host_network, namespace, cluster, node))
+}
+
+/// What is left out of it for want of room, and a cluster that is asked for and not there; in Kubernetes' terms.
+pub fn warnings(naming: &Naming, host_network: bool, namespace: &str, cluster: &Cluster, node: &str) -> Vec<Warned> {
+    let mut wanted = wanted(naming, host_network, namespace, cluster, node);
+    unique(&mut wanted.servers);
+    unique(&mut wanted.searches);
+    let applied = limited(wanted.clone());
+    let cut = |what: &str, all: &[String], applied: &[String]| {
+        (all.len() > applied.len()).then(|| {
+            let message =
+                format!("{what} limits were exceeded, some have been omitted; applied: {}", applied.join(" "));
+            Warned { reason: "DNSConfigForming", message }
+        })
+    };
+    // ClusterFirst is what a pod has that says nothing: no news on a node without a cluster.
+    let missing = naming.dns_policy == DnsPolicy::ClusterFirstWithHostNet && cluster.dns.is_empty();
+    let missing = missing.then(|| Warned {
+        reason: "MissingClusterDNS",
+        message: "dnsPolicy is ClusterFirstWithHostNet and this node has no cluster DNS (--cluster-dns): the pod gets the node's".into(),
+    });
+    let cut = [
+        cut("name server", &wanted.servers, &applied.servers),
+        cut("search domain", &wanted.searches, &applied.searches),
+    ];
+    missing.into_iter().chain(cut.into_iter().flatten()).collect()
+}
+
+/// All that is asked for.
+fn wanted(naming: &Naming, host_network: bool, namespace: &str, cluster: &Cluster, node: &str) -> Settings {
     let asks_the_cluster = match naming.dns_policy {
         DnsPolicy::ClusterFirst => !host_network,
         DnsPolicy::ClusterFirstWithHostNet => true,
@@ -57,7 +90,7 @@ pub fn settings(naming: &Naming, host_network: bool, namespace: &str, cluster: &
         settings.searches.splice(0..0, own.into_iter().chain([cluster.domain.clone()]));
         settings.options = CLUSTER_OPTIONS.iter().map(|&option| option.to_owned()).collect();
     }
-    limited(merged(settings, &naming.dns))
+    merged(settings, &naming.dns)
 }
 
 /// The whole file.
@@ -140,6 +173,27 @@ mod tests {
 
     fn compose(naming: &Naming, host_network: bool, namespace: &str, cluster: &Cluster, node: &str) -> String {
         text(&settings(naming, host_network, namespace, cluster, node))
+    }
+
+    #[test]
+    fn what_is_left_out_or_not_there_is_told() {
+        let naming = |dns_policy, nameservers: usize| Naming {
+            dns_policy,
+            dns: DnsConfig { nameservers: vec!["10.0.0.1".parse().unwrap(); nameservers], ..DnsConfig::default() },
+            ..Naming::default()
+        };
+        let told = |naming: &Naming, node: &str| {
+            let told = warnings(naming, false, "web", &Cluster::default(), node);
+            told.into_iter().map(|warned| (warned.reason, warned.message)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&naming(DnsPolicy::ClusterFirst, 0), NODE), []);
+        assert_eq!(told(&naming(DnsPolicy::Default, 2), NODE), [], "the same twice is no more");
+        let node = "nameserver 1.1.1.1\nnameserver 1.1.1.2\nnameserver 1.1.1.3\n";
+        let [(reason, message)] = &told(&naming(DnsPolicy::Default, 1), node)[..] else { panic!("one") };
+        assert_eq!(*reason, "DNSConfigForming");
+        assert!(message.ends_with("applied: 1.1.1.1 1.1.1.2 1.1.1.3"), "{message}");
+        let missing = told(&naming(DnsPolicy::ClusterFirstWithHostNet, 0), NODE);
+        assert_eq!(missing[0].0, "MissingClusterDNS");
     }
 
     const NODE: &str = "# made by somebody\n; and another\nnameserver 198.18.0.53\ndomain old\nsearch lan. example.com\n\

@@ -15,6 +15,7 @@ use pod::spec::{HostAlias, Naming};
 
 use super::called::Called;
 use super::dns::{self, Cluster, Settings};
+use crate::seams::Warned;
 
 /// A node's hosts file or resolv.conf longer than this is cut at a line's end.
 const NODE_FILE_MAX: u64 = 400 * 1024;
@@ -107,6 +108,17 @@ pub fn write_names(
 /// What the node's files say of names: two looks that differ mean that pods' files may have to be written again.
 pub fn node_names(node: &NodeFiles) -> [String; 2] {
     [node.etc.join("resolv.conf"), node.resolved.clone()].map(|path| read_node(&path).unwrap_or_default())
+}
+
+/// What of it is left out, or not there.
+pub fn dns_warnings(
+    naming: &Naming,
+    host_network: bool,
+    namespace: &str,
+    (node, cluster): (&NodeFiles, &Cluster),
+) -> Result<Vec<Warned>, FilesError> {
+    let of_node = resolv_conf(host_network, node)?;
+    Ok(dns::warnings(naming, host_network, namespace, cluster, &of_node))
 }
 
 /// What resolv.conf says, for plugins that want to know it too.

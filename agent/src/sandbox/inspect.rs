@@ -10,7 +10,7 @@ use pod::observed::SandboxState;
 use pod::qos;
 use pod::spec::PodTemplate;
 
-use super::{Shared, chain, files, mounts, namespaces, volumes};
+use super::{Shared, chain, files, mounts, namespaces, users, volumes};
 
 impl Shared {
     pub(super) fn inspect(&self, uid: &Uid, template: &PodTemplate) -> SandboxState {
@@ -37,6 +37,9 @@ impl Shared {
             if !namespaces::is_pinned(&path) {
                 return broken(format!("its {} namespace is not pinned at {}", kind.oci(), path.display()));
             }
+        }
+        if spec.own_users && !namespaces::is_pinned(&pod_dir.join("ns").join(users::FILE)) {
+            return broken("its user namespace is not pinned".into());
         }
         // What cannot be told now (no descriptors left) is not broken for it.
         if spec.share_processes && matches!(self.holder(uid).is_held(), Ok(false)) {

@@ -8,7 +8,8 @@
 //!
 //! ```text
 //! <run-dir>/pods/U/                   a small file system in memory, and in it:
-//!     ns/{net,ipc,uts,pid}            pinned namespaces       made                      set-up ended
+//!     ns/{net,ipc,uts,pid,user}       pinned namespaces       made                      set-up ended
+//!     users                           the first of its own users, by the node's number
 //!     etc/{hosts,…}                   files for containers    shm                       /dev/shm
 //!     volumes/empty-dir/NAME          emptyDirs in memory     subpaths/C/N/I            the runtime's, while it creates C
 //!     volumes/projected/NAME          files of ConfigMaps, Secrets and the pod itself
@@ -40,6 +41,7 @@ mod mounts;
 mod namespaces;
 mod netlink;
 mod record;
+mod users;
 pub mod volumes;
 pub mod watch;
 mod words;
@@ -59,7 +61,7 @@ use pod::qos;
 use pod::record::Record;
 use pod::spec::{HostPathKind, PodSpec, PodTemplate, VolumeSource};
 
-use crate::seams::{Leave, Projected, RESIZE_ERROR, Reach, Sandbox, Sandboxes, StepError};
+use crate::seams::{Leave, Projected, RESIZE_ERROR, Reach, Sandbox, Sandboxes, StepError, Warned};
 use crate::threads;
 use called::Called;
 use cgroups::Cgroups;
@@ -102,6 +104,7 @@ struct Shared {
     looking: Mutex<BTreeMap<Uid, usize>>,
     /// Pods that have lost their network, and how, until their surroundings are taken away.
     lost: Mutex<BTreeMap<Uid, String>>,
+    ranges: users::Ranges,
 }
 
 impl NodeSandboxes {
@@ -129,6 +132,7 @@ impl NodeSandboxes {
             node_addresses: addresses::NodeAddresses::default(),
             looking: Mutex::default(),
             lost: Mutex::default(),
+            ranges: users::Ranges::default(),
         };
         Ok(NodeSandboxes { shared: Arc::new(shared) })
     }
@@ -186,7 +190,7 @@ impl Sandboxes for NodeSandboxes {
         filled.await.map_err(|error: io::Error| StepError::new(MOUNT, format!("cannot write the pod's files: {error}")))
     }
 
-    async fn set_up(&self, record: &Record, template: &PodTemplate) -> Result<(), StepError> {
+    async fn set_up(&self, record: &Record, template: &PodTemplate) -> Result<Vec<Warned>, StepError> {
         let uid = &record.uid;
         check_uid(uid, CREATE)?;
         let shared = &self.shared;
@@ -200,11 +204,11 @@ impl Sandboxes for NodeSandboxes {
             let (shared, uid) = (shared.clone(), uid.clone());
             let (naming, namespace) = (template.spec.naming.clone(), record.workload.namespace.clone());
             let (host_network, host_ipc) = (template.spec.host_network, template.spec.host_ipc);
-            let sysctls = template.spec.sysctls.clone();
+            let (sysctls, own_users) = (template.spec.sysctls.clone(), template.spec.own_users);
             blocking(move || {
                 let (called, naming, namespace) = (&called, &naming, namespace.as_str());
                 let wanted = files::Wanted { called, naming, namespace, host_network, host_ipc };
-                shared.make(&uid, &wanted, &sysctls).map_err(|error| step(CREATE, &*error))
+                shared.make(&uid, &wanted, &sysctls, own_users).map_err(|error| step(CREATE, &*error))
             })
         };
         // What has no type is made, where nothing is, with the first container that mounts it (as CRI does). Where there are
@@ -231,7 +235,8 @@ impl Sandboxes for NodeSandboxes {
         if template.spec.share_processes {
             shared.hold(uid, &template.spec).await?;
         }
-        fs::write(shared.pod_dir(uid).join("made"), "").map_err(|e| step(CREATE, &e))
+        fs::write(shared.pod_dir(uid).join("made"), "").map_err(|e| step(CREATE, &e))?;
+        Ok(shared.warned(record, template))
     }
 
     async fn resize(&self, uid: &Uid, template: &PodTemplate, reach: Reach) -> Result<(), StepError> {
@@ -283,7 +288,17 @@ impl Sandboxes for NodeSandboxes {
         if spec.share_processes {
             namespaces.insert(holder::FILE.to_owned(), shared.holder(uid).pin());
         }
+        let users = match spec.own_users {
+            true => {
+                namespaces.insert(users::FILE.to_owned(), ns.join(users::FILE));
+                let lost =
+                    || StepError::new(CREATE, "it is not known any more which users the pod has: its set-up is gone");
+                Some(users::noted(&shared.pod_dir(uid)).ok_or_else(lost)?)
+            }
+            false => None,
+        };
         Ok(Sandbox {
+            users,
             namespaces,
             cgroup: shared.cgroups.parent(uid, qos::class(spec)),
             files: files::places(&shared.pod_dir(uid), spec.host_ipc),
@@ -388,6 +403,13 @@ impl Shared {
         }
     }
 
+    /// What of the pod's resolv.conf is not as its node, its cluster and itself say together.
+    fn warned(&self, record: &Record, template: &PodTemplate) -> Vec<Warned> {
+        let (naming, host_network) = (&template.spec.naming, template.spec.host_network);
+        let of_node = (&self.config.node_files, &self.config.cluster);
+        files::dns_warnings(naming, host_network, &record.workload.namespace, of_node).unwrap_or_default()
+    }
+
     fn wishes(&self, record: &Record, template: &PodTemplate) -> Result<Wishes, files::FilesError> {
         let places = (&self.config.node_files, &self.config.cluster);
         let dns = files::dns_settings(&template.spec.naming, false, &record.workload.namespace, places)?;
@@ -400,16 +422,29 @@ impl Shared {
         uid: &Uid,
         wanted: &files::Wanted<'_>,
         sysctls: &BTreeMap<String, String>,
+        own_users: bool,
     ) -> Result<(), Box<dyn std::error::Error>> {
         let pod_dir = self.pod_dir(uid);
         let ns = pod_dir.join("ns");
         mounts::tmpfs(&pod_dir, POD_DIR_OPTIONS)?;
         let kinds = namespaces::own_kinds(wanted.host_network, wanted.host_ipc);
-        if !kinds.iter().all(|kind| namespaces::is_pinned(&ns.join(kind.file()))) {
+        let mut pins = kinds.iter().map(|kind| kind.file()).chain(own_users.then_some(users::FILE));
+        if !pins.all(|file| namespaces::is_pinned(&ns.join(file))) {
             // It would be in those that were.
             self.holder(uid).end()?;
             let hostname = &wanted.called.kernel;
-            namespaces::make(&ns, &namespaces::Wanted { kinds: &kinds, hostname, sysctls })?;
+            if own_users {
+                namespaces::remove(&ns)?;
+                fs::create_dir_all(&ns)?;
+                let users = self.ranges.take(&self.config.run_dir.join("pods"), uid)?;
+                let made = users::make(&self.config.keeper, uid, &ns, &users::Wanted { users, hostname, sysctls });
+                if made.is_err() {
+                    namespaces::remove(&ns)?;
+                }
+                made?;
+            } else {
+                namespaces::make(&ns, &namespaces::Wanted { kinds: &kinds, hostname, sysctls })?;
+            }
         }
         Ok(files::make(&pod_dir, wanted, &self.config.node_files, &self.config.cluster)?)
     }

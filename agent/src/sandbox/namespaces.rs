@@ -168,7 +168,7 @@ pub fn number(path: &Path) -> Option<u64> {
 /// Unpins all namespaces under `dir` and removes the directory; Ok when nothing is there. A namespace ends when the last
 /// process in it has ended too.
 pub fn remove(dir: &Path) -> Result<(), NamespaceError> {
-    for file in Kind::ALL.map(Kind::file).into_iter().chain([super::holder::FILE]) {
+    for file in Kind::ALL.map(Kind::file).into_iter().chain([super::holder::FILE, super::users::FILE]) {
         let path = dir.join(file);
         let unpin = |source| NamespaceError::Unpin { path: path.clone(), source };
         mounts::unmount(&path).map_err(unpin)?;

@@ -79,6 +79,9 @@ impl ContainerStatus {
         if !requests.is_empty() {
             status.insert("allocatedResources".into(), json!(requests));
         }
+        if let Some(signal) = &container.hooks.stop_signal {
+            status.insert("stopSignal".into(), signal.clone().into());
+        }
         if let Some(user) = &self.user {
             let RunUser { uid, gid, groups } = user.as_ref();
             status.insert("user".into(), json!({"linux": {"uid": uid, "gid": gid, "supplementalGroups": groups}}));
@@ -141,6 +144,7 @@ fn state_of(published: &Published, view: &PodView, container: &Container) -> Con
                 message: String::new(),
                 started_at: memory.started_at,
                 finished_at: *finished_at,
+                halted: false,
             };
             (State::Terminated(ended), memory.last.clone())
         }
@@ -235,8 +239,17 @@ fn reason(exit_code: u32, oom: bool) -> &'static str {
 }
 
 fn terminated(termination: &Termination) -> Value {
-    let Termination { attempt: _, container_id, image_id: _, exit_code, reason, message, started_at, finished_at } =
-        termination;
+    let Termination {
+        attempt: _,
+        container_id,
+        image_id: _,
+        exit_code,
+        reason,
+        message,
+        started_at,
+        finished_at,
+        halted: _,
+    } = termination;
     let mut shown = json!({
         "exitCode": exit_code,
         "reason": reason,

@@ -6,6 +6,7 @@
 mod containers;
 pub mod node;
 mod phase;
+pub mod ready;
 pub mod why;
 
 #[cfg(test)]

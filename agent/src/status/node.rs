@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::board::Board;
+use crate::board::{Board, Check};
 use crate::config::{automatic_labels, node_labels, taint_text};
 
 /// What a Node document shows of the machine itself; read once, it does not change while the machine runs.
@@ -79,6 +79,9 @@ pub fn node_as(board: &Board, machine: &Machine, say: Say) -> Value {
         let message = format!("containerd cannot give: {}", facts.missing_capabilities.join(", "));
         let reason = "ContainerdConfined";
         conditions.push(json!({"type": "MissingCapabilities", "status": "True", "reason": reason, "message": message}));
+    }
+    if let Some(Err(why)) = board.checks().get(&Check::Drain) {
+        conditions.push(json!({"type": "Drained", "status": "True", "reason": "Drained", "message": why}));
     }
     // The only one of a kubelet's pressures that is ours to know.
     conditions.push(match &facts.disk_pressure {

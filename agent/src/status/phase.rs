@@ -5,6 +5,7 @@ use pod::observed::SandboxState;
 use pod::plan::{PodView, SHIM_SILENT, StepKey, Waiting, order};
 use pod::record::Lifecycle;
 use pod::spec::{Container, Projection, RestartPolicy, Role, Volume, VolumeSource};
+use pod::turns::WAITS_FOR_OTHERS;
 use serde_json::{Value, json};
 
 use super::containers::{ContainerStatus, State};
@@ -40,7 +41,16 @@ pub fn phase(view: &PodView, statuses: &[ContainerStatus]) -> &'static str {
     }
     let codes: Option<Vec<u32>> = mains().map(ended).collect();
     let Some(codes) = codes else { return "Pending" };
+    // What the node stopped is to run again, whatever its restart policy.
+    let halted = mains().any(|status| {
+        let last = match &status.state {
+            State::Terminated(ended) => Some(ended),
+            State::Waiting { .. } | State::Running { .. } => status.last.as_ref(),
+        };
+        last.is_some_and(|last| last.halted)
+    });
     let restarts = match order::policy(view) {
+        _ if halted => true,
         RestartPolicy::Always => true,
         RestartPolicy::OnFailure => codes.iter().any(|code| *code != 0),
         RestartPolicy::Never => false,
@@ -147,7 +157,8 @@ pub fn conditions(published: &Published, view: &PodView, statuses: &[ContainerSt
     ];
     all.extend(resizing(published, view));
     all.extend(silence(published, view));
-    all.extend(no_token(view));
+    all.extend(waits_for_others(published, view));
+    all.extend(no_token(published, view));
     all.extend(departure(statuses, NOT_REFRESHED, |it| &it.not_refreshed, admitted));
     all.extend(departure(statuses, ADAPTED, |it| &it.adapted, admitted));
     all.extend(view.owed.as_ref().map(|owed| {
@@ -159,11 +170,12 @@ pub fn conditions(published: &Published, view: &PodView, statuses: &[ContainerSt
 }
 
 /// A condition of ours, True where a volume lacks the token that it is to have.
-fn no_token(view: &PodView) -> Option<Value> {
-    // Of the endpoint's pods: they are given one.
-    if view.record.workload.kind == WorkloadKind::Control {
-        return None;
-    }
+fn no_token(published: &Published, view: &PodView) -> Option<Value> {
+    let (reason, why) = match view.record.workload.kind {
+        WorkloadKind::Control if !published.lacks_token => return None,
+        WorkloadKind::Control => ("NotGiven", "the control endpoint has not given one yet"),
+        WorkloadKind::Pod | WorkloadKind::DaemonSet => ("NoApiServer", "there is no API server to give one"),
+    };
     let is_token = |source: &Projection| matches!(source, Projection::Token { .. });
     let lacks = |volume: &&Volume| match &volume.source {
         VolumeSource::Projected(projected) => projected.sources.iter().any(is_token),
@@ -172,8 +184,8 @@ fn no_token(view: &PodView) -> Option<Value> {
     let volumes: Vec<&str> =
         view.template.spec.volumes.iter().filter(lacks).map(|volume| volume.name.as_str()).collect();
     (!volumes.is_empty()).then(|| {
-        let message = format!("no service account token in {}: there is no API server to give one", volumes.join(", "));
-        json!({"type": "TokenNotProjected", "status": "True", "reason": "NoApiServer", "message": message,
+        let message = format!("no service account token in {}: {why}", volumes.join(", "));
+        json!({"type": "TokenNotProjected", "status": "True", "reason": reason, "message": message,
             "lastTransitionTime": time(view.record.admitted_at)})
     })
 }
@@ -188,6 +200,14 @@ fn resizing(published: &Published, view: &PodView) -> Option<Value> {
         condition["message"] = failure.message.clone().into();
     }
     Some(condition)
+}
+
+/// A condition of ours, True while the pod's start waits for others.
+fn waits_for_others(published: &Published, view: &PodView) -> Option<Value> {
+    let ours = |wait: &&Waiting| wait.uid.as_ref() == Some(&view.record.uid) && wait.reason == WAITS_FOR_OTHERS;
+    let told = published.waiting.iter().find(ours)?;
+    Some(json!({"type": WAITS_FOR_OTHERS, "status": "True", "reason": "NotReady", "message": told.message,
+        "lastTransitionTime": time(view.record.admitted_at)}))
 }
 
 /// A condition of ours, True while nobody says how the pod's containers stand, with what is going to be done about it.

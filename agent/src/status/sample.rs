@@ -49,6 +49,7 @@ pub fn view() -> PodView {
         host_network: true,
         host_pid: false,
         host_ipc: false,
+        own_users: false,
         share_processes: false,
         sysctls: Default::default(),
         priority: 0,
@@ -94,6 +95,7 @@ pub fn run(attempt: u32, state: ContainerState) -> ObservedContainer {
         image_id: "img@sha256:0".into(),
         adapted: String::new(),
         not_refreshed: String::new(),
+        image: String::new(),
         user: None,
         state,
     }
@@ -109,6 +111,7 @@ pub fn ended(attempt: u32, exit_code: u32) -> Termination {
         message: String::new(),
         started_at: Some(at(110)),
         finished_at: at(120),
+        halted: false,
     }
 }
 
@@ -116,10 +119,12 @@ pub fn ended(attempt: u32, exit_code: u32) -> Termination {
 pub fn published(view: PodView, waiting: Vec<Waiting>) -> Published {
     Published {
         wanted: WantedSummary::Run { revision: "rev1".into(), update: UpdateStrategy::RollingUpdate },
+        known: true,
         pods: vec![view],
         waiting,
         failures: BTreeMap::new(),
         silent: BTreeMap::new(),
+        lacks_token: false,
         now: Now { boot: Moment(50_000), wall: at(200) },
     }
 }

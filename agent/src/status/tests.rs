@@ -346,3 +346,72 @@ fn resize_that_does_not_get_there_shows_what_the_container_has_and_why() {
     assert_eq!(shown["status"]["containerStatuses"][0]["resources"], json!({"requests": {"cpu": "2"}}));
     assert!(condition(&shown, "PodResizeInProgress")["reason"].is_null());
 }
+
+/// The paths of all fields, a list's items as `[]`. What has free keys is one field.
+fn paths(value: &Value, path: &str, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        Value::Object(fields)
+            if !path.ends_with(".limits") && !path.ends_with("requests") && !path.ends_with("allocatedResources") =>
+        {
+            for (name, value) in fields {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                paths(value, &path, found);
+                found.insert(path);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| paths(item, &format!("{path}[]"), found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn what_is_shown_of_a_pod_is_what_the_table_says() {
+    use pod::fields::status::{CONTAINER, POD, Shown, shown as row};
+    use pod::observed::RunUser;
+
+    let mut found = std::collections::BTreeSet::new();
+    let mut all = |pod: Value| paths(&pod["status"], "", &mut found);
+    // It has all that a document may ask for, has crashed, and runs.
+    let mut full = view();
+    let spec = &mut std::sync::Arc::make_mut(&mut full.template).spec;
+    let amounts: std::collections::BTreeMap<String, String> = [("cpu".to_owned(), "1".to_owned())].into();
+    let resources = pod::spec::Resources { limits: amounts.clone(), requests: amounts, ..Default::default() };
+    spec.resources = Some(resources.clone().into());
+    let main = &mut spec.containers[0];
+    main.resources = resources;
+    main.hooks.stop_signal = Some("SIGUSR1".into());
+    let mount = VolumeMount { volume: "v".into(), mount_path: "/v".into(), read_only: true, ..VolumeMount::default() };
+    main.mounts = vec![mount];
+    let mut init = main.clone();
+    (init.name, init.role) = ("first".into(), Role::Init);
+    spec.containers.insert(0, init);
+    let last = pod::record::Termination { message: "no more".into(), ..ended(0, 3) };
+    let memory =
+        ContainerMemory { started_attempt: Some(1), started_at: Some(at(101)), last: Some(last), ..Default::default() };
+    full.record.containers.insert("c".into(), memory.into());
+    let mut running = run(1, ContainerState::Running { pid: 7 });
+    running.user = Some(RunUser { uid: 1, gid: 2, groups: vec![2] }.into());
+    full.containers.push(running);
+    all(shown(full, vec![]));
+    // One that waits, and one that has failed.
+    let (waits_again, waiting) = crashed_twice();
+    all(shown(waits_again, waiting));
+    let (mut failed, _) = crashed_twice();
+    failed.record.course.failed =
+        Some(PodFailure { reason: "DeadlineExceeded".into(), message: "too long".into() }.into());
+    failed.containers.clear();
+    all(shown(failed, vec![]));
+
+    let unknown: Vec<&String> = found.iter().filter(|path| !matches!(row(path), Some(Shown::Yes(_)))).collect();
+    assert!(unknown.is_empty(), "shown, and not in pod/src/fields/status.rs: {unknown:#?}");
+    // A container's last state has the fields of its state.
+    let found: std::collections::BTreeSet<String> =
+        found.into_iter().map(|path| path.replacen(".lastState.", ".state.", 1)).collect();
+    let of_container = CONTAINER.iter().map(|(path, shown)| (format!("containerStatuses[].{path}"), shown));
+    let rows = POD.iter().map(|(path, shown)| ((*path).to_owned(), shown)).chain(of_container);
+    let missing: Vec<String> = rows
+        .filter(|(path, shown)| matches!(shown, Shown::Yes(_)) && !found.contains(path))
+        .map(|(path, _)| path)
+        .collect();
+    assert!(missing.is_empty(), "said to be shown, and never is: {missing:#?}");
+}

@@ -8,6 +8,7 @@ mod backoff;
 mod convert;
 mod dial;
 mod identity;
+mod kept;
 mod logs;
 mod reports;
 mod session;
@@ -35,6 +36,7 @@ use crate::worker::Shared;
 
 use dial::{DialError, Known, chain, dial};
 use identity::{IdentityError, Ticket};
+use kept::Shelf;
 use session::{Session, SessionError};
 use tokens::Tokens;
 
@@ -45,6 +47,9 @@ pub use tokens::Given;
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// The largest answer to them: a few certificates.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// So long pods of the checkpoint wait at a start for tokens that they had none of before; as soon as the endpoint is known to be out of
+/// reach they go on without. Several times what a session and its first tokens take.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(2);
 /// A renewal that failed is tried again so soon while the certificate is still good.
 const RENEW_RETRY: Duration = Duration::from_secs(600);
 
@@ -72,6 +77,7 @@ struct Line<M: Machine, F> {
     remote: Remote<F>,
     files: F,
     place: Place,
+    shelf: Shelf,
     identity: Option<Identity>,
     events_told: u64,
     tokens: Tokens,
@@ -114,8 +120,9 @@ impl<M: Machine, F: Files + Clone> Uplink<M, F> {
         let standing = remote.standing().map(|standing| standing.generation.to_string());
         board.set_control(|facts| facts.generation = standing);
         let rejoins = board.take_rejoins();
-        let (place, tokens) = (Place::new(&settings.state_dir), Tokens::new(given));
-        let line = Line { settings, shared, remote, files, place, identity: None, events_told: 0, tokens, facts: None };
+        let (place, shelf) = (Place::new(&settings.state_dir), Shelf::new(&settings.state_dir));
+        let (identity, tokens, facts) = (None, Tokens::new(given), None);
+        let line = Line { settings, shared, remote, files, place, shelf, identity, events_told: 0, tokens, facts };
         Uplink { line, rejoins }
     }
 
@@ -126,6 +133,26 @@ impl<M: Machine, F: Files + Clone> Uplink<M, F> {
             Ok(identity) => line.identity = identity,
             Err(why) => tracing::error!(why, "the node's certificate cannot be read: the node has to join anew"),
         }
+        let kept = line.shelf.load(&line.files, Timestamp::now().as_second()).await;
+        let snapshot = line.remote.snapshots().borrow().clone();
+        line.tokens.restore(&snapshot, kept);
+        drop(snapshot);
+        let (board, do_without) = (line.shared.board.clone(), line.tokens.do_without());
+        let patience = async move {
+            sleep(TOKEN_PATIENCE).await;
+            if board.control().is_none_or(|control| !control.connected) {
+                do_without();
+            }
+        };
+        // It ends, the other one never does.
+        tokio::join!(patience, Box::pin(line.keep_on(&mut rejoins)));
+    }
+}
+
+impl<M: Machine, F: Files + Clone> Line<M, F> {
+    /// For ever.
+    async fn keep_on(&mut self, rejoins: &mut mpsc::Receiver<RejoinRequest>) {
+        let line = self;
         let mut failures: u32 = 0;
         loop {
             let began = Instant::now();
@@ -150,12 +177,10 @@ impl<M: Machine, F: Files + Clone> Uplink<M, F> {
             }
         }
     }
-}
 
-impl<M: Machine, F: Files + Clone> Line<M, F> {
     /// Joins where that has not been done, renews what ends, and keeps one session. Never Ok.
     async fn keep(&mut self) -> Result<std::convert::Infallible, Trouble> {
-        let Line { settings, shared, remote, files, place, identity, events_told, tokens, facts } = self;
+        let Line { settings, shared, remote, files, place, shelf, identity, events_told, tokens, facts } = self;
         let facts = &*facts.get_or_insert_with(node::Machine::read);
         let known = match identity.take_if(|known| known.node != settings.node_name) {
             Some(other) => {
@@ -207,6 +232,7 @@ impl<M: Machine, F: Files + Clone> Line<M, F> {
                 health_address: settings.health_advertise.as_deref().unwrap_or_default(),
                 events_told,
                 tokens,
+                shelf: (shelf, files),
             };
             let due = if renewal_failed { RENEW_RETRY } else { until(known.renew_at()) };
             match timeout(due, session.run(channel)).await {
@@ -245,6 +271,7 @@ impl<M: Machine, F: Files + Clone> Line<M, F> {
         self.shared
             .board
             .set_control(|facts| (facts.connected, facts.may_answer, facts.why) = (false, false, why.to_owned()));
+        self.tokens.do_without()();
     }
 }
 

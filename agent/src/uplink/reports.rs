@@ -1,4 +1,4 @@
-//! What the endpoint is told of pods: the newest status of each, once, in batches; after a reconnect all of them.
+//! What the endpoint is told of pods: the newest status of each, once, in batches; after a reconnect all of them, and now and then again.
 //!
 //! Driven by the session, which has it collect whenever the board moved and the connection has room. What is not collected in between
 //! is never missed: the newest counts. Decides nothing about pods.
@@ -25,7 +25,7 @@ const BATCH_BYTES: usize = 512 << 10;
 /// What has been said in this session.
 #[derive(Debug, Default)]
 pub struct Reports {
-    /// Of each pod, what was said last.
+    /// Of each pod what was said last.
     said: BTreeMap<Uid, Said>,
     /// What was looked at, to be passed over as long as it is the same.
     looked: BTreeMap<WorkloadKey, Weak<Published>>,
@@ -38,7 +38,8 @@ pub struct Reports {
 #[derive(Debug)]
 struct Said {
     pod: v1::PodRef,
-    hash: u64,
+    /// None: it is to be said in any case.
+    hash: Option<u64>,
     /// That no trace is left of it was said.
     gone: bool,
     /// It is the endpoint's own.
@@ -46,6 +47,16 @@ struct Said {
 }
 
 impl Reports {
+    /// What was said is said once more, as if the session had just begun: what the endpoint could not write then, or what another one has
+    /// written over it, is mended by that.
+    pub fn say_again(&mut self) {
+        self.looked.clear();
+        self.whole = false;
+        for said in self.said.values_mut() {
+            (said.hash, said.gone) = (None, false);
+        }
+    }
+
     /// What is to be said now, and whether there is more of it. `claimed`: whether the node has a record with this uid.
     pub fn collect(
         &mut self,
@@ -65,7 +76,8 @@ impl Reports {
         for (key, published) in &workloads {
             here.extend(published.pods.iter().map(|view| &view.record.uid));
             let same = self.looked.get(key).is_some_and(|known| known.as_ptr() == Arc::as_ptr(published));
-            if same || batch.is_full() {
+            // Of what has not been looked at yet the endpoint knows more than we: a daemon that runs is not ended by our start.
+            if same || batch.is_full() || !published.known {
                 continue;
             }
             for (uid, said) in statuses(published, &node) {
@@ -90,7 +102,7 @@ impl Reports {
             false => !said.gone,
         });
         let Batch { pods, gone, .. } = batch;
-        let whole = !more && !self.whole;
+        let whole = !more && !self.whole && workloads.values().all(|published| published.known);
         self.whole |= whole;
         let anything = whole || !pods.is_empty() || !gone.is_empty();
         (anything.then_some(v1::Statuses { pods, gone, whole }), more)
@@ -107,7 +119,7 @@ impl Reports {
         for (uid, object) in absent {
             let pod = reference(uid, &object.namespace, &object.name);
             if object.ends {
-                let said = self.said.entry(uid.clone()).or_insert(Said { pod, hash: 0, gone: false, own: true });
+                let said = self.said.entry(uid.clone()).or_insert(Said { pod, hash: None, gone: false, own: true });
                 if !std::mem::replace(&mut said.gone, true) {
                     batch.gone.push(said.pod.clone());
                 }
@@ -123,7 +135,7 @@ impl Reports {
         let mut hasher = DefaultHasher::new();
         hasher.write(&status);
         hasher.write(&mirror);
-        let hash = hasher.finish();
+        let hash = Some(hasher.finish());
         if self.said.get(&uid).is_some_and(|said| said.hash == hash) {
             return;
         }
@@ -253,6 +265,38 @@ mod tests {
         let (gone, _) = reports.collect(&board, &Snapshot::default(), |_| false);
         assert_eq!(gone.unwrap().gone.len(), published.pods.len());
         assert_eq!(reports.collect(&board, &Snapshot::default(), |_| false).0, None);
+    }
+
+    #[test]
+    fn what_the_runtime_has_not_told_yet_is_not_said_and_is_not_gone() {
+        let (board, _commands) = Board::new();
+        let (key, published) = static_pod();
+        board.announce(&key, Published { known: false, ..published.clone() });
+        let mut reports = Reports::default();
+        assert_eq!(reports.collect(&board, &Snapshot::default(), |_| false), (None, false), "nor are these all");
+        board.publish(&key, Some(published));
+        let (said, _) = reports.collect(&board, &Snapshot::default(), |_| true);
+        let said = said.unwrap();
+        assert!(said.whole && !said.pods.is_empty() && said.gone.is_empty());
+    }
+
+    #[test]
+    fn all_is_said_again_when_asked_for_what_is_gone_too() {
+        let (board, _commands) = Board::new();
+        let (key, published) = static_pod();
+        board.publish(&key, Some(published));
+        board.set_merged(None, 1);
+        let snapshot = heard(vec![("o1", object(true))]);
+        let mut reports = Reports::default();
+        let claimed = |uid: &Uid| uid.0 != "o1";
+        let (first, _) = reports.collect(&board, &snapshot, claimed);
+        assert!(first.is_some() && reports.collect(&board, &snapshot, claimed).0.is_none());
+        reports.say_again();
+        assert_eq!(reports.collect(&board, &snapshot, claimed).0, first);
+        reports.say_again();
+        board.publish(&key, None);
+        let (gone, _) = reports.collect(&board, &snapshot, |_| false);
+        assert_eq!(gone.unwrap().gone.len(), 2, "what has gone since is not forgotten");
     }
 
     #[test]

@@ -16,10 +16,11 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::convert::{self, Assembly};
+use super::kept::Shelf;
 use super::reports::Reports;
 use super::streams::Streams;
 use super::tokens::Tokens;
-use crate::board::Board;
+use crate::board::{Board, Check};
 use crate::seams::{Files, Machine};
 use crate::sources::remote::{Remote, Snapshot, Verdict};
 use crate::status::node::{self, Say, node_as};
@@ -31,6 +32,8 @@ const UP_MAX: usize = 4;
 const HELLO_MAX: Duration = Duration::from_secs(20);
 /// How often the node says that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// That it is not ready any more, or is again, is said at once, but not more often than this: a check that flutters floods nobody.
+const HEARTBEAT_PAUSE: Duration = Duration::from_secs(1);
 /// A message that the connection does not take for so long: the other side is gone or hangs.
 const STUCK_MAX: Duration = Duration::from_secs(30);
 /// Changes come in flocks: they are collected at most this often.
@@ -39,6 +42,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 const EVENTS_PAUSE: Duration = Duration::from_secs(1);
 /// Events of one message.
 const EVENTS_MAX: u64 = 200;
+/// How often all statuses are said once more, whatever was said before: what the endpoint could not write, or what another endpoint that was
+/// late has written over it, does not stay wrong for longer.
+const SAY_AGAIN: Duration = Duration::from_secs(300);
 /// How soon a disk that did not take a set is tried again.
 const DISK_RETRY: Duration = Duration::from_secs(30);
 
@@ -70,6 +76,8 @@ pub struct Session<'s, M: Machine, F> {
     /// Up to which event the endpoint has been told, in earlier sessions too.
     pub events_told: &'s mut u64,
     pub tokens: &'s mut Tokens,
+    /// Where tokens are kept, and by what.
+    pub shelf: (&'s Shelf, &'s F),
 }
 
 impl<M: Machine, F: Files> Session<'_, M, F> {
@@ -94,6 +102,9 @@ impl<M: Machine, F: Files> Session<'_, M, F> {
         let (mut board, mut snapshots) = (self.board.version(), self.remote.snapshots());
         let mut events = self.board.events_recorded();
         let mut heartbeat = every(HEARTBEAT);
+        let mut again_at = Instant::now() + SAY_AGAIN;
+        // Which checks the last heartbeat said to fail, when the next one comes before its time, and when one may.
+        let (mut said_failing, mut early, mut early_from) = (Vec::new(), None, Instant::now());
         // When something is to be collected, at the earliest; None: nothing moved.
         let (mut report_at, mut events_at) = (Some(Instant::now()), Some(Instant::now()));
         let mut pay_at = None;
@@ -111,13 +122,23 @@ impl<M: Machine, F: Files> Session<'_, M, F> {
                     Ok(None) => return Err(SessionError::Ended),
                     Err(status) => return Err(refused(status)),
                 },
-                _ = heartbeat.tick() => {
-                    put(&ups, up::What::Heartbeat(v1::Heartbeat { failing: self.failing() })).await?;
+                () = beat(&mut heartbeat, early) => {
+                    if early.take().is_some() {
+                        early_from = Instant::now() + HEARTBEAT_PAUSE;
+                    }
+                    let (failing, why) = self.failing();
+                    put(&ups, up::What::Heartbeat(v1::Heartbeat { failing: why })).await?;
+                    said_failing = failing;
                     let now = self.proposed();
                     if now != proposed {
                         proposed = now;
                         put(&ups, up::What::Node(v1::Node { node: proposed.clone() })).await?;
                     }
+                }
+                () = sleep_until(again_at) => {
+                    again_at = Instant::now() + SAY_AGAIN;
+                    reports.say_again();
+                    report_at.get_or_insert(Instant::now());
                 }
                 permit = room(&ups, report_at) => {
                     let snapshot: Snapshot = self.remote.snapshots().borrow().clone();
@@ -127,6 +148,8 @@ impl<M: Machine, F: Files> Session<'_, M, F> {
                     if let Some(statuses) = statuses {
                         permit?.send(Up { what: Some(up::What::Statuses(statuses)) });
                     }
+                    // Why a check fails may change with every look, which can wait for the next regular one.
+                    early = (self.failing().0 != said_failing).then_some(early_from);
                 }
                 permit = room(&ups, events_at) => {
                     let (told, more) = self.news();
@@ -144,6 +167,10 @@ impl<M: Machine, F: Files> Session<'_, M, F> {
                     put(&ups, up::What::Token(ask)).await?;
                 },
                 Ok(()) = events.changed(), if events_at.is_none() => events_at = Some(Instant::now() + EVENTS_PAUSE),
+                () = at(self.tokens.keep_at()) => {
+                    let ((shelf, files), kept) = (self.shelf, self.tokens.take_kept());
+                    shelf.save(files, &kept).await;
+                }
                 () = at(pay_at) => {
                     pay_at = None;
                     self.remote.pay().await;
@@ -250,13 +277,13 @@ impl<M: Machine, F: Files> Session<'_, M, F> {
         });
     }
 
-    fn failing(&self) -> String {
+    /// The readiness checks that fail, and why, as a heartbeat says it.
+    fn failing(&self) -> (Vec<Check>, String) {
         let checks = self.board.checks();
-        let failed = checks.iter().filter_map(|(check, outcome)| {
-            let why = outcome.as_ref().err()?;
-            Some(format!("{}: {why}", check.name()))
-        });
-        failed.collect::<Vec<_>>().join("; ")
+        let failed = checks.into_iter().filter_map(|(check, outcome)| Some((check, outcome.err()?)));
+        let (failing, why): (Vec<_>, Vec<_>) =
+            failed.map(|(check, why)| (check, format!("{}: {why}", check.name()))).unzip();
+        (failing, why.join("; "))
     }
 
     /// Events that the endpoint does not know yet, oldest first, and whether there are more.
@@ -284,6 +311,14 @@ async fn put(ups: &mpsc::Sender<Up>, what: up::What) -> Result<(), SessionError>
 async fn room(ups: &mpsc::Sender<Up>, from: Option<Instant>) -> Result<mpsc::Permit<'_, Up>, SessionError> {
     at(from).await;
     ups.reserve().await.map_err(|_| SessionError::Ended)
+}
+
+/// The next heartbeat: the regular one, or the one before its time.
+async fn beat(regular: &mut Interval, early: Option<Instant>) {
+    tokio::select! {
+        _ = regular.tick() => {}
+        () = at(early) => {}
+    }
 }
 
 async fn at(moment: Option<Instant>) {

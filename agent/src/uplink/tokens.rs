@@ -1,7 +1,8 @@
 //! Tokens for the service accounts of the endpoint's pods: asked for through the session, kept in memory, asked for anew before they end.
 //!
 //! Driven by the session. What is given goes to [`crate::desired`] as one more content, so that volumes follow it as they follow a
-//! Secret. Without a session the present ones stay.
+//! Secret. Without a session the present ones stay, those on the disk ([`super::kept`]) count, and what has none is told to do without:
+//! its content is there and has no token in it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use proto::v1;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::kept::Kept;
 use crate::sources::remote::Snapshot;
 
 /// Seconds that a token lasts at most, whatever the endpoint says: no clock reaches what an endpoint may say.
@@ -25,6 +27,9 @@ const LIFE_MAX: u64 = 400 * 24 * 3600;
 const AGAIN: Duration = Duration::from_secs(20);
 /// The shortest time between two requests for one token, whatever the endpoint says of its end.
 const LEAST: Duration = Duration::from_secs(30);
+
+/// Tokens come in flocks: they are written together.
+const KEEP_PAUSE: Duration = Duration::from_secs(2);
 
 /// What was given, among the contents.
 pub type Given = BTreeMap<ContentKey, Arc<Content>>;
@@ -37,17 +42,65 @@ pub struct Tokens {
     asked: BTreeMap<u64, ContentKey>,
     next: u64,
     given: watch::Sender<Given>,
+    /// When the given ones go to the disk; None: it has them.
+    keep_at: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Wanted {
     ask: v1::TokenRequest,
     due: Instant,
+    /// Until when the one that was given is good, in seconds since 1970.
+    expires: i64,
 }
 
 impl Tokens {
     pub fn new(given: watch::Sender<Given>) -> Tokens {
-        Tokens { wanted: BTreeMap::new(), asked: BTreeMap::new(), next: 1, given }
+        Tokens { wanted: BTreeMap::new(), asked: BTreeMap::new(), next: 1, given, keep_at: None }
+    }
+
+    /// Before the first session: the pods are these, and these tokens are left of an earlier life.
+    pub fn restore(&mut self, snapshot: &Snapshot, kept: Vec<Kept>) {
+        self.follow(snapshot, Instant::now());
+        for kept in kept {
+            let key = kept.key();
+            if let Some(wanted) = self.wanted.get_mut(&key) {
+                wanted.expires = kept.expires;
+                self.given.send_modify(|given| drop(given.insert(key, content(kept.token))));
+            }
+        }
+    }
+
+    /// Tells pods that wait for a token that they have to do without, as long as there is none.
+    pub fn do_without(&self) -> impl FnOnce() + Send + use<> {
+        let (given, wanted): (_, Vec<ContentKey>) = (self.given.clone(), self.wanted.keys().cloned().collect());
+        move || {
+            given.send_if_modified(|given| {
+                let many = given.len();
+                for key in wanted {
+                    given.entry(key).or_default();
+                }
+                given.len() != many
+            });
+        }
+    }
+
+    /// When [`Tokens::take_kept`] is to be asked.
+    pub fn keep_at(&self) -> Option<Instant> {
+        self.keep_at
+    }
+
+    /// What the disk is to have.
+    pub fn take_kept(&mut self) -> Vec<Kept> {
+        self.keep_at = None;
+        let given = self.given.borrow();
+        let kept = self.wanted.iter().filter_map(|(key, wanted)| {
+            let token = given.get(key)?.entries.get(TOKEN)?;
+            let token = String::from_utf8(token.value.reveal().to_vec()).ok()?;
+            let (namespace, name) = (key.namespace.clone(), key.name.clone());
+            Some(Kept { namespace, name, token, expires: wanted.expires })
+        });
+        kept.collect()
     }
 
     /// A session begins: nothing is on its way.
@@ -64,8 +117,8 @@ impl Tokens {
         let mut before = std::mem::take(&mut self.wanted);
         for (uid, object) in snapshot.pods.iter().filter(|(_, object)| !object.ends) {
             for (key, ask) in snapshot.files.get(&object.file).map(|parsed| asks(uid, parsed)).unwrap_or_default() {
-                let due = before.remove(&key).map_or(now, |known| known.due);
-                self.wanted.insert(key, Wanted { ask, due });
+                let (due, expires) = before.remove(&key).map_or((now, 0), |known| (known.due, known.expires));
+                self.wanted.insert(key, Wanted { ask, due, expires });
             }
         }
         let wanted = &self.wanted;
@@ -113,12 +166,16 @@ impl Tokens {
         let life = u64::try_from(expires.saturating_sub(wall.as_second())).unwrap_or(0).min(LIFE_MAX);
         // As the kubelet: when a fifth of its life is left.
         wanted.due = now + (Duration::from_secs(life) * 4 / 5).max(LEAST);
-        let value = Hidden::new(token.into_bytes());
-        let entries = [(TOKEN.to_owned(), Entry { value, binary: false })].into();
-        self.given.send_modify(|given| {
-            given.insert(key, Content { entries, ..Content::default() }.into());
-        });
+        wanted.expires = expires;
+        self.given.send_modify(|given| drop(given.insert(key, content(token))));
+        self.keep_at.get_or_insert(now + KEEP_PAUSE);
     }
+}
+
+fn content(token: String) -> Arc<Content> {
+    let value = Hidden::new(token.into_bytes());
+    let entries = [(TOKEN.to_owned(), Entry { value, binary: false })].into();
+    Content { entries, ..Content::default() }.into()
 }
 
 /// The tokens that a pod's volumes show.

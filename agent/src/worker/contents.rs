@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use pod::content::{Contents, Used, of_creation, of_pod};
+use pod::content::{ContentKey, Contents, Used, of_creation, of_pod};
 use pod::name::{RunKey, Uid, WorkloadKind};
 use pod::observed::{ContainerState, SandboxState};
 use pod::plan::{PodView, RunStep, StepKey};
@@ -147,6 +147,18 @@ impl<M: Machine> Worker<M> {
         }
         let node = self.shared.machine.runtime().node_size();
         projection::files(projection::Pod { record, template, node }, &self.configs.seen)
+    }
+
+    /// Whether a pod of the endpoint stands and a token that its volumes are to show has not come.
+    pub(super) fn lacks_token(&self) -> bool {
+        let lacks = |view: &PodView| {
+            let stands = matches!(view.sandbox, SandboxState::Made | SandboxState::Connected { .. });
+            let came = |key: &ContentKey| {
+                self.configs.seen.get(key).is_some_and(|content| content.entries.contains_key(projection::TOKEN))
+            };
+            stands && projection::tokens(&view.record, &view.template).iter().any(|key| !came(key))
+        };
+        self.key.kind == WorkloadKind::Control && self.pods.iter().any(lacks)
     }
 
     fn note_filling(&mut self, record: &Record, files: Projected) {

@@ -16,7 +16,7 @@ use super::tell::event_reason;
 use super::{UNAVAILABLE_RETRY, Worker, new_view, step_uid};
 use crate::events::Severity;
 use crate::execute::Outcome;
-use crate::seams::{Clock, Machine, Prepared, StepError};
+use crate::seams::{Clock, Machine, Prepared, StepError, Warned};
 
 /// What only waits is woken when its wait is over; this is for a wake that was lost.
 const WAITING_RETRY: Duration = Duration::from_secs(60);
@@ -25,13 +25,17 @@ impl<M: Machine> Worker<M> {
     /// Takes a step's end into the view.
     pub(super) fn finish(&mut self, key: StepKey, result: Result<Outcome, StepError>) {
         self.in_flight.remove(&key);
-        self.waits.remove(&key);
+        let awaited = self.waits.remove(&key).is_some();
         let now = self.shared.machine.clock().now();
         match result {
             Ok(outcome) => {
                 self.failures.remove(&key);
                 self.stale.remove(&key);
-                self.succeed(outcome);
+                match outcome {
+                    // It was given up as it ended: of an image that is not asked for any more.
+                    Outcome::ImageReady { .. } if !awaited => {}
+                    outcome => self.succeed(outcome),
+                }
             }
             Err(error) => match key {
                 StepKey::Remember(uid) => self.not_saved(&uid, &error, now),
@@ -60,8 +64,11 @@ impl<M: Machine> Worker<M> {
             Outcome::GivenUp => {}
             Outcome::Hooked { run, hook, failed } => self.hooked(&run, hook, failed),
             Outcome::Filled { uid } => self.filled(&uid),
-            Outcome::SetUp { uid } => {
+            Outcome::SetUp { uid, warned } => {
                 self.filled(&uid);
+                for Warned { reason, message } in warned {
+                    self.tell(&uid, None, Severity::Warning, reason, &message);
+                }
                 if let Some(view) = self.view_mut(&uid) {
                     view.sandbox = SandboxState::Made;
                     if view.template.spec.host_network {
@@ -89,6 +96,7 @@ impl<M: Machine> Worker<M> {
                             image_id: created.image_id,
                             adapted: created.adapted,
                             not_refreshed,
+                            image: created.image,
                             user: created.user,
                             state: ContainerState::Created,
                         }),

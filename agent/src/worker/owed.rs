@@ -6,8 +6,10 @@ use std::time::Duration;
 use pod::backoff;
 use pod::lifecycle::{GRACE_MIN, deadline};
 use pod::name::{RunKey, Uid, WorkloadKind};
-use pod::plan::{Change, Owed, StepKey};
+use pod::observed::ImageState;
+use pod::plan::{Change, Owed, RunStep, StepKey};
 use pod::record::{ContainerMemory, Lifecycle, PodFailure, Record};
+use pod::spec::{Container, PodTemplate};
 use pod::storage::EVICTED;
 use pod::time::{Moment, Now};
 
@@ -187,11 +189,34 @@ impl<M: Machine> Worker<M> {
                 self.stale.insert(key);
             }
         }
-        if let Some(view) = self.view_mut(&record.uid) {
+        let uid = record.uid.clone();
+        let mut others = Vec::new();
+        if let Some(view) = self.view_mut(&uid) {
             if let Some(Ok(desired)) = reread {
+                others = with_other_image(&view.template, &desired.template);
                 view.template = desired.template;
             }
             view.record = record;
+        }
+        others.into_iter().for_each(|container| self.forget_image_of(&uid, container));
+    }
+
+    /// The container has another image now: what is known of the former says nothing of it.
+    fn forget_image_of(&mut self, uid: &Uid, container: String) {
+        if let Some(view) = self.view_mut(uid) {
+            view.images.insert(container.clone(), ImageState::Unknown);
+        }
+        self.failures.retain(|key, _| match key {
+            StepKey::PrepareImage(of, name) | StepKey::Run(of, name, _, RunStep::Create) => {
+                (of, name) != (uid, &container)
+            }
+            _ => true,
+        });
+        let key = StepKey::PrepareImage(uid.clone(), container);
+        if self.in_flight.contains(&key) {
+            // It is given up.
+            self.waits.remove(&key);
+            self.stale.insert(key);
         }
     }
 
@@ -247,6 +272,12 @@ impl<M: Machine> Worker<M> {
             self.wishes.push((uid, reply));
         }
     }
+}
+
+/// Containers that have another image.
+fn with_other_image(before: &PodTemplate, after: &PodTemplate) -> Vec<String> {
+    let other = |it: &&Container| before.spec.container(&it.name).is_some_and(|known| known.image != it.image);
+    after.spec.containers.iter().filter(other).map(|it| it.name.clone()).collect()
 }
 
 fn deletion_note(why: &str) -> String {

@@ -1,7 +1,7 @@
 //! Events and log lines of a worker's pods, under Kubernetes' reasons.
 
 use pod::name::Uid;
-use pod::plan::{Change, FAILED_HOOK, PodView};
+use pod::plan::{Change, FAILED_HOOK, OTHER_IMAGE, PodView};
 use pod::record::Record;
 use pod::time::Now;
 
@@ -43,7 +43,9 @@ impl<M: Machine> Worker<M> {
     pub(super) fn tell_stopping(&self, uid: &Uid, container: &str, why: &str) {
         let message = match why {
             FAILED_HOOK => "FailedPostStartHook".to_owned(),
-            why if why.starts_with("failed") => format!("Container {container} {why}, will be restarted"),
+            why if why == OTHER_IMAGE || why.starts_with("failed") => {
+                format!("Container {container} {why}, will be restarted")
+            }
             why => format!("Stopping container {container}: {why}"),
         };
         self.tell_exactly(uid, Some(container), Severity::Normal, "Killing", message);

@@ -196,6 +196,7 @@ pub fn template() -> PodTemplate {
             host_network: false,
             host_pid: false,
             host_ipc: false,
+            own_users: false,
             share_processes: false,
             sysctls: Default::default(),
             priority: 0,

@@ -5,37 +5,32 @@
 //! `SEEDS=n` runs the seeds 1 to n (default 150), `SEED=x` one seed with its story. A failing seed prints itself.
 
 mod full_disk;
+mod order;
+mod workloads;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent::board::Board;
+use agent::drain::Drain;
 use agent::fake::{FakeContainer, FakeDisk, FakeMachine, FakeState, Faults, World};
 use agent::gate::Gate;
 use agent::records::Records;
 use agent::seams::{CreatedRun, Machine, Wake};
 use agent::worker::Shared;
 use agent::workers::{Directory, Workers};
-use pod::desired::{DesiredPod, DesiredSet, Wanted};
-use pod::manifest::{Context, Document, parse};
+use pod::desired::{DesiredSet, Wanted};
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::qos;
 use pod::record::Lifecycle;
 use pod::spec::{Resources, Role};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
-
-/// Workloads of one simulation: three DaemonSets, one of them OnDelete, one with two containers, init containers, a sidecar and
-/// hooks, and a static pod.
-const WORKLOADS: u64 = 4;
-
-/// Sizes of the static pod.
-const SIZES: u64 = 4;
+use tokio::time::{Instant, sleep, timeout};
+use workloads::{SIZES, WORKLOADS, context, workload};
 
 /// Events in one history.
 const EVENTS: u64 = 60;
@@ -59,75 +54,8 @@ struct Simulation {
     stop: watch::Sender<bool>,
     board: Board,
     life: JoinHandle<()>,
-}
-
-fn context() -> Context {
-    Context { node_name: "n1".into() }
-}
-
-fn workload(index: u64, version: u64) -> DesiredPod {
-    let text = match index {
-        0 => daemonset("alpha", "RollingUpdate", version, &["main"], false),
-        1 => daemonset("beta", "OnDelete", version, &["main"], true),
-        2 => {
-            let text = daemonset("gamma", "RollingUpdate", version, &["main", "side"], false);
-            let hooks = "lifecycle: {postStart: {exec: {command: [up]}}, preStop: {exec: {command: [down]}}}";
-            format!(
-                "{text}
-      initContainers:
-      - {{name: first, image: image-gamma, imagePullPolicy: Never}}
-      - {{name: helper, image: image-gamma, imagePullPolicy: Never, restartPolicy: Always, {hooks}}}
-      - {{name: second, image: image-gamma, imagePullPolicy: Never}}
-"
-            )
-        }
-        // Versions that differ in size only: the pod is resized, in every second one by a new run.
-        _ => format!(
-            "apiVersion: v1
-kind: Pod
-metadata: {{name: delta}}
-spec:
-  terminationGracePeriodSeconds: 5
-{}
-  - {{name: sized, image: image-delta, imagePullPolicy: Never, resources: {{limits: {{cpu: {}m, memory: {}}}}},
-     resizePolicy: [{{resourceName: cpu, restartPolicy: RestartContainer}}]}}
-",
-            container_list("  ", "delta", &["main"], version / SIZES),
-            10 + version % SIZES / 2,
-            10 + version % SIZES,
-        ),
-    };
-    let mut parsed = parse("simulation.yaml", text.as_bytes(), &context());
-    match parsed.documents.pop().map(|d| d.result) {
-        Some(Ok(Document::Workload(desired))) => *desired,
-        other => panic!("the simulation's own manifest is refused: {other:?} {:?}", parsed.whole),
-    }
-}
-
-fn daemonset(name: &str, update: &str, version: u64, containers: &[&str], host_network: bool) -> String {
-    format!(
-        "apiVersion: apps/v1
-kind: DaemonSet
-metadata: {{name: {name}}}
-spec:
-  selector: {{matchLabels: {{app: {name}}}}}
-  updateStrategy: {{type: {update}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      hostNetwork: {host_network}
-{}",
-        container_list("      ", name, containers, version)
-    )
-}
-
-fn container_list(indent: &str, image: &str, names: &[&str], version: u64) -> String {
-    let mut text = format!("{indent}containers:\n");
-    for name in names {
-        let _ = writeln!(text, "{indent}- {{name: {name}, image: image-{image}, imagePullPolicy: IfNotPresent,");
-        let _ = writeln!(text, "{indent}   env: [{{name: V, value: \"{version}\"}}]}}");
-    }
-    text
+    /// The present drain is on disk: a new life of the agent knows of it.
+    drain_holds: bool,
 }
 
 impl Simulation {
@@ -154,16 +82,25 @@ impl Simulation {
         Simulation {
             world,
             start: Instant::now(),
-            set: DesiredSet { workloads: BTreeMap::new(), complete: true, ..DesiredSet::default() },
+            set: DesiredSet {
+                workloads: BTreeMap::new(),
+                complete: true,
+                heard: pod::desired::Source::ALL.into(),
+                ..DesiredSet::default()
+            },
             desired: watch::channel(DesiredSet::default()).0,
             stop: watch::channel(false).0,
             board: Board::new().0,
             life: tokio::spawn(async {}),
+            drain_holds: false,
         }
     }
 
     /// A new life of the agent over the same world: nothing is wanted for certain until its sources are heard.
     async fn begin(&mut self) {
+        if !self.drain_holds {
+            self.world.state().drained = false;
+        }
         let machine = FakeMachine::new(self.world.clone(), self.start);
         let records = Records::new(Path::new("/state"));
         let (board, commands) = Board::new();
@@ -178,6 +115,8 @@ impl Simulation {
             board: board.clone(),
             context: context(),
             directory: Directory::default(),
+            turns: Default::default(),
+            drain: Drain::new(Path::new("/state")),
             contents: watch::Sender::default(),
             stopping,
         });
@@ -209,7 +148,7 @@ impl Simulation {
 
     async fn event(&mut self) {
         assert!(!self.life.is_finished(), "the agent ended by itself");
-        match self.random(20) {
+        match self.random(21) {
             0..=3 => self.wish(),
             4..=5 => {
                 let gone = workload(self.random(WORKLOADS), 0).workload;
@@ -270,6 +209,10 @@ impl Simulation {
                 state.story.push(format!("the clock is {error} s wrong"));
                 state.clock_error = error;
             }
+            19 => {
+                let on = self.random(3) != 0;
+                self.drain(on).await;
+            }
             _ => {
                 // The source falls silent, then speaks again.
                 self.desired.send_replace(DesiredSet::default());
@@ -277,6 +220,29 @@ impl Simulation {
                 self.hear();
             }
         }
+    }
+
+    /// What is after another one runs only where that one is wanted too.
+    fn complete(&mut self) {
+        let last = workload(WORKLOADS - 1, 0);
+        if self.set.workloads.contains_key(&workload(2, 0).workload) && !self.set.workloads.contains_key(&last.workload)
+        {
+            self.set.workloads.insert(last.workload.clone(), Wanted::Run(Box::new(last)));
+            self.hear();
+        }
+    }
+
+    /// Somebody types `drain` or `undrain` and waits for the answer.
+    async fn drain(&mut self, on: bool) {
+        if !on {
+            self.world.state().drained = false;
+        }
+        let note = timeout(Duration::from_secs(60), self.board.drain(on)).await.expect("it is answered");
+        let note = note.expect("the agent lives");
+        let mut state = self.world.state();
+        state.story.push(format!("drained: {on} {note}"));
+        state.drained = on;
+        self.drain_holds = note.is_empty();
     }
 
     fn wish(&mut self) {
@@ -420,6 +386,8 @@ impl Simulation {
             state.runtime_down = false;
             state.images.insert("image-alpha".into());
         }
+        self.drain(false).await;
+        self.complete();
         self.world.wake(Wake::All);
         sleep(SETTLE).await;
         assert!(!self.life.is_finished(), "the agent ended by itself");

@@ -248,6 +248,7 @@ impl TestPod {
                 host_network: true,
                 host_pid: false,
                 host_ipc: false,
+                own_users: false,
                 share_processes: false,
                 sysctls: Default::default(),
                 priority: 0,

@@ -61,7 +61,48 @@ async fn a_node_joins_runs_its_pods_and_tells_what_becomes_of_them() {
     assert_eq!(node.running(), Vec::<String>::new());
     assert!(place.get("Pod", "default", "other").await.is_some());
     assert!(node.shared.directory.recorded().is_empty());
-    assert!(place.witness.heard("n1"), "its heartbeats are heard");
+    assert!(place.witness.heard("n1").is_some(), "its heartbeats are heard");
+}
+
+/// Two heartbeats are 10 s apart; this is far less.
+const AT_ONCE: Duration = Duration::from_secs(4);
+
+#[tokio::test]
+async fn that_a_node_is_ready_or_is_not_any_more_is_said_at_once() {
+    let place = Place::start().await;
+    let node = Node::start("n1", &place, &place.token().await).await;
+    until("it is heard", async || place.witness.heard("n1").filter(|failing| failing.contains("cni"))).await;
+    for outcome in [Ok(()), Err("gone".to_owned()), Ok(())] {
+        let since = tokio::time::Instant::now();
+        let fails = outcome.is_err();
+        node.board.set_check(agent::board::Check::Cni, outcome);
+        until("it is said", async || place.witness.heard("n1").filter(|said| said.contains("cni") == fails)).await;
+        assert!(since.elapsed() < AT_ONCE, "{:?}", since.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn another_image_under_the_same_uid_restarts_that_container() {
+    let place = Place::start().await;
+    let node = Node::start("n1", &place, &place.token().await).await;
+    node.world.state().images.insert("other".into());
+    let uid = place.create("Pod", pod("a", "n1")).await["metadata"]["uid"].as_str().unwrap().to_owned();
+    until("it runs", async || (node.running() == [uid.as_str()]).then_some(())).await;
+    // One that cannot be had ends what runs, as in Kubernetes, and holds up nothing.
+    for (image, comes) in [("nowhere", false), ("other", true)] {
+        place.set_image("a", image).await;
+        until("the pod says how it stands", async || {
+            let status = &place.get("Pod", "default", "a").await?["status"]["containerStatuses"][0];
+            let runs = status["state"]["running"].is_object();
+            let stands = if comes { runs && status["restartCount"] == 1 } else { !runs };
+            (status["image"] == image && stands).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(node.running(), [uid.as_str()], "it is the same pod");
+    let said = "Container main definition changed, will be restarted";
+    let events = node.board.events();
+    assert!(events.iter().any(|seen| seen.reason == "Killing" && seen.message == said), "{events:#?}");
 }
 
 #[tokio::test]
@@ -115,6 +156,16 @@ async fn static_pods_are_mirrored_and_deleting_a_mirror_restarts_the_pod() {
     assert_eq!(mirror["metadata"]["annotations"]["kubernetes.io/config.hash"], uid.as_str());
     assert_eq!(mirror["metadata"]["ownerReferences"][0]["kind"], "Node");
 
+    // With its Node object goes what stands for the pod, and not the pod.
+    place.delete_node("n1").await;
+    let before = &mirror["metadata"]["ownerReferences"][0]["uid"];
+    until("it is mirrored under another Node object", async || {
+        let now = place.get("Pod", "default", "web-n1").await?;
+        (now["metadata"]["ownerReferences"][0]["uid"] != *before).then_some(())
+    })
+    .await;
+    assert_eq!(node.running(), [uid.as_str()]);
+
     place.delete("Pod", "web-n1", None).await;
     until("another pod runs and its mirror says so", async || {
         let mirror = place.get("Pod", "default", "web-n1").await?;
@@ -128,6 +179,37 @@ async fn static_pods_are_mirrored_and_deleting_a_mirror_restarts_the_pod() {
     until("the mirror goes with its pod", async || place.get("Pod", "default", "web-n1").await.is_none().then_some(()))
         .await;
     assert_eq!(node.running(), Vec::<String>::new());
+}
+
+/// A day of a certificate's life, in hours.
+const DAY: i64 = 24;
+
+#[tokio::test]
+async fn an_expired_certificate_renews_itself_for_a_year_and_then_takes_a_new_token_while_daemons_run() {
+    let mut place = Place::start().await;
+    let mut node = Node::start("n1", &place, &place.token().await).await;
+    place.create("Pod", pod("a", "n1")).await;
+    until("it runs", async || (node.running().len() == 1).then_some(())).await;
+    let uid = node.running();
+    for (age, renews) in [(365 + 300, true), (365 + 366, false)] {
+        place.stop().await;
+        let state = node.stop().await;
+        place.give_old_certificate(state.path(), age * DAY).await;
+        place.resume().await;
+        node = Node::again("n1", &place, state).await;
+        until("it runs by its checkpoint", async || (node.running() == uid).then_some(())).await;
+        if renews {
+            until("it is in session", async || node.board.control().filter(|it| it.connected)).await;
+        } else {
+            let refused = |why: &str| !["", "not reached yet"].contains(&why);
+            until("it says why not", async || node.board.control().filter(|it| !it.connected && refused(&it.why)))
+                .await;
+            assert_eq!(node.running(), uid);
+            node.board.rejoin(place.token_for("n1").await).await.unwrap();
+            until("it is in session", async || node.board.control().filter(|it| it.connected)).await;
+        }
+        assert_eq!(node.running(), uid);
+    }
 }
 
 #[tokio::test]
@@ -163,10 +245,22 @@ async fn a_node_that_boots_without_the_network_starts_what_it_was_told_last() {
     until("it runs", async || (node.running().len() == 1).then_some(())).await;
     place.stop().await;
     let state = node.stop().await;
+    for file in ["tokens", "tokens.old"] {
+        let _ = std::fs::remove_file(state.path().join("control").join(file));
+    }
     // Another machine in memory: nothing but the checkpoint is left.
     let node = Node::again("n1", &place, state).await;
     until("the check", async || node.check("source-control").filter(Result::is_ok).map(drop)).await;
     until("it runs again", async || (node.running().len() == 1).then_some(())).await;
+    assert!(node.lacks_token(), "nothing was kept of its token");
+    place.resume().await;
+    until("its token comes", async || (!node.lacks_token()).then_some(())).await;
+    until("the token is kept", async || node.kept_tokens().filter(|kept| kept.contains("token:"))).await;
+    place.stop().await;
+    let state = node.stop().await;
+    let node = Node::again("n1", &place, state).await;
+    until("it runs once more", async || (node.running().len() == 1).then_some(())).await;
+    assert!(!node.lacks_token(), "what is still good was kept");
     place.resume().await;
     until("it is in session again", async || node.board.control().filter(|control| control.connected)).await;
     assert_eq!(node.running().len(), 1);

@@ -89,6 +89,7 @@ impl Node {
             max_pods: 110,
             manifests: heard,
             control: Some(desired::Control { snapshots: remote.snapshots(), tokens }),
+            knows_no_control: false,
             following: followed,
             shared: shared.clone(),
             allowed: Allowed::default(),
@@ -139,6 +140,16 @@ impl Node {
         let mut uids: Vec<String> = running.map(|c| c.run.uid.0.clone()).collect();
         uids.sort();
         uids
+    }
+
+    /// A pod stands without its service account token.
+    pub fn lacks_token(&self) -> bool {
+        self.board.workloads().values().any(|published| published.lacks_token)
+    }
+
+    /// The file of tokens.
+    pub fn kept_tokens(&self) -> Option<String> {
+        std::fs::read_to_string(self.state.as_ref()?.path().join("control/tokens")).ok()
     }
 
     pub fn check(&self, name: &str) -> Option<Result<(), String>> {

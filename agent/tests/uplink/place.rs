@@ -1,14 +1,16 @@
 //! A control endpoint as far as nodes see it: an embedded store, the authority, the fleet on a port of loopback. It can be stopped and
 //! goes on with what its store holds.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use agent::durable;
 use control::api::kinds::by_kind;
-use control::api::objects::{DeleteOptions, Objects, WriteOptions};
+use control::api::objects::{DeleteOptions, Objects, Patch, WriteOptions};
 use control::clock::Clock;
-use control::door::authority::Authority;
+use control::door::authority::{Authority, Request};
 use control::door::join::{Joining, Wanted};
 use control::door::service_accounts::ServiceAccounts;
 use control::door::tls::{Names, ServerCertificate, for_nodes};
@@ -35,21 +37,21 @@ struct Running {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// Who was heard.
+/// Who was heard, and what fails there.
 #[derive(Clone, Default)]
-pub struct Heard(Arc<Mutex<BTreeSet<String>>>);
+pub struct Heard(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl Heard {
-    pub fn heard(&self, node: &str) -> bool {
-        self.0.lock().unwrap().contains(node)
+    pub fn heard(&self, node: &str) -> Option<String> {
+        self.0.lock().unwrap().get(node).cloned()
     }
 }
 
 impl Witness for Heard {
     fn opened(&self, _: &str) {}
 
-    fn heard(&self, node: &str, _: &str) {
-        self.0.lock().unwrap().insert(node.to_owned());
+    fn heard(&self, node: &str, failing: &str) {
+        self.0.lock().unwrap().insert(node.to_owned(), failing.to_owned());
     }
 
     fn closed(&self, _: &str) {}
@@ -80,7 +82,9 @@ async fn store() -> (tempfile::TempDir, AnyStore, Objects) {
 impl Place {
     pub async fn start() -> Place {
         let (dir, store, objects) = store().await;
-        let authority = Arc::new(Authority::generate(jiff::Timestamp::now()).unwrap());
+        // Older than every certificate of it.
+        let since = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(3 * 365 * 24);
+        let authority = Arc::new(Authority::generate(since).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, witness) = (listener.local_addr().unwrap(), Heard::default());
         let mut place = Place { _dir: vec![dir], address, witness, authority, store, objects, running: None };
@@ -132,6 +136,11 @@ impl Place {
         self.joining().create(&Wanted::default()).await.unwrap()
     }
 
+    /// For this node and no other.
+    pub async fn token_for(&self, node: &str) -> String {
+        self.joining().create(&Wanted { node: Some(node.to_owned()), ..Wanted::default() }).await.unwrap()
+    }
+
     pub async fn create(&self, kind: &str, object: Value) -> Value {
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
         let kind = by_kind("", "v1", kind).unwrap();
@@ -147,6 +156,30 @@ impl Place {
         self.objects.update(kind, "", &name, "", object, &WriteOptions::default()).await.unwrap();
     }
 
+    /// The node's certificate becomes one that the authority signed so many hours ago.
+    pub async fn give_old_certificate(&self, state: &Path, hours: i64) {
+        const FORMAT: &str = "daemonlet-identity-1";
+        let path = state.join("control/identity");
+        let content = std::fs::read(&path).unwrap();
+        let mut identity: Value =
+            serde_json::from_slice(durable::unseal(FORMAT, "identity", &content).unwrap()).unwrap();
+        let key = rcgen::KeyPair::from_pem(identity["key"].as_str().unwrap()).unwrap();
+        let asked = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+        let since = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(hours);
+        let signed = self.authority.node("n1", &Request::parse(asked.der()).unwrap(), since).unwrap();
+        identity["chain"] = signed.chain_pem.into();
+        identity["since"] = since.to_string().into();
+        identity["until"] = signed.not_after.to_string().into();
+        std::fs::write(&path, durable::seal(FORMAT, identity.to_string().as_bytes())).unwrap();
+    }
+
+    /// The image of the first container of a pod in the namespace `default`.
+    pub async fn set_image(&self, pod: &str, image: &str) {
+        let patch = json!([{"op": "replace", "path": "/spec/containers/0/image", "value": image}]);
+        let (pods, options) = (by_kind("", "v1", "Pod").unwrap(), WriteOptions::default());
+        self.objects.patch(pods, "default", pod, "", Patch::Json(patch), &options).await.unwrap();
+    }
+
     pub async fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
         self.objects.get(by_kind("", "v1", kind).unwrap(), namespace, name).await.ok()
     }
@@ -155,6 +188,11 @@ impl Place {
     pub async fn delete(&self, kind: &str, name: &str, grace: Option<i64>) {
         let options = DeleteOptions { grace, ..DeleteOptions::default() };
         self.objects.delete(by_kind("", "v1", kind).unwrap(), "default", name, &options).await.unwrap();
+    }
+
+    pub async fn delete_node(&self, name: &str) {
+        let nodes = by_kind("", "v1", "Node").unwrap();
+        self.objects.delete(nodes, "", name, &DeleteOptions::default()).await.unwrap();
     }
 }
 

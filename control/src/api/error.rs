@@ -30,6 +30,8 @@ pub struct Details {
     pub uid: String,
     pub causes: Vec<Cause>,
     pub retry_after_seconds: Option<u32>,
+    /// Of the metadata, not the details: the token by which a list that is too old may go on all the same.
+    pub continue_: Option<String>,
 }
 
 /// What is wrong with one field.
@@ -196,6 +198,11 @@ impl ApiError {
         self
     }
 
+    /// The store was at fault, or there were too many at once: the same may succeed later.
+    pub fn is_passing(&self) -> bool {
+        matches!(self.code, 429 | 503 | 504)
+    }
+
     /// Whether there was no such object.
     pub fn is_not_found(&self) -> bool {
         self.reason == "NotFound"
@@ -217,7 +224,14 @@ impl ApiError {
             "message": self.message, "reason": self.reason, "code": self.code,
         });
         if let Some(details) = &self.details {
-            status["details"] = details.to_json();
+            let shown = details.to_json();
+            if let Some(continue_) = &details.continue_ {
+                status["metadata"]["continue"] = json!(continue_);
+            }
+            // A Status that only says how to go on has no details of its own.
+            if details.continue_.is_none() || shown != json!({}) {
+                status["details"] = shown;
+            }
         }
         status
     }

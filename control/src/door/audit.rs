@@ -12,11 +12,14 @@ use super::rules::Attributes;
 /// The longest value in a line; names of Kubernetes have 253 bytes at most, what is longer is somebody's attack.
 const VALUE_MAX: usize = 253;
 
+/// The code of a write whose client went away, or whose time ended, before it was answered: it may have happened.
+pub const CUT_OFF: u16 = 0;
+
 /// Groups whose objects are questions: nothing is written.
 const REVIEWS: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];
 
-/// A write that was answered with this code (of HTTP).
-pub fn write(identity: &Identity, what: &Attributes<'_>, from: IpAddr, code: u16) {
+/// A write that was answered with this code (of HTTP, or [`CUT_OFF`]). `who`: whose request it was, and the other as whom he acted.
+pub fn write(who: (&Identity, Option<&Identity>), what: &Attributes<'_>, from: IpAddr, code: u16) {
     let Attributes { verb, group, resource, subresource, namespace, name, path, .. } = *what;
     if REVIEWS.contains(&group) {
         return;
@@ -24,7 +27,8 @@ pub fn write(identity: &Identity, what: &Attributes<'_>, from: IpAddr, code: u16
     // Debug: what comes from outside is in quotes, and nothing in it ends the line.
     tracing::info!(
         target: "audit",
-        user = ?bounded(&identity.name),
+        user = ?bounded(&who.0.name),
+        impersonated = who.1.map(|other| tracing::field::debug(bounded(&other.name))),
         verb = ?bounded(verb),
         what = ?bounded(&target(group, resource, subresource, path)),
         namespace = ?bounded(namespace),

@@ -54,6 +54,8 @@ struct Pod {
     uses: BTreeSet<Use>,
     /// The uid of the static pod that it stands for.
     mirrors: Option<String>,
+    /// Of a mirror: the uid of the Node object that owns it.
+    owner: Option<String>,
     ends: bool,
 }
 
@@ -64,12 +66,14 @@ struct Listener {
     mirrors: mpsc::Sender<MirrorEnd>,
 }
 
-/// A mirror pod whose end somebody has asked for.
+/// A mirror pod that ends or has gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MirrorEnd {
     pub pod: PodKey,
     /// The static pod's.
     pub uid: String,
+    /// The uid of the Node object that owned it.
+    pub owner: Option<String>,
 }
 
 /// What a session hears.
@@ -187,6 +191,11 @@ impl Default for Index {
 impl State {
     /// All anew; everybody looks.
     fn restart(&mut self, pods: Vec<Value>, nodes: Vec<Value>, revision: u64) {
+        if revision < self.revision {
+            // An older state of the store has come back: numbers of the present epoch would say less than what nodes work by. Sessions
+            // whose listener is gone end, and the next hello raises the epoch.
+            self.listeners.clear();
+        }
         self.pods.clear();
         self.by_node.clear();
         self.rulings.clear();
@@ -230,7 +239,7 @@ impl State {
         if let Some((node, end)) = ended
             && let Some(listener) = self.listeners.get(&node)
         {
-            // One that has no room is made anew by the node's next status.
+            // Of one that has no room the node's next status tells.
             let _ = listener.mirrors.try_send(end);
         }
     }
@@ -243,6 +252,7 @@ impl State {
             hash: pods::hash(&pods::outgoing(object)),
             uses: pods::uses(object),
             mirrors: pods::mirrors(object).map(str::to_owned),
+            owner: pods::mirror_owner(object).map(str::to_owned),
             ends: !object["metadata"]["deletionTimestamp"].is_null(),
         };
         self.by_node.entry(node.to_owned()).or_default().insert(key.clone());
@@ -278,7 +288,7 @@ impl State {
     }
 }
 
-/// Whether the end of a mirror pod was asked for with this change.
+/// Whether a mirror pod begins to end, or has gone, with this change.
 fn mirror_end(key: &PodKey, before: Option<&Pod>, after: Option<&Pod>) -> Option<(String, MirrorEnd)> {
     let pod = before.or(after)?;
     let uid = pod.mirrors.clone()?;
@@ -286,11 +296,11 @@ fn mirror_end(key: &PodKey, before: Option<&Pod>, after: Option<&Pod>) -> Option
         (_, None) => true,
         (before, Some(after)) => after.ends && before.is_none_or(|before| !before.ends),
     };
-    is_news.then(|| (pod.node.clone(), MirrorEnd { pod: key.clone(), uid }))
+    is_news.then(|| (pod.node.clone(), MirrorEnd { pod: key.clone(), uid, owner: pod.owner.clone() }))
 }
 
 async fn read_all(objects: &Objects, kind: &'static Kind, at: Option<u64>) -> Result<(Vec<Value>, u64), ApiError> {
-    let mut range = Range { prefix: prefix(kind, None), after: None, limit: Some(PAGE), at };
+    let mut range = Range { prefix: prefix(kind, None), limit: Some(PAGE), at, ..Range::default() };
     let mut all = Vec::new();
     loop {
         let page = objects.store().list(&range).await?;
@@ -384,6 +394,17 @@ mod tests {
             assert_eq!(told.len(), ends);
             assert!(told.iter().all(|end| end.uid == "s1"));
         }
+    }
+
+    #[test]
+    fn sessions_end_where_an_older_state_of_the_store_has_come_back() {
+        let index = Index::new();
+        index.state().restart(Vec::new(), Vec::new(), 9000);
+        let same = index.listen("n1");
+        index.state().restart(Vec::new(), Vec::new(), 9000);
+        assert!(same.moved.has_changed().unwrap());
+        index.state().restart(Vec::new(), Vec::new(), 7000);
+        assert!(same.moved.has_changed().is_err() && index.revision() == 7000);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::index::kind;
 use crate::api::error::ApiError;
 use crate::api::objects::{FieldValidation, Objects, WriteOptions};
 use crate::door::audit;
+use crate::door::rules::may_propose;
 
 /// Whoever writes for nodes.
 const MANAGER: &str = "daemonlet";
@@ -75,27 +76,6 @@ fn proposed(node: &str, said: &Value) -> Value {
         spec.insert("taints".into(), taints.clone().into());
     }
     json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": labels}, "spec": spec})
-}
-
-/// Kubernetes' rule (admission plugin NodeRestriction): of its own names only those that say what the machine is.
-pub fn may_propose(key: &str) -> bool {
-    const OWN: [&str; 11] = [
-        "kubernetes.io/hostname",
-        "kubernetes.io/arch",
-        "kubernetes.io/os",
-        "beta.kubernetes.io/arch",
-        "beta.kubernetes.io/os",
-        "beta.kubernetes.io/instance-type",
-        "node.kubernetes.io/instance-type",
-        "failure-domain.beta.kubernetes.io/region",
-        "failure-domain.beta.kubernetes.io/zone",
-        "topology.kubernetes.io/region",
-        "topology.kubernetes.io/zone",
-    ];
-    let Some((of, _)) = key.split_once('/') else { return true };
-    let within = |domain: &str| of == domain || of.ends_with(&format!(".{domain}"));
-    let theirs = within("kubernetes.io") || within("k8s.io");
-    !theirs || OWN.contains(&key) || within("node.kubernetes.io") || within("kubelet.kubernetes.io")
 }
 
 /// What the node says of itself, beside what others say of it.

@@ -5,6 +5,8 @@ use std::hash::{DefaultHasher, Hasher as _};
 
 use serde_json::{Map, Value, json};
 
+use crate::loops::nodes::decide::{NOT_READY, UNREACHABLE};
+
 /// On a mirror pod: the uid of the static pod that it stands for.
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -39,6 +41,12 @@ pub fn outgoing(object: &Value) -> Value {
     object
 }
 
+/// The uid of the Node object that owns a mirror pod.
+pub fn mirror_owner(pod: &Value) -> Option<&str> {
+    mirrors(pod)?;
+    list(&pod["metadata"]["ownerReferences"]).find(|owner| owner["kind"] == "Node")?["uid"].as_str()
+}
+
 /// For comparison within this process.
 pub fn hash(value: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -48,12 +56,14 @@ pub fn hash(value: &Value) -> u64 {
 
 /// Of what a Node object says of placement.
 pub fn ruling_hash(node: &Value) -> u64 {
-    hash(&json!([node["metadata"]["labels"], node["spec"]["taints"]]))
+    hash(&json!([node["metadata"]["labels"], taints(node)]))
 }
 
-/// `key=value:Effect`, as taints are written.
+/// `key=value:Effect`, as taints are written. Without those by which the endpoint says how it hears the node: the node knows better how it is, and
+/// the daemon that would make it ready must not wait until it is.
 pub fn taints(node: &Value) -> Vec<String> {
-    let taints = node["spec"]["taints"].as_array();
+    let of_contact = |taint: &&Value| [NOT_READY, UNREACHABLE].iter().any(|key| taint["key"] == *key);
+    let taints = list(&node["spec"]["taints"]).filter(|taint| !of_contact(taint));
     let text = |taint: &Value| {
         let (key, effect) = (taint["key"].as_str()?, taint["effect"].as_str()?);
         Some(match taint["value"].as_str().unwrap_or_default() {
@@ -61,7 +71,7 @@ pub fn taints(node: &Value) -> Vec<String> {
             value => format!("{key}={value}:{effect}"),
         })
     };
-    taints.into_iter().flatten().filter_map(text).collect()
+    taints.filter_map(text).collect()
 }
 
 /// Every ConfigMap and Secret that the pod's spec names.
@@ -186,5 +196,13 @@ mod tests {
             {"key": "a", "value": "b", "effect": "NoSchedule"}, {"key": "c", "effect": "NoExecute"}, {"key": "broken"},
         ]}});
         assert_eq!(taints(&node), ["a=b:NoSchedule", "c:NoExecute"]);
+    }
+
+    #[test]
+    fn how_the_endpoint_hears_a_node_does_not_go_down() {
+        let node = |taints: Value| json!({"metadata": {"labels": {"a": "b"}}, "spec": {"taints": taints}});
+        let ours = json!([{"key": NOT_READY, "effect": "NoSchedule"}, {"key": UNREACHABLE, "effect": "NoExecute"}]);
+        assert!(taints(&node(ours.clone())).is_empty());
+        assert_eq!(ruling_hash(&node(ours)), ruling_hash(&json!({"metadata": {"labels": {"a": "b"}}})));
     }
 }

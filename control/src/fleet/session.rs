@@ -12,7 +12,7 @@ use proto::v1::{Down, Up, down, up};
 use proto::{VERSION, v1};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Status, Streaming};
 
 use super::complaints::{Complaints, cut};
@@ -34,8 +34,10 @@ const HELLO_MAX: Duration = Duration::from_secs(20);
 const SILENCE_MAX: Duration = Duration::from_secs(35);
 /// A message that a node does not take for so long: it is gone or hangs.
 const STUCK_MAX: Duration = Duration::from_secs(30);
-/// How soon a set that could not be read is tried again.
+/// How soon a set that could not be read is tried again, and at first one that was refused.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long it takes at most until a set that was refused is tried again.
+const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 pub type Downs = mpsc::Sender<Result<Down, Status>>;
 
@@ -52,6 +54,8 @@ pub async fn run(inner: Arc<Inner>, node: String, mut ups: Streaming<Up>, downs:
 
 struct Begun {
     statuses: Statuses,
+    /// The Node object's uid.
+    owner: String,
     heard: Heard,
     epoch: u64,
     newer: watch::Receiver<u64>,
@@ -75,8 +79,8 @@ async fn begin(inner: &Arc<Inner>, node: &str, ups: &mut Streaming<Up>, downs: &
     let epoch = epoch::read(inner.objects.store(), node, accepted, now).await;
     let epoch = epoch.map_err(|error| Status::unavailable(error.to_string()))?;
     let object = nodes::register(&inner.objects, node, &said).await.map_err(unwritten)?;
-    let owner = object["metadata"]["uid"].as_str().unwrap_or_default();
-    let statuses = Statuses::new(inner.objects.clone(), inner.index.clone(), node, owner);
+    let owner = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    let statuses = Statuses::new(inner.objects.clone(), inner.index.clone(), node, &owner);
     let heard = inner.index.listen(node);
     let streams = Streams::new(node, downs.clone());
     let (newer, number) = newest(inner, node, &streams);
@@ -87,7 +91,7 @@ async fn begin(inner: &Arc<Inner>, node: &str, ups: &mut Streaming<Up>, downs: &
     let welcome = v1::Welcome { version: VERSION.min(hello.version.max(1)), program };
     put(downs, down::What::Welcome(welcome)).await?;
     tracing::info!(node, program = cut(&hello.program), version = hello.version, "a session begins");
-    Ok(Begun { statuses, heard, epoch, newer, number, streams })
+    Ok(Begun { statuses, owner, heard, epoch, newer, number, streams })
 }
 
 /// This session is the node's; those before it end.
@@ -101,11 +105,12 @@ fn newest(inner: &Inner, node: &str, streams: &Arc<Streams>) -> (watch::Receiver
 }
 
 async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<Up>, downs: &Downs) -> Status {
-    let Begun { mut statuses, heard: Heard { moved, mut mirrors }, epoch, mut newer, number, streams } = begun;
+    let Begun { mut statuses, owner, heard: Heard { moved, mut mirrors }, epoch, mut newer, number, streams } = begun;
     let (events, waiting) = mpsc::channel(events::WAITING_MAX);
+    let (refuse, refused) = watch::channel(0);
     let ended = {
         // All three end with this block.
-        let send = send_sets(inner, node, epoch, moved, downs);
+        let send = send_sets(inner, Recipient { node, owner: &owner, epoch }, moved, refused, downs);
         let write = events::write(inner.objects.clone(), node.to_owned(), waiting);
         let listen = async {
             let (mut pace, mut complaints) = (Pace::new(Instant::now()), Complaints::default());
@@ -114,9 +119,8 @@ async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<U
                 let up = tokio::select! {
                     up = timeout(SILENCE_MAX, ups.message()) => up,
                     Some(end) = mirrors.recv() => {
-                        if let Some(pod) = statuses.restart(&end.pod, &end.uid)
-                            && let Err(status) = put(downs, down::What::Restart(v1::Restart { pod: Some(pod) })).await
-                        {
+                        let fine = statuses.mirror_ends(&end).await;
+                        if let Err(status) = restart(&mut statuses, fine, downs).await {
                             return status;
                         }
                         continue;
@@ -139,7 +143,12 @@ async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<U
                 };
                 match what {
                     Some(up::What::Heartbeat(v1::Heartbeat { failing })) => inner.witness.heard(node, &failing),
-                    Some(up::What::Statuses(message)) => statuses.take(message).await,
+                    Some(up::What::Statuses(message)) => {
+                        let fine = statuses.take(message).await;
+                        if let Err(status) = restart(&mut statuses, fine, downs).await {
+                            return status;
+                        }
+                    }
                     // They are for people: more than can be written are dropped.
                     Some(up::What::Events(message)) => drop(events.try_send(message)),
                     Some(up::What::Node(v1::Node { node: said })) => {
@@ -147,23 +156,22 @@ async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<U
                             Ok(said) => nodes::register(&inner.objects, node, &said).await.map(drop),
                             Err(error) => Err(ApiError::bad_request(error.to_string())),
                         };
-                        if let Err(error) = written
-                            && let Some(unsaid) = complaints.may(Instant::now())
-                        {
-                            let why = cut(&error.message);
-                            tracing::warn!(node, why, unsaid, "what a node says of itself is not written");
+                        if let Err(error) = written {
+                            if let Some(unsaid) = complaints.may(Instant::now()) {
+                                let why = cut(&error.message);
+                                tracing::warn!(node, why, unsaid, "what a node says of itself is not written");
+                            }
+                            if error.is_passing() {
+                                return unwritten(error);
+                            }
                         }
                     }
                     Some(up::What::Judged(v1::Judged { generation, refused })) if !refused.is_empty() => {
                         if let Some(unsaid) = complaints.may(Instant::now()) {
-                            tracing::warn!(
-                                node,
-                                ?generation,
-                                refused = cut(&refused),
-                                unsaid,
-                                "a node refuses its desired set"
-                            );
+                            let refused = cut(&refused);
+                            tracing::warn!(node, ?generation, refused, unsaid, "a node refuses its desired set");
                         }
+                        refuse.send_replace(generation.map_or(0, |generation| generation.number));
                     }
                     Some(up::What::Token(asked)) => {
                         if let Err(status) = put(downs, down::What::Token(token(inner, node, asked).await)).await {
@@ -218,19 +226,43 @@ async fn passed(newest: &mut watch::Receiver<u64>, number: u64) {
     let _ = newest.wait_for(|newest| *newest != number).await;
 }
 
-/// The newest set, whenever it is another one than was sent last.
+/// Tells the node which static pods are to end. `fine`: all that it said is written, else it has to call again and say it once more.
+async fn restart(statuses: &mut Statuses, fine: bool, downs: &Downs) -> Result<(), Status> {
+    for pod in statuses.take_restarts() {
+        put(downs, down::What::Restart(v1::Restart { pod: Some(pod) })).await?;
+    }
+    if fine { Ok(()) } else { Err(Status::unavailable("what the node says of its pods cannot be written")) }
+}
+
+/// Whose sets they are.
+#[derive(Clone, Copy)]
+struct Recipient<'a> {
+    node: &'a str,
+    /// The uid of its Node object at its hello.
+    owner: &'a str,
+    epoch: u64,
+}
+
+/// The newest set, whenever it is another one than was sent last. `refused`: the number of the one that the node has refused last.
 async fn send_sets(
     inner: &Arc<Inner>,
-    node: &str,
-    epoch: u64,
+    to: Recipient<'_>,
     mut moved: watch::Receiver<u64>,
+    mut refused: watch::Receiver<u64>,
     downs: &Downs,
 ) -> Status {
+    let Recipient { node, owner, epoch } = to;
     let mut sent = None;
+    let mut patience = AGAIN;
+    // When a set that was refused is tried again, and its number.
+    let mut again: Option<(Instant, u64)> = None;
     loop {
         moved.mark_unchanged();
         match wanted::read(&inner.objects, &inner.index, &inner.api, node).await {
-            Ok(wanted) => {
+            // It calls again, and has a Node object then.
+            Ok(None) => return Status::aborted("the Node object is gone"),
+            Ok(Some(wanted)) if wanted.node_uid != owner => return Status::aborted("the Node object is another"),
+            Ok(Some(wanted)) => {
                 let digest = wanted.digest();
                 if sent != Some(digest) {
                     for piece in wanted.pieces(epoch) {
@@ -247,10 +279,42 @@ async fn send_sets(
                 continue;
             }
         }
-        if moved.changed().await.is_err() {
-            // Somebody else listens for the node.
-            return Status::aborted("a newer session of the node has begun");
+        loop {
+            // All only wait.
+            tokio::select! {
+                changed = moved.changed() => {
+                    if changed.is_err() {
+                        let why = "a newer session of the node has begun, or an older state of the store has come back";
+                        return Status::aborted(why);
+                    }
+                    break;
+                }
+                Ok(()) = refused.changed() => {
+                    again = Some((Instant::now() + patience, *refused.borrow_and_update()));
+                    patience = patience.saturating_mul(2).min(AGAIN_MAX);
+                }
+                number = due(again) => {
+                    // The node works by what another endpoint has sent, and what is known here is behind that, or as new and another. Once
+                    // more is known, the same set has a number that the node takes.
+                    if inner.index.revision() > number {
+                        (sent, again) = (None, None);
+                        break;
+                    }
+                    again = Some((Instant::now() + AGAIN, number));
+                }
+            }
         }
+    }
+}
+
+/// Waits for the moment at which a refused set is tried again; its number.
+async fn due(again: Option<(Instant, u64)>) -> u64 {
+    match again {
+        Some((at, number)) => {
+            sleep_until(at).await;
+            number
+        }
+        None => std::future::pending().await,
     }
 }
 

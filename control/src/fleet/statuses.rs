@@ -1,7 +1,8 @@
 //! What a node says of its pods, written to the store: statuses, pods that are gone, and mirrors of static pods.
 //!
 //! Driven by the session with one message at a time. A node writes its own pods and no others: a pod with another node's name, or
-//! another uid, is not touched. What cannot be written now is written with the next status or after the next call.
+//! another uid, is not touched. What cannot be written because of the store ends the session, so that the node calls again and says everything
+//! anew; what is the node's own fault is logged.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::complaints::{Complaints, cut};
-use super::index::{Index, PodKey, kind};
+use super::index::{Index, MirrorEnd, PodKey, kind};
 use super::nodes::options;
 use super::pods;
 use crate::api::error::ApiError;
@@ -37,6 +38,8 @@ pub struct Statuses {
     owner: String,
     /// Static pods that the node has, by the names of their mirrors.
     statics: BTreeMap<PodKey, Static>,
+    /// Static pods whose end somebody has asked for, and which the node has not been told of yet.
+    restarts: Vec<v1::PodRef>,
     complaints: Mutex<Complaints>,
 }
 
@@ -50,40 +53,87 @@ struct Static {
 impl Statuses {
     pub fn new(objects: Objects, index: Index, node: &str, owner: &str) -> Statuses {
         let (node, owner) = (node.to_owned(), owner.to_owned());
-        Statuses { objects, index, node, owner, statics: BTreeMap::new(), complaints: Mutex::default() }
+        let (restarts, complaints) = (Vec::new(), Mutex::default());
+        Statuses { objects, index, node, owner, statics: BTreeMap::new(), restarts, complaints }
     }
 
-    /// Writes what a message says. What fails is logged and does not hold up the rest.
-    pub async fn take(&mut self, message: v1::Statuses) {
+    /// Writes what a message says. What fails is logged and does not hold up the rest. False: the store was at fault, and the node has to say it
+    /// again.
+    pub async fn take(&mut self, message: v1::Statuses) -> bool {
         let v1::Statuses { pods, gone, whole } = message;
+        let mut fine = true;
         for v1::PodStatus { pod, status, mirror } in pods {
             let Some(pod) = pod else { continue };
             let written = self.status(&pod, &status, &mirror).await;
-            self.tell(&pod, "its status is not written", written);
+            fine &= self.tell(&pod, "its status is not written", written);
         }
         for pod in gone {
             let written = self.gone(&pod).await;
-            self.tell(&pod, "it is gone, and its object is not removed", written);
+            fine &= self.tell(&pod, "it is gone, and its object is not removed", written);
         }
         if whole {
-            self.remove_orphans().await;
+            fine &= self.remove_orphans().await;
+        }
+        fine
+    }
+
+    /// A mirror pod ends or has gone. Where a person has deleted it, its static pod is to end, which is asked for once; where it goes with its
+    /// namespace or with its Node object, the static pod runs on, as a kubelet's would, and the mirror waits for nothing. False: as
+    /// [`Statuses::take`].
+    pub async fn mirror_ends(&mut self, end: &MirrorEnd) -> bool {
+        let MirrorEnd { pod: (namespace, name), uid, owner } = end;
+        let pod = v1::PodRef { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
+        let looked = self.ends(&pod, owner.as_deref()).await;
+        self.tell(&pod, "its mirror is deleted, and it is not known why", looked)
+    }
+
+    /// Static pods that are to end because somebody has deleted their mirrors.
+    pub fn take_restarts(&mut self) -> Vec<v1::PodRef> {
+        std::mem::take(&mut self.restarts)
+    }
+
+    async fn ends(&mut self, pod: &v1::PodRef, owner: Option<&str>) -> Result<(), ApiError> {
+        let key = (pod.namespace.clone(), pod.name.clone());
+        if self.statics.get(&key).is_none_or(|known| known.uid != pod.uid || known.asked) {
+            return Ok(());
+        }
+        if self.is_asked_for(&pod.namespace, owner).await? {
+            if let Some(known) = self.statics.get_mut(&key) {
+                known.asked = true;
+            }
+            self.restarts.push(pod.clone());
+            return Ok(());
+        }
+        match self.own(&pod.namespace, &pod.name).await? {
+            Some(current) if pods::mirrors(&current) == Some(pod.uid.as_str()) && is_ending(&current) => {
+                self.delete(&current).await
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
-    /// The static pod that is to end because somebody has deleted its mirror; asked for once.
-    pub fn restart(&mut self, pod: &PodKey, uid: &str) -> Option<v1::PodRef> {
-        let known = self.statics.get_mut(pod).filter(|known| known.uid == uid && !known.asked)?;
-        known.asked = true;
-        Some(v1::PodRef { namespace: pod.0.clone(), name: pod.1.clone(), uid: uid.to_owned() })
+    /// Whether nobody but a person can have deleted a mirror: its namespace and its owner are there.
+    async fn is_asked_for(&self, namespace: &str, owner: Option<&str>) -> Result<bool, ApiError> {
+        let stands = |read: Result<Value, ApiError>| match read {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        };
+        let space = stands(self.objects.get(kind("Namespace"), "", namespace).await)?;
+        let node = stands(self.objects.get(kind("Node"), "", &self.node).await)?;
+        let owns = |node: &Value| owner.is_none_or(|owner| node["metadata"]["uid"] == owner);
+        Ok(space.is_some_and(|space| !is_ending(&space)) && node.is_some_and(|node| owns(&node)))
     }
 
-    fn tell(&self, pod: &v1::PodRef, what: &str, written: Result<(), ApiError>) {
-        let Err(error) = written else { return };
+    /// False: the store was at fault.
+    fn tell(&self, pod: &v1::PodRef, what: &str, written: Result<(), ApiError>) -> bool {
+        let Err(error) = written else { return true };
         let room = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).may(Instant::now());
         if let Some(unsaid) = room {
             let (name, namespace, why) = (cut(&pod.name), cut(&pod.namespace), cut(&error.message));
             tracing::warn!(node = self.node, pod = name, namespace, why, unsaid, "{what}");
         }
+        !error.is_passing()
     }
 
     async fn status(&mut self, pod: &v1::PodRef, status: &[u8], mirror: &[u8]) -> Result<(), ApiError> {
@@ -102,20 +152,19 @@ impl Statuses {
             let why = format!("the node has more than {STATICS_MAX} static pods; those beyond are not shown");
             return Err(ApiError::bad_request(why));
         }
-        let is_shown = self.mirror(pod, &said).await?;
+        let mirror = self.mirror(pod, &said).await?;
         // Only what there may be a mirror of is remembered.
         if self.statics.get(&key).is_none_or(|known| known.uid != pod.uid) {
             self.statics.insert(key, Static { uid: pod.uid.clone(), asked: false });
         }
-        if is_shown {
-            self.write(pod, &status, |object| pods::mirrors(object) == Some(pod.uid.as_str())).await?;
-        }
-        Ok(())
+        let Some(mirror) = mirror else { return Ok(()) };
+        self.write(pod, &status, |object| pods::mirrors(object) == Some(pod.uid.as_str())).await?;
+        // Its end may have been asked for while nobody heard it.
+        if is_ending(&mirror) { self.ends(pod, pods::mirror_owner(&mirror)).await } else { Ok(()) }
     }
 
     /// Replaces the status of an object that is this node's and that `is_it`. One that is another's by now, or gone, is passed over.
     async fn write(&self, pod: &v1::PodRef, status: &Value, is_it: impl Fn(&Value) -> bool) -> Result<(), ApiError> {
-        let mut last = None;
         for _ in 0..TRIES {
             let Some(current) = self.own(&pod.namespace, &pod.name).await?.filter(&is_it) else { return Ok(()) };
             let mut wanted = current.clone();
@@ -126,11 +175,11 @@ impl Statuses {
             let options = options(&self.node);
             match self.objects.update(kind("Pod"), &pod.namespace, &pod.name, "status", wanted, &options).await {
                 Ok(_) => return Ok(()),
-                Err(error) if error.code == 409 || error.code == 404 => last = Some(error),
+                Err(error) if error.code == 409 || error.code == 404 => {}
                 Err(error) => return Err(error),
             }
         }
-        Err(last.unwrap_or_else(|| ApiError::internal("it cannot be written")))
+        Err(ApiError::unavailable("others have written it each time before"))
     }
 
     /// The pod's object, where it is this node's.
@@ -142,8 +191,8 @@ impl Statuses {
         }
     }
 
-    /// Makes the mirror of a static pod. False: there is another pod of that name, or one that has to end first.
-    async fn mirror(&mut self, pod: &v1::PodRef, said: &Value) -> Result<bool, ApiError> {
+    /// The mirror of a static pod, which is made where there is none. None: there is another pod of that name by now.
+    async fn mirror(&self, pod: &v1::PodRef, said: &Value) -> Result<Option<Value>, ApiError> {
         let wanted = pods::mirror(said, &pod.uid, &self.node, &self.owner);
         let named = |field: &str| wanted["metadata"][field].as_str().unwrap_or_default();
         if (named("namespace"), named("name")) != (pod.namespace.as_str(), pod.name.as_str()) {
@@ -154,9 +203,10 @@ impl Statuses {
             Err(error) => return Err(error),
             Ok(current) => {
                 let of_node = current["spec"]["nodeName"].as_str() == Some(self.node.as_str());
+                let owner = pods::mirror_owner(&current).filter(|owner| *owner != self.owner);
                 match pods::mirrors(&current) {
-                    // While it ends it shows how its pod ends.
-                    Some(uid) if of_node && uid == pod.uid => return Ok(true),
+                    // While it ends it shows how its pod ends. One of a Node object that is no more would be collected.
+                    Some(uid) if of_node && uid == pod.uid && owner.is_none() => return Ok(Some(current)),
                     Some(_) if of_node => self.delete(&current).await?,
                     _ => {
                         let why = "another pod has its name; the static pod runs on and is not shown";
@@ -171,8 +221,8 @@ impl Statuses {
             audit::of_node(&self.node, "create", "pods", (&pod.namespace, &pod.name), 201);
         }
         match made {
-            Ok(_) => Ok(true),
-            Err(error) if error.reason == "AlreadyExists" => Ok(false),
+            Ok(written) => Ok(Some(written.object)),
+            Err(error) if error.reason == "AlreadyExists" => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -185,13 +235,14 @@ impl Statuses {
         }
         let Some(current) = self.own(&pod.namespace, &pod.name).await? else { return Ok(()) };
         let is_mirror = pods::mirrors(&current) == Some(pod.uid.as_str());
-        let ends = !current["metadata"]["deletionTimestamp"].is_null();
+        let ends = is_ending(&current);
         let is_object = current["metadata"]["uid"].as_str() == Some(pod.uid.as_str());
         if is_mirror || (is_object && ends) { self.delete(&current).await } else { Ok(()) }
     }
 
     /// Mirrors of pods that the node has no more.
-    async fn remove_orphans(&mut self) {
+    async fn remove_orphans(&mut self) -> bool {
+        let mut fine = true;
         for known in self.index.pods_of(&self.node) {
             let Some(uid) = &known.mirrors else { continue };
             if self.statics.get(&known.key).is_some_and(|it| it.uid == *uid) {
@@ -199,8 +250,9 @@ impl Statuses {
             }
             let pod = v1::PodRef { namespace: known.key.0.clone(), name: known.key.1.clone(), uid: uid.clone() };
             let removed = self.gone(&pod).await;
-            self.tell(&pod, "a mirror of a pod that is no more is not removed", removed);
+            fine &= self.tell(&pod, "a mirror of a pod that is no more is not removed", removed);
         }
+        fine
     }
 
     /// At once, and only this very object.
@@ -219,6 +271,10 @@ impl Statuses {
             Err(error) => Err(error),
         }
     }
+}
+
+fn is_ending(object: &Value) -> bool {
+    !object["metadata"]["deletionTimestamp"].is_null()
 }
 
 /// What a node says, which is a JSON object or nothing that is worked with: indexing another shape for writing would panic.
@@ -271,9 +327,90 @@ mod tests {
 
     use super::super::nodes;
     use super::*;
-    use crate::api::objects::ListQuery;
+    use crate::api::objects::{ListQuery, WriteOptions};
     use crate::clock::Clock;
     use crate::door::testing::{at, place};
+    use crate::store::embedded::Embedded;
+
+    const NAME: &str = "local-n1";
+    const SPACE: &str = "space";
+
+    async fn create(objects: &Objects, of: &'static str, name: &str) -> String {
+        let object = json!({"apiVersion": "v1", "kind": of, "metadata": {"name": name}});
+        let made = objects.create(kind(of), "", object, &WriteOptions::default()).await.unwrap();
+        made.object["metadata"]["uid"].as_str().unwrap().to_owned()
+    }
+
+    /// What a node says of its one static pod.
+    fn said() -> v1::Statuses {
+        let pod = v1::PodRef { namespace: SPACE.into(), name: NAME.into(), uid: "s1".into() };
+        let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+        let mirror = json!({"metadata": {"name": NAME, "namespace": SPACE}, "spec": spec}).to_string().into();
+        let status = json!({"phase": "Running"}).to_string().into();
+        v1::Statuses { pods: vec![v1::PodStatus { pod: Some(pod), status, mirror }], gone: Vec::new(), whole: true }
+    }
+
+    async fn mirror(objects: &Objects) -> Option<Value> {
+        objects.get(kind("Pod"), SPACE, NAME).await.ok()
+    }
+
+    async fn delete(objects: &Objects, of: &'static str, namespace: &str, name: &str) {
+        objects.delete(kind(of), namespace, name, &DeleteOptions::default()).await.unwrap();
+    }
+
+    fn ends(owner: &str) -> MirrorEnd {
+        MirrorEnd { pod: (SPACE.into(), NAME.into()), uid: "s1".into(), owner: Some(owner.to_owned()) }
+    }
+
+    #[tokio::test]
+    async fn a_static_pod_ends_with_its_mirror_only_where_a_person_has_deleted_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let objects = Objects::new(Embedded::open(&dir.path().join("store")).unwrap(), Clock::system());
+        create(&objects, "Namespace", SPACE).await;
+        let first = create(&objects, "Node", "n1").await;
+        let session = |owner: &str| Statuses::new(objects.clone(), Index::new(), "n1", owner);
+        let mut statuses = session(&first);
+        assert!(statuses.take(said()).await && statuses.take_restarts().is_empty());
+
+        // Nobody heard of it: the next status does.
+        delete(&objects, "Pod", SPACE, NAME).await;
+        assert!(statuses.take(said()).await);
+        assert_eq!(statuses.take_restarts().len(), 1);
+        assert!(statuses.take(said()).await && statuses.mirror_ends(&ends(&first)).await);
+        assert!(statuses.take_restarts().is_empty(), "it is asked for once");
+        assert!(
+            session(&first)
+                .take(v1::Statuses {
+                    pods: Vec::new(),
+                    gone: said().pods.into_iter().filter_map(|it| it.pod).collect(),
+                    whole: false
+                })
+                .await
+        );
+        assert!(mirror(&objects).await.is_none());
+
+        // With its Node object.
+        let mut statuses = session(&first);
+        assert!(statuses.take(said()).await);
+        delete(&objects, "Node", "", "n1").await;
+        delete(&objects, "Pod", SPACE, NAME).await;
+        assert!(mirror(&objects).await.is_some());
+        assert!(statuses.mirror_ends(&ends(&first)).await && statuses.take_restarts().is_empty());
+        assert!(mirror(&objects).await.is_none(), "it waits for nothing");
+        assert!(statuses.take(said()).await);
+        let second = create(&objects, "Node", "n1").await;
+        let mut statuses = session(&second);
+        assert!(statuses.take(said()).await && statuses.mirror_ends(&ends(&first)).await);
+        assert!(statuses.take_restarts().is_empty());
+        let made = mirror(&objects).await.unwrap();
+        assert_eq!(pods::mirror_owner(&made), Some(second.as_str()), "it is the new object's");
+
+        // With its namespace.
+        delete(&objects, "Namespace", "", SPACE).await;
+        delete(&objects, "Pod", SPACE, NAME).await;
+        assert!(statuses.mirror_ends(&ends(&second)).await && statuses.take_restarts().is_empty());
+        assert!(mirror(&objects).await.is_none());
+    }
 
     #[tokio::test]
     async fn whatever_shape_a_nodes_words_have_it_is_refused_and_nothing_breaks() {

@@ -19,6 +19,8 @@ use crate::api::objects::Objects;
 pub struct Wanted {
     /// As of this revision of the store, or newer.
     pub number: u64,
+    /// Of the Node object.
+    pub node_uid: String,
     pub objects: Vec<v1::Object>,
     pub surroundings: v1::Surroundings,
 }
@@ -78,8 +80,8 @@ impl Wanted {
     }
 }
 
-/// What `node` is to have now.
-pub async fn read(objects: &Objects, index: &Index, api: &Api, node: &str) -> Result<Wanted, ApiError> {
+/// What `node` is to have now. None: it has no Node object, and nothing can be said.
+pub async fn read(objects: &Objects, index: &Index, api: &Api, node: &str) -> Result<Option<Wanted>, ApiError> {
     // Before anything is read: what is read may be newer, and is then sent once more with its own number.
     let number = index.revision();
     let mut found = Vec::new();
@@ -103,7 +105,7 @@ pub async fn read(objects: &Objects, index: &Index, api: &Api, node: &str) -> Re
             found.push(object(kind, &content));
         }
     }
-    let ruling = get(objects, "Node", "", node).await?.unwrap_or_default();
+    let Some(ruling) = get(objects, "Node", "", node).await? else { return Ok(None) };
     let labels = ruling["metadata"]["labels"].as_object();
     let label = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
     let surroundings = v1::Surroundings {
@@ -112,7 +114,8 @@ pub async fn read(objects: &Objects, index: &Index, api: &Api, node: &str) -> Re
         api_host: api.host.clone(),
         api_port: u32::from(api.port),
     };
-    Ok(Wanted { number, objects: found, surroundings })
+    let node_uid = ruling["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    Ok(Some(Wanted { number, node_uid, objects: found, surroundings }))
 }
 
 async fn get(objects: &Objects, of: &'static str, namespace: &str, name: &str) -> Result<Option<Value>, ApiError> {
@@ -141,7 +144,13 @@ mod tests {
     fn wanted(sizes: &[usize]) -> Wanted {
         let object = |size: &usize| v1::Object { json: vec![b'x'; *size].into(), ..v1::Object::default() };
         let objects = sizes.iter().map(object).collect();
-        Wanted { number: 7, objects, surroundings: v1::Surroundings { api_port: 1, ..v1::Surroundings::default() } }
+        let node_uid = String::new();
+        Wanted {
+            number: 7,
+            node_uid,
+            objects,
+            surroundings: v1::Surroundings { api_port: 1, ..v1::Surroundings::default() },
+        }
     }
 
     #[test]

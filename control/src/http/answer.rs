@@ -1,36 +1,28 @@
 //! One request from its first line to its answer: whose it is, what it is about, whether it may be, and only then what it is for.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderMap, HeaderName, USER_AGENT};
-use hyper::{Method, Request};
-use rustls::pki_types::CertificateDer;
+use hyper::{Method, Request, StatusCode};
+use serde_json::{Value, json};
 
+use super::connection::Peer;
 use super::query::Query;
-use super::reply::{self, Reply};
+use super::reply::{self, JSON, Reply};
 use super::request::{Resource, Target, Verb};
 use super::verbs::Call;
-use super::{Door, body, health, places};
+use super::{Door, acting, body, health, places};
 use crate::api::error::ApiError;
 use crate::api::kinds::{self, Kind};
 use crate::door::audit;
+use crate::door::identity::Identity;
 use crate::door::rules::Attributes;
 
 /// Reading a body and answering; watches and logs go on from there.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
-/// Acting as somebody else. Whoever asks for it means less than his own rights, so it is refused and not passed over.
-const IMPERSONATE: HeaderName = HeaderName::from_static("impersonate-user");
-
-/// Who is on the other end of a connection.
-#[derive(Debug)]
-pub struct Peer {
-    pub address: SocketAddr,
-    /// As TLS has verified it; empty without one.
-    pub certificates: Vec<CertificateDer<'static>>,
-}
 
 /// A request's header as text; empty where there is none.
 pub fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
@@ -51,12 +43,21 @@ pub async fn answer(door: Arc<Door>, peer: Arc<Peer>, request: Request<Incoming>
             details: None,
         }),
     };
-    answered.unwrap_or_else(|error| reply::error(&error, pretty))
+    let reply = answered.unwrap_or_else(|error| reply::error(&error, pretty));
+    if let Some(unsent) = reply::unsent(&reply) {
+        tokio::spawn(async move {
+            tokio::time::sleep(reply::SEND_TIME_MAX).await;
+            if unsent.strong_count() > 0 {
+                peer.cut();
+            }
+        });
+    }
+    reply
 }
 
 async fn answered(
     door: &Arc<Door>,
-    peer: &Peer,
+    peer: &Arc<Peer>,
     request: Request<Incoming>,
     query: Query,
     pretty: bool,
@@ -64,25 +65,48 @@ async fn answered(
     let (head, incoming) = request.into_parts();
     let path = head.uri.path();
     let (headers, method) = (&head.headers, &head.method);
-    let bearer = bearer(headers)?;
-    let shows_nothing = peer.certificates.is_empty() && bearer.is_none();
-    if shows_nothing {
-        door.limits.count(&peer.address.ip().to_string(), false, Instant::now())?;
+    let (limits, address, now) = (&door.limits, peer.address.ip(), Instant::now());
+    let (by_certificate, by_token) = (!peer.certificates.is_empty(), headers.contains_key(AUTHORIZATION));
+    // Probes come without a credential, and while everything else is busy or the store is down. A credential that nobody has looked at is none.
+    let is_probe = is_read(method) && health::is_place(path);
+    if !by_certificate && (!by_token || is_probe) {
+        limits.of_nobody(address, now)?;
     }
-    // Probes come without a credential, and while everything else is busy or the store is down.
-    if is_read(method)
-        && let Some(reply) = health::answer(&door.checks, path, &query).await
-    {
+    if is_probe && let Some(reply) = health::answer(&door.checks, path, &query).await {
         return Ok(reply);
     }
-    let place = door.limits.request()?;
-    let user = door.authenticator.who(&peer.certificates, bearer).await?;
-    if !shows_nothing {
-        door.limits.count(&user.name, true, Instant::now())?;
+    if by_token && !by_certificate {
+        limits.may_try(address, now)?;
     }
-    if headers.contains_key(IMPERSONATE) {
-        return Err(ApiError::bad_request("acting as another user is not offered here: send the request without --as"));
+    let who = async { door.authenticator.who(&peer.certificates, bearer(headers)?).await };
+    let user = who.await.inspect_err(|error| {
+        if error.code == 401 {
+            limits.was_wrong(address, now);
+        }
+    })?;
+    if by_certificate || by_token {
+        limits.of_user(&user.name, now)?;
+        peer.known();
     }
+    let place = limits.request(&user)?;
+    let (sender, user) = match acting::wanted(headers)? {
+        None => (None, user),
+        Some(wanted) => {
+            let asked = Attributes {
+                verb: "impersonate",
+                resource: "users",
+                name: &wanted.name.clone(),
+                ..Attributes::default()
+            };
+            match door.authorizer.act_as(&user, wanted).await {
+                Ok(other) => (Some(user), other),
+                Err(error) => {
+                    audit::write((&user, None), &asked, peer.address.ip(), error.code);
+                    return Err(error);
+                }
+            }
+        }
+    };
     let target = Target::of(path).map_err(ApiError::bad_request)?;
     let resource = match target {
         Target::Path(path) => {
@@ -91,7 +115,10 @@ async fn answered(
             if !is_read(method) {
                 return Err(ApiError::method_not_allowed());
             }
-            return places::answer(door, &path, &query, header(headers, &ACCEPT), header(headers, &HOST), pretty).await;
+            let (accepts, host) = (header(headers, &ACCEPT), header(headers, &HOST));
+            let mut reply = places::answer(door, &path, &query, accepts, host, pretty).await?;
+            reply::hold(&mut reply, place);
+            return Ok(reply);
         }
         Target::Resource(resource) => resource,
     };
@@ -108,20 +135,51 @@ async fn answered(
         path,
         selector: query.get("fieldSelector").unwrap_or_default(),
     };
+    let who = sender.as_ref().map_or((&user, None), |sender| (sender, Some(&user)));
+    let mut line = verb.writes().then(|| Line { who, asked: &attributes, from: address, code: audit::CUT_OFF });
     let result = async {
         door.authorizer.check(&user, &attributes, kind).await?;
-        let kind = kind.ok_or_else(ApiError::no_such_resource)?;
+        let Some(kind) = kind else {
+            let custom =
+                is_custom(&resource, verb).then(|| reply::json(StatusCode::OK, JSON, &no_custom_kinds(), pretty));
+            return custom.ok_or_else(ApiError::no_such_resource);
+        };
         offered(kind, &resource, verb)?;
         let body = if verb.writes() { body::read(headers, incoming).await? } else { bytes::Bytes::new() };
-        let call = Call { door, kind, resource: &resource, query: &query, headers, body, user: &user, pretty };
-        call.carry_out(verb, place).await
+        let call =
+            Call { door, kind, resource: &resource, query: &query, headers, body, user: &user, verb, peer, pretty };
+        call.carry_out(place).await
     }
     .await;
-    if verb.writes() {
-        let code = result.as_ref().map_or_else(|error| error.code, |reply| reply.status().as_u16());
-        audit::write(&user, &attributes, peer.address.ip(), code);
+    if let Some(line) = &mut line {
+        line.code = result.as_ref().map_or_else(|error| error.code, |reply| reply.status().as_u16());
     }
     result
+}
+
+/// The audit line of a write: written however it ends. Who goes away before the answer has perhaps had what he wanted.
+struct Line<'a> {
+    who: (&'a Identity, Option<&'a Identity>),
+    asked: &'a Attributes<'a>,
+    from: IpAddr,
+    code: u16,
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        audit::write(self.who, self.asked, self.from, self.code);
+    }
+}
+
+/// kubectl asks it about every kind that it does not find, before it says that there is none.
+fn is_custom(resource: &Resource, verb: Verb) -> bool {
+    let of = (resource.group.as_str(), resource.version.as_str(), resource.resource.as_str());
+    of == ("apiextensions.k8s.io", "v1", "customresourcedefinitions") && verb == Verb::List
+}
+
+fn no_custom_kinds() -> Value {
+    json!({ "kind": "CustomResourceDefinitionList", "apiVersion": "apiextensions.k8s.io/v1",
+        "metadata": { "resourceVersion": "1" }, "items": [] })
 }
 
 fn is_read(method: &Method) -> bool {

@@ -1,17 +1,22 @@
 //! The bodies of requests: bounded while they are read, and JSON whatever they came as.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::HeaderMap;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::api::error::ApiError;
 use crate::api::protobuf::{self, ProtobufError};
 
 /// A larger body is refused: Kubernetes' limit, twice what a store takes of one object.
 pub const BODY_MAX: usize = 3 << 20;
+/// Between two pieces of a body: its request has a place meanwhile.
+const FRAME_TIME_MAX: Duration = Duration::from_secs(10);
 /// So much is read and dropped, because most clients read no answer while they still write; then the connection is closed on them.
 const PASSED_OVER_MAX: usize = 4 * BODY_MAX;
 
@@ -44,7 +49,8 @@ pub async fn read(headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, ApiE
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let mut length = 0_usize;
     let mut bytes = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    let late = |_| ApiError::bad_request(format!("the body stopped for {} s", FRAME_TIME_MAX.as_secs()));
+    while let Some(frame) = timeout(FRAME_TIME_MAX, body.frame()).await.map_err(late)? {
         let frame = frame.map_err(|error| ApiError::bad_request(format!("the body could not be read: {error}")))?;
         let Ok(piece) = frame.into_data() else { continue };
         length = length.saturating_add(piece.len());

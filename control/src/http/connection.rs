@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,20 +11,30 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Door;
-use super::answer::{Peer, answer};
+use super::answer::answer;
+use super::limits::Place;
+use crate::door::join::host;
 
 /// Connections at a time. One costs some 40 KB with its TLS.
 const CONNECTIONS_MAX: usize = 1000;
-/// Of one address: people behind one NAT, and the daemons of a node.
+/// Of one host: people behind one NAT, and the daemons of a node.
 const OF_ONE_PEER_MAX: usize = 250;
+/// Connections on which nobody has said yet who he is, in all and of one host: others have to find a place too.
+const STRANGERS_MAX: usize = 500;
+const STRANGERS_OF_ONE_MAX: usize = 64;
+/// So long it may take; a probe that comes more seldom connects anew.
+const STRANGER_TIME_MAX: Duration = Duration::from_secs(30);
+/// How often it is said that connections are turned away.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Until TLS is agreed on.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// HTTP/1.1: until the next request's head is complete, so also how long a connection may idle. Longer than the 90 s after which Go's clients
@@ -48,9 +59,9 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(2);
 /// Serves until `stop` becomes true or its sender is dropped.
 pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, door: Arc<Door>, mut stop: watch::Receiver<bool>) {
     let acceptor = TlsAcceptor::from(tls);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let peers = Arc::new(Peers::default());
+    let (all, strangers) = (Arc::new(Peers::default()), Arc::new(Peers::default()));
     let mut connections = JoinSet::new();
+    let mut told: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -66,14 +77,22 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, door: Arc<Door
             }
         };
         // A connection that is too many is closed: there is no room for words before TLS.
-        let Ok(place) = places.clone().try_acquire_owned() else { continue };
-        let Some(counted) = Counted::of(&peers, address.ip()) else { continue };
+        let host = host(address.ip());
+        let counted = Counted::of(&all, host, CONNECTIONS_MAX, OF_ONE_PEER_MAX);
+        let stranger = Counted::of(&strangers, host, STRANGERS_MAX, STRANGERS_OF_ONE_MAX);
+        let (Some(counted), Some(stranger)) = (counted, stranger) else {
+            if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                told = Some(Instant::now());
+                tracing::warn!(%host, "connections are turned away: there are too many, of this address or in all");
+            }
+            continue;
+        };
         let (acceptor, door, stop) = (acceptor.clone(), door.clone(), stop.clone());
         connections.spawn(async move {
-            let _held = (place, counted);
+            let _held = counted;
             // A broken connection is its client's business; there is nobody to tell.
             let Ok(Ok(stream)) = timeout(HANDSHAKE_TIME_MAX, handshake(acceptor, socket)).await else { return };
-            converse(stream, address, door, stop).await;
+            converse(stream, (address, stranger), door, stop).await;
         });
     }
     drop(listener);
@@ -88,20 +107,24 @@ async fn handshake(acceptor: TlsAcceptor, socket: TcpStream) -> std::io::Result<
     acceptor.accept(socket).await
 }
 
-async fn converse(stream: TlsStream<TcpStream>, address: SocketAddr, door: Arc<Door>, mut stop: watch::Receiver<bool>) {
+async fn converse(
+    stream: TlsStream<TcpStream>,
+    (address, stranger): (SocketAddr, Counted),
+    door: Arc<Door>,
+    stop: watch::Receiver<bool>,
+) {
     let session = stream.get_ref().1;
-    let certificates = session.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
+    let certificates: Vec<_> =
+        session.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
     let is_http2 = session.alpn_protocol() == Some(b"h2");
-    let peer = Arc::new(Peer { address, certificates });
+    let stranger = Mutex::new(Some(stranger).filter(|_| certificates.is_empty()));
+    let peer = Arc::new(Peer { address, certificates, stranger, cut: Notify::new() });
+    let of_service = peer.clone();
     let service = service_fn(move |request| {
-        let (door, peer) = (door.clone(), peer.clone());
+        let (door, peer) = (door.clone(), of_service.clone());
         async move { Ok::<_, Infallible>(answer(door, peer, request).await) }
     });
     let stream = TokioIo::new(stream);
-    let stopped = async move {
-        // A dropped sender is a stop too.
-        let _ = stop.wait_for(|stop| *stop).await;
-    };
     if is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
@@ -112,55 +135,123 @@ async fn converse(stream: TlsStream<TcpStream>, address: SocketAddr, door: Arc<D
             .initial_connection_window_size(WINDOW * 2)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PONG_TIME_MAX);
-        let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            () = stopped => connection.as_mut().graceful_shutdown(),
-        }
-        let _ = connection.await;
+        let connection = std::pin::pin!(builder.serve_connection(stream, service));
+        attend(connection, |connection| connection.graceful_shutdown(), &peer, stop).await;
     } else {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX).max_buf_size(HEAD_BYTES_MAX);
-        let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            () = stopped => connection.as_mut().graceful_shutdown(),
-        }
-        let _ = connection.await;
+        let connection = std::pin::pin!(builder.serve_connection(stream, service));
+        attend(connection, |connection| connection.graceful_shutdown(), &peer, stop).await;
     }
 }
 
-/// How many connections each address has.
+/// A connection until it ends, is cut off, or has to go: at the stop, or because nobody has been heard of on it. `end`: lets it finish what it does.
+async fn attend<C: Future>(
+    mut connection: Pin<&mut C>,
+    end: fn(Pin<&mut C>),
+    peer: &Peer,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut patience = std::pin::pin!(sleep(STRANGER_TIME_MAX));
+    let mut stopped = std::pin::pin!(async move {
+        // A dropped sender is a stop too.
+        let _ = stop.wait_for(|stop| *stop).await;
+    });
+    let mut is_late = false;
+    loop {
+        // Each arm is cancel-safe: all of them go on where they were.
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = peer.cut.notified() => return,
+            () = stopped.as_mut() => break,
+            () = patience.as_mut(), if !is_late => {
+                is_late = true;
+                if peer.is_stranger() {
+                    break;
+                }
+            }
+        }
+    }
+    end(connection.as_mut());
+    tokio::select! {
+        _ = connection => {}
+        () = peer.cut.notified() => {}
+        () = sleep(STRANGER_TIME_MAX), if peer.is_stranger() => {}
+    }
+}
+
+/// Who is on the other end of a connection.
+#[derive(Debug)]
+pub struct Peer {
+    pub address: SocketAddr,
+    /// As TLS has verified it; empty without one.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// Its place among those of whom nothing is known.
+    stranger: Mutex<Option<Counted>>,
+    cut: Notify,
+}
+
+impl Peer {
+    /// Ends the connection with everything that is on it: what nobody reads takes room.
+    pub fn cut(&self) {
+        self.cut.notify_one();
+    }
+
+    /// It has shown who it is.
+    pub fn known(&self) {
+        *self.stranger.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn is_stranger(&self) -> bool {
+        self.stranger.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
+/// An answer without an end, and the connection that it goes to.
+#[derive(Debug)]
+pub struct Stream {
+    pub peer: Arc<Peer>,
+    /// Among the streams, while it lasts.
+    _place: Place,
+}
+
+impl Stream {
+    pub fn new(place: Place, peer: Arc<Peer>) -> Stream {
+        Stream { peer, _place: place }
+    }
+}
+
+/// How many connections each host has: an address, or a /64 of IPv6.
 #[derive(Debug, Default)]
 struct Peers(Mutex<HashMap<IpAddr, usize>>);
 
-/// One connection's place among those of its address; given back when it is dropped.
+/// One connection's place among those of its host; given back when it is dropped.
 #[derive(Debug)]
 struct Counted {
     peers: Arc<Peers>,
-    address: IpAddr,
+    host: IpAddr,
 }
 
 impl Counted {
-    /// None: the address has as many as it may.
-    fn of(peers: &Arc<Peers>, address: IpAddr) -> Option<Counted> {
+    /// None: the host, or all together, have as many as they may.
+    fn of(peers: &Arc<Peers>, host: IpAddr, most: usize, of_one: usize) -> Option<Counted> {
         let mut open = peers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(address).or_default();
-        if *count >= OF_ONE_PEER_MAX {
+        let own = open.get(&host).copied().unwrap_or(0);
+        if own >= of_one || open.values().sum::<usize>() >= most {
             return None;
         }
-        *count += 1;
-        Some(Counted { peers: peers.clone(), address })
+        open.insert(host, own + 1);
+        Some(Counted { peers: peers.clone(), host })
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut open = self.peers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.address) {
+        if let Some(count) = open.get_mut(&self.host) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.address);
+                open.remove(&self.host);
             }
         }
     }

@@ -29,9 +29,18 @@ pub struct Check {
 #[derive(Clone, Default)]
 pub struct Checks(pub Vec<Check>);
 
+/// Whether this is a path of these.
+pub fn is_place(path: &str) -> bool {
+    matches!(name(path), "livez" | "readyz" | "healthz")
+}
+
+fn name(path: &str) -> &str {
+    path.trim_start_matches('/').trim_end_matches('/')
+}
+
 /// None: no such path. The query's `verbose` shows all checks, `exclude` leaves one out.
 pub async fn answer(checks: &Checks, path: &str, query: &Query) -> Option<Reply> {
-    let name = path.trim_start_matches('/').trim_end_matches('/');
+    let name = name(path);
     let is_life = match name {
         "livez" => true,
         "readyz" | "healthz" => false,

@@ -2,17 +2,22 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::StatusCode;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
-use super::limits::Place;
+use super::connection::Stream;
 use super::query::Query;
 use super::reply::{self, Reply, TEXT};
 use crate::api::error::ApiError;
+
+/// A client that has read nothing for so long is cut off: a node has few streams. Long enough for somebody who reads page by page.
+const UNREAD_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// What is wanted of a container's log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -90,13 +95,13 @@ fn container<'a>(pod: &'a Value, query: &'a Query) -> Result<&'a str, ApiError> 
     }
 }
 
-/// The log of a pod. `place` is held until its end.
+/// The log of a pod. `held` until its end.
 pub async fn answer(
     logs: &dyn Logs,
     pod: &Value,
     query: &Query,
     now: Timestamp,
-    place: Place,
+    held: Stream,
 ) -> Result<Reply, ApiError> {
     let options = LogOptions::of(query, now)?;
     let container = container(pod, query)?;
@@ -106,7 +111,6 @@ pub async fn answer(
     let mut stream = logs.open(pod, container, &options).await?;
     let (pieces, answer) = mpsc::channel(1);
     tokio::spawn(async move {
-        let _place = place;
         loop {
             let piece = tokio::select! {
                 piece = stream.recv() => piece,
@@ -114,8 +118,13 @@ pub async fn answer(
                 () = pieces.closed() => None,
             };
             let Some(piece) = piece else { break };
-            if pieces.send(piece).await.is_err() {
-                break;
+            match timeout(UNREAD_TIME_MAX, pieces.send(piece)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => break,
+                Err(_) => {
+                    held.peer.cut();
+                    break;
+                }
             }
         }
     });

@@ -13,8 +13,6 @@ use crate::api::error::ApiError;
 use crate::api::kinds::{Kind, by_kind};
 use crate::api::objects::{ListQuery, Objects};
 
-/// Objects that are read at a time.
-const PAGE: usize = 500;
 const MEDIA: &str = "text/plain; version=0.0.4; charset=utf-8";
 const PHASES: &[&str] = &["Pending", "Succeeded", "Failed", "Running", "Unknown"];
 
@@ -76,15 +74,11 @@ async fn all(
     families: &mut [Family],
     measure: Measure,
 ) -> Result<(), ApiError> {
-    let mut query = ListQuery { limit: Some(PAGE), ..ListQuery::default() };
-    loop {
-        let listed = objects.list(kind, None, &query).await?;
-        listed.items.iter().for_each(|object| measure(object, families));
-        match listed.continue_ {
-            Some(continue_) => query.continue_ = Some(continue_),
-            None => return Ok(()),
-        }
+    let mut listing = objects.listing(kind, None, &ListQuery::default()).await?;
+    while let Some(object) = listing.next().await? {
+        measure(&object, families);
     }
+    Ok(())
 }
 
 fn text(value: &Value) -> &str {

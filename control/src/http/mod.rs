@@ -7,12 +7,14 @@
 //! Everything that a client can make large, slow or many has a bound here. Documents are made when they are asked for and dropped.
 
 mod accept;
+mod acting;
 mod answer;
 mod body;
 mod connection;
 mod discovery;
 mod health;
 mod limits;
+mod list;
 mod logs;
 mod metrics;
 mod places;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, ETAG, HeaderValue};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::accept::{self, Accept, OFFERED};
 use super::query::Query;
@@ -136,5 +137,8 @@ async fn openapi_v3(parts: &[&str], query: &Query, pretty: bool) -> Result<Reply
 
 /// Makes a large document where it is in nobody's way.
 async fn made<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    // One after the other: they share their threads with all who read the store.
+    static TURN: Semaphore = Semaphore::const_new(1);
+    let _turn = TURN.acquire().await.map_err(|error| ApiError::internal(error.to_string()))?;
     tokio::task::spawn_blocking(make).await.map_err(|error| ApiError::internal(error.to_string()))
 }

@@ -1,14 +1,14 @@
 //! Objects in the form that was asked for.
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::accept::{self, Accept, OFFERED};
 use super::query::Query;
 use super::table::{self, Form};
 use crate::api::error::ApiError;
 use crate::api::kinds::Kind;
-use crate::api::objects::{EventKind, Listed};
+use crate::api::objects::EventKind;
 
 /// The form of an answer about one kind.
 #[derive(Debug, Clone, Copy)]
@@ -48,31 +48,30 @@ impl Render {
         }
     }
 
-    pub fn list(&self, kind: &Kind, listed: Listed, now: Timestamp) -> Value {
-        let mut metadata = Map::new();
-        metadata.insert("resourceVersion".to_owned(), listed.revision.to_string().into());
-        if let Some(continue_) = listed.continue_ {
-            metadata.insert("continue".to_owned(), continue_.into());
+    /// What stands in a list's document before its items.
+    pub fn head(&self, kind: &Kind) -> Vec<(&'static str, Value)> {
+        let (of, api_version) = match self {
+            Render::Whole => (format!("{}List", kind.kind), kind.api_version()),
+            Render::Partial { version } => ("PartialObjectMetadataList".to_owned(), format!("meta.k8s.io/{version}")),
+            Render::Table(form) => ("Table".to_owned(), format!("meta.k8s.io/{}", form.version)),
+        };
+        let mut head = vec![("kind", of.into()), ("apiVersion", api_version.into())];
+        if let Render::Table(form) = self {
+            head.push(("columnDefinitions", form.definitions()));
         }
-        if let Some(remaining) = listed.remaining {
-            metadata.insert("remainingItemCount".to_owned(), remaining.into());
-        }
+        head
+    }
+
+    /// The field of a list's document that has its items.
+    pub fn items(&self) -> &'static str {
+        if matches!(self, Render::Table(_)) { "rows" } else { "items" }
+    }
+
+    pub fn item(&self, object: Value, now: Timestamp) -> Value {
         match self {
-            Render::Table(form) => form.table(listed.items, metadata.into(), now, true),
-            Render::Whole => {
-                let items: Vec<Value> = listed.items.into_iter().map(bare).collect();
-                json!({
-                    "kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(),
-                    "metadata": metadata, "items": items,
-                })
-            }
-            Render::Partial { version } => {
-                let items: Vec<Value> = listed.items.into_iter().map(|item| table::partial(item, version)).collect();
-                json!({
-                    "kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{version}"),
-                    "metadata": metadata, "items": items,
-                })
-            }
+            Render::Table(form) => form.row(object, now),
+            Render::Whole => bare(object),
+            Render::Partial { version } => table::partial(object, version),
         }
     }
 

@@ -1,7 +1,9 @@
 //! Answers: their bodies and headers.
 
 use std::pin::Pin;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -10,10 +12,15 @@ use hyper::{Response, StatusCode};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use super::limits::Place;
 use crate::api::error::ApiError;
 
 pub const JSON: &str = "application/json";
 pub const TEXT: &str = "text/plain; charset=utf-8";
+/// A client that has not read a long answer by then is cut off: its place is another's. Kubernetes gives a request as long.
+pub const SEND_TIME_MAX: Duration = Duration::from_secs(60);
+/// What is handed on at once of a long answer.
+pub const PIECE: usize = 64 << 10;
 /// Warnings of one answer, as many as Kubernetes sends before it cuts them off by size.
 const WARNINGS_MAX: usize = 32;
 /// The text of one warning.
@@ -25,45 +32,103 @@ pub type Reply = Response<Payload>;
 /// What goes back: all of it, or pieces as they come.
 #[derive(Debug)]
 pub enum Payload {
-    Whole(Bytes),
+    Whole {
+        bytes: Bytes,
+        held: Option<Arc<Place>>,
+    },
     /// Ends when the sender is dropped.
     Pieces(mpsc::Receiver<Bytes>),
+    /// Ends with its last part. None: that has gone.
+    Parts {
+        parts: Option<mpsc::Receiver<Part>>,
+        held: Option<Arc<Place>>,
+    },
 }
+
+/// A part of one document.
+#[derive(Debug)]
+pub enum Part {
+    More(Bytes),
+    Last(Bytes),
+}
+
+/// A document whose end never came: the client is cut off, so that it does not take the half for the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the answer could not be made to its end")]
+pub struct Broken;
 
 impl Body for Payload {
     type Data = Bytes;
-    type Error = std::convert::Infallible;
+    type Error = Broken;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, std::convert::Infallible>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
-            Payload::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Payload::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Payload::Whole { bytes, .. } if bytes.is_empty() => Poll::Ready(None),
+            // In pieces: what is handed on is out of our sight, read or not.
+            Payload::Whole { bytes, .. } => {
+                let piece = bytes.split_to(bytes.len().min(PIECE));
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
             Payload::Pieces(pieces) => pieces.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
+            Payload::Parts { parts, .. } => {
+                let Some(receiver) = parts else { return Poll::Ready(None) };
+                let part = std::task::ready!(receiver.poll_recv(context));
+                if !matches!(part, Some(Part::More(_))) {
+                    *parts = None;
+                }
+                Poll::Ready(Some(match part {
+                    Some(Part::More(bytes) | Part::Last(bytes)) => Ok(Frame::data(bytes)),
+                    None => Err(Broken),
+                }))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Payload::Whole(bytes) if bytes.is_empty())
+        match self {
+            Payload::Whole { bytes, .. } => bytes.is_empty(),
+            Payload::Pieces(_) => false,
+            Payload::Parts { parts, .. } => parts.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Payload::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Payload::Pieces(_) => SizeHint::default(),
+            Payload::Whole { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
+            Payload::Pieces(_) | Payload::Parts { .. } => SizeHint::default(),
         }
     }
 }
 
 pub fn bytes(code: StatusCode, media: &'static str, body: impl Into<Bytes>) -> Reply {
-    with_payload(code, media, Payload::Whole(body.into()))
+    with_payload(code, media, Payload::Whole { bytes: body.into(), held: None })
 }
 
 /// Pieces as they come.
 pub fn pieces(media: &'static str, pieces: mpsc::Receiver<Bytes>) -> Reply {
     with_payload(StatusCode::OK, media, Payload::Pieces(pieces))
+}
+
+/// Parts of one document.
+pub fn parts(media: &'static str, parts: mpsc::Receiver<Part>) -> Reply {
+    with_payload(StatusCode::OK, media, Payload::Parts { parts: Some(parts), held: None })
+}
+
+/// The request's place is taken until the answer has been sent: what nobody reads takes room.
+pub fn hold(reply: &mut Reply, place: Place) {
+    match reply.body_mut() {
+        Payload::Whole { held, .. } | Payload::Parts { held, .. } => *held = Some(Arc::new(place)),
+        Payload::Pieces(_) => {}
+    }
+}
+
+/// Of a long answer: gone when it has been sent.
+pub fn unsent(reply: &Reply) -> Option<Weak<Place>> {
+    match reply.body() {
+        Payload::Whole { bytes, held } if bytes.len() > PIECE => held.as_ref().map(Arc::downgrade),
+        Payload::Parts { held, .. } => held.as_ref().map(Arc::downgrade),
+        Payload::Whole { .. } | Payload::Pieces(_) => None,
+    }
 }
 
 fn with_payload(code: StatusCode, media: &'static str, payload: Payload) -> Reply {

@@ -168,16 +168,51 @@ fn a_body_is_read_by_its_type() {
 
 #[test]
 fn a_client_that_asks_too_often_is_told_to_wait_and_others_are_not() {
+    let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
     let limits = limits::Limits::default();
     let now = std::time::Instant::now();
-    let refused = (0..60).filter(|_| limits.count("198.18.0.1", false, now).is_err()).count();
+    let refused = (0..60).filter(|_| limits.of_nobody(address("198.18.0.1"), now).is_err()).count();
     assert_eq!(refused, 10);
-    assert!(limits.count("198.18.0.2", false, now).is_ok());
+    assert!(limits.of_nobody(address("198.18.0.2"), now).is_ok());
     let later = now + std::time::Duration::from_secs(1);
-    assert!(limits.count("198.18.0.1", false, later).is_ok());
-    let error = (0..60).find_map(|_| limits.count("198.18.0.1", false, later).err()).unwrap();
+    assert!(limits.of_nobody(address("198.18.0.1"), later).is_ok());
+    let error = (0..60).find_map(|_| limits.of_nobody(address("198.18.0.1"), later).err()).unwrap();
     let reply = reply::error(&error, false);
     assert_eq!((reply.status().as_u16(), reply.headers()["retry-after"].to_str().unwrap()), (429, "1"));
+}
+
+#[test]
+fn nobody_has_the_places_of_all_and_administrators_find_one() {
+    use crate::door::identity::Identity;
+    let limits = limits::Limits::default();
+    let (greedy, admin) = (Identity::of("greedy", &[]), Identity::of("admin", &["system:masters"]));
+    let mut held: Vec<_> = (0..60).filter_map(|_| limits.request(&greedy).ok()).collect();
+    assert_eq!(held.len(), 50);
+    for other in 0..10 {
+        let other = Identity::of(&format!("user-{other}"), &[]);
+        held.extend((0..50).filter_map(|_| limits.request(&other).ok()));
+    }
+    assert_eq!(held.len(), 180);
+    let of_admin: Vec<_> = (0..60).filter_map(|_| limits.request(&admin).ok()).collect();
+    assert_eq!(of_admin.len(), 20);
+    drop(held);
+    assert!(limits.request(&greedy).is_ok(), "what is given back is there again");
+}
+
+#[test]
+fn wrong_tokens_are_counted_by_host_and_good_ones_are_not() {
+    let limits = limits::Limits::default();
+    let now = std::time::Instant::now();
+    let [one, same, other] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|text| text.parse().unwrap());
+    for _ in 0..1000 {
+        assert!(limits.may_try(one, now).is_ok());
+    }
+    for _ in 0..200 {
+        limits.was_wrong(one, now);
+    }
+    assert!(limits.may_try(same, now).is_err(), "a /64 is one host");
+    assert!(limits.may_try(other, now).is_ok());
+    assert!(limits.may_try(one, now + std::time::Duration::from_secs(1)).is_ok());
 }
 
 #[test]
@@ -204,4 +239,19 @@ fn both_forms_of_discovery_say_the_same() {
     let token = discovery::resources("", "v1").unwrap();
     let token = token["resources"].as_array().unwrap().iter().find(|r| r["name"] == "serviceaccounts/token").unwrap();
     assert_eq!((&token["group"], &token["kind"]), (&json!("authentication.k8s.io"), &json!("TokenRequest")));
+}
+
+#[tokio::test]
+async fn half_a_document_is_no_document() {
+    use http_body_util::BodyExt as _;
+    for (is_whole, wanted) in [(true, Ok("ab".into())), (false, Err(reply::Broken))] {
+        let (pieces, answer) = tokio::sync::mpsc::channel(2);
+        pieces.try_send(reply::Part::More("a".into())).unwrap();
+        if is_whole {
+            pieces.try_send(reply::Part::Last("b".into())).unwrap();
+        }
+        drop(pieces);
+        let read = reply::parts(reply::JSON, answer).into_body().collect().await;
+        assert_eq!(read.map(|body| body.to_bytes()), wanted);
+    }
 }

@@ -10,13 +10,14 @@ use serde_json::Value;
 
 use super::answer::header;
 use super::body::{self, PatchType};
+use super::connection::{Peer, Stream};
 use super::limits::Place;
 use super::query::Query;
 use super::render::Render;
 use super::reply::{self, JSON, Reply};
 use super::request::{Resource, Verb};
 use super::watch::Watch;
-use super::{Door, logs};
+use super::{Door, list, logs};
 use crate::api::error::ApiError;
 use crate::api::kinds::Kind;
 use crate::api::objects::{Deleted, ListQuery, Patch, WriteOptions, Written, success};
@@ -35,18 +36,20 @@ pub struct Call<'a> {
     pub headers: &'a HeaderMap,
     pub body: Bytes,
     pub user: &'a Identity,
+    pub peer: &'a Arc<Peer>,
+    pub verb: Verb,
     pub pretty: bool,
 }
 
 impl Call<'_> {
-    /// `place`: among the requests; a stream gives it up for one of its own.
-    pub async fn carry_out(self, verb: Verb, place: Place) -> Result<Reply, ApiError> {
-        match verb {
+    /// `place`: among the requests; a stream gives it up for one of its own, everything else has it until it is sent.
+    pub async fn carry_out(self, place: Place) -> Result<Reply, ApiError> {
+        let mut reply = match self.verb {
             Verb::Get if self.resource.subresource == "log" => {
                 drop(place);
                 let pod = self.get().await?;
-                let place = self.door.limits.stream()?;
-                logs::answer(&*self.door.logs, &pod, self.query, self.door.objects.clock().now(), place).await
+                let stream = Stream::new(self.door.limits.stream(self.user)?, self.peer.clone());
+                return logs::answer(&*self.door.logs, &pod, self.query, self.door.objects.clock().now(), stream).await;
             }
             Verb::Get => {
                 let render = self.render()?;
@@ -56,14 +59,16 @@ impl Call<'_> {
             Verb::List => self.list().await,
             Verb::Watch => {
                 drop(place);
-                self.watch().await
+                return self.watch().await;
             }
             Verb::Create => self.create().await,
             Verb::Update => self.update().await,
             Verb::Patch => self.patch().await,
             Verb::Delete => self.delete().await,
             Verb::DeleteCollection => self.delete_collection().await,
-        }
+        }?;
+        reply::hold(&mut reply, place);
+        Ok(reply)
     }
 
     fn render(&self) -> Result<Render, ApiError> {
@@ -99,9 +104,12 @@ impl Call<'_> {
     async fn list(&self) -> Result<Reply, ApiError> {
         let render = self.render()?;
         let query = self.query.list(self.kind)?;
-        let listed = self.door.objects.list(self.kind, self.scope(), &query).await?;
-        let document = render.list(self.kind, listed, self.door.objects.clock().now());
-        Ok(reply::json(StatusCode::OK, JSON, &document, self.pretty))
+        let listing = self.door.objects.listing(self.kind, self.scope(), &query).await?;
+        list::answer(listing, self.writer(render)).await
+    }
+
+    fn writer(&self, render: Render) -> list::Writer {
+        list::Writer::new(render, self.kind, self.door.objects.clock().now(), self.pretty)
     }
 
     async fn watch(&self) -> Result<Reply, ApiError> {
@@ -114,21 +122,21 @@ impl Call<'_> {
         }
         if from_now {
             let newest = ListQuery { limit: Some(1), ..ListQuery::default() };
-            query.after = Some(objects.list(self.kind, self.scope(), &newest).await?.revision);
+            query.after = Some(objects.listing(self.kind, self.scope(), &newest).await?.revision());
         }
-        let place = self.door.limits.stream()?;
+        let stream = Stream::new(self.door.limits.stream(self.user)?, self.peer.clone());
         let watching = objects.watch(self.kind, self.scope(), &query).await?;
         let lasts = match self.query.count("timeoutSeconds")? {
             Some(seconds) if seconds > 0 => Duration::from_secs(seconds).min(LASTS_MAX),
             _ => self.door.limits.watch_lasts(),
         };
-        Ok(Watch { watching, render, clock: objects.clock().clone(), lasts, place }.answer())
+        Ok(Watch { watching, render, clock: objects.clock().clone(), lasts, stream }.answer())
     }
 
     fn write_options(&self, of: &str) -> Result<WriteOptions, ApiError> {
         let mut options = self.query.write(of, header(self.headers, &USER_AGENT))?;
         options.user.clone_from(&self.user.name);
-        options.guard = self.door.authorizer.guard(self.user);
+        options.guard = self.door.authorizer.guard(self.user, self.verb.name());
         Ok(options)
     }
 
@@ -210,12 +218,12 @@ impl Call<'_> {
         let body = body::options(self.headers, &self.body)?;
         let options = self.query.delete(body.as_ref())?;
         let query = self.query.list(self.kind)?;
-        let items = self.door.objects.delete_collection(self.kind, self.scope(), &query, &options).await?;
-        let newest = ListQuery { limit: Some(1), ..ListQuery::default() };
-        let mut listed = self.door.objects.list(self.kind, self.scope(), &newest).await?;
-        (listed.items, listed.continue_, listed.remaining) = (items, None, None);
-        let document = render.list(self.kind, listed, self.door.objects.clock().now());
-        Ok(reply::json(StatusCode::OK, JSON, &document, self.pretty))
+        let mut writer = self.writer(render);
+        let deleting = self.door.objects.delete_collection(self.kind, self.scope(), &query, &options, |object| {
+            writer.add(object);
+        });
+        let revision = deleting.await?;
+        Ok(reply::bytes(StatusCode::OK, JSON, writer.end(list::metadata(revision, (None, None)))))
     }
 }
 

@@ -5,16 +5,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::limits::Place;
+use super::connection::Stream;
 use super::render::Render;
 use super::reply::{self, JSON, Reply};
 use crate::api::objects::{EventKind, Watching};
 use crate::clock::Clock;
 
 /// Events that wait for a slow client; the store holds the rest.
-const QUEUE_MAX: usize = 16;
+const QUEUE_MAX: usize = 4;
+/// A client that has read nothing for so long is cut off.
+const UNREAD_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// A watch about to begin.
 pub struct Watch {
@@ -23,7 +25,7 @@ pub struct Watch {
     pub clock: Clock,
     pub lasts: Duration,
     /// Held until it ends.
-    pub place: Place,
+    pub stream: Stream,
 }
 
 impl Watch {
@@ -34,7 +36,7 @@ impl Watch {
     }
 
     async fn run(self, pieces: mpsc::Sender<Bytes>) {
-        let Watch { mut watching, render, clock, lasts, place: _place } = self;
+        let Watch { mut watching, render, clock, lasts, stream } = self;
         let end = Instant::now() + lasts;
         let mut first = true;
         loop {
@@ -53,9 +55,14 @@ impl Watch {
                 Err(error) => (line("ERROR", error.to_status()), true),
             };
             let sent = tokio::select! {
-                sent = pieces.send(document) => sent.is_ok(),
-                () = sleep_until(end) => false,
+                sent = timeout(UNREAD_TIME_MAX, pieces.send(document)) => sent,
+                () = sleep_until(end) => break,
             };
+            if sent.is_err() {
+                // What waits for it would stay in memory as long as the connection.
+                stream.peer.cut();
+            }
+            let sent = sent.is_ok_and(|sent| sent.is_ok());
             if last || !sent {
                 break;
             }

@@ -9,6 +9,20 @@ use sha2::{Digest as _, Sha256};
 
 use crate::daemonset::{ClaimedPod, DaemonSet, HASH_LABEL, Revision, Seen, Step};
 
+/// What is before the hash in a name is cut, so that a DaemonSet with the longest name has revisions too (Kubernetes' number).
+const BASE_MAX: usize = 223;
+
+/// The name of a ControllerRevision.
+pub fn revision_name(daemonset: &str, hash: &str) -> String {
+    format!("{}-{hash}", revision_base(daemonset))
+}
+
+/// What the names of a DaemonSet's revisions begin with.
+pub fn revision_base(daemonset: &str) -> &str {
+    // Names are ASCII.
+    daemonset.get(..BASE_MAX).unwrap_or(daemonset)
+}
+
 /// 27^10 values, as many letters as a revision has on a node: fits into a label beside anything.
 const LETTERS: usize = 10;
 
@@ -81,7 +95,7 @@ impl History<'_> {
 fn hash_of<'a>(daemonset: &DaemonSet, revision: &'a Revision) -> &'a str {
     let label = revision.labels.get(HASH_LABEL).map(String::as_str);
     label.unwrap_or_else(|| {
-        let suffix = revision.name.strip_prefix(&daemonset.name).and_then(|rest| rest.strip_prefix('-'));
+        let suffix = revision.name.strip_prefix(revision_base(&daemonset.name)).and_then(|rest| rest.strip_prefix('-'));
         suffix.unwrap_or(&revision.name)
     })
 }
@@ -95,7 +109,7 @@ fn free_name(daemonset: &DaemonSet, seen: &Seen, collisions: Option<i32>) -> (St
         sum.update(daemonset.template_data.as_bytes());
         sum.update(collisions.unwrap_or(0).to_le_bytes());
         let hash = letters(&sum.finalize(), LETTERS);
-        let name = format!("{}-{hash}", daemonset.name);
+        let name = revision_name(&daemonset.name, &hash);
         if !taken.contains(name.as_str()) {
             return (name, hash, collisions);
         }

@@ -15,7 +15,7 @@
 mod history;
 mod share;
 
-pub use history::{History, history};
+pub use history::{History, history, revision_base, revision_name};
 pub use share::Share;
 
 use crate::daemonset::{Contact, Ending, Health, Hold, Local};

@@ -46,10 +46,12 @@ pub struct Range {
     pub prefix: String,
     /// Only keys behind this one: where an earlier page ended.
     pub after: Option<String>,
-    /// At most so many.
+    /// At most so many; there may be fewer though there is `more`.
     pub limit: Option<usize>,
     /// As of this revision, so that the pages of one list agree; None: the newest.
     pub at: Option<u64>,
+    /// How much is behind the page is wanted too: where a store has to count it, it does only then.
+    pub counted: bool,
 }
 
 /// A page of a list.

@@ -18,6 +18,7 @@ use control::door::service_accounts::ServiceAccounts;
 use control::door::tls::{self, Names, ServerCertificate};
 use control::http::{self, Check, Checks, Door, LogOptions, LogStream, Logs};
 use control::store::embedded::Embedded;
+use control::store::{Expected, Store as _, Write};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -33,13 +34,18 @@ pub struct Serving {
 
 impl Serving {
     pub fn start() -> Serving {
+        Serving::with(Vec::new())
+    }
+
+    /// Over a store that has these entries already.
+    pub fn with(entries: Vec<(String, Vec<u8>)>) -> Serving {
         let dir = tempfile::tempdir().expect("a directory");
         let (stop, stopped) = watch::channel(false);
         let (tell, told) = oneshot::channel();
         let place = dir.path().to_owned();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(serve(place, tell, stopped));
+            runtime.block_on(serve(place, entries, tell, stopped));
         });
         let address = told.blocking_recv().expect("it listens");
         Serving { address, dir, stop, thread: Some(thread) }
@@ -61,9 +67,22 @@ impl Drop for Serving {
     }
 }
 
-async fn serve(place: PathBuf, tell: oneshot::Sender<SocketAddr>, stop: watch::Receiver<bool>) {
+async fn serve(
+    place: PathBuf,
+    entries: Vec<(String, Vec<u8>)>,
+    tell: oneshot::Sender<SocketAddr>,
+    stop: watch::Receiver<bool>,
+) {
     let clock = Clock::system();
-    let objects = Objects::new(Embedded::open(&place.join("store")).expect("a store"), clock.clone());
+    let embedded = Embedded::open(&place.join("store")).expect("a store");
+    let writes = entries.into_iter().map(|(key, value)| {
+        let (embedded, value) = (embedded.clone(), Some(value));
+        tokio::spawn(async move { embedded.write(Write { key, value, expected: Expected::Absent }).await })
+    });
+    for write in writes.collect::<Vec<_>>() {
+        write.await.expect("it ends").expect("it is written");
+    }
+    let objects = Objects::new(embedded, clock.clone());
     begin(&objects).await;
     let store = objects.store().clone();
     let authority = Arc::new(Authority::generate(clock.now()).expect("an authority"));

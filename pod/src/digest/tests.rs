@@ -28,6 +28,8 @@ fn spec_counts_for_both_kinds() {
         assert!(changed(kind, |t| t.spec.containers[0].security.seccomp = Some(Seccomp::Localhost("a".into()))));
         assert!(changed(kind, |t| t.spec.containers[0].security.selinux = Some(SeLinux::default())));
         assert!(changed(kind, |t| t.spec.share_processes = true));
+        assert!(changed(kind, |t| t.spec.own_users = true));
+        assert!(changed(kind, |t| t.spec.containers[0].security.unmasked_proc = true));
         assert!(changed(kind, |t| t.spec.resources = Some(Box::default())));
         assert!(changed(kind, |t| t.spec.naming.hostname_override = Some("a".into())));
         assert!(changed(kind, |t| t.spec.sysctls = [("a".into(), "1".into())].into()));

@@ -4,6 +4,7 @@
 //! Kubernetes types and fails for a field that has no row. Rows are in [`table`]; this file finds them.
 
 mod page;
+pub mod status;
 mod table;
 #[cfg(test)]
 mod tests;

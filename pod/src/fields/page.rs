@@ -1,6 +1,6 @@
 //! The table as a page for people: docs/pod-fields.md. A test compares the committed file with it.
 
-use super::{Field, Verdict, table};
+use super::{Field, Verdict, status, table};
 
 /// The page, as Markdown.
 pub fn document() -> String {
@@ -36,7 +36,21 @@ pub fn document() -> String {
             ("template.metadata.", table::METADATA),
         ],
     );
+    page.push_str("\n# What becomes of every field of a pod's status\n");
+    shown(&mut page, "`status`", status::POD);
+    shown(&mut page, "An item of `containerStatuses` and `initContainerStatuses`", status::CONTAINER);
     page
+}
+
+fn shown(page: &mut String, title: &str, rows: &[status::Row]) {
+    page.push_str(&format!("\n## {title}\n\n| field | | |\n|---|---|---|\n"));
+    for (path, shown) in rows {
+        let (what, why) = match shown {
+            status::Shown::Yes(note) => ("shown", note),
+            status::Shown::No(reason) => ("left out", reason),
+        };
+        page.push_str(&format!("| `{path}` | {what} | {why} |\n"));
+    }
 }
 
 fn section(page: &mut String, title: &str, parts: &[(&str, &[Field])]) {

@@ -106,7 +106,7 @@ pub(super) const UNNAMED: &[Field] = &[
 #[rustfmt::skip]
 pub(super) const METADATA: &[Field] = &[
     row("labels", TextMap, Honoured("")),
-    row("annotations", TextMap, Honoured("`daemonlet.dev/standby: \"true\"` keeps a created successor waiting; with `daemonlet.dev/run-once: \"true\"` a container that exited 0 is done; `daemonlet.dev/restart-on-config-change: \"true\"` makes a new pod when a ConfigMap or Secret that it uses holds something else; `kubernetes.io/ingress-bandwidth` and `egress-bandwidth` limit a pod with a network of its own when it is connected; where the node's own CNI configuration has no plugin with the capability bandwidth the pod waits")),
+    row("annotations", TextMap, Honoured("`daemonlet.dev/standby: \"true\"` keeps a created successor waiting; with `daemonlet.dev/run-once: \"true\"` a container that exited 0 is done; `daemonlet.dev/restart-on-config-change: \"true\"` makes a new pod when a ConfigMap or Secret that it uses holds something else; `daemonlet.dev/after: [namespace/]name,…` starts the pod when the pods and DaemonSets of these names are ready and ends it before them where they end together, see docs/ordering.md; `kubernetes.io/ingress-bandwidth` and `egress-bandwidth` limit a pod with a network of its own when it is connected; where the node's own CNI configuration has no plugin with the capability bandwidth the pod waits")),
     row("uid", Any, NoEffect("every new pod gets a new uid")),
     row("resourceVersion", Any, NoEffect(CLUSTER)),
     row("generation", Any, NoEffect(CLUSTER)),
@@ -217,7 +217,7 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("containers[].securityContext.seccompProfile", Object, Honoured("default: RuntimeDefault unless privileged")),
     row("containers[].securityContext.seccompProfile.type", Text, Honoured("RuntimeDefault, Localhost, Unconfined")),
     row("containers[].securityContext.seccompProfile.localhostProfile", Text, Honoured("a file below --seccomp-dir, in Docker's or the plain format; without it the container is not made")),
-    row("containers[].securityContext.procMount", Text, Only("Default", "Kubernetes takes Unmasked only with hostUsers: false, which is not built yet")),
+    row("containers[].securityContext.procMount", Text, Honoured("Default, Unmasked (only with hostUsers: false)")),
     row("containers[].securityContext.appArmorProfile", Object, Honoured("default: RuntimeDefault unless privileged, where the node has AppArmor")),
     row("containers[].securityContext.appArmorProfile.type", Text, Honoured("RuntimeDefault, Localhost, Unconfined; the annotation `container.apparmor.security.beta.kubernetes.io/<container>` is honoured too")),
     row("containers[].securityContext.appArmorProfile.localhostProfile", Text, Honoured("a profile that is loaded on the node; without it the container is not made")),
@@ -346,7 +346,7 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("hostNetwork", Boolean, Honoured("")),
     row("hostPID", Boolean, Honoured("")),
     row("hostIPC", Boolean, Honoured("")),
-    row("hostUsers", Boolean, Only("true", "not built yet: the pod's volumes would have to be mounted with mapped ids, which runc does from 1.2 on")),
+    row("hostUsers", Boolean, Honoured("false: 65536 users that are nobody on the node; needs Linux 6.3, containerd 2.0 and runc 1.2, without which the pod waits and says why; not with hostNetwork, hostPID, hostIPC or shareProcessNamespace")),
     row("shareProcessNamespace", Boolean, Honoured("process 1 is a small one of the log keeper's program; if it ends, all containers start anew; not with hostPID")),
     row("securityContext", Object, Honoured("")),
     row("securityContext.runAsUser", Integer, Honoured("")),

@@ -1,6 +1,6 @@
 use serde_json::Value;
 
-use super::{Place, Shape, Verdict, document};
+use super::{Place, Shape, Verdict, document, status};
 use crate::name::WorkloadKind;
 
 /// Committed beside the code, and made by [`document`].
@@ -97,4 +97,32 @@ fn every_field_of_kubernetes_has_a_row() {
     let daemon_set = schemars::schema_for!(k8s_openapi::api::apps::v1::DaemonSet).to_value();
     compare(Place::root(WorkloadKind::DaemonSet), &daemon_set, &daemon_set, "", &mut wrong);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// All paths of a status by its schema, below fields that are left out none.
+fn status_paths(schema: &Value, root: &Value, path: &str, paths: &mut Vec<String>) {
+    let schema = resolve(schema, root);
+    let empty = serde_json::Map::new();
+    for (name, schema) in schema["properties"].as_object().unwrap_or(&empty) {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        paths.push(path.clone());
+        if matches!(status::shown(&path), Some(status::Shown::Yes(_))) {
+            let schema = resolve(schema, root);
+            status_paths(schema, root, &path, paths);
+            status_paths(&schema["items"], root, &format!("{path}[]"), paths);
+        }
+    }
+}
+
+#[test]
+fn every_field_of_a_status_is_shown_or_left_out_for_a_reason() {
+    let schema = schemars::schema_for!(k8s_openapi::api::core::v1::PodStatus).to_value();
+    let mut paths = Vec::new();
+    status_paths(&schema, &schema, "", &mut paths);
+    let missing: Vec<&String> = paths.iter().filter(|path| status::shown(path).is_none()).collect();
+    assert!(missing.is_empty(), "no row in pod/src/fields/status.rs for {missing:#?}");
+    let of_container = status::CONTAINER.iter().map(|(path, _)| format!("containerStatuses[].{path}"));
+    let rows = status::POD.iter().map(|(path, _)| (*path).to_owned()).chain(of_container);
+    let unknown: Vec<String> = rows.filter(|path| !paths.contains(path)).collect();
+    assert!(unknown.is_empty(), "Kubernetes has no {unknown:#?}");
 }

@@ -11,6 +11,7 @@ use crate::spec::{AppArmor, Container, ContainerPort, LastWords, PullPolicy, Rol
 /// What a container needs to know of its pod.
 pub struct Pod<'a> {
     pub host_network: bool,
+    pub own_users: bool,
     pub service_account: String,
     pub security: Security,
     pub volumes: BTreeSet<&'a str>,
@@ -36,7 +37,7 @@ pub fn read(at: &At<'_>, list: Listed, pod: &Pod<'_>, findings: &mut Findings) -
     let resources = at.get("resources").map(|at| resources::read(&at, findings)).unwrap_or_default();
     let resize_policy = resources::resize_policy(at, role, pod.never_restarts, findings);
     let mut security = match at.get("securityContext") {
-        Some(at) => security::container(&at, &pod.security, findings),
+        Some(at) => security::container(&at, &pod.security, pod.own_users, findings),
         None => pod.security.clone(),
     };
     let annotated = pod.apparmor.iter().find(|(of, ..)| Some(*of) == name.as_deref());

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::findings::{At, Findings};
+use super::tree::{Node, Value};
 use crate::desired::Object;
 use crate::name::Uid;
 
@@ -24,5 +25,16 @@ pub fn read(at: &At<'_>, grace: Duration, findings: &mut Findings) -> Option<Obj
         seconds.map_or(grace, |seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
     });
     let phase = at.node.get("status").and_then(|status| status.get("phase")).and_then(|phase| phase.text());
-    Some(Object { uid: Uid(uid.to_owned()), ends, finished: matches!(phase, Some("Succeeded" | "Failed")) })
+    let finished = matches!(phase, Some("Succeeded" | "Failed"));
+    Some(Object { uid: Uid(uid.to_owned()), ends, finished, owner: owner(metadata.node) })
+}
+
+/// The DaemonSet among the `ownerReferences`. The endpoint has judged them; what is none has no owner.
+fn owner(metadata: &Node) -> Option<String> {
+    let Value::List(owners) = &metadata.get("ownerReferences")?.value else { return None };
+    let text = |owner: &Node, key: &str| owner.get(key).and_then(|at| at.text().map(str::to_owned));
+    owners
+        .iter()
+        .find(|owner| text(owner, "kind").as_deref() == Some("DaemonSet"))
+        .and_then(|owner| text(owner, "name"))
 }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use super::container::Listed;
 use super::findings::{At, Findings};
 use super::{container, content, names, naming, placement, resources, security, sysctls, volumes};
+use crate::after;
 use crate::spec::{
-    AppArmor, Container, EGRESS_BANDWIDTH_ANNOTATION, INGRESS_BANDWIDTH_ANNOTATION, PodSpec, PodTemplate,
-    RESTART_ON_CONFIG_CHANGE_ANNOTATION, RUN_ONCE_ANNOTATION, RestartPolicy, STANDBY_ANNOTATION, VolumeSource,
+    AFTER_ANNOTATION, AppArmor, Container, EGRESS_BANDWIDTH_ANNOTATION, INGRESS_BANDWIDTH_ANNOTATION, PodSpec,
+    PodTemplate, RESTART_ON_CONFIG_CHANGE_ANNOTATION, RUN_ONCE_ANNOTATION, RestartPolicy, STANDBY_ANNOTATION,
+    VolumeSource,
 };
 
 /// Bytes of all annotations of one object, as in Kubernetes.
@@ -42,6 +44,7 @@ fn annotations(metadata: &At<'_>, findings: &mut Findings) -> BTreeMap<String, S
         {
             Some("must be \"true\" or \"false\"".to_owned())
         }
+        AFTER_ANNOTATION => after::fault(value),
         INGRESS_BANDWIDTH_ANNOTATION | EGRESS_BANDWIDTH_ANNOTATION => bandwidth(value),
         key => names::qualified(&key.to_lowercase()),
     });
@@ -88,6 +91,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
     let volumes = volumes::read(spec, findings);
     let pod = container::Pod {
         host_network: spec.boolean_in("hostNetwork", findings).unwrap_or(false),
+        own_users: own_users(spec, findings),
         service_account: service_account(spec, findings),
         security: spec.get("securityContext").map(|at| security::pod(&at, findings)).unwrap_or_default(),
         volumes: volumes.iter().map(|v| v.name.as_str()).collect(),
@@ -117,6 +121,7 @@ fn spec(spec: &At<'_>, apparmor: Vec<(&str, At<'_>, AppArmor)>, findings: &mut F
         host_network: pod.host_network,
         host_pid: spec.boolean_in("hostPID", findings).unwrap_or(false),
         host_ipc: spec.boolean_in("hostIPC", findings).unwrap_or(false),
+        own_users: pod.own_users,
         share_processes: share_processes(spec, findings),
         sysctls: sysctls::read(spec, findings),
         priority,
@@ -186,6 +191,23 @@ fn grace(spec: &At<'_>, findings: &mut Findings) -> Duration {
     }
     // Kubernetes reads an int64 and treats a negative one as 1.
     Duration::from_secs(if seconds < 0 { 1 } else { u64::try_from(seconds).unwrap_or(u64::MAX).min(i64::MAX as u64) })
+}
+
+/// `hostUsers: false`. As in Kubernetes nothing else may be the node's then: its root would be nobody there.
+fn own_users(spec: &At<'_>, findings: &mut Findings) -> bool {
+    let own = spec.boolean_in("hostUsers", findings) == Some(false);
+    let Some(at) = spec.get("hostUsers").filter(|_| own) else { return false };
+    for (key, why) in [
+        ("hostNetwork", "Kubernetes does not allow it"),
+        ("hostPID", "Kubernetes does not allow it"),
+        ("hostIPC", "Kubernetes does not allow it"),
+        ("shareProcessNamespace", "not built yet"),
+    ] {
+        if spec.boolean_in(key, findings) == Some(true) {
+            findings.impossible(&at, format!("cannot be false with {key} ({why}): drop one of the two"));
+        }
+    }
+    true
 }
 
 /// `shareProcessNamespace`.

@@ -97,7 +97,7 @@ pub fn fs_group(spec: &At<'_>) -> Option<u32> {
 }
 
 /// A container's, over the pod's.
-pub fn container(at: &At<'_>, of_pod: &Security, findings: &mut Findings) -> Security {
+pub fn container(at: &At<'_>, of_pod: &Security, own_users: bool, findings: &mut Findings) -> Security {
     let privileged = at.boolean_in("privileged", findings).unwrap_or(false);
     let escalation = at.boolean_in("allowPrivilegeEscalation", findings);
     if privileged
@@ -127,6 +127,7 @@ pub fn container(at: &At<'_>, of_pod: &Security, findings: &mut Findings) -> Sec
         seccomp: seccomp(at, findings).or_else(|| of_pod.seccomp.clone()),
         apparmor: apparmor(at, findings).or_else(|| of_pod.apparmor.clone()),
         selinux: selinux(at, findings).or_else(|| of_pod.selinux.clone()),
+        unmasked_proc: unmasked_proc(at, own_users, findings),
     };
     if security.run_as_non_root && security.run_as_user == Some(0) {
         findings.rule(at, "runAsNonRoot is true and runAsUser is 0, which is root: drop one of the two");
@@ -159,6 +160,23 @@ fn capability_list(at: &At<'_>, key: &str, findings: &mut Findings) -> Vec<Strin
         }
     }
     list
+}
+
+/// `procMount`.
+fn unmasked_proc(at: &At<'_>, own_users: bool, findings: &mut Findings) -> bool {
+    match at.text_in("procMount", findings) {
+        None | Some("" | "Default") => false,
+        Some("Unmasked") => {
+            if let (false, Some(field)) = (own_users, at.get("procMount")) {
+                findings.impossible(
+                    &field,
+                    "can be Unmasked only with hostUsers: false: all of the node's /proc would be open",
+                );
+            }
+            own_users
+        }
+        Some(other) => pod::one_of(at, "procMount", other, &["Default", "Unmasked"], findings).unwrap_or_default(),
+    }
 }
 
 fn groups_policy(at: &At<'_>, findings: &mut Findings) -> GroupsPolicy {

@@ -367,7 +367,16 @@ fn what_is_refused_is_refused_by_path_and_line() {
         ),
         ("hostPID: on", "hostname: a.b", "10: spec.hostname: \"a.b\" is not a valid name: at most 63"),
         ("hostPID: on", "subdomain: A", "10: spec.subdomain: \"A\" is not a valid name: at most 63"),
-        ("hostPID: on", "hostUsers: false", "10: spec.hostUsers: not built yet"),
+        (
+            "hostPID: on",
+            "hostPID: on\n  hostUsers: false",
+            "11: spec.hostUsers: cannot be false with hostNetwork (Kubernetes does not allow it): drop one of the two",
+        ),
+        (
+            "privileged: false",
+            "procMount: Unmasked",
+            "44: spec.containers[0].securityContext.procMount: can be Unmasked only with hostUsers: false",
+        ),
         (
             "  hostPID: on",
             "  hostPID: on\n  shareProcessNamespace: true",
@@ -1002,7 +1011,7 @@ fn record_is_read_back_and_forgives_what_is_only_a_rule() {
     let taken = pod(FULL);
     let mut older = taken.document.read();
     older["spec"]["goneField"] = json!(1);
-    older["spec"]["hostUsers"] = json!(false);
+    older["spec"]["os"] = json!({"name": "plan9"});
     older["metadata"]["labels"]["-bad"] = json!("x");
     let again = parse_recorded(&older.clone().into(), &taken.origin, &context()).unwrap();
     assert_eq!(again.template.spec, taken.template.spec);
@@ -1148,7 +1157,7 @@ fn pod_object_is_itself_whatever_its_spec_says() {
     };
     let pod = read(text("0a-1b", "i", ""));
     assert_eq!(pod.workload.to_string(), "control/x/a");
-    assert_eq!(pod.object, Some(Object { uid: Uid("0a-1b".into()), ends: None, finished: false }.into()));
+    assert_eq!(pod.object, Some(Object { uid: Uid("0a-1b".into()), ends: None, finished: false, owner: None }.into()));
     assert_eq!(pod.revision, read(text("0a-1b", "j", "")).revision);
     assert_ne!(pod.revision, read(text("0a-1c", "i", "")).revision);
     let ending = r#","deletionTimestamp":"2026-01-01T00:00:00Z","deletionGracePeriodSeconds":5"#;

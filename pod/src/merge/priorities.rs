@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::desired::{DesiredPod, Origin};
-use crate::manifest::PriorityClass;
+use crate::desired::{DesiredPod, Origin, Source};
+use crate::manifest::{Document, Parsed, PriorityClass, Rejection};
 use crate::name::WorkloadKind;
 
 /// All classes that documents of any source bring, by name and by where they stand.
@@ -85,4 +85,28 @@ fn path(pod: &DesiredPod, field: &str) -> &'static str {
         (WorkloadKind::DaemonSet, "priority") => "spec.template.spec.priority",
         (WorkloadKind::DaemonSet, _) => "spec.template.spec.priorityClassName",
     }
+}
+
+/// Classes that pods of these files name and that none of the files brings, and values that contradict their class: what a node that
+/// has these files and no others would refuse. Each with the place of the file, and of the document in it.
+pub fn unresolved(files: &[Parsed]) -> Vec<([usize; 2], Rejection)> {
+    let documents = || {
+        files.iter().enumerate().flat_map(|(at, file)| {
+            let all = file.documents.iter().enumerate();
+            let taken = all.filter_map(|(index, it)| Some((index, it.line, it.result.as_ref().ok()?)));
+            taken.map(move |(index, line, document)| ([at, index], file.file.clone(), line, document))
+        })
+    };
+    let mut priorities: Priorities = Default::default();
+    for (_, file, line, document) in documents() {
+        if let Document::PriorityClass(class) = document {
+            priorities.claim(class.clone(), &Origin { source: Source::Static, file, line });
+        }
+    }
+    let refused = documents().filter_map(|(place, file, line, document)| {
+        let Document::Workload(pod) = document else { return None };
+        let (path, reason) = priorities.resolve(&mut DesiredPod::clone(pod)).err()?;
+        Some((place, Rejection { file, line, path: path.to_owned(), reason }))
+    });
+    refused.collect()
 }

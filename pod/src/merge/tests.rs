@@ -152,6 +152,26 @@ fn source_that_was_not_heard_holds_everything() {
 }
 
 #[test]
+fn a_source_that_is_silent_or_not_asked_holds_its_own_and_nothing_else() {
+    let of_control = |name: &str| WorkloadKey { kind: WorkloadKind::Control, ..sample::daemonset(name) };
+    let (ours, theirs) = (sample::daemonset("d"), of_control("e"));
+    let records = [recorded(&ours, Source::Static, "a"), recorded(&theirs, Source::Control, "c")];
+    let silent = |source| Snapshot { source, said: Said::NotHeard { reason: "silent".into() }, kept: BTreeMap::new() };
+    let empty = |source| Snapshot { source, said: Said::Files(Vec::new()), kept: BTreeMap::new() };
+    let (statics, control) = (Source::Static, Source::Control);
+    for (snapshots, gone_ours, gone_theirs) in [
+        (vec![empty(statics)], true, false),
+        (vec![empty(statics), silent(control)], true, false),
+        (vec![silent(statics), empty(control)], false, true),
+        (vec![empty(statics), empty(control)], true, true),
+    ] {
+        let set = merged(&snapshots, &records).set;
+        let gone = |key| set.wanted(key) == Wanted::Gone;
+        assert_eq!((gone(&ours), gone(&theirs)), (gone_ours, gone_theirs), "{snapshots:?}");
+    }
+}
+
+#[test]
 fn workload_that_moved_to_another_file_is_the_same() {
     let d = sample::daemonset("d");
     let merged = merged(&[static_files(vec![file("b", vec![wants(1, &d)])])], &[recorded(&d, Source::Static, "a")]);
@@ -592,7 +612,8 @@ fn object(name: &str, uid: &str, ends: Option<u64>) -> Parsed {
     let key = WorkloadKey { namespace: "default".into(), kind: WorkloadKind::Control, name: name.into() };
     let mut outcome = wants(1, &key);
     let Ok(Document::Workload(pod)) = &mut outcome.result else { panic!("it is wanted") };
-    pod.object = Some(crate::desired::Object { uid: Uid(uid.into()), ends, finished: uid == "done" }.into());
+    pod.object =
+        Some(crate::desired::Object { uid: Uid(uid.into()), ends, finished: uid == "done", owner: None }.into());
     outcome.identity = Some(Identity { kind: "Pod".into(), namespace: "default".into(), name: name.into() });
     file(&format!("pod/default/{name}"), vec![outcome])
 }
@@ -642,4 +663,30 @@ fn object_that_has_finished_is_not_run_once_more_by_a_node_that_knows_nothing_of
     assert_eq!(merged(&snapshot, &[]).set.wanted(&control("a")), Wanted::Gone);
     let record = Recorded { uid: Uid("done".into()), ..recorded(&control("a"), Source::Control, "pod/default/a") };
     assert_eq!(file_of(&merged(&snapshot, &[record]).set.wanted(&control("a"))), "pod/default/a");
+}
+
+#[test]
+fn documents_that_wait_for_each_other_are_refused_by_name_and_what_runs_of_them_is_kept() {
+    let keys = [sample::static_pod("a"), sample::static_pod("b"), sample::static_pod("c")];
+    let after = |key: &WorkloadKey, after: &str| {
+        let mut outcome = wants(1, key);
+        let Ok(Document::Workload(pod)) = &mut outcome.result else { panic!("it is wanted") };
+        let annotations = &mut std::sync::Arc::make_mut(&mut pod.template).annotations;
+        annotations.insert(crate::spec::AFTER_ANNOTATION.into(), after.into());
+        outcome
+    };
+    let files = [
+        file("a", vec![after(&keys[0], "b")]),
+        file("b", vec![after(&keys[1], "a")]),
+        file("c", vec![after(&keys[2], "a")]),
+    ];
+    let merged = merged(&[static_files(files.to_vec())], &[]);
+    for (at, way) in
+        [("a", "default/a after default/b after default/a"), ("b", "default/b after default/a after default/b")]
+    {
+        let Fate::Refused { rejections } = fate_in(&merged, at) else { panic!("{at} is not refused") };
+        assert_eq!(rejections[0].path, "metadata.annotations['daemonlet.dev/after']");
+        assert!(rejections[0].reason.contains(way), "{}", rejections[0].reason);
+    }
+    assert_eq!(keys.each_ref().map(|key| file_of(&merged.set.wanted(key)).to_owned()), ["held", "held", "c"]);
 }

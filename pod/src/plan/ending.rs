@@ -54,7 +54,8 @@ pub fn stop(
     let run = &container.run;
     let spec = pod.and_then(|pod| pod.template.spec.container(&run.container));
     // One run that ends while its pod lives on keeps to no order: its container starts again.
-    let pod_ends = pod.is_none_or(|pod| pod.record.lifecycle != Lifecycle::Running || order::winds_down(pod));
+    let pod_ends = pod.is_none_or(|pod| pod.record.lifecycle != Lifecycle::Running || order::winds_down(pod))
+        || view.turn.still.is_some();
     let sidecar = pod_ends && spec.is_some_and(|spec| spec.role == Role::Sidecar);
     let wait = |message: String, until: Moment| match pod_ends {
         true => pod_wait(&run.uid, "Terminating", message, Some(until)),

@@ -45,9 +45,12 @@ fn end_of(view: &View<'_>, pod: &PodView, name: &str) -> Option<Change> {
         message: "how this run ended was not written down".into(),
         started_at: memory.started_at.filter(|_| memory.started_attempt == Some(attempt)),
         finished_at: view.now.wall,
+        halted: false,
     });
+    let halted = memory.stopping.as_ref().is_some_and(|stopping| stopping.halts && stopping.attempt == attempt);
+    let termination = Termination { halted, ..termination };
     let init = pod.template.spec.container(name).is_some_and(|container| container.role == Role::Init);
-    let completed = init && termination.exit_code == 0;
+    let completed = init && !halted && termination.exit_code == 0;
     let (container, failures) = (name.to_owned(), memory.failures);
     Some(Change::Ended { container, termination, failures, not_before: None, completed })
 }
@@ -67,5 +70,6 @@ fn as_seen(container: &ObservedContainer) -> Option<Termination> {
         message: super::run::exit_message(*exit_code).into(),
         started_at: None,
         finished_at: *finished_at,
+        halted: false,
     })
 }

@@ -4,7 +4,7 @@
 use super::PodView;
 use crate::name::RunKey;
 use crate::observed::{ContainerState, ObservedContainer};
-use crate::record::{ContainerMemory, Termination};
+use crate::record::{ContainerMemory, Lifecycle, Termination};
 use crate::spec::{Container, RestartPolicy, Role, VolumeSource};
 
 /// The pod's restart policy: a template that runs once is done where its containers have exited 0.
@@ -19,6 +19,10 @@ pub fn policy(pod: &PodView) -> RestartPolicy {
 pub fn restarts(pod: &PodView, container: &Container, last: &Termination) -> bool {
     if pod.record.course.failed.is_some() {
         return false;
+    }
+    // It did not end by itself.
+    if last.halted && container.role != Role::Sidecar {
+        return true;
     }
     match (container.role, policy(pod)) {
         (Role::Sidecar, _) => !winds_down(pod),
@@ -51,7 +55,7 @@ pub fn failed_for_good(pod: &PodView, container: &Container) -> bool {
     container.role == Role::Init
         && policy(pod) == RestartPolicy::Never
         && !is_through(pod, container)
-        && last(pod, container).is_some_and(|last| last.exit_code != 0)
+        && last(pod, container).is_some_and(|last| last.exit_code != 0 && !last.halted)
 }
 
 /// Whether an init container has run to its end in the present surroundings. Where that was never written down, a main container
@@ -65,6 +69,30 @@ pub fn initialized(pod: &PodView) -> bool {
     let runs =
         |main: &Container| pod.containers.iter().any(|run| run.run.container == main.name && run.state.may_run());
     pod.template.spec.mains().any(|main| started_here(pod, main) || runs(main))
+}
+
+/// Whether the pod has begun, in this boot and since the node last stood still.
+pub fn has_run_here(pod: &PodView) -> bool {
+    let spec = &pod.template.spec;
+    let halted = |container: &Container| {
+        let newest = memory(pod, container).and_then(|memory| memory.started_attempt);
+        last(pod, container).is_some_and(|last| last.halted && Some(last.attempt) >= newest)
+    };
+    pod.containers.iter().any(|run| run.state.may_run())
+        || (spec.containers.iter().any(|c| started_here(pod, c)) && !spec.containers.iter().any(halted))
+}
+
+/// Whether every container is ready, or has done its work and done it well. What is to run once has something to get done, and is ready
+/// when that is done.
+pub fn all_ready(pod: &PodView) -> bool {
+    let once = pod.template.run_once();
+    let well = |container: &Container| last(pod, container).is_some_and(|last| last.exit_code == 0);
+    let over = pod.record.lifecycle == Lifecycle::Finished || winds_down(pod);
+    pod.template.spec.containers.iter().all(|container| match container.role {
+        Role::Init => is_through(pod, container),
+        Role::Sidecar => over || is_ready(pod, container),
+        Role::Main => (!once && is_ready(pod, container)) || (done(pod, container) && well(container)),
+    })
 }
 
 /// Whether the record knows of a start in this boot and, see [`must_renew`], in the present surroundings.

@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, delete, pod_wait};
 use super::roles::{self, Goal};
-use super::{Change, PodView, Step, View, deadline, ending, missed, resize, run, sandbox, silence};
+use super::{Change, PodView, Step, View, deadline, ending, halt, missed, resize, run, sandbox, silence};
 use crate::desired::Wanted;
 use crate::lifecycle;
 use crate::name::RunKey;
@@ -24,6 +24,10 @@ pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, goal: Goal
                     remember(draft, pod, Change::Terminating { deadline: sooner, reason: reason.clone() });
                 }
             }
+            let kill_by = view.turn.still.as_ref().and_then(|still| still.kill_by);
+            if let Some(sooner) = kill_by.filter(|kill_by| kill_by < deadline) {
+                remember(draft, pod, Change::Terminating { deadline: sooner, reason: reason.clone() });
+            }
             ending::end(draft, view, pod, *deadline);
         }
         (Lifecycle::Running | Lifecycle::Finished, Goal::End { reason, grace }) => {
@@ -31,6 +35,10 @@ pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, index: usize, goal: Goal
             let deadline = lifecycle::deadline_within(grace, view.now.boot);
             remember(draft, pod, Change::Terminating { deadline, reason });
         }
+        (Lifecycle::Running, Goal::Halt) => match &view.turn.still {
+            Some(still) => halt::converge(draft, view, pod, still),
+            None => unreachable!("only a node that stands still has this goal"),
+        },
         (Lifecycle::Running, Goal::Rest) => {
             let message = "it has not started and is not to: a newer pod takes its place".to_owned();
             draft.wait(pod_wait(&pod.record.uid, "Pending", message, None));
@@ -121,7 +129,7 @@ fn resized(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView, change: Change
 }
 
 /// The last lines of what failed without a word, once they are there.
-fn words(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView) {
+pub fn words(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView) {
     for (container, memory) in &pod.record.containers {
         let Some(last) = memory.last.as_ref().filter(|last| is_unsaid(last)) else { continue };
         let attempt = last.attempt;

@@ -74,6 +74,7 @@ pub fn ends(view: &View<'_>, pod: &PodView, container: &str, attempt: u32) -> Op
         attempt,
         deadline,
         message: RESIZE_RESTARTS.to_owned(),
+        halts: false,
     })
 }
 

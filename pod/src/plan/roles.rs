@@ -12,6 +12,7 @@ use crate::digest;
 use crate::manifest::with_written_priority;
 use crate::observed::{ContainerState, ImageState, SandboxState};
 use crate::record::Lifecycle;
+use crate::turns::{Cause, Still, WAITS_FOR_OTHERS};
 
 /// More pods of one workload than this are not admitted: edits that come faster than old pods go must not pile up.
 const PODS_MAX: usize = 8;
@@ -25,6 +26,8 @@ pub enum Goal {
     Prepare,
     /// It is left as it is: never started and soon to be replaced.
     Rest,
+    /// It is stopped, or left as it is until its turn, and is to run again when the node does.
+    Halt,
     /// It ends, within its own grace period or this one.
     End { reason: String, grace: Option<Duration> },
 }
@@ -39,7 +42,13 @@ pub struct Roles {
 }
 
 pub fn decide(view: &View<'_>) -> Roles {
+    if let Some(still) = &view.turn.still
+        && let Some(roles) = halted(view, still)
+    {
+        return roles;
+    }
     match view.wanted {
+        Wanted::Gone | Wanted::End { .. } if !view.turn.end.is_empty() => last(view),
         Wanted::Gone => all(view, |_| Goal::End { reason: "no source wants it any more".into(), grace: None }),
         Wanted::End { grace } => {
             all(view, |_| Goal::End { reason: "its pod object is being deleted".into(), grace: Some(*grace) })
@@ -73,13 +82,53 @@ pub fn says_the_same(pod: &PodView, wanted: &DesiredPod) -> bool {
 
 /// Nothing is admitted and nothing ends; what runs is kept running. An update that had begun waits.
 fn hold(view: &View<'_>, reason: &str, runs: Option<usize>) -> Roles {
-    let mut roles = all(view, |index| match runs {
+    let mut roles = kept(view, runs);
+    roles.waiting.push(workload_wait("Held", reason.to_owned()));
+    roles
+}
+
+/// The node is drained or shuts down. None: it ends for good, and its turn has come.
+fn halted(view: &View<'_>, still: &Still) -> Option<Roles> {
+    let halt = || all(view, |_| Goal::Halt);
+    let wanted = match view.wanted {
+        Wanted::Run(wanted) => wanted,
+        Wanted::Gone | Wanted::End { .. } => {
+            let waits = !view.turn.end.is_empty() && still.told_by.is_none_or(|told_by| told_by > view.now.boot);
+            return waits.then(halt);
+        }
+        Wanted::Hold { .. } | Wanted::Forbidden { .. } => return Some(halt()),
+    };
+    let target = live(view).filter(|&index| is_of(&view.pods[index], wanted)).last();
+    let rolls = wanted.update == UpdateStrategy::RollingUpdate;
+    // What runs no more is not started once more to be replaced then.
+    let replaced = |index: usize| target.is_some_and(|target| target != index) && rolls;
+    let mut roles = all(view, |index| match replaced(index) && view.pods[index].containers.is_empty() {
+        true => Goal::End { reason: format!("replaced by revision {}", wanted.revision), grace: None },
+        false => Goal::Halt,
+    });
+    // So that it is seen. A node that shuts down has better things to do.
+    let newcomer = target.is_none() && (rolls || live(view).next().is_none());
+    roles.admit = newcomer && still.cause == Cause::Drained && view.pods.len() < PODS_MAX;
+    if target.is_none() {
+        roles.waiting.push(workload_wait(still.reason(), still.words()));
+    }
+    Some(roles)
+}
+
+/// It is to end, and those that are after it have not ended: they may need it until then.
+fn last(view: &View<'_>) -> Roles {
+    let mut roles = kept(view, oldest_that_ran(view));
+    let message = view.turn.end_waits().unwrap_or_default();
+    roles.waiting.push(workload_wait("Terminating", message));
+    roles
+}
+
+fn kept(view: &View<'_>, runs: Option<usize>) -> Roles {
+    all(view, |index| match runs {
         Some(runs) if runs == index => Goal::Run,
         Some(runs) if runs < index => Goal::Prepare,
         _ => Goal::Rest,
-    });
-    roles.waiting.push(workload_wait("Held", reason.to_owned()));
-    roles
+    })
 }
 
 fn run(view: &View<'_>, wanted: &DesiredPod) -> Roles {
@@ -96,7 +145,8 @@ fn run(view: &View<'_>, wanted: &DesiredPod) -> Roles {
 fn with_target(view: &View<'_>, wanted: &DesiredPod, target: usize) -> Roles {
     let old: Vec<usize> = live(view).filter(|&i| i != target && has_run(view, i)).collect();
     let successor = !old.is_empty() && !has_run(view, target);
-    let ready = stands_created(&view.pods[target]);
+    let waits = view.turn.start_waits();
+    let ready = stands_created(&view.pods[target]) && waits.is_none();
     let end = || Goal::End { reason: format!("replaced by revision {}", wanted.revision), grace: None };
     let mut roles = all(view, |index| {
         if index == target {
@@ -114,7 +164,9 @@ fn with_target(view: &View<'_>, wanted: &DesiredPod, target: usize) -> Roles {
                 "the pod of the older revision runs until all containers of this one stand created"
             }
         };
-        roles.waiting.push(pod_wait(&view.pods[target].record.uid, "ContainerCreating", message.into(), None));
+        let uid = &view.pods[target].record.uid;
+        roles.waiting.push(pod_wait(uid, "ContainerCreating", message.into(), None));
+        roles.waiting.extend(waits.map(|message| pod_wait(uid, WAITS_FOR_OTHERS, message, None)));
     }
     roles
 }

@@ -12,11 +12,14 @@ use crate::lifecycle;
 use crate::name::RunKey;
 use crate::observed::{ContainerState, ImageState, ObservedContainer, ProbeKind, SandboxState};
 use crate::record::{ContainerMemory, Record, Stopping, Termination};
-use crate::spec::{Container, EnvValue, PodField, Role};
+use crate::spec::{Container, EnvValue, PodField, RestartPolicy, Role};
 use crate::time::Moment;
+use crate::turns::WAITS_FOR_OTHERS;
 
 /// Why a run is ended whose postStart hook failed.
 pub const FAILED_HOOK: &str = "failed postStart hook";
+/// Why a run is ended whose container has another image now.
+pub const OTHER_IMAGE: &str = "definition changed";
 
 /// How far the containers of a pod are brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,8 +103,13 @@ fn ended(view: &View<'_>, pod: &PodView, memory: Option<&ContainerMemory>, conta
         message: message.into(),
         started_at: memory.started_at.filter(|_| started),
         finished_at,
+        halted: memory.stopping.as_ref().is_some_and(|stopping| stopping.halts && stopping.attempt == attempt),
     };
     let name = container.run.container.clone();
+    if termination.halted {
+        let failures = memory.failures;
+        return Change::Ended { container: name, termination, failures, not_before: None, completed: false };
+    }
     let init = pod.template.spec.container(&name).is_some_and(|container| container.role == Role::Init);
     if init && exit_code == 0 {
         return Change::Ended { container: name, termination, failures: 0, not_before: None, completed: true };
@@ -113,6 +121,10 @@ fn ended(view: &View<'_>, pod: &PodView, memory: Option<&ContainerMemory>, conta
         return Change::Ended { container: name, termination, failures, not_before, completed: false };
     }
     let stopping = memory.stopping.as_ref().filter(|stopping| stopping.attempt == attempt);
+    if stopping.is_some_and(|stopping| stopping.message == OTHER_IMAGE) {
+        // What comes next is another program, of which no failure is known.
+        return Change::Ended { container: name, termination, failures: 0, not_before: None, completed: false };
+    }
     if stopping.is_some_and(|stopping| stopping.message == resize::RESIZE_RESTARTS) {
         // We ended it for its new amounts: no crash, and nothing that makes up for one.
         let failures = memory.failures;
@@ -222,6 +234,7 @@ impl Runs<'_> {
         let mut stands = false;
         match found {
             None => self.create(draft, due),
+            Some(Standing::Waits) if self.has_other_image(due) => draft.step(self.delete(due)),
             Some(Standing::Waits) => stands = !self.start(draft, due),
             Some(Standing::Runs) => {
                 self.runs(draft, due);
@@ -240,7 +253,8 @@ impl Runs<'_> {
         for other in self.pod.containers.iter().filter(|c| c.run.container == self.container.name) {
             let attempt = other.run.attempt;
             let before = attempt < due && (stands || !over(other));
-            let kept = attempt == after && next && other.state == ContainerState::Created;
+            let kept =
+                attempt == after && next && other.state == ContainerState::Created && !self.has_other_image(attempt);
             if before || (attempt > due && !kept) {
                 remove(draft, other);
             }
@@ -269,6 +283,22 @@ impl Runs<'_> {
 
     fn observed(&self, attempt: u32) -> Option<&ObservedContainer> {
         self.pod.containers.iter().find(|c| c.run.container == self.container.name && c.run.attempt == attempt)
+    }
+
+    /// The run was created with another image than the container has now. Unlike a document's, the spec of an object changes under the
+    /// same uid, and in this alone while it runs (Kubernetes).
+    fn has_other_image(&self, attempt: u32) -> bool {
+        self.observed(attempt).is_some_and(|run| !run.image.is_empty() && run.image != self.container.image)
+    }
+
+    /// Whether the run ends now because of that: one after which no other comes goes on to its own end.
+    fn makes_way(&self, attempt: u32) -> bool {
+        let another_comes = match self.container.role {
+            Role::Main => order::policy(self.pod) == RestartPolicy::Always,
+            Role::Sidecar => true,
+            Role::Init => false,
+        };
+        another_comes && self.has_other_image(attempt)
     }
 
     fn delete(&self, attempt: u32) -> Step {
@@ -303,7 +333,7 @@ impl Runs<'_> {
             Some(stopping) => ending::stop(draft, self.view, Some(self.pod), run, stopping.deadline),
             None => {
                 let deadline = lifecycle::deadline(&self.pod.template, self.view.now.boot);
-                self.is_to_stop(draft, Stopping { attempt, deadline, message: why.to_owned() });
+                self.is_to_stop(draft, Stopping { attempt, deadline, message: why.to_owned(), halts: false });
             }
         }
     }
@@ -322,6 +352,11 @@ impl Runs<'_> {
         if let (Some(stopping), Some(run)) = (stopping, self.observed(due)) {
             return ending::stop(draft, self.view, Some(self.pod), run, stopping.deadline);
         }
+        if self.makes_way(due) {
+            let deadline = lifecycle::deadline(&self.pod.template, self.view.now.boot);
+            return self
+                .is_to_stop(draft, Stopping { attempt: due, deadline, message: OTHER_IMAGE.to_owned(), halts: false });
+        }
         if let Some(stopping) = resize::ends(self.view, self.pod, &self.container.name, due) {
             return self.is_to_stop(draft, stopping);
         }
@@ -333,7 +368,10 @@ impl Runs<'_> {
                 Some(None) => remember(draft, self.pod, Change::PostStarted { container: container(), attempt: due }),
                 Some(Some(_)) => {
                     let deadline = lifecycle::deadline(&self.pod.template, self.view.now.boot);
-                    self.is_to_stop(draft, Stopping { attempt: due, deadline, message: FAILED_HOOK.to_owned() });
+                    self.is_to_stop(
+                        draft,
+                        Stopping { attempt: due, deadline, message: FAILED_HOOK.to_owned(), halts: false },
+                    );
                 }
             }
             return;
@@ -354,7 +392,7 @@ impl Runs<'_> {
                 probe.as_ref().and_then(|probe| probe.grace).unwrap_or(self.pod.template.spec.termination_grace);
             let deadline = self.view.now.boot.after(grace.max(lifecycle::GRACE_MIN));
             let message = format!("failed {} probe", failed.probe.to_string().to_lowercase());
-            return self.is_to_stop(draft, Stopping { attempt: due, deadline, message });
+            return self.is_to_stop(draft, Stopping { attempt: due, deadline, message, halts: false });
         }
         remember_verdict(draft, self.view, self.pod, &run);
     }
@@ -444,6 +482,9 @@ impl Runs<'_> {
         let creating = |message: &str| Some(("ContainerCreating", message.to_owned()));
         if self.until == Until::Created {
             return creating("stands created until the older pod has stopped");
+        }
+        if let Some(message) = self.view.turn.start_waits().filter(|_| !order::has_run_here(self.pod)) {
+            return Some((WAITS_FOR_OTHERS, message));
         }
         if let Some(other) = another_runs(self.view, self.index) {
             return creating(&format!("waits until the containers of {} have stopped", other.record.name));

@@ -66,7 +66,7 @@ fn stop(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView, container: &Obser
         Some(stopping) => ending::stop(draft, view, Some(pod), container, stopping.deadline),
         None => {
             let deadline = lifecycle::deadline(&pod.template, view.now.boot);
-            let stopping = Stopping { attempt, deadline, message: LOST.to_owned() };
+            let stopping = Stopping { attempt, deadline, message: LOST.to_owned(), halts: false };
             remember(draft, pod, Change::Stopping { container: name.clone(), stopping });
         }
     }

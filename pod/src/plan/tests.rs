@@ -1,5 +1,6 @@
 //! Named rules first, then all histories.
 
+mod after;
 mod deadline;
 mod histories;
 mod model;

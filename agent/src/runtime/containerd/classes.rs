@@ -10,7 +10,7 @@ use pod::name::Uid;
 use prost::Message;
 use prost_types::Any;
 
-use crate::seams::StepError;
+use crate::seams::{OwnUsers, StepError};
 
 /// The shim that runs runc, and whatever else is called as runc is.
 const RUNC_SHIM: &str = "io.containerd.runc.v2";
@@ -41,6 +41,10 @@ pub fn tells_ends(shim: &str) -> bool {
 /// `containerd.runc.v1.Options`, as far as we set it (api/types/runc/options/oci.proto of containerd).
 #[derive(Clone, PartialEq, prost::Message)]
 struct RuncOptions {
+    #[prost(uint32, tag = "4")]
+    io_uid: u32,
+    #[prost(uint32, tag = "5")]
+    io_gid: u32,
     #[prost(string, tag = "6")]
     binary_name: String,
     #[prost(bool, tag = "9")]
@@ -63,13 +67,15 @@ impl OciRuntime {
         self.program.as_deref().or_else(|| (self.name == RUNC_SHIM).then(|| Path::new("runc")))
     }
 
-    /// For the container record and the task alike; None where the shim's own defaults are meant.
-    pub fn options(&self, systemd_cgroup: bool) -> Option<Any> {
+    /// For the container record and the task alike; None where the shim's own defaults are meant. `users`: whose the container's
+    /// output is.
+    pub fn options(&self, systemd_cgroup: bool, users: Option<OwnUsers>) -> Option<Any> {
         if !self.name.starts_with(RUNC_FAMILY) {
             return None;
         }
         let binary_name = self.program.as_ref().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
-        let options = RuncOptions { binary_name, systemd_cgroup };
+        let root = users.map_or(0, |users| users.first);
+        let options = RuncOptions { io_uid: root, io_gid: root, binary_name, systemd_cgroup };
         let any = || Any { type_url: OPTIONS_TYPE.to_owned(), value: options.encode_to_vec() };
         (options != RuncOptions::default()).then(any)
     }
@@ -108,14 +114,16 @@ mod tests {
     #[test]
     fn options_are_runcs_fields_six_and_nine_and_absent_where_there_is_nothing_to_say() {
         let usual = OciRuntime::default();
-        let any = usual.options(true).expect("asked for");
+        let any = usual.options(true, None).expect("asked for");
         assert_eq!((any.type_url.as_str(), any.value), ("containerd.runc.v1.Options", vec![9 << 3, 1]));
-        assert_eq!(usual.options(false), None);
+        assert_eq!(usual.options(false, None), None);
         let crun = OciRuntime::by_program(Path::new("/c"));
         assert_eq!(crun.name, "io.containerd.runc.v2");
-        assert_eq!(crun.options(false).map(|any| any.value), Some(vec![6 << 3 | 2, 2, b'/', b'c']));
-        assert_eq!(OciRuntime::by_shim("io.containerd.kata.v2").options(true), None);
-        assert!(OciRuntime::by_shim("io.containerd.runc.v2-rs").options(true).is_some());
+        assert_eq!(crun.options(false, None).map(|any| any.value), Some(vec![6 << 3 | 2, 2, b'/', b'c']));
+        assert_eq!(OciRuntime::by_shim("io.containerd.kata.v2").options(true, None), None);
+        assert!(OciRuntime::by_shim("io.containerd.runc.v2-rs").options(true, None).is_some());
+        let own = usual.options(false, Some(OwnUsers { first: 1 }));
+        assert_eq!(own.map(|any| any.value), Some(vec![4 << 3, 1, 5 << 3, 1]));
     }
 
     #[test]

@@ -105,12 +105,13 @@ impl Containerd {
             };
         let user = user_of(&spec);
         let spec = serde_json::to_vec(&spec).expect("a spec has only text keys");
-        let options = runtime.options(matches!(run.sandbox.cgroup, CgroupParent::Systemd(_)));
+        let options = runtime.options(matches!(run.sandbox.cgroup, CgroupParent::Systemd(_)), run.sandbox.users);
         let mut labels = labels::of_run(run, image, &adapted, user.as_ref());
         labels.extend(views.labels);
         let created = CreatedRun {
             image_id: image.image_id(),
             adapted: labels.get(labels::ADAPTED).cloned().unwrap_or_default(),
+            image: labels.get(labels::IMAGE).cloned().unwrap_or_default(),
             user: labels::user(&labels),
         };
         if !classes::tells_ends(&runtime.name) {
@@ -144,7 +145,8 @@ impl Containerd {
         let record_made = Instant::now();
         let mut snapshot_made = record_made;
         let made = async {
-            let rootfs = snapshots::prepare(&self.client, &self.config.snapshotter, &id, &image.chain_id)
+            let names = (id.as_str(), image.chain_id.as_str());
+            let rootfs = snapshots::prepare(&self.client, &self.config.snapshotter, names, run.sandbox.users)
                 .await
                 .map_err(|status| refused("the snapshot", &status))?;
             snapshot_made = Instant::now();
@@ -393,9 +395,19 @@ impl Containerd {
             let state = state_of(&id, asked, &self.heard, labels.get(labels::CGROUP));
             let label = |name| labels.get(name).cloned().unwrap_or_default();
             let (image_id, adapted) = (label(labels::IMAGE_ID), label(labels::ADAPTED));
-            let not_refreshed = label(labels::NOT_REFRESHED);
+            let (not_refreshed, image) = (label(labels::NOT_REFRESHED), label(labels::IMAGE));
             let user = labels::user(&labels);
-            observed.push(ObservedContainer { id, workload, run, image_id, adapted, not_refreshed, user, state });
+            observed.push(ObservedContainer {
+                id,
+                workload,
+                run,
+                image_id,
+                adapted,
+                not_refreshed,
+                image,
+                user,
+                state,
+            });
         }
         Ok(observed)
     }

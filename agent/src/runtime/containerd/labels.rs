@@ -24,6 +24,9 @@ pub const CGROUP: &str = "daemonlet.dev/cgroup";
 /// What this machine could not give as asked, one sentence each, joined by `; `.
 pub const ADAPTED: &str = "daemonlet.dev/adapted";
 
+/// The image as the pod asks for it; only of the control endpoint's pods, where it may become another one.
+pub const IMAGE: &str = "daemonlet.dev/image";
+
 /// Why the image is not as fresh as its pull policy asks; absent where it is.
 pub const NOT_REFRESHED: &str = "daemonlet.dev/image-not-refreshed";
 
@@ -59,6 +62,10 @@ pub fn of_run(
     }
     if !run.not_refreshed.is_empty() {
         labels.insert(NOT_REFRESHED, run.not_refreshed.to_owned());
+    }
+    let asked = run.image_asked();
+    if !asked.is_empty() {
+        labels.insert(IMAGE, asked.to_owned());
     }
     // Thousands of groups are not told: half of them would be wrong.
     if let Some(user) = user.map(ToString::to_string).filter(|text| text.len() <= LABEL_BYTES_MAX - USER.len()) {

@@ -15,7 +15,7 @@ use pod::downward::NodeSize;
 use pod::name::WorkloadKey;
 use pod::observed::ObservedContainer;
 use pod::plan::Signal;
-use pod::spec::Container;
+use pod::spec::{Container, PodSpec};
 
 use crate::allowed::Allowed;
 use crate::exec::{Exec, ExecError, ExecStreams};
@@ -56,6 +56,7 @@ pub mod labels;
 mod late;
 pub mod look;
 pub mod oci;
+mod own_users;
 mod propagation;
 mod recursion;
 mod resize;
@@ -350,8 +351,19 @@ impl Runtime for Containerd {
             .map_err(|status| self.client.step_error("RuntimeError", "asking for the version", &status))
     }
 
-    fn knows_class(&self, class: Option<&str>) -> Result<(), StepError> {
-        classes::of_pod(&self.config.classes, class).map(|_| ())
+    async fn takes(&self, spec: &PodSpec) -> Result<(), StepError> {
+        let runtime = classes::of_pod(&self.config.classes, spec.runtime_class.as_deref())?;
+        if !spec.own_users {
+            return Ok(());
+        }
+        let possible = own_users::possible(&self.client, &self.config.snapshotter, &runtime).await;
+        possible.map_err(|why| {
+            let fix = "leave hostUsers out, or run the pod elsewhere";
+            StepError::new(
+                "CreatePodSandboxError",
+                format!("hostUsers: false cannot be kept on this node: {why}; {fix}"),
+            )
+        })
     }
 
     fn node_size(&self) -> NodeSize {

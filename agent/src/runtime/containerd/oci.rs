@@ -8,8 +8,8 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{
-    Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, Mount, PosixRlimit, PosixRlimitBuilder,
-    PosixRlimitType, Process, Root, Spec, User,
+    Linux, LinuxCapabilities, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, Mount,
+    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
 };
 
 use pod::spec::{self, RecursiveReadOnly, Seccomp, VolumeMount, VolumeSource};
@@ -27,7 +27,7 @@ use super::seccomp::{self, localhost};
 use super::selinux;
 use super::sub_paths::SubPath;
 use super::user::{self, Accounts, UserError};
-use crate::seams::CreateRun;
+use crate::seams::{CreateRun, OwnUsers};
 
 /// The OCI runtime-spec version that we write: what runc 1.1 reads.
 const OCI_VERSION: &str = "1.0.2";
@@ -118,6 +118,8 @@ pub enum SpecError {
     NoVolume(String),
     #[error("{place} cannot be made recursively read-only: {why}; or set recursiveReadOnly to IfPossible")]
     NoRecursion { place: String, why: String },
+    #[error("user or group {0} is none of the pod's: with hostUsers: false it has those from 0 to 65535")]
+    BeyondOwnUsers(u32),
     #[error(transparent)]
     HugePages(#[from] HugePagesError),
     #[error("the seccomp profile {profile:?} cannot be used: {why}")]
@@ -168,9 +170,13 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<(Spec, Vec<Adapted>), SpecError> {
         .set_seccomp(None)
         .set_masked_paths(None)
         .set_readonly_paths(None);
-    if !security.privileged {
+    let mapping = run.sandbox.users.map(|users| vec![mapping(users)]);
+    linux.set_uid_mappings(mapping.clone()).set_gid_mappings(mapping);
+    if !security.privileged && !security.unmasked_proc {
         let masked = MASKED_PATHS.iter().map(|path| (*path).to_owned()).chain(host.thermal.iter().cloned());
         linux.set_masked_paths(Some(masked.collect())).set_readonly_paths(Some(owned(&READONLY_PATHS)));
+    }
+    if !security.privileged {
         let default = || seccomp::runtime_default(capabilities, host.architecture, inputs.seccomp_abi);
         linux.set_seccomp(match &security.seccomp {
             Some(Seccomp::RuntimeDefault) => Some(default()),
@@ -204,6 +210,11 @@ fn process(inputs: &Inputs<'_>, capabilities: CapSet, adapted: &mut Vec<Adapted>
     let (run, image, host) = (inputs.run, &inputs.image.config, inputs.host);
     let security = &run.container.security;
     let who = user::run_as(security, &image.user, inputs.accounts)?;
+    if run.sandbox.users.is_some()
+        && let Some(beyond) = [who.uid, who.gid].into_iter().chain(who.groups.clone()).find(|id| *id >= OwnUsers::COUNT)
+    {
+        return Err(SpecError::BeyondOwnUsers(beyond));
+    }
     let environment = environment(run, image, host, inputs.node_name).map_err(SpecError::Environment)?;
     if environment.args.is_empty() {
         return Err(SpecError::NoCommand);
@@ -355,6 +366,7 @@ fn namespaces(inputs: &Inputs<'_>) -> Vec<LinuxNamespace> {
         ("ipc", LinuxNamespaceType::Ipc),
         ("network", LinuxNamespaceType::Network),
         ("pid", LinuxNamespaceType::Pid),
+        ("user", LinuxNamespaceType::User),
         ("uts", LinuxNamespaceType::Uts),
     ];
     for (name, kind) in joined {
@@ -366,6 +378,15 @@ fn namespaces(inputs: &Inputs<'_>) -> Vec<LinuxNamespace> {
         all.push(namespace(LinuxNamespaceType::Cgroup, None));
     }
     all
+}
+
+fn mapping(users: OwnUsers) -> LinuxIdMapping {
+    LinuxIdMappingBuilder::default()
+        .container_id(0_u32)
+        .host_id(users.first)
+        .size(OwnUsers::COUNT)
+        .build()
+        .expect("every field has a value")
 }
 
 fn namespace(kind: LinuxNamespaceType, path: Option<PathBuf>) -> LinuxNamespace {
@@ -399,6 +420,12 @@ fn mounts(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Result<Vec<Mount>,
         !replaced
     });
 
+    let users = run.sandbox.users.map(|users| vec![mapping(users)]);
+    // What the node's root has there is the pod's root's in the container, and the other way round.
+    let mapped = |mut mount: Mount| {
+        mount.set_uid_mappings(users.clone()).set_gid_mappings(users.clone());
+        mount
+    };
     let mut binds = Vec::new();
     for (place, source) in &run.sandbox.files {
         let place = normal(place);
@@ -413,7 +440,7 @@ fn mounts(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Result<Vec<Mount>,
             }
             let access = if run.container.security.read_only_root && !in_dev && !words { "ro" } else { "rw" };
             let more: &[&str] = if in_dev { &["nosuid", "nodev", "noexec"] } else { &[] };
-            binds.push(bind(place, source.clone(), &[&["rbind", "rprivate", access], more].concat()));
+            binds.push(mapped(bind(place, source.clone(), &[&["rbind", "rprivate", access], more].concat())));
         }
     }
     for (index, (volume, place)) in run.container.mounts.iter().zip(own).enumerate() {
@@ -425,14 +452,19 @@ fn mounts(inputs: &Inputs<'_>, adapted: &mut Vec<Adapted>) -> Result<Vec<Mount>,
         let wanted = VolumeMount { read_only: volume.read_only || forced, ..volume.clone() };
         let access = volume_access(&wanted, inputs.recursive_read_only, adapted)?;
         let mut options = vec!["rbind", propagation::word(volume.propagation), access];
-        if of_spec.is_some_and(|it| matches!(it.source, VolumeSource::Image(_))) {
+        let of_image = of_spec.is_some_and(|it| matches!(it.source, VolumeSource::Image(_)));
+        if of_image {
             options.extend(["nosuid", "nodev", "noexec"]);
         }
-        binds.push(bind(place, source.clone(), &options));
+        let bind = bind(place, source.clone(), &options);
+        // The kernel maps neither an overlay of layers, which is only read, nor the devices' file system.
+        let plain = of_image || inputs.volume_devices.contains_key(&volume.volume);
+        binds.push(if plain { bind } else { mapped(bind) });
     }
     // Writable also where the root is not: that is what they are for.
     let own_copies = inputs.image_volumes.iter();
-    binds.extend(own_copies.map(|(place, source)| bind(place.clone(), source.clone(), &["rbind", "rprivate", "rw"])));
+    let writable = ["rbind", "rprivate", "rw"];
+    binds.extend(own_copies.map(|(place, source)| mapped(bind(place.clone(), source.clone(), &writable))));
     // Stable: equal depths stay in the manifest's order.
     binds.sort_by_key(|it| it.destination().components().count());
     kernel.extend(binds);

@@ -43,27 +43,32 @@ impl Recursion {
         if self.able.lock().unwrap_or_else(PoisonError::into_inner).contains(program) {
             return Ok(());
         }
-        features(program).await?;
+        makes_read_only(program, &features(program).await?)?;
         self.able.lock().unwrap_or_else(PoisonError::into_inner).insert(program.to_owned());
         Ok(())
     }
 }
 
-async fn features(program: &Path) -> Result<(), String> {
+/// What an OCI runtime says that it knows.
+pub(super) async fn features(program: &Path) -> Result<serde_json::Value, String> {
     let shown = program.display();
     let asking =
         Command::new(program).arg("features").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(FEATURES_TIME_MAX, asking).await;
     let output = output.map_err(|_| format!("`{shown} features` does not end"))?;
     let output = output.map_err(|error| format!("`{shown} features` cannot be run: {error}"))?;
-    let features: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .map_err(|_| format!("{shown} does not say what it knows (`{shown} features`); runc does from 1.1 on"))?;
+    serde_json::from_slice(&output.stdout)
+        .map_err(|_| format!("{shown} does not say what it knows (`{shown} features`); runc does from 1.1 on"))
+}
+
+fn makes_read_only(program: &Path, features: &serde_json::Value) -> Result<(), String> {
+    let shown = program.display();
     let known = features["mountOptions"].as_array().is_some_and(|all| all.iter().any(|option| option == "rro"));
     if known { Ok(()) } else { Err(format!("{shown} does not know the mount option rro; runc does from 1.1 on")) }
 }
 
 /// Major and minor of `6.18.44-x`.
-fn version(release: &str) -> Option<(u32, u32)> {
+pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     let mut parts = release.split(|c: char| !c.is_ascii_digit());
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }

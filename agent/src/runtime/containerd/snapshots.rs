@@ -20,18 +20,30 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 
 use super::client::{Client, QUICK, bounded, found};
 use super::user::Accounts;
+use crate::seams::OwnUsers;
 use crate::threads;
 
 /// More of /etc/passwd or /etc/group is not read: tens of thousands of accounts fit.
 const ACCOUNTS_BYTES_MAX: u64 = 1 << 20;
 
-/// A fresh writable snapshot `key` on `parent`; one that an interrupted try left is removed first.
-pub async fn prepare(client: &Client, snapshotter: &str, key: &str, parent: &str) -> Result<Vec<Mount>, Status> {
+/// A fresh writable snapshot `key` on `parent`, with the ids of its files mapped to `users`; one that an interrupted try left is removed
+/// first.
+pub async fn prepare(
+    client: &Client,
+    snapshotter: &str,
+    (key, parent): (&str, &str),
+    users: Option<OwnUsers>,
+) -> Result<Vec<Mount>, Status> {
+    let mapped = |OwnUsers { first }| {
+        let mapping = format!("0:{first}:{}", OwnUsers::COUNT);
+        ["uidmapping", "gidmapping"].map(|of| (format!("containerd.io/snapshot/{of}"), mapping.clone()))
+    };
+    let labels: HashMap<String, String> = users.into_iter().flat_map(mapped).collect();
     let request = || PrepareSnapshotRequest {
         snapshotter: snapshotter.to_owned(),
         key: key.to_owned(),
         parent: parent.to_owned(),
-        labels: HashMap::new(),
+        labels: labels.clone(),
     };
     match bounded(QUICK, client.snapshots().prepare(client.request(request()))).await {
         Err(status) if status.code() == Code::AlreadyExists => {

@@ -10,12 +10,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pod::qos::{Bounds, CPU_PERIOD_US, page_name, weight};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{CgroupError, Limits};
 use crate::mountinfo;
 
 /// A process that was just killed leaves its cgroup within milliseconds.
 const REMOVE_TRIES: u32 = 12;
+/// From this try on, after a tenth of a second, what is still there is ended.
+const KILL_TRIES: u32 = 8;
 /// Doubled with each try up to [`REMOVE_PAUSE_MAX`]: together about half a second.
 const REMOVE_PAUSE: Duration = Duration::from_millis(1);
 const REMOVE_PAUSE_MAX: Duration = Duration::from_millis(100);
@@ -177,7 +180,9 @@ fn write_existing(path: &Path, value: &str) -> Result<(), CgroupError> {
         .map_err(|source| CgroupError::Set { path: path.to_owned(), value: value.to_owned(), source })
 }
 
-/// Removes a pod's cgroup and what a runtime forgot below it. Waits a little for processes that are just ending.
+/// Removes a pod's cgroup and what a runtime forgot below it. Waits a little for processes that are just ending, and then ends what is left: a
+/// container whose shim died while it was cleaned up after belongs to nobody any more, and that it lies in this pod's cgroup proves
+/// whose it was.
 pub fn remove_tree(path: &Path) -> Result<(), CgroupError> {
     let mut pause = REMOVE_PAUSE;
     for attempt in 1.. {
@@ -187,6 +192,9 @@ pub fn remove_tree(path: &Path) -> Result<(), CgroupError> {
                 return Err(CgroupError::Remove { path: path.to_owned(), pids: pids(path), source });
             }
             Err(_) => {
+                if attempt >= KILL_TRIES {
+                    end_processes(path);
+                }
                 std::thread::sleep(pause);
                 pause = pause.saturating_mul(2).min(REMOVE_PAUSE_MAX);
             }
@@ -211,21 +219,40 @@ fn remove_once(path: &Path, depth: u32) -> io::Result<()> {
     fs::remove_dir(path)
 }
 
-/// Process ids in a cgroup and below it, a few, for an error's text.
-pub fn pids(path: &Path) -> String {
-    const SHOWN: usize = 8;
-    let mut found: Vec<String> = Vec::new();
+/// Sends SIGKILL to every process in a cgroup and below it.
+fn end_processes(path: &Path) {
+    for (directory, pid) in members(path) {
+        // By a descriptor that was opened while it was a member, so that a number that was given out again hits nobody else.
+        let Some(process) = Pid::from_raw(pid) else { continue };
+        let Ok(descriptor) = pidfd_open(process, PidfdFlags::empty()) else { continue };
+        if procs(&directory).contains(&pid) && pidfd_send_signal(&descriptor, Signal::KILL).is_ok() {
+            tracing::warn!(pid, cgroup = %directory.display(), "ended a process that was left in a pod's cgroup");
+        }
+    }
+}
+
+/// The processes of one cgroup.
+fn procs(directory: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// The processes of a cgroup and of all below it, each with where it is.
+fn members(path: &Path) -> Vec<(PathBuf, i32)> {
+    let mut found = Vec::new();
     let mut waiting = vec![path.to_owned()];
     while let Some(directory) = waiting.pop() {
-        let procs = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-        found.extend(procs.lines().map(str::to_owned));
-        if found.len() >= SHOWN {
-            break;
-        }
+        found.extend(procs(&directory).into_iter().map(|pid| (directory.clone(), pid)));
         let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
         waiting.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
     }
-    found.truncate(SHOWN);
+    found
+}
+
+/// Process ids in a cgroup and below it, a few, for an error's text.
+pub fn pids(path: &Path) -> String {
+    const SHOWN: usize = 8;
+    let found: Vec<String> = members(path).iter().take(SHOWN).map(|(_, pid)| pid.to_string()).collect();
     if found.is_empty() { "none seen".into() } else { found.join(" ") }
 }
 
@@ -241,6 +268,23 @@ mod tests {
         let both = Bounds { quota_us: Some(5000), memory_max: Some(4096) };
         assert_eq!(bounds_v1("5000\n", "4096\n"), both);
         assert_eq!(bounds_v2("5000 100000\n", "4096\n"), both);
+    }
+
+    /// In a version 1 hierarchy where this machine has one, else in the one of version 2.
+    #[test]
+    fn what_nobody_ended_is_ended_with_its_cgroup() {
+        let top = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
+        let top = top.into_iter().find(|top| top.join("cgroup.procs").exists()).expect("cgroups are mounted");
+        let place = top.join(format!("daemonlet_left_{}", std::process::id()));
+        let inner = place.join("container");
+        fs::create_dir_all(&inner).unwrap();
+        let mut left = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        fs::write(inner.join("cgroup.procs"), left.id().to_string()).unwrap();
+        assert_eq!(pids(&place), left.id().to_string());
+        // Its parent is to reap it, or it would stay a member.
+        let waiting = std::thread::spawn(move || left.wait().unwrap());
+        remove_tree(&place).unwrap();
+        assert!(!place.exists() && !waiting.join().unwrap().success());
     }
 
     #[test]

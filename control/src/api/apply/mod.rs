@@ -142,17 +142,21 @@ pub fn apply(live: Option<&Value>, applied: &Value, writer: &Writer<'_>, force: 
 
 /// Notes who has changed what between two versions of an object by a write that is no apply. Gives `new` with its owners.
 ///
-/// A `managedFields` in `new` that is empty or `[{}]` gives up all that is known of owners, as in Kubernetes.
+/// As in Kubernetes a `managedFields` in `new` of `[{}]` gives up all that is known of owners, and one that can be read and has entries is what the write
+/// begins with: that is how kubectl makes an applier of who updated. A part of an object (`status`) does not write it.
 pub fn update(live: Option<&Value>, new: &Value, writer: &Writer<'_>) -> Value {
     let shape = Some(Shape::Object(writer.kind));
     let given = new["metadata"].get("managedFields").and_then(Value::as_array);
-    let given_up = given.is_some_and(|list| list.iter().all(|e| e.as_object().is_some_and(|o| o.is_empty())));
+    let given_up =
+        given.is_some_and(|list| list.len() == 1 && list[0].as_object().is_some_and(|entry| entry.is_empty()));
     let mut object = new.clone();
     if given_up && live.is_some() {
         managed::write(&mut object, &Owners::new());
         return object;
     }
-    let mut owners = live.and_then(managed::read).unwrap_or_default();
+    let own_door = writer.subresource.is_empty();
+    let said = managed::read(new).filter(|owners| own_door && !owners.is_empty());
+    let mut owners = said.or_else(|| live.and_then(managed::read)).unwrap_or_default();
     let changes = typed::compare(live, Some(new), shape);
     let (set, removed) = (own(changes.set, writer), own(changes.removed, writer));
     let touched = set.union(&removed);

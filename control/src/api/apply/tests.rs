@@ -228,6 +228,27 @@ fn an_update_takes_what_it_changes_from_whoever_had_it() {
 }
 
 #[test]
+fn owners_that_a_write_names_are_what_it_begins_with() {
+    let live = update(None, &pod(json!({"x": "1", "y": "1"}), json!({})), &writer("client-side"));
+    // kubectl makes an applier of whoever updated; what is not applied any more then goes.
+    let mut migrated = live.clone();
+    migrated["metadata"]["managedFields"][0]["manager"] = json!("m");
+    migrated["metadata"]["managedFields"][0]["operation"] = json!("Apply");
+    let taken = update(Some(&live), &migrated, &writer("kubectl"));
+    assert_eq!(taken["metadata"]["managedFields"], migrated["metadata"]["managedFields"]);
+    let less = applied(Some(&taken), &pod(json!({"x": "1"}), json!({})), "m");
+    assert_eq!(less["metadata"]["labels"], json!({"x": "1"}));
+    // What cannot be read, is empty, or comes by another door says nothing.
+    for nothing in [json!([]), json!([{"manager": "m"}]), Value::Null] {
+        let mut new = live.clone();
+        new["metadata"]["managedFields"] = nothing;
+        assert_eq!(update(Some(&live), &new, &writer("kubectl")), live);
+    }
+    let status = Writer { subresource: "status", ..writer("kubectl") };
+    assert_eq!(update(Some(&live), &migrated, &status), live);
+}
+
+#[test]
 fn whoever_updates_again_keeps_what_it_had_and_loses_what_it_removes() {
     let labelled = |labels: Value, live: &Value| {
         let mut new = live.clone();

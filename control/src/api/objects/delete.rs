@@ -44,23 +44,25 @@ impl Objects {
         Err(ApiError::modified(kind, name))
     }
 
-    /// All objects of a query, one after the other. Gives them as they were found.
+    /// All objects of a query, one after the other. `with` is given each as it was found. The revision of which they were found.
     pub async fn delete_collection(
         &self,
         kind: &'static Kind,
         namespace: Option<&str>,
         query: &ListQuery,
         options: &DeleteOptions,
-    ) -> Result<Vec<Value>, ApiError> {
-        let listed = self.list(kind, namespace, query).await?;
-        for object in &listed.items {
-            let of = (meta::text(object, "namespace"), meta::text(object, "name"));
+        mut with: impl FnMut(Value) + Send,
+    ) -> Result<u64, ApiError> {
+        let mut listing = self.listing(kind, namespace, query).await?;
+        while let Some(object) = listing.next().await? {
+            let of = (meta::text(&object, "namespace"), meta::text(&object, "name"));
             match self.delete(kind, of.0, of.1, options).await {
                 Err(error) if !error.is_not_found() => return Err(error),
                 Ok(_) | Err(_) => {}
             }
+            with(object);
         }
-        Ok(listed.items)
+        Ok(listing.revision())
     }
 
     /// What the store has cannot be read, so that nothing can be judged: it goes where that is asked for at once, or nobody could ever mend it.

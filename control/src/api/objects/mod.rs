@@ -7,6 +7,7 @@ mod act;
 mod create;
 mod delete;
 mod fields;
+mod listing;
 pub mod meta;
 mod options;
 mod patch;
@@ -29,6 +30,7 @@ pub use create::success;
 pub use delete::{FOREGROUND, ORPHAN};
 #[cfg(test)]
 pub(super) use fields::without_nulls;
+pub use listing::Listing;
 pub use options::{
     DeleteOptions, Deleted, FieldValidation, Guard, ListQuery, Listed, Patch, Preconditions, Propagation, WatchQuery,
     WriteOptions, Written,

@@ -6,12 +6,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::read::{AT_ONCE, selected, single};
+use super::listing::AT_ONCE;
+use super::read::{selected, single};
 use super::{Objects, WatchQuery, meta, object_of, prefix};
 use crate::api::error::ApiError;
 use crate::api::kinds::Kind;
 use crate::store::any::AnyWatch;
-use crate::store::{Change, Range, Store, StoreError, Watch};
+use crate::store::{Change, Changes, Entry, Range, Store, StoreError, Watch};
 
 /// How long a watch that asked for bookmarks is told nothing: what it knows stays younger than what is compacted.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
@@ -28,8 +29,8 @@ pub struct Watching {
     /// The one object that is meant, where it is only one.
     single: Option<String>,
     phase: Phase,
-    queue: VecDeque<WatchEvent>,
-    /// Up to here everything has been put into the queue, and up to there the watcher has been told so.
+    queue: VecDeque<Due>,
+    /// Up to here everything has been told, and up to there the watcher has been told so.
     known: u64,
     marked: u64,
     mark_at: Instant,
@@ -46,6 +47,17 @@ enum Phase {
         after: u64,
     },
     Following(AnyWatch),
+}
+
+/// What is still to be told. It stays as the store gave it until it is: what waits would take twenty times the room as trees.
+#[derive(Debug)]
+enum Due {
+    There(Entry),
+    Changed(Change),
+    /// Everything up to this revision has been told.
+    Known(u64),
+    /// So has everything that there was.
+    InitialEnd,
 }
 
 /// One event.
@@ -118,9 +130,12 @@ impl Watching {
     /// Waits for the next event. Cancel-safe: what a dropped call would have returned comes with the next one. After an error the watch is over.
     pub async fn next(&mut self) -> Result<WatchEvent, ApiError> {
         loop {
-            if let Some(event) = self.queue.pop_front() {
-                self.mark_at = Instant::now() + BOOKMARK_EVERY;
-                return Ok(event);
+            if let Some(due) = self.queue.pop_front() {
+                if let Some(event) = self.told(due)? {
+                    self.mark_at = Instant::now() + BOOKMARK_EVERY;
+                    return Ok(event);
+                }
+                continue;
             }
             match &mut self.phase {
                 Phase::Listing { .. } => self.list().await?,
@@ -134,15 +149,13 @@ impl Watching {
                     let changes = tokio::select! {
                         changes = watch.next() => changes?,
                         () = sleep_until(self.mark_at), if due => {
-                            self.bookmark(false);
-                            continue;
+                            self.mark_at = Instant::now() + BOOKMARK_EVERY;
+                            return Ok(self.bookmark(false));
                         }
                     };
-                    for change in &changes.changes {
-                        let event = self.event(change)?;
-                        self.queue.extend(event);
-                    }
-                    self.known = self.known.max(changes.revision);
+                    let Changes { changes, revision } = changes;
+                    self.queue.extend(changes.into_iter().map(Due::Changed));
+                    self.queue.push_back(Due::Known(revision));
                 }
             }
         }
@@ -151,44 +164,54 @@ impl Watching {
     /// One page of what there is.
     async fn list(&mut self) -> Result<(), ApiError> {
         let Phase::Listing { at, after } = &self.phase else { return Ok(()) };
-        let range = Range { prefix: self.prefix.clone(), after: after.clone(), limit: Some(AT_ONCE), at: *at };
+        let (prefix, after) = (self.prefix.clone(), after.clone());
+        let range = Range { prefix, after, limit: Some(AT_ONCE), at: *at, ..Range::default() };
         let page = self.objects.store().list(&range).await?;
         if let Some(asked) = self.query.after.filter(|asked| *asked > page.revision.max(1)) {
             return Err(ApiError::future_revision(asked, page.revision));
         }
-        for entry in &page.entries {
-            if self.is_meant(&entry.key) {
-                let object = object_of(self.kind, entry)?;
-                if selected(&object, &self.query.labels, &self.query.fields) {
-                    self.queue.push_back(WatchEvent { kind: EventKind::Added, object });
-                }
-            }
-        }
+        let last = page.entries.last().map(|entry| entry.key.clone());
+        self.queue.extend(page.entries.into_iter().map(Due::There));
         if page.more {
-            let after = page.entries.last().map(|entry| entry.key.clone());
-            self.phase = Phase::Listing { at: Some(page.revision), after };
+            self.phase = Phase::Listing { at: Some(page.revision), after: last };
         } else {
-            self.known = page.revision.max(1);
             self.phase = Phase::Opening { after: page.revision };
-            if self.query.send_initial {
-                self.bookmark(true);
-            }
+            self.queue.push_back(Due::Known(page.revision.max(1)));
+            self.queue.extend(self.query.send_initial.then_some(Due::InitialEnd));
         }
         Ok(())
+    }
+
+    /// None: the watcher is not told of it.
+    fn told(&mut self, due: Due) -> Result<Option<WatchEvent>, ApiError> {
+        match due {
+            Due::There(entry) if self.is_meant(&entry.key) => {
+                let object = object_of(self.kind, &entry)?;
+                let chosen = selected(&object, &self.query.labels, &self.query.fields);
+                Ok(chosen.then_some(WatchEvent { kind: EventKind::Added, object }))
+            }
+            Due::There(_) => Ok(None),
+            Due::Changed(change) => self.event(&change),
+            Due::Known(revision) => {
+                self.known = self.known.max(revision);
+                Ok(None)
+            }
+            Due::InitialEnd => Ok(Some(self.bookmark(true))),
+        }
     }
 
     fn is_meant(&self, key: &str) -> bool {
         self.single.as_deref().is_none_or(|single| single == key)
     }
 
-    fn bookmark(&mut self, initial_end: bool) {
+    fn bookmark(&mut self, initial_end: bool) -> WatchEvent {
         let mut metadata = json!({"resourceVersion": self.known.to_string(), "creationTimestamp": null});
         if initial_end {
             metadata["annotations"] = json!({INITIAL_END: "true"});
         }
         let object = json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata});
         self.marked = self.known;
-        self.queue.push_back(WatchEvent { kind: EventKind::Bookmark, object });
+        WatchEvent { kind: EventKind::Bookmark, object }
     }
 
     /// What a change is to whoever sees only what the query means: an object that begins to match is added, one that no longer does is deleted.

@@ -81,7 +81,8 @@ impl Order {
     pub fn arrange(&self, items: Vec<Value>, before: &Places) -> Vec<Value> {
         let was = |item: &Value| self.identity(item).and_then(|i| before.get(&i).copied());
         let (mut named, others): (Vec<Value>, Vec<Value>) = items.into_iter().partition(|i| self.place(i).is_some());
-        named.sort_by_key(|item| self.place(item));
+        // What tells an item apart is made of it: once, not for each comparison.
+        named.sort_by_cached_key(|item| self.place(item));
         let placed = |item: Value| (was(&item), item);
         let named = named.into_iter().map(placed).map(|(was, item)| (item, was)).collect();
         // What a patch adds without naming it comes last.

@@ -246,3 +246,10 @@ fn lines_stand_in_order_and_every_message_that_is_meant_is_there() {
         }
     }
 }
+
+#[test]
+fn a_body_of_many_nothings_is_refused() {
+    let containers = |count: usize| enveloped("v1", "Pod", &in_field(2, &[0x12, 0x00].repeat(count)));
+    assert!(decode(&containers(1000)).is_ok());
+    assert!(matches!(decode(&containers(VALUES_MAX)), Err(ProtobufError::TooMany)));
+}

@@ -70,6 +70,15 @@ impl Strategy for DaemonSet {
         causes.not_negative("spec.minReadySeconds", &spec["minReadySeconds"]);
         causes.not_negative("spec.revisionHistoryLimit", &spec["revisionHistoryLimit"]);
         strategy(&spec["updateStrategy"], causes);
+        // By the reader by which it will be judged: what that does not understand would be nobody's.
+        if causes.is_empty() {
+            // Its own name is judged elsewhere.
+            let mut named = object.clone();
+            (named["metadata"]["name"], named["metadata"]["namespace"]) = (json!("d"), json!("default"));
+            if let Err(unreadable) = convert::daemonset(&named) {
+                causes.invalid("spec.template.spec", &json!({}), &unreadable.reason);
+            }
+        }
     }
 
     fn prepare_update(&self, sub: &str, new: &mut Value, old: &Value, _now: Timestamp) {

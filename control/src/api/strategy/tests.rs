@@ -300,6 +300,13 @@ fn a_daemonset_is_judged_by_its_own_rules_too() {
             "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in DaemonSet is not Supported",
         ),
         (
+            "/spec/template/spec/affinity",
+            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "a", "operator": "in", "values": ["b"]}]},
+            ]}}}),
+            "spec.template.spec: Invalid value: {}: ",
+        ),
+        (
             rolling,
             json!({"type": "Recreate"}),
             "spec.updateStrategy.type: Unsupported value: \"Recreate\": supported values: \"RollingUpdate\", \"OnDelete\"",

@@ -32,6 +32,17 @@ fn a_new_template_gets_the_next_number_and_pods_its_hash() {
 }
 
 #[test]
+fn the_longest_name_leaves_room_for_the_hash() {
+    let mut set = of("v1");
+    set.name = "d".repeat(253);
+    let decision = decided(&set, vec![], vec![]);
+    let [Step::CreateRevision { name, hash, .. }, Step::CreatePod { .. }] = &decision.steps[..] else {
+        panic!("{:?}", decision.steps)
+    };
+    assert_eq!(*name, format!("{}-{hash}", "d".repeat(223)));
+}
+
+#[test]
 fn a_template_with_a_revision_gets_no_other() {
     assert_eq!(revision_steps(&decided(&of("v1"), vec![revision("v1", 1)], vec![])), []);
 }

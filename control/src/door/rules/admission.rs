@@ -19,16 +19,18 @@ use crate::api::objects::Guard;
 /// Rules that are named in a refusal: enough to see what is meant.
 const NAMED_MAX: usize = 10;
 
-/// One user's writes.
+/// One user's writes, by one request.
 struct Admission {
     authorizer: Authorizer,
     user: Identity,
+    /// What the request was allowed as.
+    verb: &'static str,
 }
 
 impl Authorizer {
-    /// What a write of this user is to be judged by; None: he may do everything.
-    pub fn guard(&self, user: &Identity) -> Option<Arc<dyn Guard>> {
-        let admission = || Admission { authorizer: self.clone(), user: user.clone() };
+    /// What a write of this user, who was allowed this verb, is to be judged by; None: he may do everything.
+    pub fn guard(&self, user: &Identity, verb: &'static str) -> Option<Arc<dyn Guard>> {
+        let admission = || Admission { authorizer: self.clone(), user: user.clone(), verb };
         (!user.is_in(MASTERS)).then(|| Arc::new(admission()) as Arc<dyn Guard>)
     }
 }
@@ -42,6 +44,9 @@ impl Guard for Admission {
         old: Option<&'a Value>,
     ) -> Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>> {
         Box::pin(async move {
+            if old.is_none() && self.verb != "create" {
+                self.creation(kind, new).await?;
+            }
             if let Some(node) = self.user.node()
                 && matches!(kind.group, "" | "coordination.k8s.io")
                 && let Some(why) = node::refuses(node, kind.resource, sub, new, old)
@@ -58,10 +63,18 @@ impl Guard for Admission {
 }
 
 impl Admission {
+    /// An apply or an update that makes what was not there is a creation too, and has to be allowed as one.
+    async fn creation(&self, kind: &'static Kind, new: &Value) -> Result<(), ApiError> {
+        let (namespace, name) = names(new);
+        let Kind { group, resource, .. } = *kind;
+        let asked = Attributes { verb: "create", group, resource, namespace, name, ..Attributes::default() };
+        self.authorizer.check(&self.user, &asked, Some(kind)).await
+    }
+
     /// A role gives no more than its writer has, unless he may `escalate` it.
     async fn role(&self, kind: &'static Kind, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
-        let given = ["rules", "aggregationRule"];
-        if old.is_some_and(|old| given.iter().all(|key| old[*key] == new[*key])) {
+        // Labels too: by them other roles take up what this one gives.
+        if old.is_some_and(|old| is_only_collected(old, new)) {
             return Ok(());
         }
         let (namespace, name) = names(new);
@@ -69,7 +82,7 @@ impl Admission {
             return Ok(());
         }
         let mut wanted = Rule::all_of(&new["rules"]);
-        if !new["aggregationRule"].is_null() {
+        if !new["aggregationRule"].is_null() || old.is_some_and(|old| !old["aggregationRule"].is_null()) {
             // What others label later becomes this role's: nobody with less than everything can promise that.
             wanted = vec![everything(), everywhere()];
         }
@@ -121,6 +134,19 @@ impl Admission {
         );
         Err(ApiError::forbidden(kind, name, &why))
     }
+}
+
+/// Whether nothing but what the garbage collection changes is different: that has to be possible for whoever removes an owner.
+fn is_only_collected(old: &Value, new: &Value) -> bool {
+    let judged = |object: &Value| {
+        let mut judged = object.clone();
+        if let Some(metadata) = judged["metadata"].as_object_mut() {
+            let own = ["resourceVersion", "managedFields", "generation", "ownerReferences", "finalizers"];
+            metadata.retain(|field, _| !own.contains(&field.as_str()));
+        }
+        judged
+    };
+    judged(old) == judged(new)
 }
 
 fn names(object: &Value) -> (&str, &str) {

@@ -62,6 +62,7 @@ fn roles() -> Vec<Value> {
     edit.extend([
         rule(&WRITE, &[""], &["pods", "configmaps", "secrets", "serviceaccounts", "services", "events"]),
         rule(&READ, &[""], &["secrets"]),
+        rule(&["impersonate"], &[""], &["serviceaccounts"]),
         rule(
             &["create"],
             &[""],

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod bootstrap;
+mod impersonation;
 mod node;
 pub mod review;
 mod roles;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub use self::node::is_mirror;
+pub use self::node::{is_mirror, may_propose};
 use self::roles::{GROUP, Roles};
 use super::authority::MASTERS;
 use super::identity::Identity;

@@ -18,8 +18,6 @@ const PAGE: usize = 500;
 static SEARCHES: Semaphore = Semaphore::const_new(2);
 /// Where nodes' Leases are.
 const LEASES: &str = "kube-node-lease";
-/// The domain of labels that say what a node may be trusted with.
-const RESTRICTED: &str = "node-restriction.kubernetes.io";
 /// The annotation of a static pod's mirror.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -137,7 +135,7 @@ pub fn refuses(node: &str, resource: &str, sub: &str, new: &Value, old: Option<&
             Some("a node cannot give its Node owners or finalizers")
         }
         ("nodes", None) if has_restricted_label(new) => {
-            Some("a node cannot give itself labels of node-restriction.kubernetes.io")
+            Some("a node cannot give itself labels of kubernetes.io or k8s.io but those that say what the machine is")
         }
         ("nodes", None) => None,
         ("nodes", Some(_)) if !is_same("/metadata/ownerReferences") || !is_same("/metadata/finalizers") => {
@@ -197,10 +195,28 @@ fn mentions_any(spec: &Value) -> bool {
 }
 
 fn has_restricted_label(node: &Value) -> bool {
-    let labels = node["metadata"]["labels"].as_object().into_iter().flatten();
-    labels.filter_map(|(key, _)| key.split_once('/')).any(|(domain, _)| {
-        domain == RESTRICTED || domain.strip_suffix(RESTRICTED).is_some_and(|before| before.ends_with('.'))
-    })
+    node["metadata"]["labels"].as_object().into_iter().flatten().any(|(key, _)| !may_propose(key))
+}
+
+/// Kubernetes' rule (admission plugin NodeRestriction): of its own names only those that say what the machine is.
+pub fn may_propose(key: &str) -> bool {
+    const OWN: [&str; 11] = [
+        "kubernetes.io/hostname",
+        "kubernetes.io/arch",
+        "kubernetes.io/os",
+        "beta.kubernetes.io/arch",
+        "beta.kubernetes.io/os",
+        "beta.kubernetes.io/instance-type",
+        "node.kubernetes.io/instance-type",
+        "failure-domain.beta.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "topology.kubernetes.io/zone",
+    ];
+    let Some((of, _)) = key.split_once('/') else { return true };
+    let within = |domain: &str| of == domain || of.ends_with(&format!(".{domain}"));
+    let theirs = within("kubernetes.io") || within("k8s.io");
+    !theirs || OWN.contains(&key) || within("node.kubernetes.io") || within("kubelet.kubernetes.io")
 }
 
 /// Whether both are the same; what is absent, null or empty is nothing.

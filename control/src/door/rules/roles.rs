@@ -125,7 +125,9 @@ impl Rule {
             let (resource, subresource) = asked.split_once('/').unwrap_or((asked, ""));
             self.resources.iter().any(|own| own == asked || covers_resource(own, resource, subresource))
         };
-        let names = self.names.is_empty() || (!atom.names.is_empty() && all(&self.names, &atom.names));
+        // A name is a name: `*` is none that means all.
+        let named = || !atom.names.is_empty() && atom.names.iter().all(|name| self.names.contains(name));
+        let names = self.names.is_empty() || named();
         let urls = |asked: &String| self.urls.iter().any(|own| covers_url(own, asked));
         all(&self.verbs, &atom.verbs)
             && all(&self.groups, &atom.groups)

@@ -189,6 +189,7 @@ fn nobody_is_given_what_the_giver_does_not_have() {
             &json!({ "verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "b"] }),
         ),
         Rule::of(&json!({ "verbs": ["get"], "nonResourceURLs": ["/metrics/*"] })),
+        Rule::of(&json!({ "verbs": ["get"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["*"] })),
     ];
     let held: Vec<&Rule> = held.iter().collect();
     let lacks = |rule: Value| !missing(&held, &[Rule::of(&rule)]).is_empty();
@@ -204,6 +205,7 @@ fn nobody_is_given_what_the_giver_does_not_have() {
         rule(&["get"], &[""], &["pods/log"]),
         rule(&["get"], &[""], &["secrets"]),
         json!({ "verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "c"] }),
+        json!({ "verbs": ["get"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["x"] }),
         json!({ "verbs": ["get"], "nonResourceURLs": ["*"] }),
         json!({ "verbs": ["get"], "nonResourceURLs": ["/metrics"] }),
     ] {
@@ -256,7 +258,8 @@ impl World {
 
     /// Whether a write is let through, and what is said otherwise.
     async fn write(&self, who: &Identity, kind: (&str, &str), new: &Value, old: Option<&Value>) -> Result<(), String> {
-        let Some(guard) = self.authorizer.guard(who) else { return Ok(()) };
+        let verb = if old.is_none() { "create" } else { "update" };
+        let Some(guard) = self.authorizer.guard(who, verb) else { return Ok(()) };
         let kind = kinds::by_kind(kind.0, "v1", kind.1).unwrap();
         guard.check(kind, "", new, old).await.map_err(|error| {
             assert_eq!(error.code, 403);
@@ -447,6 +450,7 @@ async fn a_node_writes_nothing_that_would_give_it_more() {
     for bad in [
         restricted("node-restriction.kubernetes.io/trusted"),
         restricted("x.node-restriction.kubernetes.io/trusted"),
+        restricted("node-role.kubernetes.io/control-plane"),
         with("ownerReferences", json!([{ "kind": "Node", "name": "w2" }])),
         with("finalizers", json!(["x/y"])),
         changed("/metadata/name", json!("w2")),
@@ -536,7 +540,13 @@ async fn rights_are_given_by_who_has_them_or_may_give_them() {
     assert!(world.write(&ann, of_role, &elsewhere, None).await.is_err(), "held in another namespace only");
     let mut labelled = wide.clone();
     labelled["metadata"]["labels"] = json!({ "a": "b" });
-    assert_eq!(world.write(&ann, of_role, &labelled, Some(&wide)).await, Ok(()), "what it gives is as it was");
+    assert!(
+        world.write(&ann, of_role, &labelled, Some(&wide)).await.is_err(),
+        "another role may take it up by its labels"
+    );
+    let mut collected = wide.clone();
+    collected["metadata"]["finalizers"] = json!(["orphan"]);
+    assert_eq!(world.write(&ann, of_role, &collected, Some(&wide)).await, Ok(()), "what it gives is as it was");
     assert_eq!(world.write(&bob, of_role, &wide, None).await, Ok(()), "he may escalate this one");
     assert!(world.write(&bob, of_role, &role("a", "other", &[rule(&["get"], &[""], &["pods"])]), None).await.is_err());
     let mut aggregating = role("", "wide-open", &[]);
@@ -552,6 +562,24 @@ async fn rights_are_given_by_who_has_them_or_may_give_them() {
     let mut more_subjects = bound(("ClusterRole", "view"));
     more_subjects["subjects"] = json!([person("ann")]);
     assert!(world.write(&ann, of_binding, &more_subjects, Some(&bound(("ClusterRole", "view")))).await.is_err());
+}
+
+#[tokio::test]
+async fn who_may_only_change_creates_nothing() {
+    let rules =
+        [rule(&["patch", "update"], &[""], &["pods"]), rule(&["create"], &["coordination.k8s.io"], &["leases"])];
+    let more = [("roles", role("a", "r", &rules)), ("rolebindings", binding("a", "b", ("Role", "r"), person("ann")))];
+    let world = world(&more).await;
+    let by = |verb| world.authorizer.guard(&user("ann", &[]), verb).expect("she may not do everything");
+    let object = |namespace: &str| json!({ "metadata": { "name": "x", "namespace": namespace } });
+    let (pods, leases) =
+        (kinds::by_kind("", "v1", "Pod").unwrap(), kinds::by_kind("coordination.k8s.io", "v1", "Lease").unwrap());
+    let said = by("patch").check(pods, "", &object("a"), None).await.unwrap_err();
+    let words = "pods \"x\" is forbidden: User \"ann\" cannot create resource \"pods\" in API group \"\" in the namespace \"a\"";
+    assert_eq!((said.code, said.message.as_str()), (403, words));
+    assert!(by("patch").check(pods, "", &object("a"), Some(&object("a"))).await.is_ok());
+    assert!(by("update").check(leases, "", &object("a"), None).await.is_ok());
+    assert!(by("update").check(leases, "", &object("b"), None).await.is_err());
 }
 
 #[tokio::test]

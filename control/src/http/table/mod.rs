@@ -104,8 +104,7 @@ pub struct Form {
 impl Form {
     /// A Table of these objects. `metadata`: of the list. `columns`: the definitions too; a watch says them once.
     pub fn table(&self, items: Vec<Value>, metadata: Value, now: Timestamp, columns: bool) -> Value {
-        let definitions: Vec<Value> =
-            if columns { self.shown.columns.iter().map(Column::definition).collect() } else { Vec::new() };
+        let definitions = if columns { self.definitions() } else { json!([]) };
         let rows: Vec<Value> = items.into_iter().map(|object| self.row(object, now)).collect();
         json!({
             "kind": "Table",
@@ -116,7 +115,11 @@ impl Form {
         })
     }
 
-    fn row(&self, object: Value, now: Timestamp) -> Value {
+    pub fn definitions(&self) -> Value {
+        self.shown.columns.iter().map(Column::definition).collect()
+    }
+
+    pub fn row(&self, object: Value, now: Timestamp) -> Value {
         let mut row = Map::new();
         row.insert("cells".to_owned(), (self.shown.cells)(&object, now).into());
         match self.include {

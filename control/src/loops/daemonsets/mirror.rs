@@ -14,6 +14,7 @@ use crate::api::error::ApiError;
 use crate::api::objects::Objects;
 use crate::convert;
 use crate::daemonset::{Contact, DaemonSet, Node, Pod, Revision, Seen};
+use crate::rollout::revision_base;
 
 /// A DaemonSet by its namespace and name.
 pub type Key = (String, String);
@@ -144,7 +145,7 @@ impl Mirror {
             nodes: self.nodes.clone(),
             pods: pods.filter(|pod| theirs(pod.controller.as_ref(), &pod.labels)).cloned().collect(),
             revisions: revisions
-                .filter(|r| theirs(r.controller.as_ref(), &r.labels) || r.name.starts_with(&set.name))
+                .filter(|r| theirs(r.controller.as_ref(), &r.labels) || r.name.starts_with(revision_base(&set.name)))
                 .cloned()
                 .collect(),
         }

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::daemonset::{DaemonSet, GENERATION_LABEL, HASH_LABEL};
+use crate::rollout::revision_name;
 
 /// The automatic tolerations of daemon pods. The last is for pods with the node's network only.
 const TOLERATIONS: [(&str, &str); 7] = [
@@ -89,7 +90,7 @@ pub fn revision(set: &DaemonSet, set_object: &Value, hash: &str, number: i64, da
     let mut labels = data["spec"]["template"]["metadata"]["labels"].as_object().cloned().unwrap_or_default();
     labels.insert(HASH_LABEL.into(), json!(hash));
     let mut metadata = json!({
-        "name": format!("{}-{hash}", set.name), "namespace": set.namespace, "labels": labels, "ownerReferences": [owner(set)],
+        "name": revision_name(&set.name, hash), "namespace": set.namespace, "labels": labels, "ownerReferences": [owner(set)],
     });
     if set_object["metadata"]["annotations"].is_object() {
         metadata["annotations"] = set_object["metadata"]["annotations"].clone();

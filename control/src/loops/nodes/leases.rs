@@ -42,7 +42,11 @@ impl Leases {
     }
 
     async fn renew(&self, node: &str, at: Timestamp) -> Result<(), ApiError> {
-        let spec = json!({"holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": micros(at)});
+        let renewed = json!(micros(at));
+        if let Some(as_read) = of::moment(&renewed) {
+            self.contacts.renewing(node, as_read);
+        }
+        let spec = json!({"holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": renewed});
         let patch = Patch::Merge(json!({"spec": spec}));
         match self.objects.patch(*LEASES, LEASE_NAMESPACE, node, "", patch, &writer()).await {
             Err(error) if error.is_not_found() => {}
@@ -99,7 +103,7 @@ impl Looks for Leases {
         if !self.nodes.contains(node) {
             return Ok(Looked::Gone);
         }
-        let heard = self.contacts.of(node);
+        let heard = self.contacts.of_here(node);
         match decide(self.renewed.get(node).copied(), &heard, self.nodes.len(), now) {
             Verdict::Renew(at) => {
                 match self.renew(node, at).await {
@@ -132,7 +136,8 @@ fn decide(renewed: Option<Timestamp>, heard: &Heard, fleet: usize, now: Timestam
     }
     let every = renew_every(fleet);
     match renewed {
-        Some(before) if heard.at < after(before, every) => {
+        // One that lies ahead is by a clock of another endpoint, and says nothing of when it is due.
+        Some(before) if before <= now && heard.at < after(before, every) => {
             Verdict::Wait(after(before, every).max(after(now, RENEW_EVERY / 10)))
         }
         Some(_) | None => Verdict::Renew(heard.at),
@@ -178,5 +183,6 @@ mod tests {
             "what was not heard renews nothing"
         );
         assert_eq!(decide(Some(at(0)), &heard(0), 1, at(50)), Verdict::Silent);
+        assert_eq!(decide(Some(at(9999)), &heard(5), 1, at(6)), Verdict::Renew(at(5)));
     }
 }

@@ -14,6 +14,9 @@ use super::super::{
 /// Revisions that one transaction of a compaction forgets: writes get in between.
 const FORGOTTEN_MAX: u64 = 2_000;
 
+/// A page that has a limit ends behind this many bytes too: of large objects the number alone bounds nothing.
+const PAGE_BYTES_MAX: usize = 4 << 20;
+
 /// Key and revision; see [`packed`].
 pub const OBJECTS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("objects");
 /// The newest revision of every object that exists.
@@ -57,9 +60,11 @@ pub fn list(database: &Database, range: &Range) -> Result<Result<Page, StoreErro
     let objects = transaction.open_table(OBJECTS)?;
     let limit = range.limit.unwrap_or(usize::MAX);
     let (mut entries, mut more, mut remaining) = (Vec::new(), false, 0_u64);
+    let mut bytes = 0_usize;
     let mut take = |entry: Entry| {
-        more = entries.len() >= limit;
+        more = entries.len() >= limit || (range.limit.is_some() && bytes >= PAGE_BYTES_MAX);
         if !more {
+            bytes = bytes.saturating_add(entry.value.len());
             entries.push(entry);
         }
         more
@@ -74,6 +79,9 @@ pub fn list(database: &Database, range: &Range) -> Result<Result<Page, StoreErro
             }
             if remaining > 0 {
                 // The page is full: what follows is only counted.
+                if !range.counted {
+                    break;
+                }
                 remaining = remaining.saturating_add(1);
                 continue;
             }
@@ -82,7 +90,8 @@ pub fn list(database: &Database, range: &Range) -> Result<Result<Page, StoreErro
                 remaining = 1;
             }
         }
-        return Ok(Ok(Page { entries, revision: at, more, remaining: Some(remaining) }));
+        let remaining = (range.counted || !more).then_some(remaining);
+        return Ok(Ok(Page { entries, revision: at, more, remaining }));
     }
     // All revisions of a key lie together: the last one that is not too new is the object as it was.
     let mut newest_of_key: Option<Entry> = None;

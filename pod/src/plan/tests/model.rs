@@ -18,6 +18,7 @@ use crate::record::{Course, Lifecycle, Record};
 use crate::sample;
 use crate::spec::{PodTemplate, Resources, Role};
 use crate::time::{Moment, Now};
+use crate::turns::{Standing, Turn, standing};
 
 pub struct Model {
     pub workload: WorkloadKey,
@@ -33,6 +34,7 @@ pub struct Model {
     pub resized: BTreeMap<Uid, u64>,
     pub health: BTreeMap<RunKey, Health>,
     pub silent: BTreeMap<Uid, Now>,
+    pub turn: Turn,
     pub now: u64,
     pub boot: u32,
     /// Whether daemons end when they are told to stop.
@@ -86,6 +88,7 @@ impl Model {
             resized: BTreeMap::new(),
             health: BTreeMap::new(),
             silent: BTreeMap::new(),
+            turn: Turn::default(),
             now: 1_000_000,
             boot: 0,
             obedient: true,
@@ -121,7 +124,12 @@ impl Model {
         self.view(|view| end_strays(view, strays))
     }
 
-    fn view(&self, of: impl Fn(&View<'_>) -> Plan) -> Plan {
+    /// How it stands for the others on the node.
+    pub fn standing(&self) -> Standing {
+        self.view(|view| standing(view, None))
+    }
+
+    fn view<T>(&self, of: impl Fn(&View<'_>) -> T) -> T {
         let in_flight = self.in_flight.keys().cloned().collect();
         let boot_id = self.boot_id();
         let view = View {
@@ -135,6 +143,7 @@ impl Model {
             resized: &self.resized,
             health: &self.health,
             silent: &self.silent,
+            turn: &self.turn,
             now: self.now(),
             boot_id: &boot_id,
         };
@@ -542,6 +551,7 @@ impl Model {
             image_id: String::new(),
             adapted: String::new(),
             not_refreshed: String::new(),
+            image: String::new(),
             user: None,
             state,
         });

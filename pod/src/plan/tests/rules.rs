@@ -4,7 +4,7 @@ use std::sync::Arc;
 use crate::desired::{UpdateStrategy, Wanted};
 use crate::digest;
 use crate::observed::{ContainerState, ImageState, SandboxState};
-use crate::plan::{Change, Plan, SHIM_PATIENCE, SHIM_SILENT, STRAY_GRACE, Signal, Step, Stray};
+use crate::plan::{Change, OTHER_IMAGE, Plan, SHIM_PATIENCE, SHIM_SILENT, STRAY_GRACE, Signal, Step, Stray};
 use crate::record::{Course, Lifecycle};
 use crate::sample;
 use crate::spec::{EnvValue, EnvVar, PodField, STANDBY_ANNOTATION};
@@ -474,6 +474,37 @@ fn other_words_for_the_same_thing_only_change_the_record() {
     assert!(matches!(&plan.steps[..], [Step::Remember { change: Change::Document { .. }, .. }]), "{plan:?}");
     model.settle();
     assert_eq!(model.pods[0].record.document, wanted.document);
+}
+
+#[test]
+fn run_of_another_image_is_ended_and_followed_at_once_whatever_failed_before() {
+    let mut model = running(&["a", "b"]);
+    let memory = model.pods[0].record.containers.get_mut("a").unwrap();
+    memory.failures = 4;
+    model.pods[0].containers[0].image = "former".into();
+    let plan = until(&mut model, |step| matches!(step, Step::Remember { .. }));
+    let Step::Remember { change: Change::Stopping { container, stopping }, .. } = &plan.steps[0] else {
+        panic!("{plan:?}")
+    };
+    assert_eq!((container.as_str(), stopping.attempt, stopping.message.as_str()), ("a", 0, OTHER_IMAGE));
+    let begin = model.now;
+    model.settle();
+    assert_eq!(states(&model, 0).len(), 2);
+    assert!(states(&model, 0).contains(&(1, &ContainerState::Running { pid: 7 })), "{:?}", states(&model, 0));
+    assert!(model.now < begin + 10_000, "no failure of the new image is known");
+    assert_eq!(model.pods[0].record.containers["a"].failures, 0);
+    assert_eq!(model.pods[0].record.containers["b"].next_attempt(), 0, "its neighbour is not touched");
+    assert_eq!(model.admitted, 1);
+}
+
+#[test]
+fn run_that_stands_created_with_another_image_is_never_started() {
+    let mut model = Model::new(revision(0, &["a"]));
+    until(&mut model, starts);
+    model.restart_agent(false);
+    model.pods[0].containers[0].image = "former".into();
+    let plan = model.plan();
+    assert!(matches!(&plan.steps[..], [Step::Delete { attempt: 0, .. }]), "{plan:?}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::runtime::containerd::image_facts::ImageConfig;
-use crate::seams::Sandbox;
+use crate::seams::{OwnUsers, Sandbox};
 
 /// Everything that a spec is made of, to be changed by a test.
 struct Case {
@@ -85,6 +85,7 @@ fn case() -> Case {
                 host_network: false,
                 host_pid: false,
                 host_ipc: false,
+                own_users: false,
                 share_processes: false,
                 sysctls: Default::default(),
                 priority: 0,
@@ -109,6 +110,7 @@ fn case() -> Case {
             hostname: "a-x7f2k".into(),
             host_ips: vec!["198.18.0.1".parse().expect("an address")],
             pod_ips: vec!["198.18.0.9".parse().expect("an address")],
+            users: None,
             ..Sandbox::default()
         },
         image: ImageFacts {
@@ -719,4 +721,33 @@ fn specs_are_the_same_whatever_the_order_of_their_capabilities() {
     assert!(!is_same(&spec, &of(&["CAP_CHOWN", "CAP_KILL"], &["b", "a"])));
     assert!(!is_same(&spec, &of(&["CAP_CHOWN"], &["a", "b"])));
     assert!(!is_same(b"no spec", b"no spec"));
+}
+
+#[test]
+fn a_pod_with_users_of_its_own_has_them_in_its_namespace_and_on_its_files() {
+    let mut it = case();
+    it.sandbox.users = Some(OwnUsers { first: 7 << 16 });
+    it.sandbox.namespaces.insert("user".into(), "/run/n/user".into());
+    it.mount("data", "/data", false);
+    it.mount("device", "/dev/x", false);
+    let device = HostDevice { path: "/dev/x".into(), block: false, major: 1, minor: 1, mode: 0o600, uid: 0, gid: 0 };
+    it.volume_devices.insert("device".into(), device);
+    let json = it.json();
+    let mapping = json!([{"containerID": 0, "hostID": 7 << 16, "size": 65536}]);
+    assert_eq!((&json["linux"]["uidMappings"], &json["linux"]["gidMappings"]), (&mapping, &mapping));
+    let namespaces = json["linux"]["namespaces"].as_array().expect("a list");
+    assert!(namespaces.contains(&json!({"type": "user", "path": "/run/n/user"})), "{namespaces:?}");
+    for place in ["/data", "/etc/hosts", "/dev/shm"] {
+        let mount = mount_at(&json, place);
+        assert_eq!((&mount["uidMappings"], &mount["gidMappings"]), (&mapping, &mapping), "{place}");
+    }
+    assert_eq!(mount_at(&json, "/dev/x").get("uidMappings"), None, "the kernel maps no devices");
+    assert_eq!(mount_at(&json, "/proc").get("uidMappings"), None);
+    assert!(json["linux"]["maskedPaths"].is_array());
+    it.main().security.unmasked_proc = true;
+    let json = it.json();
+    assert_eq!((json["linux"].get("maskedPaths"), json["linux"].get("readonlyPaths")), (None, None));
+    assert!(json["linux"]["seccomp"].is_object(), "that alone changes");
+    it.main().security.run_as_user = Some(70_000);
+    assert_eq!(it.try_spec().unwrap_err(), SpecError::BeyondOwnUsers(70_000));
 }

@@ -1,14 +1,17 @@
 //! Real kubectl, Debian's (1.20) and a current one, against the HTTP door on loopback: what they print and what they refuse. Both come from
 //! scripts/kubectl.sh; one that is not there is skipped.
 
+mod program;
+#[path = "../serving/mod.rs"]
 mod serving;
 
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use program::Kubectl;
 use serde_json::{Value, json};
 use serving::Serving;
 use tests::skip::skipped;
@@ -43,17 +46,19 @@ macro_rules! for_both {
         mod with_current {
             $(#[test]
             fn $name() {
-                super::with("current", super::$name);
+                crate::with("current", super::$name);
             })*
         }
         mod with_debians {
             $(#[test]
             fn $name() {
-                super::with("debian", super::$name);
+                crate::with("debian", super::$name);
             })*
         }
     };
 }
+
+mod verbs;
 
 for_both!(
     what_there_is_is_shown_in_every_form,
@@ -70,7 +75,7 @@ for_both!(
     who_may_what_is_asked_and_answered,
 );
 
-fn with(name: &str, test: fn(&Kubectl, bool)) {
+pub fn with(name: &str, test: fn(&Kubectl, bool)) {
     let Some(program) = Kubectl::program(name) else {
         return skipped(&format!("there is no target/kubectl/{name}; scripts/kubectl.sh fetches it"));
     };
@@ -498,7 +503,17 @@ fn logs_come_from_the_node_or_say_why_not(kubectl: &Kubectl, _: bool) {
 fn who_may_what_is_asked_and_answered(kubectl: &Kubectl, is_current: bool) {
     assert_eq!(kubectl.ok(&["auth", "can-i", "create", "daemonsets.apps"]), "yes\n");
     assert!(kubectl.ok(&["auth", "can-i", "--list"]).contains("*.*"));
-    assert!(kubectl.fails(&["get", "ns", "--as=somebody"]).contains("acting as another user is not offered"));
+    // As another: what he may, and nothing more.
+    let refused = kubectl.fails(&["get", "ns", "--as=somebody", "--as-group=people"]);
+    let expected = "namespaces is forbidden: User \"somebody\" cannot list resource \"namespaces\" in API group \"\" at the cluster scope";
+    assert!(refused.contains(expected), "{refused}");
+    kubectl.ok(&["create", "clusterrolebinding", "watchers", "--clusterrole=view", "--group=people"]);
+    assert!(
+        kubectl.ok(&["get", "ns", "--as=somebody", "--as-group=people", "-o", "name"]).contains("namespace/default")
+    );
+    assert_eq!(kubectl.run(&["auth", "can-i", "delete", "pods", "--as=somebody"]).out, "no\n");
+    let refused = kubectl.fails(&["get", "ns", "--as-group=people", "--as="]);
+    assert!(refused.contains("impersonat"), "{refused}");
     if is_current {
         assert!(kubectl.ok(&["auth", "whoami"]).contains("system:masters"));
         kubectl.ok(&["create", "serviceaccount", "bot"]);
@@ -530,70 +545,4 @@ fn as_bearer(serving: &Serving, token: &str) -> PathBuf {
     let path = serving.dir.path().join("bearer.kubeconfig");
     std::fs::write(&path, config.to_string()).expect("written");
     path
-}
-
-/// One kubectl program.
-struct Kubectl<'a> {
-    serving: &'a Serving,
-    program: PathBuf,
-}
-
-/// What it printed.
-#[derive(Debug)]
-struct Printed {
-    out: String,
-    err: String,
-    good: bool,
-}
-
-impl Kubectl<'_> {
-    /// The current one or Debian's, where scripts/kubectl.sh has put them.
-    fn program(name: &str) -> Option<PathBuf> {
-        let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/kubectl").join(name);
-        place.exists().then_some(place)
-    }
-
-    /// A file for `-f`.
-    fn file(&self, name: &str, text: &str) -> String {
-        let path = self.serving.dir.path().join(name);
-        std::fs::write(&path, text).expect("written");
-        path.display().to_string()
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        // Its cache lies in HOME; nothing of the machine's own configuration is read.
-        let home = self.serving.dir.path().join(self.program.file_name().expect("a program"));
-        command.env_clear().env("HOME", home).env("KUBECONFIG", self.serving.kubeconfig());
-        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null()).args(arguments);
-        command
-    }
-
-    /// Runs it to its end, whatever that is.
-    fn run(&self, arguments: &[&str]) -> Printed {
-        Printed::of(self.command(arguments).output().expect("it starts"))
-    }
-
-    /// What it says when all is well.
-    #[track_caller]
-    fn ok(&self, arguments: &[&str]) -> String {
-        let printed = self.run(arguments);
-        assert!(printed.good, "{arguments:?}: {printed:?}");
-        printed.out
-    }
-
-    /// What it complains of.
-    #[track_caller]
-    fn fails(&self, arguments: &[&str]) -> String {
-        let printed = self.run(arguments);
-        assert!(!printed.good, "{arguments:?}: {printed:?}");
-        printed.err
-    }
-}
-
-impl Printed {
-    fn of(output: Output) -> Printed {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it prints text");
-        Printed { out: text(output.stdout), err: text(output.stderr), good: output.status.success() }
-    }
 }

@@ -1,0 +1,156 @@
+//! What is left out of a bundle: values that may be secrets. Pure.
+//!
+//! Driven by the word `debug bundle`. Names stay, values go: a report is read by strangers.
+
+use serde_json::Value;
+
+/// What stands for a value that was left out.
+pub const LEFT_OUT: &str = "<left out>";
+
+/// A name with one of these in it is a secret's, whatever its value looks like.
+const SECRET_WORDS: [&str; 8] = ["password", "passwd", "secret", "token", "apikey", "api-key", "credential", "private"];
+
+/// A pod or another object as the agent tells it: without the values of its env and of HTTP headers, its annotations' values but our own, and
+/// what looks like a secret in its command lines.
+pub fn object(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (key, field) in fields.iter_mut() {
+                match (key.as_str(), field) {
+                    ("env" | "httpHeaders", Value::Array(items)) => items.iter_mut().for_each(blank),
+                    ("annotations", Value::Object(annotations)) => {
+                        let foreign = annotations.iter_mut().filter(|(name, _)| !name.contains("daemonlet.dev/"));
+                        foreign.for_each(|(_, value)| *value = LEFT_OUT.into());
+                    }
+                    (key, Value::String(value)) if is_secret(key) => *value = LEFT_OUT.into(),
+                    (_, Value::String(value)) => *value = text(value),
+                    (_, field) => object(field),
+                }
+            }
+        }
+        Value::Array(items) => {
+            // `--password X`: the word after a secret's name is its value.
+            let mut before = false;
+            for item in items {
+                match item {
+                    Value::String(word) => {
+                        let names = is_secret(word) && word.starts_with('-') && !word.contains('=');
+                        *word = if before { LEFT_OUT.to_owned() } else { text(word) };
+                        before = names;
+                    }
+                    other => object(other),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `{"name": …, "value": …}` without the value.
+fn blank(item: &mut Value) {
+    if let Some(value) = item.get_mut("value") {
+        *value = LEFT_OUT.into();
+    }
+}
+
+/// Text, word by word: `name=value` and `name: value` of a secret's name, and the user and password of a URL.
+pub fn text(given: &str) -> String {
+    let mut out = String::with_capacity(given.len());
+    let mut hide_next = false;
+    for piece in given.split_inclusive([' ', '\t', '\n', '"', '\'', ',', ';']) {
+        let end = piece
+            .char_indices()
+            .next_back()
+            .filter(|(_, c)| " \t\n\"',;".contains(*c))
+            .map_or(piece.len(), |(at, _)| at);
+        let (word, delimiter) = piece.split_at(end);
+        if hide_next && !word.is_empty() {
+            out.push_str(LEFT_OUT);
+            hide_next = false;
+        } else {
+            let (shown, next) = censored(word);
+            out.push_str(&shown);
+            hide_next |= next;
+        }
+        out.push_str(delimiter);
+        if delimiter == "\n" {
+            hide_next = false;
+        }
+    }
+    out
+}
+
+/// A word as it may be shown, and whether the next one is a secret.
+fn censored(word: &str) -> (String, bool) {
+    if let Some((name, value)) = word.split_once('=')
+        && is_secret(name)
+        && !value.is_empty()
+    {
+        return (format!("{name}={LEFT_OUT}"), false);
+    }
+    if let Some((scheme, rest)) = word.split_once("://") {
+        let authority = rest.split('/').next().unwrap_or_default();
+        if let Some((_, host)) = authority.rsplit_once('@') {
+            return (format!("{scheme}://{LEFT_OUT}@{host}{}", &rest[authority.len()..]), false);
+        }
+    }
+    let bearer = ["bearer", "basic"].contains(&word.to_ascii_lowercase().as_str());
+    (word.to_owned(), bearer || word.strip_suffix(':').is_some_and(is_secret))
+}
+
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    // A file's place says nothing of what is in it.
+    let place = ["-file", "-dir", "-path", "name"].iter().any(|end| name.ends_with(end));
+    !place && SECRET_WORDS.iter().any(|word| name.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn env_headers_annotations_and_secret_words_lose_their_values() {
+        let mut pod = json!({
+            "metadata": {"name": "a", "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{hidden}", "daemonlet.dev/after": "b"}},
+            "spec": {"containers": [{
+                "command": ["server", "--password", "hidden", "--token=hidden", "--token-file=/run/token", "--db=postgres://user:hidden@db/x"],
+                "env": [{"name": "LEVEL", "value": "hidden"}, {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+                "livenessProbe": {"httpGet": {"httpHeaders": [{"name": "Authorization", "value": "hidden"}]}},
+            }]},
+        });
+        object(&mut pod);
+        let said = pod.to_string();
+        assert!(!said.contains("hidden"), "{said}");
+        for kept in [
+            "LEVEL",
+            "--password",
+            "/run/token",
+            "postgres://",
+            "@db/x",
+            "\"daemonlet.dev/after\":\"b\"",
+            "\"key\":\"k\"",
+        ] {
+            assert!(said.contains(kept), "{kept} is missing in {said}");
+        }
+    }
+
+    #[test]
+    fn lines_of_a_journal_lose_what_they_should_not_tell() {
+        let said = text(
+            "pull failed url=https://u:hidden@r.example/v2/ Authorization: Bearer hidden\npassword: hidden next\nauth_token=hidden, done\n",
+        );
+        assert!(!said.contains("hidden"), "{said}");
+        for kept in ["r.example/v2/", " next\n", ", done\n"] {
+            assert!(said.contains(kept), "{kept} is missing in {said}");
+        }
+    }
+
+    #[test]
+    fn ordinary_text_stays_as_it_is() {
+        let line = "container started workload=pod/default/a container=\"main\" attempt=0 pid=27304\n";
+        assert_eq!(text(line), line);
+    }
+}
