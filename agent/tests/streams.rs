@@ -70,6 +70,8 @@ impl Agent {
             context,
             directory: Directory::default(),
             contents: watch::Sender::default(),
+            turns: Default::default(),
+            drain: agent::drain::Drain::new(Path::new("/state")),
             stopping,
         });
         tokio::spawn(agent::exec::serve::follow(board.take_execs(), shared.clone()));

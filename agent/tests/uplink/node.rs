@@ -74,6 +74,8 @@ impl Node {
             context: context.clone(),
             directory: Directory::default(),
             contents: watch::Sender::default(),
+            turns: Default::default(),
+            drain: agent::drain::Drain::new(Path::new("/state")),
             stopping,
         });
         let remote = Remote::open(Checkpoint::new(state.path(), Disk), context).await;
