@@ -288,6 +288,9 @@ mod tests {
             "daemonlet-control serve --store etcd --etcd-endpoints https://a:2379 --etcd-ca /a --etcd-cert /b --etcd-key /c",
             "daemonlet-control token create --ttl 24h",
             "daemonlet-control token create --uses 3 --node worker --data-dir /d",
+            "daemonlet-control token list",
+            "daemonlet-control token revoke id",
+            "daemonlet-control node revoke worker",
             "daemonlet-control backup /tmp/x",
             "daemonlet-control restore /tmp/x --data-dir /d",
             "daemonlet-control version",
@@ -302,7 +305,8 @@ mod tests {
             "daemonlet-control token",
             "daemonlet-control token create --ttl 1d",
             "daemonlet-control token create --uses 0",
-            "daemonlet-control token list",
+            "daemonlet-control token revoke",
+            "daemonlet-control node",
             "daemonlet-control backup",
         ] {
             assert_eq!(parses(wrong).map(drop), Err(2), "{wrong}");
