@@ -31,12 +31,13 @@ kill_tasks() {
     done
 }
 
-# In order: an agent that knows of no control endpoint and has an empty manifest directory ends all of its pods, addresses and namespaces
-# included. Nobody waits for their grace periods, because whoever says stop means it.
+# In order: an agent that knows of no control endpoint (it has no setting of one, and nothing of one in its state) and has an empty manifest
+# directory ends all of its pods, addresses and namespaces included. Nobody waits for their grace periods, because whoever says stop means it.
 if agent=$(recorded agent) && [ -x "$program" ]; then
     echo "stop: ending the pods"
     end_process "$agent" 15
     mkdir -p "$run/empty"
+    rm -rf "$run/state/control"
     start_agent "$program" "$run/empty"
     tries=$((ORDERLY_SECONDS * 5))
     while [ -n "$(containers)" ] && [ "$tries" -gt 0 ] && recorded agent >/dev/null; do
