@@ -49,6 +49,7 @@ version=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"name":"daemonl
     echo " -- The daemonlet authors <daemonlet@localhost>  $(date -R -d "@$(git log -1 --format=%ct 2>/dev/null || date +%s)")"
 } >"$made/changelog"
 
+rm -rf target/debian
 mkdir -p target/debian
 for package in daemonlet control; do
     deb=$(target/tools/bin/cargo-deb deb --quiet --no-build --profile "$profile" --package "$package" --output target/debian/)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Boots a Debian virtual machine with this project's programs and units, lets it test itself and reads the outcome from its console.
-# Usage: machine.sh [--short] [--trivial]
+# Usage: machine.sh [--short] [--trivial]; the full form installs the Debian packages, the others only what they hold
 #   --short    the form inside `make test`: no reboot
 #   --trivial  boots, says so and powers off: proves the machine itself
 # The base file system is made once (about 90 s) and kept under target/machine; the programs travel on a second, small disk.
@@ -99,6 +99,13 @@ if [ "$form" != trivial ]; then
     for program in daemonlet daemonlet-logkeeper; do
         strip -o "$payload/$program" "$bin/$program" 2>/dev/null || cp "$bin/$program" "$payload/"
     done
+    if [ "$form" = full ]; then
+        # The packages, of the programs that the tests use.
+        [ -n "${DAEMONLET_TEST_BIN_DIR:-}" ] || {
+            PROFILE=dev BUILT=1 scripts/deb.sh
+            cp target/debian/*.deb "$payload/"
+        }
+    fi
     cp systemd/*.service systemd/*.target "$payload/"
     cp manifests/*.yaml "$payload/manifests/"
     "$bin/stand-in-image" "$payload/images" >/dev/null

@@ -93,9 +93,13 @@ alive() {
 
 systemd_runs() { [ "$(cat /proc/1/comm)" = systemd ]; }
 
+# The full form installs the packages, the short one what they would hold.
+packaged() { ls /payload/daemonlet_*.deb >/dev/null 2>&1; }
 install() {
-    cp /payload/daemonlet /payload/daemonlet-logkeeper /usr/bin/
-    cp /payload/*.service /payload/*.target /etc/systemd/system/
+    packaged || {
+        cp /payload/daemonlet /payload/daemonlet-logkeeper /usr/bin/
+        cp /payload/*.service /payload/*.target /etc/systemd/system/
+    }
     mkdir -p /etc/daemonlet/manifests /var/lib/daemonlet/images
     cp /payload/manifests/* /etc/daemonlet/manifests/
     cp /payload/images/* /var/lib/daemonlet/images/
@@ -104,11 +108,17 @@ install() {
     # The example's shell does not obey SIGTERM, and a shutdown would wait a minute and a half for it.
     mkdir -p /etc/systemd/system.conf.d
     printf '[Manager]\nDefaultTimeoutStopSec=10s\n' >/etc/systemd/system.conf.d/test.conf
-    systemctl daemon-reexec && systemctl enable daemonlet-logkeeper daemonlet
+    systemctl daemon-reexec || return
+    if packaged; then
+        # The settings above are the administrator's by now. Installing enables and starts the units.
+        dpkg --force-confold -i /payload/daemonlet_*.deb
+    else
+        systemctl enable daemonlet-logkeeper daemonlet
+    fi
 }
 
 verify_units() {
-    said=$(systemd-analyze verify /etc/systemd/system/daemonlet.service /etc/systemd/system/daemonlet-logkeeper.service /etc/systemd/system/daemons-ready.target /etc/systemd/system/daemonlet-ready.service 2>&1 | grep -F daemonlet)
+    said=$(systemd-analyze verify daemonlet.service daemonlet-logkeeper.service daemons-ready.target daemonlet-ready.service 2>&1 | grep -F daemonlet)
     [ -z "$said" ] || { echo "$said"; return 1; }
 }
 
@@ -408,6 +418,38 @@ later_boot() {
     check "containers_are_in_scopes_after_$1" systemd_driver
 }
 
+# The packages' life after that of their daemons: nobody notices an upgrade, removing ends all in order, purging leaves the manifests.
+no_tasks() { is "what runs" "$(tasks)" ""; }
+no_state() { ! ls -d /var/lib/daemonlet /run/daemonlet /var/lib/daemonlet-control 2>/dev/null; }
+manifests_stay() { test -e /etc/daemonlet/manifests/fluentd-elasticsearch.yaml; }
+no_settings() { ! ls /etc/daemonlet/config.yaml /etc/default/daemonlet 2>/dev/null; }
+endpoint_answers() { daemonlet-control token create && test -s /var/lib/daemonlet-control/admin.kubeconfig; }
+ready_is_told() { daemonlet wait --for ready --timeout 60s; }
+packages() {
+    check the_target_of_the_daemons_is_reached systemctl start daemons-ready.target
+    check wait_says_ready ready_is_told
+    before=$(tasks)
+    agent=$(property daemonlet MainPID)
+    check an_upgrade_succeeds dpkg -i /payload/daemonlet_*.deb
+    check an_upgrade_is_another_agent new_main_process "$agent"
+    eventually an_upgrade_adopts_every_pod running 2
+    check an_upgrade_spares_every_container same_tasks "$before"
+    check bundle_is_written daemonlet debug bundle --output /tmp/bundle.tar.gz
+    check the_endpoint_is_installed dpkg -i /payload/daemonlet-control_*.deb
+    eventually the_endpoint_answers endpoint_answers
+    check the_endpoint_is_purged dpkg -P daemonlet-control
+    check removing_succeeds dpkg -r daemonlet
+    check removing_ends_every_daemon no_tasks
+    check removed_units_are_gone test ! -e /usr/lib/systemd/system/daemonlet.service
+    check installing_again_succeeds dpkg -i /payload/daemonlet_*.deb
+    eventually the_daemons_run_again running 2
+    check purging_succeeds dpkg -P daemonlet
+    check purging_ends_every_daemon no_tasks
+    check purging_leaves_no_state no_state
+    check purging_leaves_no_settings no_settings
+    check purging_leaves_the_manifests manifests_stay
+}
+
 if [ "$boot" = 1 ]; then
     check systemd_is_up systemd_runs
     check cgroup_v2_has_controllers test -e /sys/fs/cgroup/cgroup.controllers
@@ -418,5 +460,6 @@ elif [ "$boot" = 2 ]; then
     next_boot reset
 else
     later_boot a_reset
+    ! packaged || packages
     finish
 fi

@@ -388,10 +388,15 @@ fn what_is_deleted_is_gone_when_kubectl_says_so(kubectl: &Kubectl, is_current: b
     kubectl.ok(&["patch", "cm", "held", "-p", r#"{"metadata":{"finalizers":["example.org/hold"]}}"#]);
     kubectl.ok(&["delete", "cm", "held", "--wait=false"]);
     assert!(!kubectl.ok(&["get", "cm", "held", "-o", "jsonpath={.metadata.deletionTimestamp}"]).is_empty());
-    let mut waiting =
-        kubectl.command(&["wait", "--for=delete", "cm/held", "--timeout=20s"]).spawn().expect("it starts");
+    // It says each request: with its watch it has found the object, and waits.
+    let mut wait = kubectl.command(&["wait", "--for=delete", "cm/held", "--timeout=20s", "-v=6"]);
+    let mut waiting = wait.stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut said = BufReader::new(waiting.stderr.take().expect("it is a pipe")).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.contains("watch=true")), "it ends without a watch");
+    let rest = std::thread::spawn(move || said.count());
     kubectl.ok(&["patch", "cm", "held", "--type=json", "-p", r#"[{"op":"remove","path":"/metadata/finalizers"}]"#]);
     assert!(waiting.wait().expect("it ends").success());
+    rest.join().expect("it only reads");
     for name in ["a", "b"] {
         kubectl.ok(&["create", "configmap", name]);
         kubectl.ok(&["label", "cm", name, "of=test"]);
