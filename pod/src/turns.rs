@@ -207,7 +207,9 @@ fn is_there(view: &View<'_>, pod: &PodView) -> bool {
         // Nobody can say when one ends whose shim is silent, and that is left as it is.
         Lifecycle::Running | Lifecycle::Finished => pod.containers.iter().any(|container| {
             let memory = pod.record.remembered(&container.run.container).and_then(|memory| memory.stopping.as_ref());
-            let stuck = memory.is_some_and(|it| it.halts && view.now.boot > it.deadline.after(STUCK_AFTER));
+            let stopping = memory.filter(|stopping| stopping.attempt == container.run.attempt);
+            // Whoever asked for its stop: what hangs since before the node was drained is not waited for either.
+            let stuck = stopping.is_some_and(|it| view.now.boot > it.deadline.after(STUCK_AFTER));
             container.state != ContainerState::Unanswered && !stuck
         }),
         // What a shim keeps silent about is ended later than anything else, and then in earnest.

@@ -34,7 +34,7 @@ pub fn drain(client: &Client, args: &DrainArgs, out: &mut impl Write) -> Result<
         }
         out.flush()?;
         there = left;
-        (over, undrained) = (there.is_empty(), !now.drained);
+        (over, undrained) = (there.is_empty() && now.settled, !now.drained);
         Ok(!over && !undrained)
     })?;
     match (over, undrained) {

@@ -24,8 +24,11 @@ pub struct Readiness {
     pub refused: usize,
     /// Nothing starts: `daemonlet drain`.
     pub drained: bool,
-    /// Workloads of which something runs, or is still to be cleared away.
+    /// Workloads of which something runs, or is still to be cleared away; those too of which the runtime has not said anything yet.
     pub there: Vec<String>,
+    /// The agent has looked at everything once, so that `there` is all.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 pub fn readiness(board: &Board) -> Readiness {
@@ -66,11 +69,14 @@ pub fn readiness(board: &Board) -> Readiness {
         }
     }
     let refused = files.iter().filter(|file| matches!(file.state, FileState::Refused | FileState::OutOfPods)).count();
-    let is_there = |published: &Published| published.pods.iter().any(|pod| !pod.containers.is_empty());
+    let is_there = |published: &Published| {
+        let has_containers = published.pods.iter().any(|pod| !pod.containers.is_empty());
+        has_containers || !published.known && !published.pods.is_empty()
+    };
     let there = workloads.iter().filter(|(_, published)| is_there(published));
     let there = there.map(|(key, _)| format!("{}/{}", key.namespace, key.name)).collect();
     let drained = board.checks().contains_key(&Check::Drain);
-    Readiness { ready: missing.is_empty(), daemons, missing, refused, drained, there }
+    Readiness { ready: missing.is_empty(), daemons, missing, refused, drained, there, settled: board.is_settled() }
 }
 
 fn identity(key: &WorkloadKey) -> (&'static str, &str, &str) {
