@@ -575,6 +575,7 @@ pub(super) fn sweep(client: &Client, dir: &Path) {
         // One that cannot be taken away for now keeps none of another container.
         tokio::spawn(async move {
             for one in left {
+                let _held = pipes::hold(&one.dir);
                 if !one.may_be_known().await {
                     tokio::time::sleep(SENT_BEFORE).await;
                 }

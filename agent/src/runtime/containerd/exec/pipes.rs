@@ -3,11 +3,16 @@
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
+use tokio::task::JoinSet;
+
+/// Between two looks at a pipe that nobody has open for writing, of which nothing else tells. A command is taken away within seconds.
+const NOBODY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Open pipes with their paths.
 pub struct Pipes {
@@ -61,6 +66,39 @@ impl Pipes {
     fn path(&self, name: &str) -> String {
         self.dir.join(name).to_string_lossy().into_owned()
     }
+}
+
+/// The other ends of a command's pipes, held for nobody: see [`hold`].
+#[expect(dead_code, reason = "held until it is dropped, for what that keeps open")]
+pub struct Held {
+    outputs: JoinSet<()>,
+    stdin: Option<pipe::Sender>,
+}
+
+/// For a command whose agent died: what it says is read and dropped. With nobody at the other end its shim waits in the command's start for
+/// ever, and since containerd 1.7 tells no end of the whole container before that of its commands.
+pub fn hold(dir: &Path) -> Held {
+    let mut outputs = JoinSet::new();
+    for name in ["out", "err"] {
+        // What is not there, or no FIFO, waits for nobody.
+        let Ok(reader) = pipe::OpenOptions::new().open_receiver(dir.join(name)) else { continue };
+        outputs.spawn(async move {
+            let mut dropped = [0; 4096];
+            loop {
+                if reader.readable().await.is_err() {
+                    return;
+                }
+                match reader.try_read(&mut dropped) {
+                    // Nobody writes at present: it has ended, or not begun.
+                    Ok(0) => tokio::time::sleep(NOBODY_PAUSE).await,
+                    Ok(_) => {}
+                    Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return,
+                }
+            }
+        });
+    }
+    Held { outputs, stdin: pipe::OpenOptions::new().read_write(true).open_sender(dir.join("in")).ok() }
 }
 
 impl Writer {
