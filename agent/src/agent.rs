@@ -204,7 +204,8 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
             .as_ref()
             .zip(tokens)
             .map(|(remote, tokens)| desired::Control { snapshots: remote.snapshots(), tokens }),
-        knows_no_control: config.control.is_none() && !config.state_dir.join(checkpoint::DIRECTORY).exists(),
+        knows_no_control: config.control.is_none()
+            && matches!(config.state_dir.join(checkpoint::DIRECTORY).try_exists(), Ok(false)),
         following: following.clone(),
         shared: shared.clone(),
         allowed,

@@ -127,7 +127,16 @@ impl<F: Files> Checkpoint<F> {
                 }
             };
             match self.read(&content).await {
-                Ok(found) => return Ok(Some(found)),
+                Ok(found) => {
+                    if !faults.is_empty() {
+                        let why = faults.join("; ");
+                        tracing::error!(
+                            why,
+                            "the checkpoint's newest generation is damaged: the one before is worked by until the endpoint is heard"
+                        );
+                    }
+                    return Ok(Some(found));
+                }
                 Err(Fault::Damaged(why)) => faults.push(format!("{}: {why}", path.display())),
                 // An older one would end pods that it does not know; the records of this node know them all. It stays for the next start, which
                 // may be able to open it.

@@ -24,6 +24,8 @@ const PROGRAM: &str = "systemd-creds";
 const NAME: &str = "--name=daemonlet-checkpoint";
 /// It takes 50 ms. Shorter than the patience with the disk: a call that hangs must not keep the set from being kept at all.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How often a key is tried to be opened, one after the other.
+const OPEN_TRIES: u32 = 3;
 /// Where it failed, the next content after this asks again.
 const TRY_AGAIN: Duration = Duration::from_secs(600);
 const KEY_BYTES: usize = 32;
@@ -118,7 +120,14 @@ impl Sealing {
         let key = match state.key.clone().filter(|key| key.sealed == sealed) {
             Some(key) => key,
             None => {
-                let bytes = self.run(&["decrypt", NAME, "-", "-"], sealed.as_bytes()).await?;
+                // A machine that boots may be slow just now; without this no pod of the endpoint that needs a Secret would start.
+                let mut tries = 1;
+                let bytes = loop {
+                    match self.run(&["decrypt", NAME, "-", "-"], sealed.as_bytes()).await {
+                        Err(_) if tries < OPEN_TRIES => tries += 1,
+                        said => break said?,
+                    }
+                };
                 Arc::new(Key { sealed: sealed.to_owned(), open: unbound(&bytes)? })
             }
         };

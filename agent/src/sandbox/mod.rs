@@ -66,6 +66,7 @@ use crate::threads;
 use called::Called;
 use cgroups::Cgroups;
 use cgroups::Limits;
+use cgroups::hierarchy::Left;
 use cni::wishes::Wishes;
 use cni::{Network, NetworkConfig, PodNames};
 
@@ -312,6 +313,9 @@ impl Sandboxes for NodeSandboxes {
     async fn tear_down(&self, uid: &Uid, leave: Leave) -> Result<(), StepError> {
         check_uid(uid, KILL)?;
         let shared = self.shared.clone();
+        // A directory of ours proves whose cgroup it is; its name alone does not, where two agents share a root.
+        let is_ours = shared.pod_dir(uid).exists() || shared.state_dir(uid).exists();
+        let left = if is_ours { Left::Ended } else { Left::Told };
         // Each part is tried whatever became of the one before it; the first error is told.
         let netns = shared.netns(uid);
         let disconnected = shared.network.disconnect(uid, Some(&netns)).await.map_err(|e| step(KILL, &e));
@@ -322,7 +326,7 @@ impl Sandboxes for NodeSandboxes {
             let (shared, uid) = (shared.clone(), uid.clone());
             blocking(move || shared.remove(&uid, leave).map_err(|error| step(KILL, &*error))).await
         };
-        let ungrouped = shared.cgroups.remove(uid).await.map_err(|e| step(KILL, &e));
+        let ungrouped = shared.cgroups.remove(uid, left).await.map_err(|e| step(KILL, &e));
         disconnected.and(removed).and(ungrouped)
     }
 

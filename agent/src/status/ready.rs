@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use pod::name::{WorkloadKey, WorkloadKind};
+use pod::observed::{ContainerState, ObservedContainer};
 use pod::record::Lifecycle;
 use pod::turns::is_ready;
 use serde::{Deserialize, Serialize};
@@ -70,8 +71,10 @@ pub fn readiness(board: &Board) -> Readiness {
     }
     let refused = files.iter().filter(|file| matches!(file.state, FileState::Refused | FileState::OutOfPods)).count();
     let is_there = |published: &Published| {
-        let has_containers = published.pods.iter().any(|pod| !pod.containers.is_empty());
-        has_containers || !published.known && !published.pods.is_empty()
+        // One whose shim is silent is left as it is, and nobody waits for it.
+        let answers = |container: &ObservedContainer| container.state != ContainerState::Unanswered;
+        published.pods.iter().any(|pod| pod.containers.iter().any(answers))
+            || !published.known && !published.pods.is_empty()
     };
     let there = workloads.iter().filter(|(_, published)| is_there(published));
     let there = there.map(|(key, _)| format!("{}/{}", key.namespace, key.name)).collect();

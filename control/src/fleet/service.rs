@@ -57,7 +57,7 @@ impl Fleet for Connection {
     async fn session(&self, request: Request<Streaming<v1::Up>>) -> Result<Response<Self::SessionStream>, Status> {
         let node = self.inner.door.node(&self.shown).await.map_err(refused)?;
         let (downs, sent) = mpsc::channel(session::DOWN_MAX);
-        tokio::spawn(session::run(self.inner.clone(), node, request.into_inner(), downs));
+        tokio::spawn(session::run(self.inner.clone(), self.shown.clone(), node, request.into_inner(), downs));
         Ok(Response::new(ReceiverStream::new(sent)))
     }
 }
@@ -67,7 +67,7 @@ fn answer(given: Certificate) -> v1::Certificate {
     v1::Certificate { chain, authority }
 }
 
-fn refused(refusal: Refusal) -> Status {
+pub(super) fn refused(refusal: Refusal) -> Status {
     match refusal {
         Refusal::Denied(why) => Status::permission_denied(why),
         Refusal::TooMany(why) => Status::resource_exhausted(why),

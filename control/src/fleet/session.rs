@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use prost::Message as _;
 use proto::v1::{Down, Up, down, up};
 use proto::{VERSION, v1};
+use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -18,6 +19,7 @@ use tonic::{Status, Streaming};
 use super::complaints::{Complaints, cut};
 use super::index::Heard;
 use super::pace::Pace;
+use super::service;
 use super::statuses::Statuses;
 use super::streams::Streams;
 use super::{Inner, epoch, events, nodes, wanted};
@@ -39,12 +41,18 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How long it takes at most until a set that was refused is tried again.
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
+/// Pods and events that one message may tell of: a node has 110 pods, or some hundreds, and says what is gone of them at once.
+const THINGS_MAX: usize = 10_000;
+
+/// The certificates that a node has shown.
+pub type Shown = Arc<Vec<CertificateDer<'static>>>;
+
 pub type Downs = mpsc::Sender<Result<Down, Status>>;
 
 /// Until the connection breaks, or a newer session of the node begins.
-pub async fn run(inner: Arc<Inner>, node: String, mut ups: Streaming<Up>, downs: Downs) {
+pub async fn run(inner: Arc<Inner>, shown: Shown, node: String, mut ups: Streaming<Up>, downs: Downs) {
     let ended = match begin(&inner, &node, &mut ups, &downs).await {
-        Ok(begun) => talk(&inner, &node, begun, ups, &downs).await,
+        Ok(begun) => talk(&inner, (&node, &shown), begun, ups, &downs).await,
         Err(status) => status,
     };
     tracing::info!(node, why = ended.message(), "a session is over");
@@ -104,11 +112,20 @@ fn newest(inner: &Inner, node: &str, streams: &Arc<Streams>) -> (watch::Receiver
     (seat.newest.subscribe(), number)
 }
 
-async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<Up>, downs: &Downs) -> Status {
+async fn talk(
+    inner: &Arc<Inner>,
+    (node, shown): (&str, &Shown),
+    begun: Begun,
+    mut ups: Streaming<Up>,
+    downs: &Downs,
+) -> Status {
     let Begun { mut statuses, owner, heard: Heard { moved, mut mirrors }, epoch, mut newer, number, streams } = begun;
     let (events, waiting) = mpsc::channel(events::WAITING_MAX);
     let (refuse, refused) = watch::channel(0);
-    let ended = {
+    // Asked once more: whoever throws a node out ends the sessions that have a seat, and this one had none when it was let in.
+    let ended = if let Err(refusal) = inner.door.node(shown).await {
+        service::refused(refusal)
+    } else {
         // All three end with this block.
         let send = send_sets(inner, Recipient { node, owner: &owner, epoch }, moved, refused, downs);
         let write = events::write(inner.objects.clone(), node.to_owned(), waiting);
@@ -136,7 +153,19 @@ async fn talk(inner: &Arc<Inner>, node: &str, begun: Begun, mut ups: Streaming<U
                     Ok(Ok(Some(up))) => {
                         // Data is bounded by credit, and written nowhere.
                         if !matches!(up.what, Some(up::What::Data(_))) {
-                            sleep(pace.spend(things(&up), up.encoded_len(), Instant::now())).await;
+                            let things = things(&up);
+                            if things > THINGS_MAX {
+                                return Status::invalid_argument(format!(
+                                    "a message tells of {things} things, more than {THINGS_MAX}"
+                                ));
+                            }
+                            let wait = pace.spend(things, up.encoded_len(), Instant::now());
+                            tokio::select! {
+                                () = sleep(wait) => {}
+                                () = passed(&mut newer, number) => {
+                                    return Status::aborted("a newer session of the node has begun");
+                                }
+                            }
                         }
                         up.what
                     }

@@ -1,13 +1,13 @@
 //! A pod of a node that is drained or shuts down: nothing of it is started, what runs is stopped in its turn, and its record
 //! stays, so that it runs again afterwards as the pod that it was.
 
-use super::draft::{Draft, pod_wait};
+use super::draft::{self, Draft, pod_wait};
 use super::pod::{remember, words};
 use super::run::{self, Standing};
 use super::{Change, PodView, Step, View, ending, silence};
 use crate::lifecycle;
 use crate::observed::{ObservedContainer, SandboxState};
-use crate::record::Stopping;
+use crate::record::{ContainerMemory, Stopping};
 use crate::turns::Still;
 
 pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView, still: &Still) {
@@ -43,6 +43,11 @@ pub fn converge(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView, still: &S
 fn stop(draft: &mut Draft<'_>, view: &View<'_>, pod: &PodView, container: &ObservedContainer, still: &Still) {
     let run = &container.run;
     let memory = pod.record.remembered(&run.container);
+    // One of which the record says that it is over, and which runs all the same: no grace is kept for it any more.
+    if run.attempt < memory.map_or(0, ContainerMemory::next_attempt) {
+        let message = "was killed: it is not the run that is due";
+        return draft.signal(draft::kill(&pod.record.uid, &run.container, run.attempt), message);
+    }
     let known = memory.and_then(|memory| memory.stopping.as_ref()).filter(|known| known.attempt == run.attempt);
     let sooner = |deadline| still.kill_by.map_or(deadline, |kill_by| kill_by.min(deadline));
     let deadline = match known {

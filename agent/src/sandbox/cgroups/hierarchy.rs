@@ -180,10 +180,18 @@ fn write_existing(path: &Path, value: &str) -> Result<(), CgroupError> {
         .map_err(|source| CgroupError::Set { path: path.to_owned(), value: value.to_owned(), source })
 }
 
-/// Removes a pod's cgroup and what a runtime forgot below it. Waits a little for processes that are just ending, and then ends what is left: a
-/// container whose shim died while it was cleaned up after belongs to nobody any more, and that it lies in this pod's cgroup proves
-/// whose it was.
-pub fn remove_tree(path: &Path) -> Result<(), CgroupError> {
+/// What becomes of processes that are left in a pod's cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// They are ended: the pod was made by this agent or one before it. A container whose shim died while it was cleaned up after belongs to
+    /// nobody any more.
+    Ended,
+    /// They stay and are told: the cgroup's name alone may be that of another agent's pod.
+    Told,
+}
+
+/// Removes a pod's cgroup and what a runtime forgot below it. Waits a little for processes that are just ending.
+pub fn remove_tree(path: &Path, left: Left) -> Result<(), CgroupError> {
     let mut pause = REMOVE_PAUSE;
     for attempt in 1.. {
         match remove_once(path, DEPTH_MAX) {
@@ -192,7 +200,7 @@ pub fn remove_tree(path: &Path) -> Result<(), CgroupError> {
                 return Err(CgroupError::Remove { path: path.to_owned(), pids: pids(path), source });
             }
             Err(_) => {
-                if attempt >= KILL_TRIES {
+                if left == Left::Ended && attempt >= KILL_TRIES {
                     end_processes(path);
                 }
                 std::thread::sleep(pause);
@@ -283,7 +291,8 @@ mod tests {
         assert_eq!(pids(&place), left.id().to_string());
         // Its parent is to reap it, or it would stay a member.
         let waiting = std::thread::spawn(move || left.wait().unwrap());
-        remove_tree(&place).unwrap();
+        assert!(matches!(remove_tree(&place, Left::Told), Err(CgroupError::Remove { .. })));
+        remove_tree(&place, Left::Ended).unwrap();
         assert!(!place.exists() && !waiting.join().unwrap().success());
     }
 

@@ -5,7 +5,7 @@
 //! own cgroups below a pod's are the runtime's to make and to remove. No process is killed here, and none moved but our own that
 //! holds a pod's process namespace.
 
-mod hierarchy;
+pub mod hierarchy;
 pub mod systemd;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use pod::spec::PodSpec;
 
 use crate::seams::{CgroupParent, Reach};
 use hierarchy::{
-    Hierarchies, delegate, hierarchies, make, pids, present, remove_tree, set, set_cpu_v1, set_huge_pages_v1,
+    Hierarchies, Left, delegate, hierarchies, make, pids, present, remove_tree, set, set_cpu_v1, set_huge_pages_v1,
     set_huge_pages_v2, set_if_there, set_v2,
 };
 
@@ -215,7 +215,7 @@ impl Cgroups {
     }
 
     /// Removes the pod's cgroup of whichever class; Ok when there is none. An error when processes stay in it.
-    pub async fn remove(self: &std::sync::Arc<Self>, uid: &Uid) -> Result<(), CgroupError> {
+    pub async fn remove(self: &std::sync::Arc<Self>, uid: &Uid, left: Left) -> Result<(), CgroupError> {
         if self.driver == Driver::Systemd && self.exists(uid) {
             for class in Class::ALL {
                 let slice = systemd::pod_slice(&self.root, class, uid);
@@ -225,7 +225,7 @@ impl Cgroups {
             }
         }
         let (this, uid) = (self.clone(), uid.clone());
-        super::blocking(move || this.remove_directories(&uid)).await
+        super::blocking(move || this.remove_directories(&uid, left)).await
     }
 
     /// Whether any directory of this pod's is left in any hierarchy.
@@ -356,9 +356,9 @@ impl Cgroups {
         Ok(())
     }
 
-    fn remove_directories(&self, uid: &Uid) -> Result<(), CgroupError> {
+    fn remove_directories(&self, uid: &Uid, left: Left) -> Result<(), CgroupError> {
         for place in self.places(uid) {
-            remove_tree(&place)?;
+            remove_tree(&place, left)?;
         }
         let (was_there, sum) = {
             let mut burstable = self.burstable.lock().unwrap_or_else(PoisonError::into_inner);
@@ -501,7 +501,7 @@ mod tests {
         assert!(place.is_dir() && cgroups.stands(&uid, Class::Burstable) && !cgroups.stands(&uid, Class::BestEffort));
         assert_eq!(cgroups.list(), BTreeSet::from([uid.clone()]));
         fs::create_dir_all(place.join("container/init")).unwrap();
-        cgroups.remove(&uid).await.unwrap();
+        cgroups.remove(&uid, Left::Told).await.unwrap();
         assert!(!place.exists() && cgroups.list().is_empty());
         cgroups.remove_root().unwrap();
         assert!(!root.join(name).exists());
