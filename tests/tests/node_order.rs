@@ -175,14 +175,21 @@ fn why_a_container_ended_is_what_it_said_or_the_end_of_its_log() {
     words["terminationMessagePath"] = json!("/tmp/why");
     words["securityContext"] = json!({"runAsUser": 1234});
     let silent = shell("silent", "for i in $(seq 100); do echo line $i; done; exit 4");
-    node.put("a.yaml", &noted(json!([words, silent]), json!([]), &place));
+    // As large as it likes, and then something else in its place: the agent reads the file that it made, and of it the end.
+    let planted = "head -c 9000 /dev/zero | tr '\\0' x >/dev/termination-log; printf last >>/dev/termination-log; \
+        rm -f /dev/termination-log; mkfifo /dev/termination-log; ln -sf /etc/passwd /dev/termination-log; exit 5";
+    let greedy = shell("greedy", planted);
+    node.put("a.yaml", &noted(json!([words, silent, greedy]), json!([]), &place));
     let message = |pod: &Pod, name: &str| {
         let container = pod.container(name).cloned().unwrap_or_default();
         container["lastState"]["terminated"]["message"].as_str().unwrap_or_default().to_owned()
     };
-    let pod =
-        node.wait_pod("a", "says why", |pod| ["words", "silent"].iter().all(|name| !message(pod, name).is_empty()));
+    let pod = node.wait_pod("a", "says why", |pod| {
+        ["words", "silent", "greedy"].iter().all(|name| !message(pod, name).is_empty())
+    });
     assert_eq!(message(&pod, "words"), "because\n");
+    let end = message(&pod, "greedy");
+    assert!(end.len() == 4096 && end.starts_with("xxx") && end.ends_with("last"), "{} bytes", end.len());
     let lines: Vec<String> = message(&pod, "silent").lines().map(str::to_owned).collect();
     assert_eq!(
         (lines.len(), lines.first().map(String::as_str), lines.last().map(String::as_str)),
