@@ -599,6 +599,12 @@ impl Board {
     }
 
     /// Moves with every change; subscribe before reading, so that nothing is missed.
+    /// How many are told of each change.
+    #[cfg(test)]
+    pub fn followers(&self) -> usize {
+        self.shared.version.receiver_count()
+    }
+
     pub fn version(&self) -> watch::Receiver<u64> {
         self.shared.version.subscribe()
     }

@@ -25,7 +25,8 @@ use pod::desired::DesiredSet;
 use pod::secret::{DockerConfig, SecretKey};
 use serde_json::{Value, json};
 use support::containerd::Containerd;
-use tests::image::{Image, Layout, Tarball, digest, oci_archive};
+use support::noise;
+use tests::image::{Image, Layout, digest, oci_archive};
 use tests::scripted_registry::{Act, ScriptedRegistry};
 use tokio::sync::watch;
 
@@ -117,18 +118,6 @@ fn full(name: &str) -> String {
 
 fn reference(name: &str) -> Reference {
     name.parse().unwrap()
-}
-
-/// A layer of this many bytes that do not compress.
-fn noise(seed: u64, bytes: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let words = (0..bytes / 8).flat_map(|_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    Tarball::new().file(&format!("noise-{seed}"), 0o644, &words.collect::<Vec<u8>>()).bytes()
 }
 
 /// An image of one layer of its own.

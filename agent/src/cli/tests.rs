@@ -487,9 +487,18 @@ fn doctor_answers_with_and_without_an_agent() {
     assert_eq!(failure.unwrap_err().code(), 1, "an agent that does not answer is a failing line, not exit code 3");
 }
 
+#[track_caller]
+fn has_followers(board: &crate::board::Board, what: &str, reached: impl Fn(usize) -> bool) {
+    ::tests::wait::wait_for(what, || match board.followers() {
+        count if reached(count) => Ok(()),
+        count => Err(format!("{count} follow the board")),
+    });
+}
+
 #[test]
 fn wait_ends_when_the_last_daemon_is_ready_and_says_what_is_missing_when_the_time_is_over() {
     let served = served();
+    let quiet = served.board.followers();
     let (code, _, said) = say(&served, &["wait", "--for", "ready", "--timeout", "0"]);
     assert_eq!(code, 1);
     assert!(said.contains("source-static: ") && said.contains("default/web: CrashLoopBackOff"), "{said}");
@@ -497,8 +506,10 @@ fn wait_ends_when_the_last_daemon_is_ready_and_says_what_is_missing_when_the_tim
     let (code, _, said) = say(&served, &["wait", "--for", "ready", "--timeout", "1s"]);
     assert_eq!((code, said.lines().count()), (1, 2), "{said}");
     let board = served.board.clone();
+    // Those of the words before go when the server sees that nobody reads.
+    has_followers(&board, "none yet", |count| count == quiet);
     let heals = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        has_followers(&board, "the word waits", |count| count > quiet);
         board.publish(&sample::backing_off().0, None);
     });
     assert_eq!(say(&served, &["wait", "--for", "ready"]), (0, "ready: 1 daemon\n".into(), String::new()));
@@ -514,6 +525,7 @@ fn wait_ends_when_the_last_daemon_is_ready_and_says_what_is_missing_when_the_tim
 #[test]
 fn drain_ends_when_nothing_is_left_and_says_what_has_not_stopped_in_time() {
     let mut served = served();
+    let quiet = served.board.followers();
     served.board.set_check(crate::board::Check::SourceStatic, Ok(()));
     let (mut commands, board) =
         (std::mem::replace(&mut served.commands, tokio::sync::mpsc::channel(1).1), served.board.clone());
@@ -526,10 +538,13 @@ fn drain_ends_when_nothing_is_left_and_says_what_has_not_stopped_in_time() {
             }
             asked.push(on);
             let note = if asked.len() == 1 { "the disk is full" } else { "" };
+            if asked.len() == 2 {
+                has_followers(&board, "none yet", |count| count == quiet);
+            }
             reply.send(note.to_owned()).unwrap();
             if asked.len() == 2 {
+                has_followers(&board, "the word follows", |count| count > quiet);
                 for (key, _) in [sample::running(), sample::backing_off()] {
-                    std::thread::sleep(std::time::Duration::from_millis(100));
                     board.publish(&key, None);
                 }
             }

@@ -24,9 +24,9 @@ use containerd_client::services::v1::ListStatusesRequest;
 use pod::secret::{DockerConfig, SecretKey};
 use pod::spec::PullPolicy;
 use serde_json::json;
-use support::container;
 use support::containerd::Containerd;
-use tests::image::{Image, Layout, Tarball};
+use support::{container, noise, soon_seen};
+use tests::image::{Image, Layout};
 use tests::scripted_registry::{Act, ScriptedRegistry};
 
 const NAMESPACE: &str = "daemonlet-pull-test";
@@ -107,32 +107,12 @@ fn unhurried() -> Settings {
 
 /// Looks again and again until there is something to see.
 async fn wait_for<T>(look: impl AsyncFn() -> Option<T>) -> T {
-    let looking = async {
-        loop {
-            match look().await {
-                Some(seen) => return seen,
-                None => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, looking).await.expect("it is seen in time")
+    soon_seen("there is something to see", async || look().await.ok_or_else(|| "nothing".to_owned())).await
 }
 
 async fn prepare(images: &Images, image: &str, policy: PullPolicy) -> Result<Prepared, StepError> {
     let container = container(image, policy);
     tokio::time::timeout(PATIENCE, images.prepare(ImageWanted::quietly(&container))).await.unwrap()
-}
-
-/// A layer of this many bytes that do not compress.
-fn noise(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let words = (0..bytes / 8).flat_map(|_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    Tarball::new().file(&format!("noise-{seed}"), 0o644, &words.collect::<Vec<u8>>()).bytes()
 }
 
 /// The layout, and its layers' digests and sizes, lowest first.

@@ -15,6 +15,7 @@ use pod::spec::PodTemplate;
 use crate::configurations::delete_bridge;
 use crate::fixture::*;
 use crate::ports::{ask, run, serve, with_addresses, with_ports};
+use crate::support::soon;
 
 async fn raised(sandboxes: &NodeSandboxes, name: &str, template: &PodTemplate) -> (Record, String) {
     let record = pod(name);
@@ -166,20 +167,16 @@ fn flushed_rules_are_put_back_at_once_and_the_loopback_stays_guarded() {
         // Whatever table is flushed, and before the first look too.
         for table in ["nat", "filter", "nat"] {
             run(&format!("iptables -w -t {table} -F"));
-            let deadline = Instant::now() + Duration::from_secs(30);
-            loop {
+            soon("the rules stand again", || {
                 let nat = run("iptables -w -t nat -S");
                 let filter = run("iptables -w -S");
                 let stands = nat.contains("MASQUERADE -m comment --comment daemonlet")
                     || nat.contains("--comment daemonlet -j MASQUERADE");
                 let guards = filter.contains("-d 127.0.0.0/8") && filter.matches("daemonlet0").count() == 3;
                 let leads = nat.contains("--dports 8080");
-                if stands && guards && leads {
-                    break;
-                }
-                assert!(Instant::now() < deadline, "{table}: {nat}\n{filter}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+                if stands && guards && leads { Ok(()) } else { Err(format!("{table}: {nat}\n{filter}")) }
+            })
+            .await;
             assert_eq!(ask("198.19.0.1:8080"), Ok("eighty".into()), "{table}");
         }
         let (uid, finding) = told.recv().await.unwrap();
@@ -246,18 +243,16 @@ fn a_plugin_whose_check_hangs_delays_no_other_pods_rules_and_no_new_pod() {
         let watching = sandboxes.clone();
         let watch = tokio::spawn(async move { watching.watch_connections(|_, _| ()).await });
         let times = || fs::read_to_string(&asked).unwrap_or_default().lines().count();
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while times() == 0 {
-            assert!(Instant::now() < deadline, "the plugin is never asked");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        soon("the plugin is asked", || if times() > 0 { Ok(()) } else { Err("never".to_owned()) }).await;
         // From now on the plugin hangs for the ten seconds that it is given.
         let hangs_until = Instant::now() + Duration::from_secs(10);
         run("iptables -w -t nat -F");
-        while !run("iptables -w -t nat -S").contains("--dport 8080 -j DNAT --to-destination 198.19.5.") {
-            assert!(Instant::now() < hangs_until, "the rules wait for the plugin");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        soon("the pod's rules stand again", || match run("iptables -w -t nat -S") {
+            nat if nat.contains("--dport 8080 -j DNAT --to-destination 198.19.5.") => Ok(()),
+            nat => Err(nat),
+        })
+        .await;
+        assert!(Instant::now() < hangs_until, "the rules wait for the plugin");
         let (third, _) = raised(&sandboxes, "third", &crate::fixture::template()).await;
         assert!(Instant::now() < hangs_until, "a new pod waits for the plugin");
         assert_eq!(times(), 1);

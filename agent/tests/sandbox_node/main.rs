@@ -13,6 +13,8 @@ mod fixture;
 mod names;
 mod network;
 mod ports;
+#[path = "../support/mod.rs"]
+mod support;
 mod volumes;
 
 use std::fs;

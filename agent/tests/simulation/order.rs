@@ -20,6 +20,12 @@ spec: {{containers: [{{name: {name}, image: image-alpha, imagePullPolicy: Never}
     (wanted.workload.clone(), Wanted::Run(Box::new(wanted)))
 }
 
+/// Lets all that is to happen happen, and what is not to happen have its chance. The clock is virtual: it moves when nobody has anything left to do,
+/// so what is seen afterwards is the seed's choice alone, and takes no time.
+async fn settled() {
+    sleep(SOON).await;
+}
+
 impl Simulation {
     fn want(&mut self, pods: &[(&str, &str)]) {
         self.set.workloads = pods.iter().map(|(name, after)| pod(name, after)).collect();
@@ -31,6 +37,16 @@ impl Simulation {
         let state = self.world.state();
         let of = |line: &String| Some(line.strip_prefix(word)?.trim().split('/').nth(1)?.to_owned());
         state.story.iter().skip(from).filter_map(of).collect()
+    }
+
+    /// Deaths of the agent at instants that the seed chooses.
+    async fn die_often(&mut self) {
+        for _ in 0..3 {
+            sleep(Duration::from_millis(self.random(100))).await;
+            self.kill().await;
+            self.begin().await;
+            self.hear();
+        }
     }
 
     fn lines(&self) -> usize {
@@ -45,13 +61,8 @@ async fn pods_start_and_end_in_their_order_whenever_the_agent_dies() {
         let mut simulation = Simulation::new(seed);
         simulation.begin().await;
         simulation.want(&pods);
-        for _ in 0..3 {
-            sleep(Duration::from_millis(simulation.random(100))).await;
-            simulation.kill().await;
-            simulation.begin().await;
-            simulation.hear();
-        }
-        sleep(SOON).await;
+        simulation.die_often().await;
+        settled().await;
         assert_eq!(simulation.told("started", 0), ["delta", "beta", "alpha", "gamma"], "seed {seed}");
 
         simulation.kill().await;
@@ -59,18 +70,13 @@ async fn pods_start_and_end_in_their_order_whenever_the_agent_dies() {
         let from = simulation.lines();
         simulation.begin().await;
         simulation.hear();
-        sleep(SOON).await;
+        settled().await;
         assert_eq!(simulation.told("started", from), ["delta", "beta", "alpha", "gamma"], "seed {seed}");
 
         let from = simulation.lines();
         simulation.want(&[]);
-        for _ in 0..3 {
-            sleep(Duration::from_millis(simulation.random(100))).await;
-            simulation.kill().await;
-            simulation.begin().await;
-            simulation.hear();
-        }
-        sleep(SOON).await;
+        simulation.die_often().await;
+        settled().await;
         assert_eq!(simulation.told("deleted", from), ["gamma", "alpha", "beta", "delta"], "seed {seed}");
         assert_eq!(simulation.running(), Vec::<String>::new());
         simulation.kill().await;
@@ -82,7 +88,7 @@ async fn who_waits_starts_as_soon_as_the_other_is_there_and_is_not_stopped_when_
     let mut simulation = Simulation::new(1);
     simulation.begin().await;
     simulation.want(&[("beta", "alpha")]);
-    sleep(SOON).await;
+    settled().await;
     assert_eq!(simulation.running(), Vec::<String>::new());
     let list: serde_json::Value = serde_json::from_str(&agent::status::pod_list(&simulation.board)).unwrap();
     let status = &list["items"][0]["status"];
@@ -99,7 +105,7 @@ async fn who_waits_starts_as_soon_as_the_other_is_there_and_is_not_stopped_when_
     simulation.kill().await;
     simulation.begin().await;
     simulation.hear();
-    sleep(SOON).await;
+    settled().await;
     let left = simulation.running();
     assert!(left.len() == 1 && runs.contains(&left[0]), "beta has been stopped or started anew");
     simulation.kill().await;
@@ -111,17 +117,17 @@ async fn a_drained_node_starts_nothing_until_it_is_undrained_or_booted() {
         let mut simulation = Simulation::new(seed);
         simulation.begin().await;
         simulation.want(&[("alpha", ""), ("beta", "alpha")]);
-        sleep(SOON).await;
+        settled().await;
         let from = simulation.lines();
         simulation.drain(true).await;
-        sleep(SOON).await;
+        settled().await;
         assert_eq!(simulation.told("deleted", from), ["beta", "alpha"], "seed {seed}");
         simulation.want(&[("alpha", ""), ("beta", "alpha"), ("gamma", "")]);
-        sleep(SOON).await;
+        settled().await;
         simulation.kill().await;
         simulation.begin().await;
         simulation.hear();
-        sleep(SOON).await;
+        settled().await;
         assert_eq!(simulation.running(), Vec::<String>::new(), "seed {seed}");
         let list: serde_json::Value = serde_json::from_str(&agent::status::pod_list(&simulation.board)).unwrap();
         let items = list["items"].as_array().unwrap();
@@ -142,7 +148,7 @@ async fn a_drained_node_starts_nothing_until_it_is_undrained_or_booted() {
         } else {
             simulation.drain(false).await;
         }
-        sleep(SOON).await;
+        settled().await;
         let mut started = simulation.told("started", from);
         let place = |name: &str| started.iter().position(|it| it == name);
         assert!(place("alpha") < place("beta"), "seed {seed}: {started:?}");

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::v1;
 use proto::v1::fleet_server::Fleet;
-use rustls::pki_types::CertificateDer;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -22,7 +21,7 @@ pub struct Connection {
     pub inner: Arc<Inner>,
     pub from: IpAddr,
     /// What TLS has verified; empty: nothing was shown.
-    pub shown: Arc<Vec<CertificateDer<'static>>>,
+    pub shown: session::Shown,
 }
 
 #[tonic::async_trait]

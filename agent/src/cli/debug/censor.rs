@@ -15,12 +15,23 @@ const SECRET_WORDS: [&str; 8] = ["password", "passwd", "secret", "token", "apike
 pub fn object(value: &mut Value) {
     match value {
         Value::Object(fields) => {
+            let is_output =
+                fields.get("reason").is_some_and(|reason| reason == "Unhealthy" || reason == "ProbeWarning");
+            if let Some(message) = fields.get_mut("message").filter(|_| is_output) {
+                *message = LEFT_OUT.into();
+            }
             for (key, field) in fields.iter_mut() {
                 match (key.as_str(), field) {
                     ("env" | "httpHeaders", Value::Array(items)) => items.iter_mut().for_each(blank),
                     ("annotations", Value::Object(annotations)) => {
                         let foreign = annotations.iter_mut().filter(|(name, _)| !name.contains("daemonlet.dev/"));
                         foreign.for_each(|(_, value)| *value = LEFT_OUT.into());
+                    }
+                    // A container's last words, or the end of its log.
+                    ("terminated", Value::Object(end)) => {
+                        if let Some(message) = end.get_mut("message") {
+                            *message = LEFT_OUT.into();
+                        }
                     }
                     (key, Value::String(value)) if is_secret(key) => *value = LEFT_OUT.into(),
                     (_, Value::String(value)) => *value = text(value),
@@ -120,6 +131,8 @@ mod tests {
                 "env": [{"name": "LEVEL", "value": "hidden"}, {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
                 "livenessProbe": {"httpGet": {"httpHeaders": [{"name": "Authorization", "value": "hidden"}]}},
             }]},
+            "status": {"containerStatuses": [{"lastState": {"terminated": {"exitCode": 3, "message": "hidden"}}}]},
+            "events": [{"reason": "Unhealthy", "message": "Liveness probe failed: hidden"}],
         });
         object(&mut pod);
         let said = pod.to_string();
