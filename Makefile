@@ -6,7 +6,7 @@ ROUNDS ?= 200
 CONTAINERD ?=
 export CONTAINERD
 
-.PHONY: help run stop test check bench deb machine torture sim
+.PHONY: help run stop test check bench deb machine torture sim fuzz
 
 help:
 	@echo 'make run              build, start a containerd of its own, a control endpoint and the agent with manifests/, show the daemons (root)'
@@ -19,6 +19,7 @@ help:
 	@echo 'make machine          boot a Debian machine with the units and test it there (root)'
 	@echo 'make torture ROUNDS=n kill agent, containerd, shims and log keeper at random instants, then look for leaks, doubles and lost lines (root)'
 	@echo 'make sim SEEDS=n      drive the agent over a faulty fake runtime, and the endpoint over faulty nodes, from n seeds; a failing seed prints itself'
+	@echo 'make fuzz             cargo-fuzz over every parser that reads what others wrote (SECONDS_EACH=60, TARGETS="pods patch")'
 
 run:
 	@scripts/run.sh
@@ -52,3 +53,6 @@ sim:
 	@scripts/setup.sh build
 	SEEDS=$(SEEDS) cargo test --release --package daemonlet --test simulation -- --nocapture
 	SEEDS=$(SEEDS) cargo test --release --package control --test simulation -- --nocapture
+
+fuzz:
+	@scripts/fuzz.sh

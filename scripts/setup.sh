@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the Debian packages that this project's commands need, and only those that are missing.
-# Usage: setup.sh [build|run|test|machine]...   (default: run). Debian 12 and 13. Never removes or upgrades a package.
+# Usage: setup.sh [build|run|test|machine|fuzz]...   (default: run). Debian 12 and 13. Never removes or upgrades a package.
 # The lists below are words that are meant to be split.
 # shellcheck disable=SC2086
 set -eu
@@ -10,6 +10,8 @@ BUILD_PACKAGES="protobuf-compiler libprotobuf-dev gcc libc6-dev"
 RUN_PACKAGES="$BUILD_PACKAGES containerd runc containernetworking-plugins busybox-static iptables iproute2 util-linux procps"
 TEST_PACKAGES="$RUN_PACKAGES curl python3 python3-pip python3-kubernetes"
 MACHINE_PACKAGES="debootstrap e2fsprogs"
+# libFuzzer is C++.
+FUZZ_PACKAGES="g++"
 
 die() {
     echo "setup: $*" >&2
@@ -119,7 +121,8 @@ for words in "${@:-run}"; do
         install $MACHINE_PACKAGES
         install_qemu
         ;;
-    *) die "unknown word $words (build, run, test or machine)" ;;
+    fuzz) install $FUZZ_PACKAGES ;;
+    *) die "unknown word $words (build, run, test, machine or fuzz)" ;;
     esac
 done
 command -v cargo >/dev/null || die "cargo is not installed: install Rust with rustup, then try again"

@@ -22,6 +22,9 @@ const FORMAT: &str = "daemonlet-record-1";
 /// A record is a document (at most 10 MiB as a manifest, and as JSON no larger) and a little memory.
 const RECORD_LIMIT: u64 = 16 << 20;
 
+/// Bytes of what the parser says of a record that is none: it repeats values of it.
+const WHY_MAX: usize = 500;
+
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     #[error("cannot write the record {}: check the disk of the state directory", path.display())]
@@ -184,13 +187,25 @@ pub fn directory(state_dir: &Path) -> PathBuf {
 }
 
 fn encode(record: &Record) -> Vec<u8> {
-    let body = serde_json::to_vec(record).expect("a record has string keys only");
-    durable::seal(FORMAT, &body)
+    sealed(&serde_json::to_vec(record).expect("a record has string keys only"))
 }
 
-fn decode(content: &[u8]) -> Result<Record, String> {
+/// A record's file with this body.
+pub fn sealed(body: &[u8]) -> Vec<u8> {
+    durable::seal(FORMAT, body)
+}
+
+/// A record out of its file.
+///
+/// # Errors
+/// In words that fit into a status: what stands in a damaged or foreign record is repeated in part only.
+pub fn decode(content: &[u8]) -> Result<Record, String> {
     let body = durable::unseal(FORMAT, "record", content)?;
-    serde_json::from_slice(body).map_err(|e| format!("not a record: {e}"))
+    serde_json::from_slice(body).map_err(|e| {
+        let mut why = e.to_string();
+        why.truncate(why.floor_char_boundary(WHY_MAX));
+        format!("not a record: {why}")
+    })
 }
 
 #[cfg(test)]

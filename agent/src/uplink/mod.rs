@@ -5,9 +5,9 @@
 //! types are known here alone. Reading order: [`identity`], [`mod@dial`], [`session`], [`reports`], [`convert`].
 
 mod backoff;
-mod convert;
+pub mod convert;
 mod dial;
-mod identity;
+pub mod identity;
 mod kept;
 mod logs;
 mod reports;

@@ -18,10 +18,10 @@ mod list;
 mod logs;
 mod metrics;
 mod places;
-mod query;
+pub mod query;
 mod render;
 mod reply;
-mod request;
+pub mod request;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,19 @@ use super::tree::{Node, Value, push_index, push_key};
 /// Findings of one document that are kept. Nobody reads more, and a hostile file must not fill the memory.
 const MAX_FINDINGS: usize = 100;
 
+/// Bytes of a path and of a reason: whatever a document says, what is said of it fits into a status.
+const MAX_PATH: usize = 700;
+const MAX_REASON: usize = 1_000;
+
+/// At most so many bytes of a text, with a sign where it goes on.
+fn clipped(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max));
+        text.push('…');
+    }
+    text
+}
+
 /// Everything found so far.
 #[derive(Debug, Default)]
 pub struct Findings {
@@ -52,6 +65,7 @@ impl Findings {
 
     /// One fault a path: the first says enough.
     pub fn fault(&mut self, line: u32, path: String, reason: String, class: Class) {
+        let (path, reason) = (clipped(path, MAX_PATH), clipped(reason, MAX_REASON));
         if self.is_full() {
             self.dropped += 1;
         } else if let Some(known) = self.faults.iter_mut().find(|f| f.line == line && f.path == path) {
@@ -86,7 +100,8 @@ impl Findings {
     /// Accepted, but does nothing.
     pub fn no_effect(&mut self, line: u32, path: String, reason: impl Into<String>) {
         if self.no_effect.len() < MAX_FINDINGS {
-            self.no_effect.push(super::NoEffect { line, path, reason: reason.into() });
+            let (path, reason) = (clipped(path, MAX_PATH), clipped(reason.into(), MAX_REASON));
+            self.no_effect.push(super::NoEffect { line, path, reason });
         }
     }
 }

@@ -118,7 +118,8 @@ impl Value {
 
 /// Appends `.key` to a path, or `['key']` where the key is not a plain word (labels, annotations).
 pub fn push_key(path: &mut String, key: &str) {
-    let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let plain =
+        !key.is_empty() && key.len() <= MAX_KEY_SHOWN && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if plain {
         if !path.is_empty() {
             path.push('.');

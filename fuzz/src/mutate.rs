@@ -86,12 +86,15 @@ fn change(random: &mut Random, document: &mut Value, words: &[&str]) {
     match (kind, &mut *node) {
         (0, Value::Array(list)) => {
             if let Some(first) = list.first().cloned() {
+                let times = times.min(room(&first));
                 list.extend(std::iter::repeat_n(first, times));
             }
         }
         (1, Value::Array(list)) => list.push(other),
         (2, Value::Array(list)) => drop(list.pop()),
-        (0, Value::Object(map)) => map.extend((0..times).map(|n| (format!("{word}{n}"), other.clone()))),
+        (0, Value::Object(map)) => {
+            map.extend((0..times.min(room(&other))).map(|n| (format!("{word}{n}"), other.clone())))
+        }
         (1, Value::Object(map)) => drop(map.insert(word, other)),
         (2, Value::Object(map)) => {
             if let Some(key) = map.keys().next().cloned() {
@@ -108,6 +111,12 @@ fn change(random: &mut Random, document: &mut Value, words: &[&str]) {
         (10, Value::String(text)) => text.insert(0, *random.of(&['/', '\0', ':', '\u{202e}', '.', '-', '\n'])),
         _ => *node = other,
     }
+}
+
+/// How often a value may be repeated: copies of copies would need all memory.
+fn room(value: &Value) -> usize {
+    const GROWTH_MAX: usize = 256 << 10;
+    1 + GROWTH_MAX / value.to_string().len()
 }
 
 /// Any node, each level as likely as the next.
