@@ -189,7 +189,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         None => None,
     };
     let (given, tokens) = remote.as_ref().map(|_| watch::channel(uplink::Given::new())).unzip();
-    let manifests = static_dir::follow(config.manifest_dir.clone(), context);
+    let manifests = static_dir::follow(config.manifest_dir.clone(), context, &config.state_dir);
     // What a record's pod uses is found before any manifest is.
     let contents = contents::counting(&kept.all);
     let (desired_sender, desired_set) =

@@ -98,7 +98,8 @@ pub enum FileState {
     Refused,
     /// Another document has the same claim.
     Conflict,
-    /// Beyond --max-pods.
+    /// Beyond --max-pods: Kubernetes' word.
+    #[serde(rename = "OutOfpods")]
     OutOfPods,
     /// Not read: not a manifest by its name, or a FIFO, a directory, a device.
     Ignored,

@@ -32,6 +32,13 @@ fn a_container_that_fails_at_once_backs_off_and_says_until_when() {
     assert_eq!(waiting.container("main").unwrap()["lastState"]["terminated"]["exitCode"], 3);
     let why = node.cli(&["why", "a"]).out + &node.cli(&["why", &waiting.name()]).out;
     assert!(why.contains("back-off") || why.contains("CrashLoopBackOff"), "{why}");
+    // Between two runs both words show the one that has ended, as with a kubelet; it may be running again by now.
+    for words in [&["logs", "a-node"][..], &["logs", "--previous", "a-node"]] {
+        let mut words = words.to_vec();
+        let name = waiting.name();
+        *words.last_mut().unwrap() = &name;
+        assert_eq!(node.cli(&words).ok().out, "failing\n", "{words:?}");
+    }
 }
 
 /// One that ignores SIGTERM, and two that put themselves into the background as old daemons do, among the pod's processes and

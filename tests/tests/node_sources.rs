@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 use tests::image::{Image, Tarball};
 use tests::manifest::{daemon_set, pod};
@@ -18,6 +19,30 @@ fn wait_file(node: &TestNode, file: &str, says: &str) {
         let told = files.lines().any(|line| line.contains(file) && line.to_lowercase().contains(&says.to_lowercase()));
         if told { Ok(()) } else { Err(files) }
     });
+}
+
+/// As at a boot where the directory's file system comes late, by a unit that the agent knows nothing of.
+#[test]
+fn a_directory_whose_file_system_is_not_mounted_yet_at_the_start_is_not_heard_from() {
+    let mut node = TestNode::builder().without_agent().start();
+    let (dir, nothing) = (node.manifest_dir(), None::<&str>);
+    mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), nothing).expect("root may mount");
+    node.start_agent();
+    node.put("a.yaml", &pod("a").text());
+    let before = node.process(&node.wait_running("a"));
+    node.stop_agent();
+    umount2(&dir, MntFlags::MNT_DETACH).expect("it is mounted");
+    node.start_agent();
+    wait_for("readyz says what is not mounted", || {
+        let said = node.get("/readyz?verbose").map_err(|error| error.to_string())?.body;
+        if said.contains("is not mounted, which was when manifests were last found") { Ok(()) } else { Err(said) }
+    });
+    assert_eq!(node.process(&node.wait_running("a")).pid, before.pid);
+    // It comes, and what was there is taken as it is: here, nothing.
+    mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), nothing).expect("root may mount");
+    node.wait_no_pod("a");
+    node.stop_agent();
+    umount2(&dir, MntFlags::MNT_DETACH).expect("it is mounted");
 }
 
 #[test]
@@ -403,7 +428,7 @@ fn ten_thousand_manifests_at_once_are_refused_one_by_one_beyond_max_pods() {
         let all = files["items"].as_array().cloned().unwrap_or_default();
         if all.len() == FILES * IN_EACH { Ok(all) } else { Err(format!("{} of them", all.len())) }
     });
-    let refused = files.iter().filter(|file| file["state"] == "OutOfPods").count();
+    let refused = files.iter().filter(|file| file["state"] == "OutOfpods").count();
     assert_eq!(refused, FILES * IN_EACH - 2);
     assert_eq!(node.pods().iter().filter(|pod| pod.running()).count(), 2);
     let added = (kilobytes("VmHWM") - before) << 10;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use clap::Args;
 use pod::after;
-use pod::manifest::{Context, Document, Parsed, Rejection, parse};
+use pod::manifest::{Context, Document, DocumentOutcome, NoEffect, Parsed, Rejection, parse};
 use pod::merge::unresolved;
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ pub struct CheckArgs {
     pub output: Option<Machine>,
 }
 
-/// Rejections on stdout, one a line; exit code 1 where there is one.
+/// Rejections on stdout, one a line, and on stderr what is taken and has no effect; exit code 1 where something is refused.
 pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<(), Failure> {
     let node_name = config::hostname().unwrap_or_else(|_| "node".into());
     let context = Context { node_name };
@@ -41,9 +41,34 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<(), Failure> {
             let judged: Vec<Value> = files.iter().map(to_json).collect();
             writeln!(out, "{:#}", json!({"files": judged}))?;
         }
-        None => files.iter().flat_map(Parsed::rejections).try_for_each(|rejection| writeln!(out, "{rejection}"))?,
+        None => {
+            files.iter().flat_map(Parsed::rejections).try_for_each(|rejection| writeln!(out, "{rejection}"))?;
+            tell_no_effect(&files);
+        }
     }
     if accepted { Ok(()) } else { Err(Failure::Refused(String::new())) }
+}
+
+/// On stderr, so that stdout has rejections alone.
+fn tell_no_effect(files: &[Parsed]) {
+    for (file, document) in files.iter().flat_map(|file| file.documents.iter().map(move |it| (&file.file, it))) {
+        for NoEffect { line, path, reason } in no_effect(document) {
+            let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
+            // Nobody may be reading.
+            let _ = writeln!(io::stderr(), "{file}:{line}: {path}has no effect: {reason}");
+        }
+    }
+}
+
+/// What of a document has no effect: some of its fields, or the document as a whole (its path is empty).
+fn no_effect(document: &DocumentOutcome) -> Vec<NoEffect> {
+    let whole = match &document.result {
+        Ok(Document::Accepted { reason, .. }) => {
+            Some(NoEffect { line: document.line, path: String::new(), reason: reason.clone() })
+        }
+        Ok(_) | Err(_) => None,
+    };
+    whole.into_iter().chain(document.no_effect.iter().cloned()).collect()
 }
 
 /// What only shows once all files are known.
@@ -100,8 +125,7 @@ fn to_json(parsed: &Parsed) -> Value {
         .documents
         .iter()
         .map(|document| {
-            let no_effect: Vec<Value> = document
-                .no_effect
+            let no_effect: Vec<Value> = no_effect(document)
                 .iter()
                 .map(|n| json!({"line": n.line, "path": n.path, "reason": n.reason}))
                 .collect();

@@ -18,6 +18,7 @@ use crate::config::{self, Config, Settings};
 use crate::http::rows::Kind;
 use crate::log_file::{LogDir, LogFile, keep_last};
 use crate::log_lines::{Printer, Shown};
+use crate::status::run_shown;
 
 /// Containers of a pod whose logs are shown at once; each takes a few descriptors.
 const CONTAINERS_MAX: usize = 256;
@@ -260,12 +261,12 @@ fn places(pod: &Value, args: &LogsArgs) -> Result<Vec<Place>, Failure> {
         let pod_dir = format!("{}_{}_{uid}", find::namespace(pod), find::name(pod));
         Place { pod: find::name(pod).to_owned(), uid, pod_dir, container: container.to_owned(), attempt }
     };
-    let attempt = |status: Option<&Value>| status.and_then(|status| status["restartCount"].as_u64()).unwrap_or(0);
     if args.all_containers {
         let all = pod_row::inits(pod).iter().chain(pod_row::containers(pod)).take(CONTAINERS_MAX);
         let wanted = all.filter_map(|status| {
-            let attempt = attempt(Some(status));
-            Some(place(field(status, "/name"), if args.previous { attempt.checked_sub(1)? } else { attempt }))
+            // What has not begun has nothing to say yet, and may begin while it is followed.
+            let to_come = (!args.previous).then_some(0);
+            Some(place(field(status, "/name"), run_shown(status, args.previous).or(to_come)?))
         });
         let wanted: Vec<Place> = wanted.collect();
         return match wanted.is_empty() {
@@ -274,18 +275,17 @@ fn places(pod: &Value, args: &LogsArgs) -> Result<Vec<Place>, Failure> {
         };
     }
     let (container, _) = exec::container(pod, args.container.as_deref())?;
-    let attempt = attempt(status(pod, &container));
-    match (args.previous, attempt.checked_sub(1)) {
-        (false, _) => Ok(vec![place(&container, attempt)]),
-        (true, Some(before)) => Ok(vec![place(&container, before)]),
-        (true, None) => {
+    match status_of(pod, &container).and_then(|status| run_shown(status, args.previous)) {
+        Some(attempt) => Ok(vec![place(&container, attempt)]),
+        None if !args.previous => Ok(vec![place(&container, 0)]),
+        None => {
             let why = format!("container {container} of {} has not been restarted", find::name(pod));
             Err(Failure::NotFound(why))
         }
     }
 }
 
-fn status<'p>(pod: &'p Value, container: &str) -> Option<&'p Value> {
+fn status_of<'p>(pod: &'p Value, container: &str) -> Option<&'p Value> {
     pod_row::containers(pod).iter().chain(pod_row::inits(pod)).find(|status| status["name"] == container)
 }
 

@@ -4,6 +4,7 @@
 //! time that Kubernetes shows is one that the record remembers, so that the same pod looks the same after a restart.
 
 mod containers;
+mod log_run;
 pub mod node;
 mod phase;
 pub mod ready;
@@ -23,6 +24,8 @@ use pod::spec::Role;
 use pod::storage::EVICTED;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
+
+pub use log_run::run_shown;
 
 use crate::board::{Board, NodeFacts, Published};
 

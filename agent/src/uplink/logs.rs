@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use notify::{RecursiveMode, Watcher as _};
-use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::board::Board;
@@ -112,31 +111,21 @@ fn find(board: &Board, wanted: &Wanted) -> Result<Run, NoLog> {
     let Some(status) = status else {
         return Err(NoLog { code: 400, why: format!("container {container} is not valid for pod {name}") });
     };
-    let restarts = status["restartCount"].as_u64().unwrap_or(0);
     let running = status["state"]["running"].is_object();
-    let waiting = status["state"]["waiting"]["reason"].as_str();
-    let before = restarts.checked_sub(1);
-    let attempt = match (*previous, waiting) {
-        (true, _) => before.ok_or_else(|| {
-            let why = format!("previous terminated container {container:?} in pod {name:?} not found");
-            NoLog { code: 400, why }
-        })?,
+    let attempt = match (status::run_shown(&status, *previous), status["state"]["waiting"]["reason"].as_str()) {
+        (Some(attempt), _) => attempt,
         // As in Kubernetes: the run that is to come has nothing to say yet.
-        (false, Some(reason)) if before.is_none() => {
+        (None, Some(reason)) if !previous => {
             let why = format!("container {container:?} in pod {name:?} is waiting to start: {reason}");
             return Err(NoLog { code: 400, why });
         }
-        // Between two runs: of the one that was.
-        (false, Some(_)) if !has_begun(&status) => before.unwrap_or(0),
-        (false, _) => restarts,
+        (None, _) => {
+            let why = format!("previous terminated container {container:?} in pod {name:?} not found");
+            return Err(NoLog { code: 400, why });
+        }
     };
     let pod_dir = format!("{}_{name}_{uid}", view.record.workload.namespace);
     Ok(Run { pod_dir, attempt, lives: running && !previous })
-}
-
-/// The container's newest run has been started.
-fn has_begun(status: &Value) -> bool {
-    status["state"]["waiting"].is_null()
 }
 
 fn show(board: &Board, wanted: &Wanted, run: &Run, log_dir: PathBuf, out: &mut Out) -> io::Result<()> {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use notify::{RecursiveMode, Watcher as _};
 use serde_json::Value;
 
-use super::{Failure, Log, LogsArgs, Place, Then, cannot, note, open, places, status, staying};
+use super::{Failure, Log, LogsArgs, Place, Then, cannot, note, open, places, status_of, staying};
 use crate::cli::client::Client;
 use crate::cli::find::{self, field};
 use crate::cli::pod_row;
@@ -218,7 +218,7 @@ fn is_over(pod: &Value, place: &Place) -> bool {
     if init.is_some_and(|status| pod_row::is_sidecar(pod, status)) {
         return false;
     }
-    let ended = status(pod, &place.container).map_or(&Value::Null, |status| &status["state"]["terminated"]);
+    let ended = status_of(pod, &place.container).map_or(&Value::Null, |status| &status["state"]["terminated"]);
     match field(pod, "/spec/restartPolicy") {
         "Never" => !ended.is_null(),
         "OnFailure" => ended["exitCode"] == 0,

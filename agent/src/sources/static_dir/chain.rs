@@ -101,14 +101,12 @@ fn parts(path: &Path) -> impl Iterator<Item = PathBuf> + '_ {
 }
 
 /// Whether /etc/fstab says that something is to be mounted on one of these names and nothing is.
-pub fn awaits_mount(fstab: &str, mountinfo: &str, names: &BTreeSet<PathBuf>) -> Option<PathBuf> {
+pub fn awaits_mount(fstab: &str, mounted: &BTreeSet<PathBuf>, names: &BTreeSet<PathBuf>) -> Option<PathBuf> {
     let wanted = fstab.lines().filter(|line| !line.trim_start().starts_with('#')).filter_map(|line| {
         let mut words = line.split_whitespace().skip(1);
         let (point, options) = (words.next()?, words.nth(1).unwrap_or_default());
         (!options.split(',').any(|option| option == "noauto")).then_some(point)
     });
-    let mounted: BTreeSet<PathBuf> =
-        mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(|p| PathBuf::from(unescape(p))).collect();
     wanted.map(|p| PathBuf::from(unescape(p))).find(|p| names.contains(p) && !mounted.contains(p))
 }
 
@@ -119,12 +117,12 @@ mod tests {
     #[test]
     fn mount_point_of_fstab_without_mount_is_awaited() {
         let fstab = "# /dev/a /m ext4 defaults 0 0\n/dev/b /srv/my\\040disk ext4 defaults,nofail 0 2\n/dev/c /n ext4 noauto 0 0\n";
-        let mounted = "36 25 8:1 / / rw - ext4 /dev/a rw\n";
         let names = |path: &str| BTreeSet::from([PathBuf::from("/srv"), PathBuf::from(path)]);
-        assert_eq!(awaits_mount(fstab, mounted, &names("/srv/my disk")), Some(PathBuf::from("/srv/my disk")));
-        assert_eq!(awaits_mount(fstab, mounted, &names("/m")), None);
-        assert_eq!(awaits_mount(fstab, mounted, &names("/n")), None);
-        let mounted = "36 25 8:1 / /srv/my\\040disk rw - ext4 /dev/b rw\n";
-        assert_eq!(awaits_mount(fstab, mounted, &names("/srv/my disk")), None);
+        let mounted = BTreeSet::from([PathBuf::from("/")]);
+        assert_eq!(awaits_mount(fstab, &mounted, &names("/srv/my disk")), Some(PathBuf::from("/srv/my disk")));
+        assert_eq!(awaits_mount(fstab, &mounted, &names("/m")), None);
+        assert_eq!(awaits_mount(fstab, &mounted, &names("/n")), None);
+        let mounted = names("/srv/my disk");
+        assert_eq!(awaits_mount(fstab, &mounted, &names("/srv/my disk")), None);
     }
 }

@@ -13,8 +13,10 @@ use tokio::sync::watch;
 
 use super::chain::{self, Chain};
 use super::file::{self, Found, Reading, Stamp};
+use super::mounts::Mounts;
 use super::notice::{Interest, Noticed, Touch, Watcher};
 use super::{FULL_SCAN, Snapshot};
+use crate::mountinfo;
 
 /// Files that are read. A node runs 110 pods; a fleet's worth of manifests in one directory is a mistake.
 const MAX_FILES: usize = 10_000;
@@ -32,6 +34,7 @@ pub struct Directory {
     /// As configured: what people see.
     root: PathBuf,
     context: Context,
+    mounts: Mounts,
     chain: Chain,
     /// Device and inode of the directory, and whether a file system is mounted there.
     identity: Option<Identity>,
@@ -61,11 +64,12 @@ struct Entry {
 }
 
 impl Directory {
-    pub fn new(root: PathBuf, context: Context) -> Directory {
+    pub fn new(root: PathBuf, context: Context, mounts: Mounts) -> Directory {
         let root = std::path::absolute(&root).unwrap_or(root);
         Directory {
             root,
             context,
+            mounts,
             chain: Chain::default(),
             identity: None,
             not_heard: Snapshot::default().not_heard,
@@ -185,6 +189,10 @@ impl Directory {
         match self.list() {
             Ok((real, names, identity)) => {
                 self.identity = Some(identity);
+                if !names.is_empty() {
+                    let mounted = mounted();
+                    self.mounts.found(&self.root, self.chain.names.intersection(&mounted).cloned().collect());
+                }
                 self.hear(None);
                 self.read_names(&real, names);
             }
@@ -239,9 +247,12 @@ impl Directory {
         if self.identity.is_some_and(|before| before.mount && before.device != now.device) && !now.mount {
             return Err("holds no manifest, and the file system that was mounted there is gone".into());
         }
+        let mounted = mounted();
+        if let Some(reason) = self.mounts.awaited(&self.root, &mounted) {
+            return Err(reason);
+        }
         let fstab = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        match chain::awaits_mount(&fstab, &mounts, &self.chain.names) {
+        match chain::awaits_mount(&fstab, &mounted, &self.chain.names) {
             Some(point) => Err(format!("holds no manifest, and {} of /etc/fstab is not mounted yet", point.display())),
             None => Ok(()),
         }
@@ -346,6 +357,12 @@ impl Directory {
             self.changed = true;
         }
     }
+}
+
+/// All mount points. Where they cannot be read none counts as mounted, which only makes us wait.
+fn mounted() -> BTreeSet<PathBuf> {
+    let all = mountinfo::read().unwrap_or_default();
+    all.into_iter().map(|mounted| mounted.point).collect()
 }
 
 /// What distinguishes one directory from another that takes its place.

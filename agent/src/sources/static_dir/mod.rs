@@ -8,12 +8,13 @@
 mod chain;
 mod directory;
 mod file;
+mod mounts;
 mod notice;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use pod::manifest::{Context, Parsed};
 use tokio::sync::watch;
 
 use directory::Directory;
+use mounts::Mounts;
 use notice::Notices;
 
 /// Everything is read anew this often, whatever inotify says: it loses events when its queue overflows and says
@@ -54,9 +56,12 @@ impl Default for Snapshot {
 /// Follows a directory until the receiver and all its clones are dropped (noticed at the next event or check).
 ///
 /// A receiver whose sender is gone means that the thread has died: a broken invariant, for the caller to end on.
-pub fn follow(dir: PathBuf, context: Context) -> watch::Receiver<Snapshot> {
+///
+/// `state_dir`: where it is noted what was mounted on the way to the manifests.
+pub fn follow(dir: PathBuf, context: Context, state_dir: &Path) -> watch::Receiver<Snapshot> {
     let (sender, receiver) = watch::channel(Snapshot::default());
-    let run = move || run(Directory::new(dir, context), &sender);
+    let mounts = Mounts::open(state_dir);
+    let run = move || run(Directory::new(dir, context, mounts), &sender);
     if let Err(error) = std::thread::Builder::new().name("static-dir".into()).spawn(run) {
         tracing::error!(%error, "no thread for the manifest directory");
     }

@@ -32,7 +32,7 @@ struct Followed {
 impl Followed {
     fn of(dir: impl Into<PathBuf>) -> Followed {
         let dir = dir.into();
-        Followed { receiver: follow(dir.clone(), Context { node_name: "n".into() }), dir }
+        Followed { receiver: follow(dir.clone(), Context { node_name: "n".into() }, &dir.with_extension("state")), dir }
     }
 
     async fn until(&mut self, what: &str, is: impl Fn(&Snapshot) -> bool) -> Snapshot {
