@@ -12,7 +12,8 @@ use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
 use pod::plan::{Hook, Signal};
 use pod::record::Record;
 use pod::resolve;
-use pod::spec::{Container, EnvValue, EnvVar, PodTemplate};
+use pod::spec::{Container, EnvValue, EnvVar, PodTemplate, PullPolicy};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::gate::Gate;
@@ -49,6 +50,11 @@ pub enum Job {
     },
     Save {
         record: Box<Record>,
+    },
+    /// What of a pod needs no record: see [`Ahead`].
+    Ahead {
+        pod: Admitted,
+        place: OwnedSemaphorePermit,
     },
     /// `news` is told what happens in between.
     PrepareImage {
@@ -113,6 +119,16 @@ pub enum Job {
     },
 }
 
+/// What was done for a pod while its record was on its way to the disk.
+#[derive(Debug)]
+pub struct Ahead {
+    pub uid: Uid,
+    /// Its surroundings.
+    pub made: Result<Vec<Warned>, StepError>,
+    /// Containers whose images were found here, as their pull policy asks.
+    pub images: Vec<String>,
+}
+
 /// What a job that succeeded has changed, for the worker's view.
 #[derive(Debug)]
 pub enum Outcome {
@@ -123,6 +139,7 @@ pub enum Outcome {
     Saved {
         record: Box<Record>,
     },
+    Ahead(Box<Ahead>),
     ImageReady {
         uid: Uid,
         container: String,
@@ -186,6 +203,7 @@ impl Job {
         match self {
             Job::Admit { .. } => "create",
             Job::Save { .. }
+            | Job::Ahead { .. }
             | Job::PrepareImage { .. }
             | Job::SetUp { .. }
             | Job::Fill { .. }
@@ -273,10 +291,13 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             if !files.is_empty() {
                 machine.sandboxes().fill(&pod.record.uid, &files).await?;
             }
-            machine.runtime().takes(&pod.template.spec).await?;
-            let made = Box::pin(machine.sandboxes().set_up(&pod.record, &pod.template)).await;
-            metrics.sandbox_made(made.is_ok());
-            Ok(Outcome::SetUp { uid: pod.record.uid, warned: made? })
+            let warned = Box::pin(set_up(ground, &pod)).await?;
+            Ok(Outcome::SetUp { uid: pod.record.uid, warned })
+        }
+        Job::Ahead { pod, place } => {
+            let (made, images) = tokio::join!(Box::pin(set_up(ground, &pod)), Box::pin(images_here(machine, &pod)));
+            drop(place);
+            Ok(Outcome::Ahead(Box::new(Ahead { uid: pod.record.uid, made, images })))
         }
         Job::Connect { pod } => {
             let _permit = gate.enter(pod.template.spec.priority).await;
@@ -341,6 +362,36 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
     }
 }
 
+async fn set_up<M: Machine>(ground: &Ground<'_, M>, pod: &Admitted) -> Result<Vec<Warned>, StepError> {
+    let Ground { machine, metrics, .. } = *ground;
+    machine.runtime().takes(&pod.template.spec).await?;
+    let made = machine.sandboxes().set_up(&pod.record, &pod.template).await;
+    metrics.sandbox_made(made.is_ok());
+    made
+}
+
+/// Containers whose images are here, where that is all that their pull policy asks. No registry is asked and nothing is told: whatever is
+/// not simply here is the matter of its own step.
+async fn images_here<M: Machine>(machine: &M, pod: &Admitted) -> Vec<String> {
+    let spec = &pod.template.spec;
+    let mut here = Vec::new();
+    for container in &spec.containers {
+        if container.pull_policy == PullPolicy::Always || spec.image_volumes(container).next().is_some() {
+            continue;
+        }
+        let wanted = ImageWanted { pull_policy: PullPolicy::Never, ..ImageWanted::quietly(container) };
+        // By its address, as elsewhere: otherwise there would be two copies of its code.
+        let looking: Pin<Box<dyn Future<Output = Result<Prepared, StepError>> + Send + '_>> =
+            Box::pin(machine.runtime().prepare_image(wanted));
+        let found = tokio::time::timeout(AHEAD_PATIENCE, looking).await;
+        if !matches!(found, Ok(Ok(Prepared::AsAsked))) {
+            break;
+        }
+        here.push(container.name.clone());
+    }
+    here
+}
+
 /// Why the hook failed, when it did. Without a hook there is nothing to do, which cannot fail. Err: it could not be run at present.
 async fn run_hook<M: Machine>(
     machine: &M,
@@ -389,6 +440,10 @@ pub fn counted<'a, T: 'a>(
 /// How long a container that has run before waits for a registry's word (`imagePullPolicy: Always`): a daemon that was killed is to be
 /// back soon, and a registry that answers at all does so within a fraction of this.
 const RESTART_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the look for an image that may be here takes before its own step is to do it: two calls of a containerd that is not busy take
+/// a fiftieth of that, and the pod's surroundings wait for it.
+const AHEAD_PATIENCE: Duration = Duration::from_millis(50);
 
 /// What waits for a ConfigMap or Secret is woken when it comes; this is for a wake that was lost.
 const AGAIN: Duration = Duration::from_secs(300);

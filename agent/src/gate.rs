@@ -6,12 +6,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+/// Pods whose surroundings are made while their records are written: of more at once each is only in the others' way, and all take memory.
+const EARLY_MAX: usize = 2;
 
 /// See the top of the file. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Gate {
     state: Arc<Mutex<State>>,
+    early: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -32,7 +36,12 @@ impl Gate {
     /// A gate with room for `places`, at least one.
     pub fn new(places: usize) -> Gate {
         let state = State { free: places.max(1), arrivals: 0, waiting: BTreeMap::new() };
-        Gate { state: Arc::new(Mutex::new(state)) }
+        Gate { state: Arc::new(Mutex::new(state)), early: Arc::new(Semaphore::new(EARLY_MAX)) }
+    }
+
+    /// A place for a pod's surroundings beside its admission; None while there is none.
+    pub fn early(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.early).try_acquire_owned().ok()
     }
 
     /// Waits for a place. Cancel-safe: a place given to somebody who no longer waits goes to the next.

@@ -4,6 +4,7 @@
 //! that a container's exit, a lost event, an agent's restart and a timer share one path. Steps run side by side; each
 //! one that ends leads to the next plan. A step that fails is a reason in the status and a back-off.
 
+mod ahead;
 mod contents;
 mod nudge;
 mod outcome;
@@ -35,7 +36,7 @@ use tokio::task::JoinSet;
 use crate::board::{Board, Published, WantedSummary};
 use crate::drain::Drain;
 use crate::events::Severity;
-use crate::execute::{Admitted, Ground, Job, Outcome, counted, execute};
+use crate::execute::{Admitted, Ahead, Ground, Job, Outcome, counted, execute};
 use crate::gate::Gate;
 use crate::probes::prober::Prober;
 use crate::records::Records;
@@ -128,6 +129,8 @@ pub struct Worker<M: Machine> {
     deletions: BTreeMap<StepKey, RunKey>,
     /// Records of admissions that failed, of which something may be on disk all the same.
     leftovers: Vec<Record>,
+    /// What was made for the pod whose admission is under way.
+    ahead: Option<Box<Ahead>>,
     /// Records of which no pod can be made any more, with why. What they hold is to be given back.
     unreadable: Vec<(Record, String)>,
     failures: BTreeMap<StepKey, Failure>,
@@ -189,6 +192,7 @@ impl<M: Machine> Worker<M> {
             silent_seen: None,
             deletions: BTreeMap::new(),
             leftovers: Vec::new(),
+            ahead: None,
             unreadable: Vec::new(),
             failures: BTreeMap::new(),
             in_flight: BTreeSet::new(),
@@ -547,13 +551,14 @@ impl<M: Machine> Worker<M> {
         let run = |uid: Uid, container: String, attempt: u32| RunKey { uid, container, attempt };
         match step {
             Step::Admit => {
-                let Wanted::Run(wanted) = &*self.wanted.borrow() else { return None };
-                let record = self.admit(wanted, now);
+                let Wanted::Run(wanted) = self.wanted.borrow().clone() else { return None };
+                let record = self.admit(&wanted, now);
                 self.shared.directory.claim(&record);
                 // Until its admission is known to have succeeded.
                 self.leftovers.reserve_exact(1);
                 self.leftovers.push(record.clone());
-                Some(Job::Admit { wanted: wanted.clone(), record: Box::new(record) })
+                self.go_ahead(&record, &wanted);
+                Some(Job::Admit { wanted, record: Box::new(record) })
             }
             Step::Remember { uid, change } => {
                 self.remember(&uid, change, now);

@@ -52,8 +52,11 @@ impl<M: Machine> Worker<M> {
                 self.leftovers.retain(|r| r.uid != record.uid);
                 // One pod is the rule.
                 self.pods.reserve_exact(1);
+                let uid = record.uid.clone();
                 self.pods.push(new_view(*record, *wanted));
+                self.take_ahead(&uid);
             }
+            Outcome::Ahead(ahead) => self.made_ahead(ahead),
             Outcome::Saved { record } => self.saved(*record),
             Outcome::ImageReady { uid, container, prepared } => {
                 self.image_ready(&uid, &container, prepared);

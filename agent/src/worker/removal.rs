@@ -113,6 +113,7 @@ impl<M: Machine> Worker<M> {
             let key = StepKey::Forget(record.uid.clone());
             if !self.in_flight.contains(&key)
                 && !self.in_flight.contains(&StepKey::Admit)
+                && !self.in_flight.contains(&StepKey::SetUp(record.uid.clone()))
                 && !self.is_waiting(&key, now)
             {
                 self.spawn(key, Job::Forget { record: Box::new(record) });

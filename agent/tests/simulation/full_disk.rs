@@ -124,3 +124,31 @@ async fn a_pod_that_was_never_recorded_waits_for_the_disk_and_says_so() {
         heals(&simulation).await;
     }
 }
+
+/// Namespaces and cgroups are made while the record is on its way; nothing else is.
+#[tokio::test(start_paused = true)]
+async fn surroundings_of_a_pod_whose_record_never_came_to_be_go_with_the_next_life() {
+    let mut simulation = node_with(1, FakeDisk::Takes).await;
+    let key = workload(0, 0).workload;
+    simulation.set.workloads.remove(&key);
+    simulation.hear();
+    sleep(SOON).await;
+    let known = simulation.world.state().sandboxes.clone();
+    simulation.world.state().disk = FakeDisk::Hangs;
+    wish(&mut simulation, 0);
+    simulation.hear();
+    sleep(Duration::from_secs(1)).await;
+    let made = simulation.world.state().sandboxes.clone();
+    assert_eq!(made.len(), known.len() + 1, "nothing was made beside the write");
+    assert!(simulation.board.workloads()[&key].pods.is_empty(), "it counts before its record is there");
+    let containers = simulation.world.state().containers.values().filter(|c| c.workload == key).count();
+    assert_eq!(containers, 0, "a container without a record");
+    simulation.kill().await;
+    simulation.set.workloads.remove(&key);
+    simulation.world.state().disk = FakeDisk::Takes;
+    simulation.begin().await;
+    simulation.hear();
+    sleep(SOON).await;
+    assert_eq!(simulation.world.state().sandboxes, known);
+    simulation.check_converged();
+}

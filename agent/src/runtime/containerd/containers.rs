@@ -4,7 +4,6 @@
 //! garbage collection sees who owns it (an unowned active snapshot may be collected within milliseconds).
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -33,12 +32,12 @@ use super::hung::Looks;
 use super::image_facts::ImageFacts;
 use super::oci::{self, Inputs};
 use super::seccomp::localhost;
-use super::sub_paths::{Bound, Reach, SubPath};
+use super::sub_paths::{Bound, SubPath, reach};
 use super::tasks::NewTask;
 use super::volume_images::Views;
 use super::{
-    Containerd, OciRuntime, cgroup, classes, env_files, environment, exec, huge_pages, image_volumes, labels,
-    propagation, selinux, snapshots, stdin, sub_paths, tasks,
+    Containerd, OciRuntime, cgroup, cgroup_view, classes, env_files, environment, exec, huge_pages, image_volumes,
+    labels, propagation, selinux, snapshots, stdin, sub_paths, tasks,
 };
 use crate::execute::chain;
 use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
@@ -98,12 +97,14 @@ impl Containerd {
             Err(error) => return Err(unbound(bound, error).await),
         };
         let run = &CreateRun { container: strict.as_ref().unwrap_or(run.container), ..run.clone() };
-        let (spec, adapted) =
+        let (mut spec, adapted) =
             match self.spec_of(run, image, (&image_volumes, &sub_paths, &bound), (&runtime, &shim_group)).await {
                 Ok(made) => made,
                 Err(error) => return Err(unbound(bound, error).await),
             };
         let user = user_of(&spec);
+        // Beside the record and the snapshot.
+        let view = self.cgroup_view(run, &runtime, &mut spec);
         let spec = serde_json::to_vec(&spec).expect("a spec has only text keys");
         let options = runtime.options(matches!(run.sandbox.cgroup, CgroupParent::Systemd(_)), run.sandbox.users);
         let mut labels = labels::of_run(run, image, &adapted, user.as_ref());
@@ -164,9 +165,11 @@ impl Containerd {
                 options,
             };
             propagation::check(run, &sub_paths).map_err(|why| StepError::new("CreateContainerError", why))?;
+            let view = self.viewed(view).await?;
             let turn = self.turns.of(&run.run.uid).await;
             let created = tasks::create(&self.client, &task).await;
             drop(turn);
+            cgroup_view::leave(view);
             // The container has its own copies by now.
             unbound(bound, ()).await;
             created.map_err(|status| refused("the task", &status))
@@ -420,19 +423,12 @@ impl Containerd {
 
 /// Undoes the binds, where that may take its time: a file system that is gone may hold whoever asks for it.
 async fn unbound<T>(bound: Bound, then: T) -> T {
+    if bound.is_empty() {
+        return then;
+    }
     // It does not panic, and what it cannot undo it says itself.
     let _ = tokio::task::spawn_blocking(move || drop(bound)).await;
     then
-}
-
-/// Whether containerd, by its pid, has our mounts. Others also where it is in another process namespace.
-fn reach(containerd: Option<i32>) -> io::Result<Reach> {
-    let namespace = |process: &str| match std::fs::read_link(format!("/proc/{process}/ns/mnt")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        found => found.map(Some),
-    };
-    let Some(its) = containerd.map_or(Ok(None), |pid| namespace(&pid.to_string()))? else { return Ok(Reach::Others) };
-    Ok(if Some(its) == namespace("self")? { Reach::Ours } else { Reach::Others })
 }
 
 /// The mounts, by their place among the container's, of the host's paths where only reading is allowed.

@@ -38,6 +38,7 @@ pub use self::classes::OciRuntime;
 pub mod apparmor;
 pub mod capabilities;
 mod cgroup;
+mod cgroup_view;
 mod classes;
 pub mod client;
 mod containers;
@@ -150,6 +151,7 @@ pub struct Containerd {
     /// Looks at hostPaths, which may hang.
     device_looks: Looks,
     recursion: recursion::Recursion,
+    cgroup_hierarchies: cgroup_view::Hierarchies,
     /// Containers whose shim did not answer.
     late: Late,
     /// Ends that a shim may not tell.
@@ -182,6 +184,7 @@ impl Containerd {
             apparmor: Profiles::default(),
             device_looks: Looks::default(),
             recursion: recursion::Recursion::default(),
+            cgroup_hierarchies: cgroup_view::Hierarchies::default(),
             late: Late::default(),
             ends: Ends::default(),
             execs: exec::Execs::default(),

@@ -194,6 +194,16 @@ pub enum Reach {
     Others,
 }
 
+/// Whether containerd, by its pid, has our mounts. Others also where it is in another process namespace.
+pub fn reach(containerd: Option<i32>) -> io::Result<Reach> {
+    let namespace = |process: &str| match fs::read_link(format!("/proc/{process}/ns/mnt")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    };
+    let Some(its) = containerd.map_or(Ok(None), |pid| namespace(&pid.to_string()))? else { return Ok(Reach::Others) };
+    Ok(if Some(its) == namespace("self")? { Reach::Ours } else { Reach::Others })
+}
+
 /// Binds that are undone when this is dropped.
 #[derive(Debug, Default)]
 pub struct Bound {
@@ -205,6 +215,10 @@ pub struct Bound {
 }
 
 impl Bound {
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty() && self.shut.is_none()
+    }
+
     /// Whether anything is mounted below what is bound here.
     pub fn has_below(place: &Path) -> io::Result<bool> {
         Ok(mountinfo::read()?.iter().any(|mounted| mounted.point.starts_with(place) && mounted.point != place))
@@ -282,7 +296,7 @@ pub fn bind(parts: &[SubPath], reach: Reach) -> Result<Bound, SubPathError> {
 
 /// Makes a place of which no mount reaches other mount namespaces, and which no bind of what lies above takes along: a
 /// container that has /run would find there, with other rules, what another mount of it has.
-fn shut(place: &Path) -> io::Result<()> {
+pub fn shut(place: &Path) -> io::Result<()> {
     // What a killed agent left.
     open_up(place)?;
     DirBuilder::new().recursive(true).mode(0o700).create(place)?;
@@ -292,7 +306,7 @@ fn shut(place: &Path) -> io::Result<()> {
 }
 
 /// Takes it away. Ok when it is not there.
-fn open_up(place: &Path) -> io::Result<()> {
+pub fn open_up(place: &Path) -> io::Result<()> {
     loop {
         // With all that is bound in it, and only here.
         match mount(None::<&str>, place, None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>) {
