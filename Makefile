@@ -16,8 +16,9 @@ help:
 	@echo 'make check            format, lints, documentation, licences'
 	@echo 'make bench            measure beside ctr and podman, about half an hour (root)'
 	@echo 'make deb              Debian packages and static programs under target/'
-	@echo 'make machine          boot a Debian machine with the units and test it there (root)'
-	@echo 'make torture ROUNDS=n kill agent, containerd, shims and log keeper at random instants, then look for leaks, doubles and lost lines (root)'
+	@echo 'make machine          boot Debian machines with the packages and test them there: their life, full disks, power cuts (root)'
+	@echo 'make torture ROUNDS=n kill agent, containerd, shims and log keeper at random instants beside a daemon that prints a gigabyte a minute,'
+	@echo '                      then look for leaks, doubles and lost lines (root)'
 	@echo 'make sim SEEDS=n      drive the agent over a faulty fake runtime, and the endpoint over faulty nodes, from n seeds; a failing seed prints itself'
 	@echo 'make fuzz             cargo-fuzz over every parser that reads what others wrote (SECONDS_EACH=60, TARGETS="pods patch")'
 
@@ -47,7 +48,7 @@ machine:
 torture:
 	@scripts/setup.sh test
 	@cargo build --workspace
-	ROUNDS=$(ROUNDS) cargo test --workspace --test torture -- --nocapture
+	CHATTY=1 ROUNDS=$(ROUNDS) cargo test --workspace --test torture -- --nocapture
 
 sim:
 	@scripts/setup.sh build

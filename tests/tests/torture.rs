@@ -2,6 +2,10 @@
 //! Afterwards everything wanted runs exactly once, no log line is lost, doubled or torn, and nothing is left on the machine.
 //!
 //! `make torture ROUNDS=n` runs it for longer; `SEED=n` repeats a choice of acts, though not the instants at which the kernel carries them out.
+//! `CHATTY=1`, as `make torture` sets it: a daemon beside them prints up to a gigabyte a minute, and every line of it is accounted for.
+
+#[path = "torture/chatty.rs"]
+mod chatty;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -82,11 +86,16 @@ struct Torture {
     changes: u64,
     keeper_killed: bool,
     acts: BTreeMap<&'static str, u64>,
+    /// Reads the log of the daemon that prints a lot, where there is one.
+    reader: Option<chatty::Reader>,
 }
 
 impl Torture {
     fn start(seed: u64) -> Self {
-        let node = TestNode::builder().flag("--log-max-size", "128Ki").flag("--log-max-files", "1000").start();
+        let chatty = std::env::var_os("CHATTY").is_some();
+        let (size, files) = if chatty { (chatty::MAX_SIZE, chatty::MAX_FILES) } else { ("128Ki", "1000") };
+        let node = TestNode::builder().flag("--log-max-size", size).flag("--log-max-files", files);
+        let node = node.flag("--log-budget", "4Gi").start();
         let counting = |name: &str, document: Document| {
             let document = document.script(COUNTER).pod_field("terminationGracePeriodSeconds", json!(2));
             let told = node.dir().join("told").join(name);
@@ -95,7 +104,13 @@ impl Torture {
         node.put("counter-a.yaml", &counting("counter-a", pod("counter-a")));
         node.put("counter-b.yaml", &counting("counter-b", pod("counter-b").own_network()));
         node.put("fails.yaml", &pod("fails").script("exit 1").text());
+        let reader = chatty.then(|| {
+            let document = pod("chatty").script(chatty::SCRIPT);
+            node.put("chatty.yaml", &document.pod_field("terminationGracePeriodSeconds", json!(2)).text());
+            chatty::Reader::start(node.log_dir().join("pods"))
+        });
         let mut it = Torture {
+            reader,
             node,
             chance: Chance(seed),
             brief: BTreeMap::new(),
@@ -200,7 +215,8 @@ impl Torture {
     /// Names of the pods that run in the end, without what the node adds.
     fn wanted(&self) -> BTreeSet<String> {
         let brief = self.brief.keys().map(|number| format!("brief-{number}"));
-        ["counter-a", "counter-b", "changing"].map(str::to_owned).into_iter().chain(brief).collect()
+        let chatty = self.reader.iter().map(|_| "chatty".to_owned());
+        ["counter-a", "counter-b", "changing"].map(str::to_owned).into_iter().chain(brief).chain(chatty).collect()
     }
 
     /// The first process of each running container, by the container's id.
@@ -216,6 +232,10 @@ impl Torture {
 
     /// Waits until everything that is wanted runs, once, and nothing else does, and looks at the logs.
     fn settle(&mut self) {
+        if self.reader.as_ref().is_some_and(|reader| !reader.is_content()) {
+            let found = self.reader.take().map(chatty::Reader::end);
+            panic!("the log of chatty: {found:?}");
+        }
         self.node.wait_agent();
         let wanted = self.wanted();
         let pods = wait_within(SETTLED, "everything wanted runs, and nothing else", || self.settled(&wanted));
@@ -312,7 +332,18 @@ impl Torture {
     }
 
     /// Takes everything away and looks for what is left.
-    fn end(self) {
+    fn end(mut self) {
+        if let Some(reader) = self.reader.take() {
+            // Ends its pod and leaves its log where it is.
+            let drained = self.node.cli(&["drain"]);
+            assert_eq!(drained.code, 0, "{}", drained.err);
+            let (read, took) = reader.end().expect("every line of chatty is accounted for");
+            let (megabytes, seconds) = (read.bytes >> 20, took.as_secs().max(1));
+            eprintln!(
+                "torture: chatty: {megabytes} MiB in {seconds} s ({} MiB a minute): {read:?}",
+                megabytes * 60 / seconds
+            );
+        }
         for entry in fs::read_dir(self.node.manifest_dir()).into_iter().flatten().flatten() {
             fs::remove_file(entry.path()).expect("the manifest was there");
         }

@@ -322,12 +322,19 @@ impl Sandboxes for NodeSandboxes {
         if disconnected.is_ok() {
             shared.lost.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         }
+        // Before the directories: an agent that is killed in between finds by them again whose the processes in the cgroup are. For the same
+        // reason they stay as long as the cgroup does.
+        let holder = shared.holder(uid);
+        let let_go = blocking(move || holder.end().map_err(|error| step(KILL, &error))).await;
+        let ungrouped = shared.cgroups.remove(uid, left).await.map_err(|e| step(KILL, &e));
+        if ungrouped.is_err() && is_ours {
+            return disconnected.and(let_go).and(ungrouped);
+        }
         let removed = {
             let (shared, uid) = (shared.clone(), uid.clone());
             blocking(move || shared.remove(&uid, leave).map_err(|error| step(KILL, &*error))).await
         };
-        let ungrouped = shared.cgroups.remove(uid, left).await.map_err(|e| step(KILL, &e));
-        disconnected.and(removed).and(ungrouped)
+        disconnected.and(let_go).and(removed).and(ungrouped)
     }
 
     fn make_words(&self, run: &RunKey) -> Result<PathBuf, StepError> {

@@ -261,7 +261,7 @@ fn pods_lie_under_their_class_with_their_limits() {
 }
 
 #[test]
-fn a_process_left_in_a_pods_cgroup_is_ended_with_it() {
+fn a_process_left_in_a_pods_cgroup_is_ended_with_it_also_at_a_second_try() {
     on_a_node(|node| async move {
         let (sandboxes, record, mut template) = (node.open(), pod("left"), template());
         template.spec.host_network = true;
@@ -271,14 +271,18 @@ fn a_process_left_in_a_pods_cgroup_is_ended_with_it() {
             println!("cgroup v1 is not mounted here");
             return sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         }
-        // As a runtime does it: a cgroup of the container's below the pod's.
+        // As a runtime does it: a cgroup of the container's below the pod's. Deeper than one is removed, so that the first try fails.
         let container = place.join(format!("pod{}", record.uid)).join("container");
-        fs::create_dir(&container).unwrap();
+        let deep: Vec<_> = (0..20).map(|depth| container.join(vec!["x"; depth].join("/"))).collect();
+        fs::create_dir_all(&deep[19]).unwrap();
+        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap_err();
+        deep.iter().skip(1).rev().for_each(|dir| fs::remove_dir(dir).unwrap());
+
         let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
         fs::write(container.join("cgroup.procs"), child.id().to_string()).unwrap();
         // Its parent is to reap it, or it would stay a member.
         let reaping = std::thread::spawn(move || child.wait().unwrap());
-        sandboxes.tear_down(&record.uid, Leave::Nothing).await.unwrap();
+        node.open().tear_down(&record.uid, Leave::Nothing).await.unwrap();
         assert_eq!(sandboxes.inspect(&record.uid, &template).await, SandboxState::Absent);
         assert!(!reaping.join().unwrap().success(), "it ended by itself");
     });

@@ -99,6 +99,19 @@ pub async fn accounts(client: &Client, snapshotter: &str, chain_id: &str) -> Res
     read
 }
 
+/// Waits until what was written into this snapshot is on the disk: containerd notes durably that it is whole, and a power cut would leave it
+/// with empty files under that note, for ever. One that is no directory is left to containerd, which syncs by itself where it can.
+pub async fn sync(mounts: &[Mount]) -> io::Result<()> {
+    let Some(top) = layers(mounts).and_then(|layers| layers.into_iter().next()) else { return Ok(()) };
+    let synced = threads::in_turn(move || match File::open(&top) {
+        // The whole file system, and not file by file: many small ones would take as many turns of the disk.
+        Ok(directory) => nix::unistd::syncfs(&directory).map_err(io::Error::from),
+        // Where containerd's directories are not ours to see.
+        Err(_) => Ok(()),
+    });
+    synced.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
 /// Directories of an overlay or bind mount, topmost first.
 fn layers(mounts: &[Mount]) -> Option<Vec<String>> {
     let [mount] = mounts else { return None };

@@ -21,6 +21,7 @@ use super::store::{self, Lease, to_i64};
 use super::whole::{self, Stored};
 use super::{ImageError, Images};
 use crate::runtime::containerd::client::{QUICK, SLOW, bounded, found};
+use crate::runtime::containerd::snapshots;
 
 /// Applying one layer: 10 GB at 10 MB/s, and then something is wrong with the disk.
 const APPLY: Duration = Duration::from_secs(1000);
@@ -140,7 +141,7 @@ impl Images {
             size: to_i64(layer.layer.size),
             ..WireDescriptor::default()
         };
-        let apply = ApplyRequest { diff: Some(diff), mounts, ..ApplyRequest::default() };
+        let apply = ApplyRequest { diff: Some(diff), mounts: mounts.clone(), sync_fs: true, ..ApplyRequest::default() };
         let mut service = self.client().diff();
         let applied = match bounded(APPLY, service.apply(lease.request(self.client(), apply))).await {
             Ok(answer) => answer.applied.unwrap_or_default().digest,
@@ -157,6 +158,10 @@ impl Images {
             );
             return Err(ImageError::Refused { image: image.to_owned(), reason });
         }
+        snapshots::sync(&mounts).await.map_err(|source| {
+            let status = Status::unknown(format!("its files do not reach the disk: {source}"));
+            ImageError::Containerd { doing: doing("unpacking"), status }
+        })?;
         let commit = CommitSnapshotRequest {
             snapshotter: self.shared.snapshotter.clone(),
             name: layer.chain.to_string(),
