@@ -2,13 +2,16 @@
 //!
 //! Reads the words, sets up logging, and hands over: to `serve` or to a word that ends. Nothing else happens here.
 
-use std::os::unix::process::CommandExt as _;
-use std::process::{Command, ExitCode};
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStringExt as _;
+use std::process::ExitCode;
 
 use clap::Parser as _;
 use control::cli::{self, Cli, Word};
 use control::config::Config;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::execve;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -70,16 +73,26 @@ fn begin_with_allocator() {
         return;
     }
     let Ok(program) = std::env::current_exe() else { return };
-    let mut words = std::env::args_os();
-    let mut again = Command::new(program);
-    again.arg0(words.next().unwrap_or_default()).args(words).env(SAID, "told");
-    for (name, value) in ALLOCATOR {
-        if std::env::var_os(name).is_none() {
-            again.env(name, value);
-        }
-    }
-    // It comes back only where it failed (the file was replaced): more memory, and nothing else.
-    let _ = again.exec();
+    let variable = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
+    let mut environment: BTreeMap<OsString, OsString> =
+        ALLOCATOR.iter().map(|(name, value)| variable(name, value)).collect();
+    environment.extend(std::env::vars_os());
+    environment.extend([variable(SAID, "told")]);
+    let text = |text: OsString| CString::new(text.into_vec());
+    let words = std::env::args_os().map(text).collect::<Result<Vec<_>, _>>();
+    let environment = environment.into_iter().map(|(mut entry, value)| {
+        entry.push("=");
+        entry.push(value);
+        text(entry)
+    });
+    let (Ok(program), Ok(words), Ok(environment)) =
+        (text(program.into()), words, environment.collect::<Result<Vec<_>, _>>())
+    else {
+        return;
+    };
+    // The plain call: the standard library's leaves SIGPIPE deadly where it fails. It comes back only then (the file was replaced): more memory,
+    // and nothing else.
+    let _ = execve(&program, &words, &environment);
 }
 
 /// A shell's soft limit is 1,024; a fleet has a connection for each node.

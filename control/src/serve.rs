@@ -37,19 +37,26 @@ use crate::fleet::{self, Api, Fleet};
 use crate::http::{self, Check, Checks};
 use crate::loops;
 use crate::loops::itself::Address;
-use crate::store::Store as _;
 use crate::store::any::AnyStore;
-use crate::store::embedded::Embedded;
+use crate::store::embedded::{Embedded, Growth};
 use crate::store::etcd::{Connection, Etcd};
+use crate::store::{Range, Store as _};
 
 /// The kubeconfig's name in the data directory.
 pub const KUBECONFIG: &str = "admin.kubeconfig";
 /// A key that is no object's: what is asked for is the revision that comes with the answer, or whether there is an answer.
 const REVISION_OF: &str = "/daemonlet/";
+/// Below it are all objects.
+const OBJECTS: &str = "/registry/";
 /// How often certificates and the machine's addresses are looked at: they change in months, and a laptop's address within a day.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 /// How long what has been replaced is kept for watches that come back: twice Kubernetes' own five minutes.
 const HISTORY: Duration = Duration::from_secs(600);
+
+/// The same where much is written.
+const HISTORY_LEAST: Duration = Duration::from_secs(120);
+/// How soon it is tried again to shorten it.
+const FORGET_AGAIN: Duration = Duration::from_secs(10);
 
 /// Runs until it is told to stop (SIGTERM, SIGINT).
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -132,7 +139,16 @@ fn checks(store: &AnyStore) -> Checks {
 async fn open(config: &Config) -> anyhow::Result<AnyStore> {
     let place = match &config.store {
         StoreChoice::Embedded => config.data_dir.join(offline::STORE),
-        StoreChoice::Etcd(place) => return Ok(etcd(place).await?.into()),
+        StoreChoice::Etcd(place) => {
+            let store: AnyStore = etcd(place).await?.into();
+            anyhow::ensure!(
+                !is_lost(&store).await?,
+                "etcd has an authority ({key}) and no objects: every node would be told to end its daemons. Put a snapshot of etcd back, or \
+                 remove the authority's key too to begin a fleet anew",
+                key = keep::KEY,
+            );
+            return Ok(store);
+        }
     };
     let store: AnyStore = tokio::task::spawn_blocking(move || Embedded::open(&place)).await??.into();
     let is_empty = store.get(REVISION_OF).await?.revision == 0;
@@ -144,6 +160,12 @@ async fn open(config: &Config) -> anyhow::Result<AnyStore> {
         file = keep::FILE,
     );
     Ok(store)
+}
+
+/// Whether a store that keeps the authority too has lost everything else: the first objects are made before it.
+async fn is_lost(store: &AnyStore) -> anyhow::Result<bool> {
+    let any = Range { prefix: OBJECTS.to_owned(), limit: Some(1), ..Range::default() };
+    Ok(store.get(keep::KEY).await?.entry.is_some() && store.list(&any).await?.entries.is_empty())
 }
 
 async fn authority(config: &Config, store: &AnyStore, clock: &Clock) -> anyhow::Result<Authority> {
@@ -241,18 +263,34 @@ async fn look_after(certificate: Arc<ServerCertificate>, authority: Arc<Authorit
     }
 }
 
-/// Forgets what has been replaced for long enough.
+/// Forgets what has been replaced for long enough, and earlier where much is written.
 async fn forget(store: AnyStore) {
+    let newest = async || store.get(REVISION_OF).await.ok().map(|found| found.revision);
     let mut before = None;
     loop {
-        let now = store.get(REVISION_OF).await.map(|found| found.revision);
+        let now = newest().await;
         if let Some(upto) = before
             && let Err(error) = store.compact(upto).await
         {
             tracing::warn!(error = chain(&error), "the store's history is not shortened; it is tried again");
+            tokio::time::sleep(FORGET_AGAIN).await;
         }
-        before = now.ok();
-        tokio::time::sleep(HISTORY).await;
+        before = now;
+        let early = async {
+            store.grown(Growth::Much).await;
+            let soon = newest().await;
+            tokio::select! {
+                () = tokio::time::sleep(HISTORY_LEAST) => soon,
+                () = store.grown(Growth::TooMuch) => newest().await,
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(HISTORY) => {}
+            upto = early => {
+                tracing::warn!("so much is written that the store's history is shortened early: watches that come back may have to begin anew");
+                before = upto;
+            }
+        }
     }
 }
 
@@ -276,6 +314,24 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Expected, Write};
+
+    #[tokio::test]
+    async fn a_store_with_an_authority_and_no_objects_is_lost_and_one_that_begins_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store: AnyStore = Embedded::open(&dir.path().join("store")).unwrap().into();
+        let write = async |key: &str, value: Option<&str>, expected| {
+            let value = value.map(|value| value.as_bytes().to_vec());
+            store.write(Write { key: key.into(), value, expected }).await.unwrap()
+        };
+        assert!(!is_lost(&store).await.unwrap());
+        let object = write("/registry/core/namespaces/default", Some("{}"), Expected::Absent).await;
+        assert!(!is_lost(&store).await.unwrap(), "a first start that was ended early");
+        write(keep::KEY, Some("a"), Expected::Absent).await;
+        assert!(!is_lost(&store).await.unwrap());
+        write("/registry/core/namespaces/default", None, Expected::At(object)).await;
+        assert!(is_lost(&store).await.unwrap());
+    }
 
     #[test]
     fn only_what_leaves_the_machine_without_tls_is_in_clear() {

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use serving::Serving;
 
@@ -103,6 +104,19 @@ fn without_a_credential_there_is_health_and_version_and_nothing_else() {
 }
 
 #[test]
+fn whoever_says_nothing_keeps_nobody_out() {
+    let serving = Serving::start();
+    let client = Client::of(&serving);
+    // More than there may be strangers, all of one address; both ends are in this process.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a bound");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard one anybody may");
+    let silent: Vec<_> = (0..600).map(|_| std::net::TcpStream::connect(serving.address).expect("taken")).collect();
+    assert_eq!(client.curl("/version", &[]).code, 200);
+    assert_eq!(client.ask("/api/v1/namespaces", &[]).code, 200);
+    drop(silent);
+}
+
+#[test]
 fn what_is_not_offered_is_refused_as_kubernetes_does() {
     let serving = Serving::start();
     let client = Client::of(&serving);
@@ -184,6 +198,9 @@ fn bodies_come_in_three_forms_and_answers_in_the_one_asked_for() {
     let place = client.ask("/openapi/v3", &[]).json()["paths"]["apis/apps/v1"]["serverRelativeURL"].clone();
     let document = client.ask(place.as_str().expect("an address"), &[]);
     assert!(document.head.contains("immutable"), "{}", document.head);
+    let tag = document.head.lines().find_map(|line| line.strip_prefix("etag: ")).expect("a tag");
+    let again = client.ask(place.as_str().expect("an address"), &["--header", &format!("If-None-Match: {tag}")]);
+    assert_eq!((again.code, again.body.as_str()), (304, ""));
     let groups = "Accept: application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
     let groups = client.ask("/apis", &["--header", groups]);
     assert!(

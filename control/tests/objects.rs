@@ -626,7 +626,8 @@ async fn a_pod_has_its_grace_which_can_only_be_shortened_and_its_node_confirms_t
     assert_eq!(world.get("pods", "n", "a").await.unwrap(), ending);
     assert!(!world.delete("pods", "a", grace(5)).await.unwrap());
     let shorter = world.get("pods", "n", "a").await.unwrap();
-    assert_eq!(shorter["metadata"]["deletionTimestamp"], "2023-11-14T22:13:35Z");
+    let told = (&shorter["metadata"]["deletionTimestamp"], &shorter["metadata"]["deletionGracePeriodSeconds"]);
+    assert_eq!(told, (&json!("2023-11-14T22:13:25Z"), &json!(5)), "its end was asked for when it was first asked for");
     let foreign = DeleteOptions { preconditions: Preconditions { uid: Some("x".into()), revision: None }, ..grace(0) };
     assert_eq!(refused(world.delete("pods", "a", foreign).await).0, 409);
     assert!(world.delete("pods", "a", grace(0)).await.unwrap());

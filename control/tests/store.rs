@@ -41,6 +41,7 @@ for_both!(
     what_is_compacted_is_gone_for_lists_and_watches_and_nothing_else,
     writers_that_race_lose_no_update,
     what_no_object_may_be_is_refused,
+    large_objects_come_in_answers_of_bounded_size,
 );
 
 fn open(path: &Path) -> Embedded {
@@ -157,6 +158,44 @@ async fn lists_are_pages_of_one_moment(store: &impl Store) {
 
     let future = Range { at: Some(now.revision + 1000), ..all("/pods/x/") };
     assert!(matches!(store.list(&future).await, Err(StoreError::Future { .. })));
+}
+
+async fn large_objects_come_in_answers_of_bounded_size(store: &impl Store) {
+    let large = "x".repeat(1 << 20);
+    for name in 0..12 {
+        create(store, &format!("/large/{name:02}"), &large).await;
+    }
+    for name in 0..100 {
+        create(store, &format!("/small/{name:03}"), "x").await;
+    }
+    let mut range = Range { limit: Some(100), ..all("/large/") };
+    let mut found = Vec::new();
+    loop {
+        let page = store.list(&range).await.expect("listed");
+        let bytes: usize = page.entries.iter().map(|entry| entry.value.len()).sum();
+        assert!(bytes <= 24 << 20, "{bytes}");
+        range.after = page.entries.last().map(|entry| entry.key.clone());
+        range.at = Some(page.revision);
+        found.extend(page.entries.into_iter().map(|entry| entry.key));
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(found.len(), 12);
+    assert!(found.is_sorted());
+    // However it is asked for behind the scenes, a page has what it may have.
+    let small = Range { limit: Some(90), counted: true, ..all("/small/") };
+    let page = store.list(&small).await.expect("listed");
+    assert_eq!((page.entries.len(), page.more, page.remaining), (90, true, Some(10)));
+    assert_eq!(store.list(&all("/small/")).await.expect("listed").entries.len(), 100);
+    let mut watch = store.watch("/large/", 0).await.expect("it is kept");
+    let mut told = 0;
+    while told < 12 {
+        let changes = tokio::time::timeout(PATIENCE, watch.next()).await.expect("in time").expect("told").changes;
+        let bytes: usize = changes.iter().filter_map(|change| change.now.as_ref()).map(|now| now.value.len()).sum();
+        assert!(bytes <= 4 << 20, "{bytes}");
+        told += changes.len();
+    }
 }
 
 async fn a_watch_tells_everything_in_order_from_where_it_was_asked(store: &impl Store) {

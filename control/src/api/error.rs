@@ -277,6 +277,8 @@ impl From<StoreError> for ApiError {
             }
             StoreError::Future { asked, newest } => ApiError::future_revision(asked, newest),
             StoreError::Unfit { .. } => ApiError::too_large(error.to_string()),
+            // Not passing: a session of a node that ends for it and begins anew would write no more.
+            StoreError::Full { .. } => ApiError::plain(507, "StoreFull", error.to_string()),
             StoreError::Unavailable { .. } => ApiError::unavailable(chain(&error)).retry_after(1),
         }
     }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// Bytes of a text.
 const TEXT_MAX: usize = 1_024;
-/// Lines of one session in [`WINDOW`]; a node whose every pod has something wrong says so.
+/// Lines of one node in [`WINDOW`]; a node whose every pod has something wrong says so.
 const LINES_MAX: u32 = 30;
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -16,7 +16,7 @@ pub fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT_MAX)]
 }
 
-/// Of one session.
+/// Of one node.
 #[derive(Debug, Default)]
 pub struct Complaints {
     since: Option<Instant>,

@@ -7,7 +7,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::{Certificate, Door, Inner, Later, Refusal};
 use crate::door::authority::Signed;
-use crate::door::join::{JoinError, Joining, KEYS, revoked};
+use crate::door::join::{JoinError, Joining, KEYS, nobodys};
 use crate::store::{Store as _, StoreError, Watch as _};
 
 /// How soon a watch that broke is begun anew.
@@ -71,12 +71,23 @@ async fn follow_revocations(inner: &Inner, after: &mut Option<u64>) -> Result<()
     let store = inner.objects.store();
     let from = match *after {
         Some(from) => from,
-        None => store.get(KEYS).await?.revision,
+        None => {
+            // What was before it nobody tells any more: those who are in session are looked at.
+            let from = store.get(KEYS).await?.revision;
+            let nodes: Vec<String> = inner.sessions().keys().cloned().collect();
+            for node in nodes {
+                if store.get(&format!("{KEYS}{node}")).await?.entry.as_ref().and_then(nobodys).is_some() {
+                    inner.end(&node);
+                }
+            }
+            from
+        }
     };
     let mut changes = store.watch(KEYS, from).await?;
     loop {
         let batch = changes.next().await?;
-        batch.changes.iter().filter_map(revoked).for_each(|node| inner.end(node));
+        let now = batch.changes.iter().filter_map(|change| change.now.as_ref());
+        now.filter_map(nobodys).for_each(|node| inner.end(node));
         *after = Some(batch.revision);
     }
 }
@@ -88,7 +99,7 @@ fn certificate(signed: &Signed, authority: &str) -> Certificate {
 fn refusal(error: JoinError) -> Refusal {
     let said = error.to_string();
     match error {
-        JoinError::TooMany(_) => Refusal::TooMany(said),
+        JoinError::TooMany(_) | JoinError::Coming(_) => Refusal::TooMany(said),
         JoinError::Store(_) | JoinError::NoRandomness(_) => Refusal::Failed(said),
         _ => Refusal::Denied(said),
     }

@@ -10,10 +10,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use proto::MESSAGE_MAX;
 use proto::v1::fleet_server::FleetServer;
+use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::service::Connection;
 use super::strangers::{Stranger, Strangers};
@@ -25,9 +27,12 @@ pub const ALPN: &[&[u8]] = &[b"h2"];
 const CONNECTIONS_MAX: usize = 12_000;
 /// Handshakes at a time: they cost processor time, and a thousand nodes come back at once.
 const HANDSHAKES_MAX: usize = 128;
-const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// Until the first bytes of one: whoever says nothing takes nobody's turn.
+/// Until it is a connection's turn for one.
+const TURN_MAX: Duration = Duration::from_secs(10);
+/// Until the whole of its first message has come: whoever has not said it takes nobody's turn.
 const SILENT_MAX: Duration = Duration::from_secs(3);
+/// For the rest of it: one message each way.
+const FLIGHT_MAX: Duration = Duration::from_secs(5);
 /// A request to join, whole.
 const JOIN_MAX: usize = 16 << 10;
 /// How long a connection without a certificate that is good for a session may last: it joins, or renews, and goes.
@@ -40,13 +45,7 @@ const PONG_MAX: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Serves until `stop` is true. `tls`: its client certificates are the authority's, optional, and may have expired.
-pub async fn serve(
-    fleet: Fleet,
-    listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let acceptor = TlsAcceptor::from(tls);
+pub async fn serve(fleet: Fleet, listener: TcpListener, tls: Arc<ServerConfig>, mut stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let strangers = Strangers::new();
@@ -69,14 +68,19 @@ pub async fn serve(
             tracing::debug!(%from, "an address with too many connections that are no node's is turned away");
             continue;
         };
-        let (fleet, acceptor, handshakes, stop) = (fleet.clone(), acceptor.clone(), handshakes.clone(), stop.clone());
-        tokio::spawn(async move { one(fleet, acceptor, handshakes, (tcp, from), (place, stranger), stop).await });
+        let (fleet, tls, handshakes, stop) = (fleet.clone(), tls.clone(), handshakes.clone(), stop.clone());
+        tokio::spawn(async move { one(fleet, tls, handshakes, (tcp, from), (place, stranger), stop).await });
     }
+}
+
+/// A connection whose client has said the first message of TLS, whole.
+async fn greeted(tcp: TcpStream) -> Option<StartHandshake<TcpStream>> {
+    timeout(SILENT_MAX, LazyConfigAcceptor::new(Acceptor::default(), tcp)).await.ok()?.ok()
 }
 
 async fn one(
     fleet: Fleet,
-    acceptor: TlsAcceptor,
+    tls: Arc<ServerConfig>,
     handshakes: Arc<Semaphore>,
     (tcp, from): (TcpStream, SocketAddr),
     (_place, stranger): (OwnedSemaphorePermit, Stranger),
@@ -84,15 +88,16 @@ async fn one(
 ) {
     // Where it cannot be set, small messages are slower.
     let _ = tcp.set_nodelay(true);
-    if !matches!(timeout(SILENT_MAX, tcp.readable()).await, Ok(Ok(()))) {
+    let Some(begun) = greeted(tcp).await else {
         return tracing::debug!(%from, "a node does not begin its handshake");
-    }
-    let shaken = timeout(HANDSHAKE_MAX, async {
-        let _among_its_own = stranger.turn().await;
-        let _turn = handshakes.acquire().await;
-        acceptor.accept(tcp).await
-    });
-    let stream = match shaken.await {
+    };
+    // Its own address's first.
+    let Ok(turn) = timeout(TURN_MAX, async { (stranger.turn().await, handshakes.acquire().await) }).await else {
+        return tracing::debug!(%from, "too many nodes shake hands");
+    };
+    let shaken = timeout(FLIGHT_MAX, begun.into_stream(tls)).await;
+    drop(turn);
+    let stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%from, %error, "no TLS with a node"),
         Err(_) => return tracing::debug!(%from, "a node does not finish its handshake"),
@@ -137,5 +142,26 @@ async fn one(
         },
         () = limit => {}
         _ = stop.wait_for(|stop| *stop) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// A handshake record that announces a first message, and the beginning of that.
+    const BEGUN: [u8; 9] = [22, 3, 1, 2, 0, 1, 0, 1, 252];
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_says_but_the_beginning_of_his_greeting_gets_no_turn() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for said in [&BEGUN[..0], &BEGUN[..1], &BEGUN[..5], &BEGUN] {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            client.write_all(said).await.unwrap();
+            let (tcp, _) = listener.accept().await.unwrap();
+            assert!(greeted(tcp).await.is_none(), "{said:?}");
+        }
     }
 }

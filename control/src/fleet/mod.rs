@@ -10,6 +10,7 @@ mod events;
 mod index;
 mod joining;
 mod listener;
+mod manners;
 mod nodes;
 mod pace;
 mod pods;
@@ -128,6 +129,7 @@ struct Inner {
     accounts: ServiceAccounts,
     index: Index,
     sessions: Mutex<BTreeMap<String, Seat>>,
+    manners: manners::OfNodes,
 }
 
 /// A node's sessions: the newest one counts.
@@ -142,7 +144,8 @@ struct Seat {
 impl Fleet {
     pub fn new(objects: Objects, door: impl Door, witness: impl Witness, accounts: ServiceAccounts, api: Api) -> Fleet {
         let (door, witness): (Box<dyn Door>, Box<dyn Witness>) = (Box::new(door), Box::new(witness));
-        let inner = Inner { objects, door, witness, api, accounts, index: Index::new(), sessions: Mutex::default() };
+        let (index, sessions, manners) = (Index::new(), Mutex::default(), manners::OfNodes::default());
+        let inner = Inner { objects, door, witness, api, accounts, index, sessions, manners };
         Fleet { inner: Arc::new(inner) }
     }
 

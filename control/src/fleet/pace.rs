@@ -12,7 +12,7 @@ const BURST: u32 = 16 << 20;
 /// What each thing that a message tells of costs beside its bytes: an empty status costs a lookup too.
 const THING: u32 = 4 << 10;
 
-/// Of one session.
+/// Of one node.
 #[derive(Debug)]
 pub struct Pace {
     left: f64,

@@ -16,9 +16,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Status, Streaming};
 
-use super::complaints::{Complaints, cut};
+use super::complaints::cut;
 use super::index::Heard;
-use super::pace::Pace;
+use super::manners::{Manners, Turn};
 use super::service;
 use super::statuses::Statuses;
 use super::streams::Streams;
@@ -44,6 +44,9 @@ const AGAIN_MAX: Duration = Duration::from_secs(60);
 /// Pods and events that one message may tell of: a node has 110 pods, or some hundreds, and says what is gone of them at once.
 const THINGS_MAX: usize = 10_000;
 
+/// How long a node that talks too fast is not read from at once: its heartbeats come behind what it has said. What it owes is not forgotten.
+const WAIT_MAX: Duration = Duration::from_secs(20);
+
 /// The certificates that a node has shown.
 pub type Shown = Arc<Vec<CertificateDer<'static>>>;
 
@@ -51,11 +54,14 @@ pub type Downs = mpsc::Sender<Result<Down, Status>>;
 
 /// Until the connection breaks, or a newer session of the node begins.
 pub async fn run(inner: Arc<Inner>, shown: Shown, node: String, mut ups: Streaming<Up>, downs: Downs) {
-    let ended = match begin(&inner, &node, &mut ups, &downs).await {
-        Ok(begun) => talk(&inner, (&node, &shown), begun, ups, &downs).await,
+    let manners = inner.manners.of(&node, Instant::now());
+    let ended = match begin(&inner, (&node, &manners), &mut ups, &downs).await {
+        Ok(begun) => talk(&inner, (&node, &shown, &manners), begun, ups, &downs).await,
         Err(status) => status,
     };
-    tracing::info!(node, why = ended.message(), "a session is over");
+    if manners.is_told(Turn::IsOver, Instant::now()) {
+        tracing::info!(node, why = ended.message(), "a session is over");
+    }
     // Who has gone already does not hear it.
     let _ = timeout(STUCK_MAX, downs.send(Err(ended))).await;
 }
@@ -71,7 +77,12 @@ struct Begun {
     streams: Arc<Streams>,
 }
 
-async fn begin(inner: &Arc<Inner>, node: &str, ups: &mut Streaming<Up>, downs: &Downs) -> Result<Begun, Status> {
+async fn begin(
+    inner: &Arc<Inner>,
+    (node, manners): (&str, &Arc<Manners>),
+    ups: &mut Streaming<Up>,
+    downs: &Downs,
+) -> Result<Begun, Status> {
     let first = timeout(HELLO_MAX, ups.message()).await.map_err(|_| Status::deadline_exceeded("no hello"))??;
     let Some(Up { what: Some(up::What::Hello(hello)) }) = first else {
         return Err(Status::invalid_argument("the first message is not a hello"));
@@ -88,7 +99,7 @@ async fn begin(inner: &Arc<Inner>, node: &str, ups: &mut Streaming<Up>, downs: &
     let epoch = epoch.map_err(|error| Status::unavailable(error.to_string()))?;
     let object = nodes::register(&inner.objects, node, &said).await.map_err(unwritten)?;
     let owner = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-    let statuses = Statuses::new(inner.objects.clone(), inner.index.clone(), node, &owner);
+    let statuses = Statuses::new(inner.objects.clone(), inner.index.clone(), (node, &owner), manners.clone());
     let heard = inner.index.listen(node);
     let streams = Streams::new(node, downs.clone());
     let (newer, number) = newest(inner, node, &streams);
@@ -98,7 +109,9 @@ async fn begin(inner: &Arc<Inner>, node: &str, ups: &mut Streaming<Up>, downs: &
     let program = env!("CARGO_PKG_VERSION").to_owned();
     let welcome = v1::Welcome { version: VERSION.min(hello.version.max(1)), program };
     put(downs, down::What::Welcome(welcome)).await?;
-    tracing::info!(node, program = cut(&hello.program), version = hello.version, "a session begins");
+    if manners.is_told(Turn::Begins, Instant::now()) {
+        tracing::info!(node, program = cut(&hello.program), version = hello.version, "a session begins");
+    }
     Ok(Begun { statuses, owner, heard, epoch, newer, number, streams })
 }
 
@@ -114,7 +127,7 @@ fn newest(inner: &Inner, node: &str, streams: &Arc<Streams>) -> (watch::Receiver
 
 async fn talk(
     inner: &Arc<Inner>,
-    (node, shown): (&str, &Shown),
+    (node, shown, manners): (&str, &Shown, &Manners),
     begun: Begun,
     mut ups: Streaming<Up>,
     downs: &Downs,
@@ -130,7 +143,6 @@ async fn talk(
         let send = send_sets(inner, Recipient { node, owner: &owner, epoch }, moved, refused, downs);
         let write = events::write(inner.objects.clone(), node.to_owned(), waiting);
         let listen = async {
-            let (mut pace, mut complaints) = (Pace::new(Instant::now()), Complaints::default());
             loop {
                 // Every arm may be dropped half-way: streams, channels and watches keep what they hold.
                 let up = tokio::select! {
@@ -159,7 +171,7 @@ async fn talk(
                                     "a message tells of {things} things, more than {THINGS_MAX}"
                                 ));
                             }
-                            let wait = pace.spend(things, up.encoded_len(), Instant::now());
+                            let wait = manners.spend(things, up.encoded_len(), Instant::now()).min(WAIT_MAX);
                             tokio::select! {
                                 () = sleep(wait) => {}
                                 () = passed(&mut newer, number) => {
@@ -186,7 +198,7 @@ async fn talk(
                             Err(error) => Err(ApiError::bad_request(error.to_string())),
                         };
                         if let Err(error) = written {
-                            if let Some(unsaid) = complaints.may(Instant::now()) {
+                            if let Some(unsaid) = manners.may_complain(Instant::now()) {
                                 let why = cut(&error.message);
                                 tracing::warn!(node, why, unsaid, "what a node says of itself is not written");
                             }
@@ -196,7 +208,7 @@ async fn talk(
                         }
                     }
                     Some(up::What::Judged(v1::Judged { generation, refused })) if !refused.is_empty() => {
-                        if let Some(unsaid) = complaints.may(Instant::now()) {
+                        if let Some(unsaid) = manners.may_complain(Instant::now()) {
                             let refused = cut(&refused);
                             tracing::warn!(node, ?generation, refused, unsaid, "a node refuses its desired set");
                         }

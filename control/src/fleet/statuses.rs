@@ -5,14 +5,15 @@
 //! anew; what is the node's own fault is logged.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
 use proto::v1;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::complaints::{Complaints, cut};
+use super::complaints::cut;
 use super::index::{Index, MirrorEnd, PodKey, kind};
+use super::manners::Manners;
 use super::nodes::options;
 use super::pods;
 use crate::api::error::ApiError;
@@ -40,7 +41,7 @@ pub struct Statuses {
     statics: BTreeMap<PodKey, Static>,
     /// Static pods whose end somebody has asked for, and which the node has not been told of yet.
     restarts: Vec<v1::PodRef>,
-    complaints: Mutex<Complaints>,
+    manners: Arc<Manners>,
 }
 
 #[derive(Debug)]
@@ -51,30 +52,31 @@ struct Static {
 }
 
 impl Statuses {
-    pub fn new(objects: Objects, index: Index, node: &str, owner: &str) -> Statuses {
+    /// `owner`: the uid of the node's Node object.
+    pub fn new(objects: Objects, index: Index, (node, owner): (&str, &str), manners: Arc<Manners>) -> Statuses {
         let (node, owner) = (node.to_owned(), owner.to_owned());
-        let (restarts, complaints) = (Vec::new(), Mutex::default());
-        Statuses { objects, index, node, owner, statics: BTreeMap::new(), restarts, complaints }
+        Statuses { objects, index, node, owner, statics: BTreeMap::new(), restarts: Vec::new(), manners }
     }
 
-    /// Writes what a message says. What fails is logged and does not hold up the rest. False: the store was at fault, and the node has to say it
-    /// again.
+    /// Writes what a message says. What the node itself got wrong is logged and does not hold up the rest. False: the store was at fault, and
+    /// the node has to say it again. Nothing more is written then: each further write would wait as long for a store that does not answer, and come
+    /// after what the node says in its next session.
     pub async fn take(&mut self, message: v1::Statuses) -> bool {
         let v1::Statuses { pods, gone, whole } = message;
-        let mut fine = true;
         for v1::PodStatus { pod, status, mirror } in pods {
             let Some(pod) = pod else { continue };
             let written = self.status(&pod, &status, &mirror).await;
-            fine &= self.tell(&pod, "its status is not written", written);
+            if !self.tell(&pod, "its status is not written", written) {
+                return false;
+            }
         }
         for pod in gone {
             let written = self.gone(&pod).await;
-            fine &= self.tell(&pod, "it is gone, and its object is not removed", written);
+            if !self.tell(&pod, "it is gone, and its object is not removed", written) {
+                return false;
+            }
         }
-        if whole {
-            fine &= self.remove_orphans().await;
-        }
-        fine
+        !whole || self.remove_orphans().await
     }
 
     /// A mirror pod ends or has gone. Where a person has deleted it, its static pod is to end, which is asked for once; where it goes with its
@@ -128,8 +130,7 @@ impl Statuses {
     /// False: the store was at fault.
     fn tell(&self, pod: &v1::PodRef, what: &str, written: Result<(), ApiError>) -> bool {
         let Err(error) = written else { return true };
-        let room = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).may(Instant::now());
-        if let Some(unsaid) = room {
+        if let Some(unsaid) = self.manners.may_complain(Instant::now()) {
             let (name, namespace, why) = (cut(&pod.name), cut(&pod.namespace), cut(&error.message));
             tracing::warn!(node = self.node, pod = name, namespace, why, unsaid, "{what}");
         }
@@ -242,7 +243,6 @@ impl Statuses {
 
     /// Mirrors of pods that the node has no more.
     async fn remove_orphans(&mut self) -> bool {
-        let mut fine = true;
         for known in self.index.pods_of(&self.node) {
             let Some(uid) = &known.mirrors else { continue };
             if self.statics.get(&known.key).is_some_and(|it| it.uid == *uid) {
@@ -250,9 +250,11 @@ impl Statuses {
             }
             let pod = v1::PodRef { namespace: known.key.0.clone(), name: known.key.1.clone(), uid: uid.clone() };
             let removed = self.gone(&pod).await;
-            fine &= self.tell(&pod, "a mirror of a pod that is no more is not removed", removed);
+            if !self.tell(&pod, "a mirror of a pod that is no more is not removed", removed) {
+                return false;
+            }
         }
-        fine
+        true
     }
 
     /// At once, and only this very object.
@@ -368,7 +370,7 @@ mod tests {
         let objects = Objects::new(Embedded::open(&dir.path().join("store")).unwrap(), Clock::system());
         create(&objects, "Namespace", SPACE).await;
         let first = create(&objects, "Node", "n1").await;
-        let session = |owner: &str| Statuses::new(objects.clone(), Index::new(), "n1", owner);
+        let session = |owner: &str| Statuses::new(objects.clone(), Index::new(), ("n1", owner), manners());
         let mut statuses = session(&first);
         assert!(statuses.take(said()).await && statuses.take_restarts().is_empty());
 
@@ -412,6 +414,10 @@ mod tests {
         assert!(mirror(&objects).await.is_none());
     }
 
+    fn manners() -> Arc<Manners> {
+        Arc::new(Manners::new(Instant::now()))
+    }
+
     #[tokio::test]
     async fn whatever_shape_a_nodes_words_have_it_is_refused_and_nothing_breaks() {
         let place = place();
@@ -425,7 +431,7 @@ mod tests {
         let own = json!({"metadata": {"name": "own"}, "spec": spec});
         let own = objects.create(kind("Pod"), "d", own, &options("n1")).await.unwrap().object;
         let uid = own["metadata"]["uid"].as_str().unwrap().to_owned();
-        let mut statuses = Statuses::new(objects.clone(), Index::new(), "n1", "node-uid");
+        let mut statuses = Statuses::new(objects.clone(), Index::new(), ("n1", "node-uid"), manners());
         let shapes = ["[]", "[null]", "1", "\"x\"", "null", "true", "{}", r#"{"a":[]}"#, "no json"];
         let within = |field: &str| {
             shapes.iter().filter(|it| **it != "no json").map(|it| format!(r#"{{"{field}":{it}}}"#)).collect::<Vec<_>>()

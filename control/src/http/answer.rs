@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderMap, HeaderName, USER_AGENT};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, USER_AGENT};
 use hyper::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ use crate::api::error::ApiError;
 use crate::api::kinds::{self, Kind};
 use crate::door::audit;
 use crate::door::identity::Identity;
-use crate::door::rules::Attributes;
+use crate::door::rules::{Attributes, node};
 
 /// Reading a body and answering; watches and logs go on from there.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
@@ -45,10 +45,25 @@ pub async fn answer(door: Arc<Door>, peer: Arc<Peer>, request: Request<Incoming>
     };
     let reply = answered.unwrap_or_else(|error| reply::error(&error, pretty));
     if let Some(unsent) = reply::unsent(&reply) {
+        // A connection that has ended is not kept among those that there are.
+        let peer = Arc::downgrade(&peer);
         tokio::spawn(async move {
-            tokio::time::sleep(reply::SEND_TIME_MAX).await;
-            if unsent.strong_count() > 0 {
-                peer.cut();
+            let (begun, mut before) = (Instant::now(), 0);
+            loop {
+                tokio::time::sleep(reply::UNREAD_TIME_MAX).await;
+                let Some(unsent) = unsent.upgrade() else { return };
+                let moves = unsent.moves();
+                if moves == before {
+                    // A stream whose client reads nothing can only be ended with its connection.
+                    if let Some(peer) = peer.upgrade() {
+                        peer.cut();
+                    }
+                    return;
+                }
+                before = moves;
+                if begun.elapsed() >= reply::SEND_TIME_MAX {
+                    unsent.give_up();
+                }
             }
         });
     }
@@ -75,20 +90,22 @@ async fn answered(
     if is_probe && let Some(reply) = health::answer(&door.checks, path, &query).await {
         return Ok(reply);
     }
-    if by_token && !by_certificate {
-        limits.may_try(address, now)?;
+    let token = headers.get(AUTHORIZATION).filter(|_| !by_certificate).map(|shown| limits.mark(shown.as_bytes()));
+    if let Some(token) = token {
+        limits.may_try(address, token, now)?;
     }
     let who = async { door.authenticator.who(&peer.certificates, bearer(headers)?).await };
-    let user = who.await.inspect_err(|error| {
-        if error.code == 401 {
-            limits.was_wrong(address, now);
-        }
-    })?;
+    let who = who.await;
+    let is_good = who.as_ref().map_or_else(|error| (error.code == 401).then_some(false), |_| Some(true));
+    if let (Some(token), Some(is_good)) = (token, is_good) {
+        limits.tried(address, token, is_good, now);
+    }
+    let user = who?;
     if by_certificate || by_token {
         limits.of_user(&user.name, now)?;
-        peer.known();
+        peer.known(&user)?;
     }
-    let place = limits.request(&user)?;
+    let place = limits.request(&user, address)?;
     let (sender, user) = match acting::wanted(headers)? {
         None => (None, user),
         Some(wanted) => {
@@ -115,8 +132,7 @@ async fn answered(
             if !is_read(method) {
                 return Err(ApiError::method_not_allowed());
             }
-            let (accepts, host) = (header(headers, &ACCEPT), header(headers, &HOST));
-            let mut reply = places::answer(door, &path, &query, accepts, host, pretty).await?;
+            let mut reply = places::answer(door, &path, &query, headers, pretty).await?;
             reply::hold(&mut reply, place);
             return Ok(reply);
         }
@@ -145,7 +161,14 @@ async fn answered(
             return custom.ok_or_else(ApiError::no_such_resource);
         };
         offered(kind, &resource, verb)?;
-        let body = if verb.writes() { body::read(headers, incoming).await? } else { bytes::Bytes::new() };
+        let body = match user.node() {
+            _ if !verb.writes() => bytes::Bytes::new(),
+            Some(node) => {
+                limits.of_node(node, now)?;
+                body::read(headers, incoming, node::SAID_MAX).await?
+            }
+            None => body::read(headers, incoming, body::BODY_MAX).await?,
+        };
         let call =
             Call { door, kind, resource: &resource, query: &query, headers, body, user: &user, verb, peer, pretty };
         call.carry_out(place).await

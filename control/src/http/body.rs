@@ -44,8 +44,8 @@ pub enum PatchType {
     Apply,
 }
 
-/// Reads all of it. Error: it is too large, or its client went away.
-pub async fn read(headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, ApiError> {
+/// Reads all of it. Error: it is larger than `most` (at most [`BODY_MAX`]), or its client went away.
+pub async fn read(headers: &HeaderMap, mut body: Incoming, most: usize) -> Result<Bytes, ApiError> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let mut length = 0_usize;
     let mut bytes = BytesMut::new();
@@ -57,12 +57,12 @@ pub async fn read(headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, ApiE
         if length > PASSED_OVER_MAX {
             break;
         }
-        if length <= BODY_MAX && announced.is_none_or(|announced| announced <= BODY_MAX as u64) {
+        if length <= most && announced.is_none_or(|announced| announced <= most as u64) {
             bytes.extend_from_slice(&piece);
         }
     }
-    if length > BODY_MAX {
-        return Err(ApiError::too_large(format!("the body is larger than {BODY_MAX} bytes")));
+    if length > most {
+        return Err(ApiError::too_large(format!("the body is larger than {most} bytes")));
     }
     Ok(bytes.freeze())
 }

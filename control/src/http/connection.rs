@@ -22,15 +22,18 @@ use tokio_rustls::server::TlsStream;
 use super::Door;
 use super::answer::answer;
 use super::limits::Place;
+use super::strangers::{Stranger, Strangers};
+use crate::api::error::ApiError;
+use crate::door::authority::MASTERS;
+use crate::door::identity::Identity;
 use crate::door::join::host;
 
-/// Connections at a time. One costs some 40 KB with its TLS.
-const CONNECTIONS_MAX: usize = 1000;
-/// Of one host: people behind one NAT, and the daemons of a node.
-const OF_ONE_PEER_MAX: usize = 250;
-/// Connections on which nobody has said yet who he is, in all and of one host: others have to find a place too.
-const STRANGERS_MAX: usize = 500;
-const STRANGERS_OF_ONE_MAX: usize = 64;
+/// Connections at a time of those who have shown who they are: the daemons of a fleet, some with two. One costs some 40 KB with its TLS.
+const CONNECTIONS_MAX: usize = 3000;
+/// Beyond, for administrators.
+const KEPT: usize = 50;
+/// Of one host: people and daemons behind one NAT.
+const OF_ONE_PEER_MAX: usize = 1500;
 /// So long it may take; a probe that comes more seldom connects anew.
 const STRANGER_TIME_MAX: Duration = Duration::from_secs(30);
 /// How often it is said that connections are turned away.
@@ -59,7 +62,7 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(2);
 /// Serves until `stop` becomes true or its sender is dropped.
 pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, door: Arc<Door>, mut stop: watch::Receiver<bool>) {
     let acceptor = TlsAcceptor::from(tls);
-    let (all, strangers) = (Arc::new(Peers::default()), Arc::new(Peers::default()));
+    let (known, strangers) = (Arc::new(Peers::default()), Strangers::default());
     let mut connections = JoinSet::new();
     let mut told: Option<Instant> = None;
     loop {
@@ -76,23 +79,23 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, door: Arc<Door
                 continue;
             }
         };
-        // A connection that is too many is closed: there is no room for words before TLS.
-        let host = host(address.ip());
-        let counted = Counted::of(&all, host, CONNECTIONS_MAX, OF_ONE_PEER_MAX);
-        let stranger = Counted::of(&strangers, host, STRANGERS_MAX, STRANGERS_OF_ONE_MAX);
-        let (Some(counted), Some(stranger)) = (counted, stranger) else {
-            if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-                told = Some(Instant::now());
-                tracing::warn!(%host, "connections are turned away: there are too many, of this address or in all");
-            }
-            continue;
-        };
-        let (acceptor, door, stop) = (acceptor.clone(), door.clone(), stop.clone());
+        let (stranger, out) = strangers.enter(host(address.ip()));
+        if let Some(host) = out
+            && told.is_none_or(|told| told.elapsed() >= TELL_EVERY)
+        {
+            told = Some(Instant::now());
+            tracing::warn!(%host, "connections of this address are closed: there are too many on which nobody says who he is");
+        }
+        let (acceptor, door, stop, known) = (acceptor.clone(), door.clone(), stop.clone(), known.clone());
         connections.spawn(async move {
-            let _held = counted;
+            let cut = stranger.cut();
             // A broken connection is its client's business; there is nobody to tell.
-            let Ok(Ok(stream)) = timeout(HANDSHAKE_TIME_MAX, handshake(acceptor, socket)).await else { return };
-            converse(stream, (address, stranger), door, stop).await;
+            let shaken = tokio::select! {
+                shaken = timeout(HANDSHAKE_TIME_MAX, handshake(acceptor, socket)) => shaken,
+                () = cut.notified() => return,
+            };
+            let Ok(Ok(stream)) = shaken else { return };
+            converse(stream, (address, stranger), known, door, stop).await;
         });
     }
     drop(listener);
@@ -109,7 +112,8 @@ async fn handshake(acceptor: TlsAcceptor, socket: TcpStream) -> std::io::Result<
 
 async fn converse(
     stream: TlsStream<TcpStream>,
-    (address, stranger): (SocketAddr, Counted),
+    (address, stranger): (SocketAddr, Stranger),
+    known: Arc<Peers>,
     door: Arc<Door>,
     stop: watch::Receiver<bool>,
 ) {
@@ -117,8 +121,8 @@ async fn converse(
     let certificates: Vec<_> =
         session.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
     let is_http2 = session.alpn_protocol() == Some(b"h2");
-    let stranger = Mutex::new(Some(stranger).filter(|_| certificates.is_empty()));
-    let peer = Arc::new(Peer { address, certificates, stranger, cut: Notify::new() });
+    let (cut, standing) = (stranger.cut(), Mutex::new(Standing::Stranger { _place: stranger, known }));
+    let peer = Arc::new(Peer { address, certificates, standing, cut });
     let of_service = peer.clone();
     let service = service_fn(move |request| {
         let (door, peer) = (door.clone(), of_service.clone());
@@ -186,9 +190,21 @@ pub struct Peer {
     pub address: SocketAddr,
     /// As TLS has verified it; empty without one.
     pub certificates: Vec<CertificateDer<'static>>,
-    /// Its place among those of whom nothing is known.
-    stranger: Mutex<Option<Counted>>,
-    cut: Notify,
+    standing: Mutex<Standing>,
+    cut: Arc<Notify>,
+}
+
+/// Among whom a connection counts.
+#[derive(Debug)]
+enum Standing {
+    /// Nobody has said on it who he is. `known`: those on whose connections somebody has.
+    Stranger {
+        _place: Stranger,
+        known: Arc<Peers>,
+    },
+    Known {
+        _place: Counted,
+    },
 }
 
 impl Peer {
@@ -197,13 +213,20 @@ impl Peer {
         self.cut.notify_one();
     }
 
-    /// It has shown who it is.
-    pub fn known(&self) {
-        *self.stranger.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// It has shown who it is. Error: there are too many connections.
+    pub fn known(&self, user: &Identity) -> Result<(), ApiError> {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Standing::Stranger { known, .. } = &*standing else { return Ok(()) };
+        let most = if user.is_in(MASTERS) { Most::OF_MASTERS } else { Most::OF_OTHERS };
+        let Some(place) = Counted::of(known, host(self.address.ip()), most) else {
+            return Err(ApiError::too_many(10, "too many connections at a time, please try again later"));
+        };
+        *standing = Standing::Known { _place: place };
+        Ok(())
     }
 
     fn is_stranger(&self) -> bool {
-        self.stranger.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        matches!(*self.standing.lock().unwrap_or_else(PoisonError::into_inner), Standing::Stranger { .. })
     }
 }
 
@@ -232,12 +255,24 @@ struct Counted {
     host: IpAddr,
 }
 
+/// How many there may be, and how many of one host.
+#[derive(Debug, Clone, Copy)]
+struct Most {
+    all: usize,
+    of_one: usize,
+}
+
+impl Most {
+    const OF_OTHERS: Most = Most { all: CONNECTIONS_MAX, of_one: OF_ONE_PEER_MAX };
+    const OF_MASTERS: Most = Most { all: CONNECTIONS_MAX + KEPT, of_one: CONNECTIONS_MAX + KEPT };
+}
+
 impl Counted {
     /// None: the host, or all together, have as many as they may.
-    fn of(peers: &Arc<Peers>, host: IpAddr, most: usize, of_one: usize) -> Option<Counted> {
+    fn of(peers: &Arc<Peers>, host: IpAddr, most: Most) -> Option<Counted> {
         let mut open = peers.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own = open.get(&host).copied().unwrap_or(0);
-        if own >= of_one || open.values().sum::<usize>() >= most {
+        if own >= most.of_one || open.values().sum::<usize>() >= most.all {
             return None;
         }
         open.insert(host, own + 1);

@@ -22,9 +22,11 @@ pub mod query;
 mod render;
 mod reply;
 pub mod request;
+mod strangers;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod verbs;
 mod watch;
 

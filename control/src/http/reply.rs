@@ -1,6 +1,7 @@
 //! Answers: their bodies and headers.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,8 +18,10 @@ use crate::api::error::ApiError;
 
 pub const JSON: &str = "application/json";
 pub const TEXT: &str = "text/plain; charset=utf-8";
-/// A client that has not read a long answer by then is cut off: its place is another's. Kubernetes gives a request as long.
-pub const SEND_TIME_MAX: Duration = Duration::from_secs(60);
+/// A client that has read nothing of a long answer for so long is cut off: its place is another's.
+pub const UNREAD_TIME_MAX: Duration = Duration::from_secs(60);
+/// One that reads, however slowly, has so long: 20 MB over half a megabit a second take half of it.
+pub const SEND_TIME_MAX: Duration = Duration::from_secs(600);
 /// What is handed on at once of a long answer.
 pub const PIECE: usize = 64 << 10;
 /// Warnings of one answer, as many as Kubernetes sends before it cuts them off by size.
@@ -34,15 +37,35 @@ pub type Reply = Response<Payload>;
 pub enum Payload {
     Whole {
         bytes: Bytes,
-        held: Option<Arc<Place>>,
+        held: Option<Arc<Held>>,
     },
     /// Ends when the sender is dropped.
     Pieces(mpsc::Receiver<Bytes>),
     /// Ends with its last part. None: that has gone.
     Parts {
         parts: Option<mpsc::Receiver<Part>>,
-        held: Option<Arc<Place>>,
+        held: Option<Arc<Held>>,
     },
+}
+
+/// A request's place while its answer is sent, and how that goes on.
+#[derive(Debug)]
+pub struct Held {
+    _place: Place,
+    moves: AtomicU64,
+    given_up: AtomicBool,
+}
+
+impl Held {
+    /// How often more of the answer was asked for.
+    pub fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Relaxed)
+    }
+
+    /// The answer breaks off, and with it its stream alone.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A part of one document.
@@ -62,7 +85,14 @@ impl Body for Payload {
     type Error = Broken;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        match self.get_mut() {
+        let payload = self.get_mut();
+        if let Payload::Whole { held: Some(held), .. } | Payload::Parts { held: Some(held), .. } = payload {
+            held.moves.fetch_add(1, Ordering::Relaxed);
+            if held.given_up.load(Ordering::Relaxed) {
+                return Poll::Ready(Some(Err(Broken)));
+            }
+        }
+        match payload {
             Payload::Whole { bytes, .. } if bytes.is_empty() => Poll::Ready(None),
             // In pieces: what is handed on is out of our sight, read or not.
             Payload::Whole { bytes, .. } => {
@@ -117,13 +147,16 @@ pub fn parts(media: &'static str, parts: mpsc::Receiver<Part>) -> Reply {
 /// The request's place is taken until the answer has been sent: what nobody reads takes room.
 pub fn hold(reply: &mut Reply, place: Place) {
     match reply.body_mut() {
-        Payload::Whole { held, .. } | Payload::Parts { held, .. } => *held = Some(Arc::new(place)),
+        Payload::Whole { held, .. } | Payload::Parts { held, .. } => {
+            let (moves, given_up) = (AtomicU64::new(0), AtomicBool::new(false));
+            *held = Some(Arc::new(Held { _place: place, moves, given_up }));
+        }
         Payload::Pieces(_) => {}
     }
 }
 
 /// Of a long answer: gone when it has been sent.
-pub fn unsent(reply: &Reply) -> Option<Weak<Place>> {
+pub fn unsent(reply: &Reply) -> Option<Weak<Held>> {
     match reply.body() {
         Payload::Whole { bytes, held } if bytes.len() > PIECE => held.as_ref().map(Arc::downgrade),
         Payload::Parts { held, .. } => held.as_ref().map(Arc::downgrade),
@@ -143,10 +176,15 @@ fn with_payload(code: StatusCode, media: &'static str, payload: Payload) -> Repl
 
 /// A document. `pretty`: indented for people.
 pub fn json(code: StatusCode, media: &'static str, document: &Value, pretty: bool) -> Reply {
+    bytes(code, media, self::document(document, pretty))
+}
+
+/// A document's bytes.
+pub fn document(document: &Value, pretty: bool) -> Vec<u8> {
     let written = if pretty { serde_json::to_vec_pretty(document) } else { serde_json::to_vec(document) };
     let mut written = written.expect("a JSON value has text keys alone");
     written.push(b'\n');
-    bytes(code, media, written)
+    written
 }
 
 pub fn error(error: &ApiError, pretty: bool) -> Reply {
@@ -155,6 +193,13 @@ pub fn error(error: &ApiError, pretty: bool) -> Reply {
     if let Some(seconds) = error.details.as_ref().and_then(|details| details.retry_after_seconds) {
         reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
+    reply
+}
+
+/// The client has it already.
+pub fn not_modified() -> Reply {
+    let mut reply = bytes(StatusCode::NOT_MODIFIED, JSON, "");
+    reply.headers_mut().remove(CONTENT_TYPE);
     reply
 }
 

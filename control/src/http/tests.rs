@@ -185,34 +185,50 @@ fn a_client_that_asks_too_often_is_told_to_wait_and_others_are_not() {
 fn nobody_has_the_places_of_all_and_administrators_find_one() {
     use crate::door::identity::Identity;
     let limits = limits::Limits::default();
+    let [one, two] = ["198.18.0.1", "198.18.0.2"].map(|text| text.parse().unwrap());
     let (greedy, admin) = (Identity::of("greedy", &[]), Identity::of("admin", &["system:masters"]));
-    let mut held: Vec<_> = (0..60).filter_map(|_| limits.request(&greedy).ok()).collect();
+    let mut held: Vec<_> = (0..60).filter_map(|_| limits.request(&greedy, one).ok()).collect();
     assert_eq!(held.len(), 50);
     for other in 0..10 {
         let other = Identity::of(&format!("user-{other}"), &[]);
-        held.extend((0..50).filter_map(|_| limits.request(&other).ok()));
+        held.extend((0..50).filter_map(|_| limits.request(&other, one).ok()));
     }
     assert_eq!(held.len(), 180);
-    let of_admin: Vec<_> = (0..60).filter_map(|_| limits.request(&admin).ok()).collect();
+    let of_admin: Vec<_> = (0..60).filter_map(|_| limits.request(&admin, one).ok()).collect();
     assert_eq!(of_admin.len(), 20);
     drop(held);
-    assert!(limits.request(&greedy).is_ok(), "what is given back is there again");
+    assert!(limits.request(&greedy, one).is_ok(), "what is given back is there again");
+    // The daemon of every node of a large fleet, and one of them that begins too many.
+    let held: Vec<_> = (0..1100).filter_map(|_| limits.stream(&greedy, one).ok()).collect();
+    assert_eq!(held.len(), 1000);
+    assert!((0..1000).all(|_| limits.stream(&greedy, two).is_ok()));
+    drop(held);
+    assert!(limits.stream(&greedy, one).is_ok());
 }
 
 #[test]
-fn wrong_tokens_are_counted_by_host_and_good_ones_are_not() {
+fn wrong_tokens_are_counted_by_host_and_lock_out_no_good_one() {
     let limits = limits::Limits::default();
     let now = std::time::Instant::now();
     let [one, same, other] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|text| text.parse().unwrap());
+    let mark = |text: &str| limits.mark(text.as_bytes());
+    limits.tried(one, mark("good"), true, now);
     for _ in 0..1000 {
-        assert!(limits.may_try(one, now).is_ok());
+        assert!(limits.may_try(one, mark("another"), now).is_ok());
     }
-    for _ in 0..200 {
-        limits.was_wrong(one, now);
+    // A daemon with a dead token is one guess however often it tries, and is not looked at each time.
+    for _ in 0..1000 {
+        limits.tried(one, mark("dead"), false, now);
     }
-    assert!(limits.may_try(same, now).is_err(), "a /64 is one host");
-    assert!(limits.may_try(other, now).is_ok());
-    assert!(limits.may_try(one, now + std::time::Duration::from_secs(1)).is_ok());
+    assert_eq!(limits.may_try(one, mark("dead"), now).unwrap_err().code, 401);
+    assert!(limits.may_try(one, mark("another"), now).is_ok());
+    for guess in 0..200 {
+        limits.tried(one, mark(&guess.to_string()), false, now);
+    }
+    assert_eq!(limits.may_try(same, mark("another"), now).unwrap_err().code, 429, "a /64 is one host");
+    assert!(limits.may_try(same, mark("good"), now).is_ok(), "who was known goes on");
+    assert!(limits.may_try(other, mark("another"), now).is_ok());
+    assert!(limits.may_try(one, mark("another"), now + std::time::Duration::from_secs(1)).is_ok());
 }
 
 #[test]
@@ -254,4 +270,21 @@ async fn half_a_document_is_no_document() {
         let read = reply::parts(reply::JSON, answer).into_body().collect().await;
         assert_eq!(read.map(|body| body.to_bytes()), wanted);
     }
+}
+
+#[tokio::test]
+async fn a_long_answer_that_is_read_goes_on_and_ends_alone_when_it_takes_too_long() {
+    use http_body_util::BodyExt as _;
+    let limits = limits::Limits::default();
+    let place = limits.request(&crate::door::identity::Identity::anonymous(), [127, 0, 0, 1].into()).unwrap();
+    let mut reply = reply::bytes(hyper::StatusCode::OK, reply::JSON, vec![b'x'; reply::PIECE * 3]);
+    reply::hold(&mut reply, place);
+    let held = reply::unsent(&reply).unwrap().upgrade().unwrap();
+    let body = reply.body_mut();
+    for read in 0..2 {
+        assert_eq!(held.moves(), read);
+        assert!(body.frame().await.unwrap().is_ok());
+    }
+    held.give_up();
+    assert_eq!(body.frame().await.unwrap().unwrap_err(), reply::Broken);
 }

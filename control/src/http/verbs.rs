@@ -48,7 +48,7 @@ impl Call<'_> {
             Verb::Get if self.resource.subresource == "log" => {
                 drop(place);
                 let pod = self.get().await?;
-                let stream = Stream::new(self.door.limits.stream(self.user)?, self.peer.clone());
+                let stream = self.stream()?;
                 return logs::answer(&*self.door.logs, &pod, self.query, self.door.objects.clock().now(), stream).await;
             }
             Verb::Get => {
@@ -101,6 +101,12 @@ impl Call<'_> {
         self.door.objects.get(self.kind, self.namespace(), &self.resource.name).await
     }
 
+    /// A place among the streams.
+    fn stream(&self) -> Result<Stream, ApiError> {
+        let place = self.door.limits.stream(self.user, self.peer.address.ip())?;
+        Ok(Stream::new(place, self.peer.clone()))
+    }
+
     async fn list(&self) -> Result<Reply, ApiError> {
         let render = self.render()?;
         let query = self.query.list(self.kind)?;
@@ -124,7 +130,7 @@ impl Call<'_> {
             let newest = ListQuery { limit: Some(1), ..ListQuery::default() };
             query.after = Some(objects.listing(self.kind, self.scope(), &newest).await?.revision());
         }
-        let stream = Stream::new(self.door.limits.stream(self.user)?, self.peer.clone());
+        let stream = self.stream()?;
         let watching = objects.watch(self.kind, self.scope(), &query).await?;
         let lasts = match self.query.count("timeoutSeconds")? {
             Some(seconds) if seconds > 0 => Duration::from_secs(seconds).min(LASTS_MAX),

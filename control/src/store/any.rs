@@ -1,6 +1,6 @@
 //! The store that the configuration names. Everything behind it uses this one type, so that nothing else is generic over stores.
 
-use super::embedded::{self, Embedded};
+use super::embedded::{self, Embedded, Growth};
 use super::etcd::{self, Etcd};
 use super::{Changes, Found, Page, Range, Store, StoreError, Watch, Write};
 
@@ -27,6 +27,16 @@ impl From<Embedded> for AnyStore {
 impl From<Etcd> for AnyStore {
     fn from(store: Etcd) -> AnyStore {
         AnyStore::Etcd(Box::new(store))
+    }
+}
+
+impl AnyStore {
+    /// Waits until so much has been written since history was shortened last. For ever with etcd, which has a bound of its own.
+    pub async fn grown(&self, growth: Growth) {
+        match self {
+            AnyStore::Embedded(store) => store.grown(growth).await,
+            AnyStore::Etcd(_) => std::future::pending().await,
+        }
     }
 }
 

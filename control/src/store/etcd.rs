@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, KeyValue, KvClient, ResponseHeader,
-    TlsOptions, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchStream,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, GetResponse, Identity, KeyValue, KvClient,
+    ResponseHeader, TlsOptions, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchStream,
 };
 
 use super::{Change, Changes, Entry, Expected, Found, Page, Range, Store, StoreError, Watch, Write, check};
@@ -20,8 +20,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a silent connection is asked for a sign of life, and how long that may take.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
-/// The largest answer: a list without a limit is one message.
-const ANSWER_MAX: usize = 256 * 1024 * 1024;
+/// The largest answer: [`PAGE_MAX`] of the largest objects.
+const ANSWER_MAX: usize = 128 * 1024 * 1024;
+/// The largest message of a watch: etcd cuts what is longer than one request into fragments, and one change has an old and a new value.
+const TOLD_MAX: usize = 16 * 1024 * 1024;
+/// Objects that are asked for at once: nobody can say before how large they are. Twice as many as long as they are small, up to the second.
+const PAGE: i64 = 20;
+const PAGE_MAX: i64 = 80;
+/// What small is, in bytes of such a page.
+const SMALL: usize = 256 * 1024;
+/// A list that has a limit ends behind this many bytes too.
+const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// gRPC's OUT_OF_RANGE: etcd's code for a revision that is compacted or in the future.
 const OUT_OF_RANGE: i32 = 11;
 
@@ -83,6 +92,30 @@ impl Etcd {
         Ok(revision_of(answer.header()))
     }
 
+    async fn page(&self, start: Vec<u8>, end: Vec<u8>, limit: i64, at: Option<u64>) -> Result<GetResponse, StoreError> {
+        let mut options = GetOptions::new().with_range(end).with_limit(limit);
+        if let Some(at) = at {
+            options = options.with_revision(i64::try_from(at).unwrap_or(i64::MAX));
+        }
+        let mut kv = self.kv();
+        let called = match tokio::time::timeout(PATIENCE, kv.get(start, Some(options))).await {
+            Ok(called) => called,
+            Err(late) => return Err(unavailable(&self.place, "be read", late)),
+        };
+        match (called, at) {
+            (Ok(answer), _) => Ok(answer),
+            (Err(error), Some(at)) if is_out_of_range(&error) => {
+                let newest = self.newest().await?;
+                Err(match at > newest {
+                    true => StoreError::Future { asked: at, newest },
+                    // etcd does not say here what it still has.
+                    false => StoreError::Compacted { asked: at, oldest: at.saturating_add(1) },
+                })
+            }
+            (Err(error), _) => Err(unavailable(&self.place, "be read", error)),
+        }
+    }
+
     async fn bounded<T>(
         &self,
         operation: &'static str,
@@ -117,40 +150,30 @@ impl Store for Etcd {
             Some(after) if *after >= range.prefix => format!("{}\0", full(after)),
             _ => prefix.clone(),
         };
-        let mut options = GetOptions::new().with_range(end_of(&prefix));
-        if let Some(limit) = range.limit {
-            // etcd takes 0 for no limit.
-            options = options.with_limit(i64::try_from(limit.max(1)).unwrap_or(i64::MAX));
-        }
-        if let Some(at) = range.at {
-            options = options.with_revision(i64::try_from(at).unwrap_or(i64::MAX));
-        }
-        let mut kv = self.kv();
-        let called = match tokio::time::timeout(PATIENCE, kv.get(start, Some(options))).await {
-            Ok(called) => called,
-            Err(late) => return Err(unavailable(&self.place, "be read", late)),
-        };
-        let mut answer = match (called, range.at) {
-            (Ok(answer), _) => answer,
-            (Err(error), Some(at)) if is_out_of_range(&error) => {
-                let newest = self.newest().await?;
-                return Err(match at > newest {
-                    true => StoreError::Future { asked: at, newest },
-                    // etcd does not say here what it still has.
-                    false => StoreError::Compacted { asked: at, oldest: at.saturating_add(1) },
-                });
+        let end = end_of(&prefix);
+        // etcd takes 0 for no limit.
+        let limit = range.limit.map_or(usize::MAX, |limit| limit.max(1));
+        let (mut start, mut at, mut size, mut bytes) = (start.into_bytes(), range.at, PAGE, 0_usize);
+        let mut entries: Vec<Entry> = Vec::new();
+        loop {
+            let room = i64::try_from(limit.saturating_sub(entries.len())).unwrap_or(i64::MAX);
+            let mut answer = self.page(start, end.clone(), size.min(room), at).await?;
+            // All pages are of one moment.
+            let revision = *at.get_or_insert(revision_of(answer.header()));
+            let (more, count) = (answer.more(), u64::try_from(answer.count()).ok());
+            let found = answer.take_kvs();
+            let taken = u64::try_from(found.len()).unwrap_or(u64::MAX);
+            let page: usize = found.iter().map(|found| found.value().len()).sum();
+            bytes = bytes.saturating_add(page);
+            start = found.last().map(|last| [last.key(), b"\0"].concat()).unwrap_or_default();
+            entries.extend(found.into_iter().map(entry));
+            let is_full = entries.len() >= limit || (range.limit.is_some() && bytes >= PAGE_BYTES_MAX);
+            if !more || is_full || start.is_empty() {
+                let remaining = count.map(|count| count.saturating_sub(taken));
+                return Ok(Page { entries, revision, more, remaining });
             }
-            (Err(error), _) => return Err(unavailable(&self.place, "be read", error)),
-        };
-        let revision = range.at.unwrap_or_else(|| revision_of(answer.header()));
-        let more = answer.more();
-        let count = u64::try_from(answer.count()).ok();
-        let mut entries: Vec<Entry> = answer.take_kvs().into_iter().map(entry).collect();
-        let more = more || range.limit.is_some_and(|limit| entries.len() > limit);
-        entries.truncate(range.limit.unwrap_or(usize::MAX));
-        let taken = u64::try_from(entries.len()).unwrap_or(u64::MAX);
-        let remaining = count.map(|count| count.saturating_sub(taken));
-        Ok(Page { entries, revision, more, remaining })
+            size = if page < SMALL { size.saturating_mul(2).min(PAGE_MAX) } else { PAGE };
+        }
     }
 
     async fn write(&self, write: Write) -> Result<u64, StoreError> {
@@ -191,9 +214,11 @@ impl Store for Etcd {
         let options = WatchOptions::new()
             .with_prefix()
             .with_prev_key()
+            // A write is one change, so a revision is never in two of them.
+            .with_fragment()
             .with_progress_notify()
             .with_start_revision(i64::try_from(after.saturating_add(1)).unwrap_or(i64::MAX));
-        let mut client = self.client.watch_client().max_decoding_message_size(ANSWER_MAX);
+        let mut client = self.client.watch_client().max_decoding_message_size(TOLD_MAX);
         let stream = self.bounded("be watched", client.watch(full(prefix), Some(options))).await?;
         Ok(Following { stream, place: self.place.clone(), after })
     }

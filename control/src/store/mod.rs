@@ -116,6 +116,11 @@ pub enum StoreError {
     Future { asked: u64, newest: u64 },
     #[error("{key}: {why}")]
     Unfit { key: String, why: String },
+    /// The store holds as much as it may. Deletions are taken, and what does not grow.
+    #[error(
+        "{key}: the store is full: it holds {bytes} bytes with its history, and may hold {most}; delete what is not needed"
+    )]
+    Full { key: String, bytes: u64, most: u64 },
     /// It may work later; a write may have happened all the same.
     #[error("the store at {place} cannot {operation}")]
     Unavailable {

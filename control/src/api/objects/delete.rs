@@ -158,7 +158,11 @@ fn end(kind: &'static Kind, object: &Value, options: &DeleteOptions, now: Timest
         }
         return match options.grace.map(|asked| if asked < 0 { 1 } else { asked }) {
             Some(asked) if asked < present => {
-                stamp(&mut ended, now, asked);
+                // From when it was first asked for, which stays to be read from the two.
+                let since = SignedDuration::from_secs(present);
+                let end = meta::text(object, "deletionTimestamp").parse::<Timestamp>();
+                let first = end.ok().and_then(|end| end.checked_sub(since).ok()).unwrap_or(now);
+                stamp(&mut ended, first, asked);
                 finish(kind, ended)
             }
             Some(_) | None => End::Stays,

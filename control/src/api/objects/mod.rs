@@ -97,7 +97,13 @@ pub fn key(kind: &Kind, namespace: &str, name: &str) -> String {
 
 /// What the store has, as an object of this kind with its resourceVersion.
 pub fn object_of(kind: &'static Kind, entry: &Entry) -> Result<Value, ApiError> {
-    let broken = |error| ApiError::internal(format!("{} cannot be read: {error}", entry.key));
+    let broken = |error| {
+        let what = kind.resource;
+        ApiError::internal(format!(
+            "{} cannot be read: {error}; until it is deleted (kubectl delete {what} NAME --grace-period=0 --force) no list of {what} is whole",
+            entry.key
+        ))
+    };
     let mut object: Value = serde_json::from_slice(&entry.value).map_err(broken)?;
     meta::set(&mut object, "resourceVersion", entry.revision.to_string());
     Ok(kind.strategy.outward(object))

@@ -22,7 +22,7 @@ use crate::store::{Expected, Store, StoreError, Write};
 /// The file's name in the data directory.
 pub const FILE: &str = "authority";
 /// Its key in the store.
-const KEY: &str = "/daemonlet/authority";
+pub const KEY: &str = "/daemonlet/authority";
 /// The first word of the document.
 const FORMAT: &str = "daemonlet-authority-1";
 /// The largest one that is read: ours has 2 KiB.

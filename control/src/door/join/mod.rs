@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use self::attempts::Attempts;
 pub use self::attempts::{FAILURES_MAX, WINDOW, host};
-pub use self::revoke::{KEYS, Known, revoked};
+pub use self::revoke::{KEYS, Known, nobodys};
 pub use self::token::{Bad, TOKEN_MAX};
 use self::token::{Shown, Token};
 use super::authority::{Authority, AuthorityError, Peer, Request, Signed};
@@ -43,6 +43,9 @@ pub const TTL_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 /// How many nodes may join with one, unless it is said.
 pub const USES: u32 = 1000;
 pub const USES_MAX: u32 = 100_000;
+/// So long a name is the first key's that it was given to though that node has not come yet: it is about to. No longer: a machine that the answer did not
+/// reach asks again with another key.
+const COMING: Duration = Duration::from_secs(60);
 /// How often a write is tried that another endpoint's came before.
 const TRIES: u32 = 8;
 
@@ -94,6 +97,10 @@ pub enum JoinError {
         "node {0} has joined before, with another key; if that node is gone, delete its Node (kubectl delete node {0}), or join with a token of its own (daemonlet-control token create --node {0})"
     )]
     Taken(String),
+    #[error(
+        "a machine has joined as node {0} within the last minute and is about to come; give this one another name (--node-name) if it is another one, else it is tried again"
+    )]
+    Coming(String),
     #[error("no node's certificate was shown")]
     NoNode,
     #[error(
@@ -121,6 +128,8 @@ struct Keys {
     keys: Vec<String>,
     /// When the newest certificate ends.
     until: Timestamp,
+    /// When the name was given to its key, as long as no node has come with that.
+    coming: Option<Timestamp>,
 }
 
 impl Joining {
@@ -165,7 +174,9 @@ impl Joining {
         let joined = self.decide(token, node, request).await;
         // Only who guesses is counted: ten machines of one image, whose name is taken, would lock out all others behind their address.
         let is_guess = matches!(joined, Err(JoinError::Token(Bad::Unknown)));
-        if is_guess && self.attempts.lock().unwrap_or_else(PoisonError::into_inner).failed(from, self.clock.now()) {
+        let counted =
+            || self.attempts.lock().unwrap_or_else(PoisonError::into_inner).failed(from, token, self.clock.now());
+        if is_guess && counted() {
             tracing::warn!(%from, "an address has shown {FAILURES_MAX} unknown join tokens; nobody joins from there for a minute");
         }
         joined
@@ -193,7 +204,7 @@ impl Joining {
                 Err(error) => return Err(error.into()),
             }
             let signed = self.authority.node(node, &request, now).map_err(JoinError::Request)?;
-            let keys = Keys { keys: vec![signed.key.clone()], until: signed.not_after };
+            let keys = Keys { keys: vec![signed.key.clone()], until: signed.not_after, coming: Some(now) };
             return match self.remember(node, &keys, expected).await {
                 Ok(()) => Ok(signed),
                 // Two of this name at the same moment: one has it.
@@ -218,7 +229,8 @@ impl Joining {
             };
             let signed = self.authority.node(&name, &request, now).map_err(JoinError::Request)?;
             // The one that asks stays good: the node may die before it has saved what it is given.
-            let mut keys = Keys { keys: vec![peer.key.clone(), signed.key.clone()], until: signed.not_after };
+            let keys = vec![peer.key.clone(), signed.key.clone()];
+            let mut keys = Keys { keys, until: signed.not_after, coming: None };
             keys.keys.dedup();
             match self.remember(&name, &keys, expected).await {
                 Ok(()) => return Ok(signed),
@@ -232,8 +244,15 @@ impl Joining {
     /// The node that a verified certificate chain belongs to, and whether it may do more than renew.
     pub async fn node(&self, shown: &[CertificateDer<'_>]) -> Result<Node, JoinError> {
         let (peer, name) = node_of(shown)?;
-        if !self.knows(&peer, &name).await? {
+        let known = self.keys(&name).await?;
+        if known.as_ref().is_some_and(|(keys, _)| !keys.know(&peer)) {
             return Err(JoinError::Replaced(name));
+        }
+        if let Some((keys, revision)) = known.filter(|(keys, _)| keys.coming.is_some()) {
+            // It has come: from now on its Node says whether the name is taken. Where that cannot be written, it is at its next connection.
+            if let Err(error) = self.remember(&name, &Keys { coming: None, ..keys }, Expected::At(revision)).await {
+                tracing::debug!(node = name, %error, "that a node has come is not written");
+            }
         }
         let is_expired = peer.not_after <= self.clock.now();
         Ok(Node { name, is_expired, not_after: peer.not_after })
@@ -261,8 +280,14 @@ impl Joining {
         let is_dead = keys.until.checked_add(EXPIRED_MAX).is_ok_and(|end| end <= now);
         let has_it = keys.keys.iter().any(|known| known == key);
         let is_free = is_free || has_it || is_dead || {
-            let node = self.store.get(&super::stored("", "nodes", "", node)).await?;
-            node.entry.is_none()
+            let object = self.store.get(&super::stored("", "nodes", "", node)).await?;
+            let is_absent = object.entry.is_none();
+            // A clock that was set back does not keep it for longer.
+            let is_coming = |since: Timestamp| since <= now && since.checked_add(COMING).is_ok_and(|end| now < end);
+            if is_absent && keys.coming.is_some_and(is_coming) {
+                return Err(JoinError::Coming(node.to_owned()));
+            }
+            is_absent
         };
         if is_free { Ok(Expected::At(revision)) } else { Err(JoinError::Taken(node.to_owned())) }
     }
@@ -299,13 +324,19 @@ impl Keys {
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        json!({ "keys": self.keys, "until": self.until.to_string() }).to_string().into_bytes()
+        let mut stored = json!({ "keys": self.keys, "until": self.until.to_string() });
+        if let (Some(coming), Some(fields)) = (self.coming, stored.as_object_mut()) {
+            fields.insert("coming".to_owned(), coming.to_string().into());
+        }
+        stored.to_string().into_bytes()
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Keys> {
         let stored: Value = serde_json::from_slice(bytes).ok()?;
         let keys = stored["keys"].as_array()?.iter().map(|key| key.as_str().map(str::to_owned));
-        Some(Keys { keys: keys.collect::<Option<_>>()?, until: stored["until"].as_str()?.parse().ok()? })
+        let (until, coming) = (stored["until"].as_str()?.parse().ok()?, stored["coming"].as_str());
+        let coming = coming.and_then(|coming| coming.parse().ok());
+        Some(Keys { keys: keys.collect::<Option<_>>()?, until, coming })
     }
 }
 

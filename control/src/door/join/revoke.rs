@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 
 use super::{JoinError, Joining, Keys, NODES, TOKENS, TOKENS_LIMIT, TRIES, Token};
-use crate::store::{Change, Expected, Range, Store as _, StoreError, Write};
+use crate::store::{Entry, Expected, Range, Store as _, StoreError, Write};
 
 /// Below it is whose keys are good for which node's name.
 pub const KEYS: &str = NODES;
@@ -51,7 +51,7 @@ impl Joining {
 
     /// No certificate of this node's is good for anything any more, not even to be renewed. False: none of this name has joined.
     pub async fn revoke_node(&self, node: &str) -> Result<bool, JoinError> {
-        let nobodys = Keys { keys: Vec::new(), until: Timestamp::MAX };
+        let nobodys = Keys { keys: Vec::new(), until: Timestamp::MAX, coming: None };
         let mut last = None;
         for _ in 0..TRIES {
             let Some((_, revision)) = self.keys(node).await? else { return Ok(false) };
@@ -66,9 +66,8 @@ impl Joining {
     }
 }
 
-/// The node that is thrown out by a change below [`KEYS`].
-pub fn revoked(change: &Change) -> Option<&str> {
-    let node = change.key.strip_prefix(KEYS)?;
-    let keys = Keys::from_bytes(&change.now.as_ref()?.value)?;
-    keys.keys.is_empty().then_some(node)
+/// The node whose name this entry below [`KEYS`] says to be nobody's: it is thrown out.
+pub fn nobodys(entry: &Entry) -> Option<&str> {
+    let keys = Keys::from_bytes(&entry.value)?;
+    entry.key.strip_prefix(KEYS).filter(|_| keys.keys.is_empty())
 }

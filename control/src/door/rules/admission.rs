@@ -48,7 +48,7 @@ impl Guard for Admission {
                 self.creation(kind, new).await?;
             }
             if let Some(node) = self.user.node()
-                && matches!(kind.group, "" | "coordination.k8s.io")
+                && matches!(kind.group, "" | "coordination.k8s.io" | "events.k8s.io")
                 && let Some(why) = node::refuses(node, kind.resource, sub, new, old)
             {
                 return Err(ApiError::forbidden(kind, text(&new["metadata"]["name"]), why));

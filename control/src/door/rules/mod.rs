@@ -6,7 +6,7 @@
 pub mod admission;
 pub mod bootstrap;
 mod impersonation;
-mod node;
+pub mod node;
 pub mod review;
 mod roles;
 

@@ -18,6 +18,10 @@ const PAGE: usize = 500;
 static SEARCHES: Semaphore = Semaphore::const_new(2);
 /// Where nodes' Leases are.
 const LEASES: &str = "kube-node-lease";
+/// Bytes of what a node writes here, as many as of what it says in its session.
+pub const SAID_MAX: usize = 256 << 10;
+/// Of an Event, of which there may be many: a kubelet's have one.
+const EVENT_MAX: usize = 16 << 10;
 /// The annotation of a static pod's mirror.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -42,7 +46,6 @@ pub async fn allows(store: &AnyStore, node: &str, asked: &Attributes<'_>) -> Res
                 }
         }
         ("", "pods", "") => match verb {
-            "create" => true,
             "list" | "watch" => selects(selector, "Pod", "spec.nodeName", node),
             "get" | "delete" => runs(store, node, namespace, name).await?,
             _ => false,
@@ -129,7 +132,11 @@ fn account(pod: &Value) -> &str {
 pub fn refuses(node: &str, resource: &str, sub: &str, new: &Value, old: Option<&Value>) -> Option<&'static str> {
     let is_same = |path: &str| old.is_some_and(|old| is_alike(old.pointer(path), new.pointer(path)));
     let is_absent = |path: &str| is_alike(None, new.pointer(path));
+    let most = if resource == "events" { EVENT_MAX } else { SAID_MAX };
     match (resource, old) {
+        _ if serde_json::to_vec(new).map_or(usize::MAX, |bytes| bytes.len()) > most => {
+            Some("what a node writes has at most 256 KiB, and an event 16")
+        }
         ("nodes", _) if new["metadata"]["name"] != node => Some("a node can only write its own Node"),
         ("nodes", None) if !is_absent("/metadata/ownerReferences") || !is_absent("/metadata/finalizers") => {
             Some("a node cannot give its Node owners or finalizers")
@@ -149,49 +156,13 @@ pub fn refuses(node: &str, resource: &str, sub: &str, new: &Value, old: Option<&
         }
         ("nodes", Some(_)) => None,
         ("leases", _) if new["metadata"]["name"] != node => Some("a node can only write its own Lease"),
-        ("pods", None) if sub.is_empty() => refuses_mirror(node, new),
+        ("pods", None) if sub.is_empty() => Some("a node shows its static pods in its session, and makes no pods here"),
         ("pods", Some(old)) if old["spec"]["nodeName"] != node => Some("a node can only write pods that run on it"),
         ("pods", Some(_)) if !["/metadata/labels", "/metadata/ownerReferences", "/spec"].into_iter().all(is_same) => {
             Some("a node can only change the status of a pod")
         }
         _ => None,
     }
-}
-
-/// A pod that a node creates shows a static one, belongs to its Node and uses nothing of ours (CVE-2025-4563).
-fn refuses_mirror(node: &str, pod: &Value) -> Option<&'static str> {
-    let spec = &pod["spec"];
-    let owners = pod["metadata"]["ownerReferences"].as_array().map_or(&[][..], Vec::as_slice);
-    let is_own = |owner: &Value| owner["kind"] == "Node" && owner["apiVersion"] == "v1" && owner["name"] == node;
-    let is_filled = |value: &Value| !is_alike(None, Some(value));
-    let volumes = spec["volumes"].as_array().into_iter().flatten();
-    let takes = ["secret", "configMap", "projected", "persistentVolumeClaim", "ephemeral", "csi"];
-    if !is_mirror(pod) {
-        Some("a node can only create mirrors of its static pods")
-    } else if spec["nodeName"] != node {
-        Some("a node can only create pods that run on it")
-    } else if owners.len() != 1 || !owners.iter().all(is_own) {
-        Some("a mirror pod belongs to its Node and to nothing else")
-    } else if ["serviceAccountName", "serviceAccount", "resourceClaims", "imagePullSecrets"]
-        .iter()
-        .any(|key| is_filled(&spec[*key]))
-        || volumes.into_iter().any(|volume| takes.iter().any(|key| is_filled(&volume[*key])))
-        || mentions_any(spec)
-    {
-        Some("a mirror pod cannot use Secrets, ConfigMaps, service accounts, claims or resources")
-    } else {
-        None
-    }
-}
-
-fn mentions_any(spec: &Value) -> bool {
-    ["containers", "initContainers", "ephemeralContainers"].iter().any(|list| {
-        spec[*list].as_array().into_iter().flatten().any(|container| {
-            let from = container["envFrom"].as_array().is_some_and(|all| !all.is_empty());
-            let mut values = container["env"].as_array().into_iter().flatten().map(|one| &one["valueFrom"]);
-            from || values.any(|from| !from["secretKeyRef"].is_null() || !from["configMapKeyRef"].is_null())
-        })
-    })
 }
 
 fn has_restricted_label(node: &Value) -> bool {

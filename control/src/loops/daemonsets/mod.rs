@@ -8,7 +8,7 @@ mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use self::carry::{Carry, Job};
 use self::mirror::{Key, Mirror};
@@ -25,6 +25,11 @@ use pod::name::Uid;
 /// Writes that are under way together: a portion of pods that are made or deleted. The store makes them durable together.
 const TOGETHER_MAX: usize = 32;
 
+/// How long what was decided is asked for again where it had no answer: a template, a label or a taint may be another by then.
+const WANTED_MAX: SignedDuration = SignedDuration::from_secs(60);
+/// How long a write may be under way after it was asked for: twice the patience with a store that does not answer.
+const UNDER_WAY_MAX: SignedDuration = SignedDuration::from_secs(20);
+
 /// See the top of the file.
 pub struct DaemonSets {
     objects: Objects,
@@ -37,8 +42,17 @@ pub struct DaemonSets {
     /// Those that were to be looked at before that was seen.
     waiting: BTreeSet<Key>,
     /// Pods whose making or deletion had no answer: it may happen yet, and until that is settled nothing else is decided.
-    unanswered: BTreeMap<Key, Vec<Job>>,
+    unanswered: BTreeMap<Key, Unanswered>,
     together: usize,
+}
+
+/// What may have happened, or may happen yet.
+struct Unanswered {
+    /// When it was decided.
+    since: Timestamp,
+    /// When it was asked for last.
+    tried: Timestamp,
+    jobs: Vec<Job>,
 }
 
 impl DaemonSets {
@@ -59,23 +73,30 @@ impl DaemonSets {
         Ok(self.objects.store().get("/registry/").await?.revision)
     }
 
-    /// Does once more what had no answer: the same pods by the same names, so that nothing happens twice. False: some of it has none yet.
-    async fn settle(&mut self, key: &Key, set: &DaemonSet) -> Result<bool, ApiError> {
-        let Some(jobs) = self.unanswered.remove(key) else { return Ok(true) };
-        tracing::info!(daemonset = ?key, writes = jobs.len(), "writes without an answer are asked for again");
-        let mut carry = Carry::new(&self.objects, &self.recorder, set, self.together);
-        carry.all(jobs.clone()).await;
-        let (written, left) = (carry.written(), carry.take_unanswered());
-        self.written = self.written.max(written);
-        if !left.is_empty() {
-            self.unanswered.insert(key.clone(), left);
+    /// Does once more what had no answer: the same pods by the same names, so that nothing happens twice. After a while nobody knows whether it is still
+    /// wanted: then it is only waited until it cannot happen any more. False: it is not settled.
+    async fn settle(&mut self, key: &Key, set: &DaemonSet, now: Timestamp) -> Result<bool, ApiError> {
+        let Some(Unanswered { since, tried, jobs }) = self.unanswered.remove(key) else { return Ok(true) };
+        if now.duration_since(since) < WANTED_MAX {
+            tracing::info!(daemonset = ?key, writes = jobs.len(), "writes without an answer are asked for again");
+            let mut carry = Carry::new(&self.objects, &self.recorder, set, self.together);
+            carry.all(jobs.clone()).await;
+            let (written, left) = (carry.written(), carry.take_unanswered());
+            self.written = self.written.max(written);
+            if !left.is_empty() {
+                let tried = self.objects.clock().now();
+                self.unanswered.insert(key.clone(), Unanswered { since, tried, jobs: left });
+                return Ok(false);
+            }
+        } else if now.duration_since(tried) < UNDER_WAY_MAX {
+            self.unanswered.insert(key.clone(), Unanswered { since, tried, jobs });
             return Ok(false);
         }
         // What has happened before is in the store by now, at the latest as of this.
         match self.newest().await {
             Ok(newest) => self.written = self.written.max(newest),
             Err(error) => {
-                self.unanswered.insert(key.clone(), jobs);
+                self.unanswered.insert(key.clone(), Unanswered { since, tried, jobs });
                 return Err(error);
             }
         }
@@ -124,7 +145,7 @@ impl Looks for DaemonSets {
             self.unanswered.remove(key);
             return Ok(Looked::Gone);
         };
-        if !self.settle(key, &set).await? {
+        if !self.settle(key, &set, now).await? {
             return Ok(Looked::Failed);
         }
         if self.mirror.upto() < self.written {
@@ -140,9 +161,9 @@ impl Looks for DaemonSets {
         let done = carry.out(&decision, &self.mirror).await;
         let status = carry.status(&decision.status, version).await;
         self.written = self.written.max(carry.written());
-        let unanswered = carry.take_unanswered();
-        if !unanswered.is_empty() {
-            self.unanswered.insert(key.clone(), unanswered);
+        let jobs = carry.take_unanswered();
+        if !jobs.is_empty() {
+            self.unanswered.insert(key.clone(), Unanswered { since: now, tried: self.objects.clock().now(), jobs });
         }
         if let Err(error) = &status {
             tracing::debug!(daemonset = ?key, %error, "status not written");

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::decide::{Endpoint, Family, Port, Shape, Slice};
+use crate::door::rules::node::is_mirror;
 use crate::loops::of;
 
 /// The label that says whose a slice is.
@@ -46,9 +47,10 @@ pub fn says_the_same(before: Option<&Value>, now: Option<&Value>) -> bool {
     told(before) == told(now)
 }
 
-/// What a pod contributes: an endpoint for each family of its addresses.
+/// What a pod contributes: an endpoint for each family of its addresses. A static pod's mirror contributes nothing: its node says alone in which
+/// namespace it is, under which labels and at which address, and would put itself among the endpoints of anybody's Service.
 pub fn endpoints(service: &Value, pod: &Value) -> Vec<(Shape, Endpoint)> {
-    if is_over(pod) {
+    if is_over(pod) || is_mirror(pod) {
         return Vec::new();
     }
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -236,6 +238,9 @@ mod tests {
         let mut ending = pod(1, "True");
         ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         assert_eq!(of(&ending), Some(false));
+        let mut mirror = pod(1, "True");
+        mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "h"});
+        assert_eq!(of(&mirror), None, "a node says of it what it likes");
     }
 
     #[test]

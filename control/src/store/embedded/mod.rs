@@ -10,13 +10,16 @@ mod table;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use redb::{Database, DatabaseError};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::recent::Recent;
-use self::table::{COMPACTED, COUNTERS, Failed, NEWEST, apply, changes, copy, counter, forget, open, open_at, value};
+use self::table::{
+    BYTES, COMPACTED, COUNTERS, Counted, Failed, NEWEST, apply, changes, copy, counter, forget, open, open_at, value,
+};
 use super::{Changes, Found, Page, Range, Store, StoreError, Watch, Write, check};
 
 /// Writes that may wait for the thread; whoever comes then waits for room.
@@ -26,6 +29,32 @@ const TOGETHER_MAX: usize = 256;
 /// Added to the revision of a store that is put back from a copy, so that no revision that somebody has seen since the copy is given to
 /// another write. A thousand writes a second take twelve days for as many.
 pub const RESTORED: u64 = 1_000_000_000;
+
+/// How much a store may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Bytes of objects and history together. Beyond, nothing is added, as in etcd: a disk that is full takes no deletions either.
+    pub most: u64,
+    /// Bytes written since history was shortened last: see [`Growth`].
+    pub much: u64,
+    pub too_much: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { most: 2 << 30, much: 256 << 20, too_much: 1 << 30 }
+    }
+}
+
+/// How much has been written since history was shortened last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Growth {
+    Little,
+    /// History should be shortened soon.
+    Much,
+    /// History has to be shortened at once.
+    TooMuch,
+}
 
 /// See the top of the file.
 #[derive(Debug, Clone)]
@@ -42,6 +71,10 @@ struct Shared {
     newest: watch::Sender<u64>,
     /// What was written last, so that a watch is not read for what does not concern it.
     recent: Mutex<Recent>,
+    bounds: Bounds,
+    /// Bytes written since history was shortened last.
+    written: AtomicU64,
+    growth: watch::Sender<Growth>,
 }
 
 #[derive(Debug)]
@@ -53,9 +86,21 @@ enum Work {
 impl Embedded {
     /// Opens the store at this file, or makes it. Blocks: a store that was not closed is checked.
     pub fn open(path: &Path) -> Result<Embedded, StoreError> {
-        let (newest, _) = watch::channel(0);
-        let shared =
-            Arc::new(Shared { path: path.to_owned(), database: RwLock::new(None), newest, recent: Mutex::default() });
+        Embedded::open_bounded(path, Bounds::default())
+    }
+
+    /// As [`Embedded::open`], with other bounds.
+    pub fn open_bounded(path: &Path, bounds: Bounds) -> Result<Embedded, StoreError> {
+        let ((newest, _), (growth, _)) = (watch::channel(0), watch::channel(Growth::Little));
+        let shared = Arc::new(Shared {
+            path: path.to_owned(),
+            database: RwLock::new(None),
+            newest,
+            recent: Mutex::default(),
+            bounds,
+            written: AtomicU64::new(0),
+            growth,
+        });
         shared.with("be opened", |_| Ok(()))?;
         let (work, queue) = mpsc::channel(WRITES_MAX);
         let of_thread = shared.clone();
@@ -74,6 +119,12 @@ impl Embedded {
             let _ = fs::remove_file(&work);
         }
         placed
+    }
+
+    /// Waits until so much has been written since history was shortened last.
+    pub async fn grown(&self, growth: Growth) {
+        // The sender is in what is shared.
+        let _ = self.shared.growth.subscribe().wait_for(|now| *now >= growth).await;
     }
 
     async fn ask<T>(&self, work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Work) -> Result<T, StoreError> {
@@ -287,22 +338,27 @@ impl Shared {
         }
         let done = self.with("be written", |database| {
             let transaction = database.begin_write()?;
-            let mut newest = value(&transaction.open_table(COUNTERS)?, NEWEST)?;
-            let before = newest;
+            let before = Counted::read(&transaction.open_table(COUNTERS)?)?;
+            let mut now = before;
             let mut answers = Vec::with_capacity(writes.len());
             for (write, _) in &writes {
-                answers.push(apply(&transaction, write, &mut newest)?);
+                answers.push(apply(&transaction, write, &mut now, self.bounds.most)?);
             }
-            if newest > before {
-                transaction.open_table(COUNTERS)?.insert(NEWEST, newest)?;
+            if now.newest > before.newest {
+                let mut counters = transaction.open_table(COUNTERS)?;
+                counters.insert(NEWEST, now.newest)?;
+                counters.insert(BYTES, now.bytes)?;
+                drop(counters);
                 transaction.commit()?;
             } else {
                 transaction.abort()?;
             }
-            Ok((answers, newest))
+            Ok((answers, now.newest, now.bytes.saturating_sub(before.bytes)))
         });
         match done {
-            Ok((answers, newest)) => {
+            Ok((answers, newest, bytes)) => {
+                let written = self.written.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+                self.grows(written);
                 let written = writes.iter().zip(&answers);
                 let written =
                     written.filter_map(|((write, _), answer)| Some((*answer.as_ref().ok()?, write.key.as_str())));
@@ -320,11 +376,22 @@ impl Shared {
         }
     }
 
+    fn grows(&self, written: u64) {
+        let growth = match written {
+            written if written >= self.bounds.too_much => Growth::TooMuch,
+            written if written >= self.bounds.much => Growth::Much,
+            _ => Growth::Little,
+        };
+        self.growth.send_if_modified(|known| std::mem::replace(known, growth) != growth);
+    }
+
     /// Step by step; what waits to be written is written in between.
     fn compact(&self, upto: u64, queue: &mut mpsc::Receiver<Work>) -> Result<(), StoreError> {
         loop {
             let more = self.with("be compacted", |database| forget(database, upto))?;
             if !more {
+                self.written.store(0, Ordering::Relaxed);
+                self.grows(0);
                 return Ok(());
             }
             let mut writes = Vec::new();
@@ -381,7 +448,7 @@ fn unavailable(
 
 #[cfg(test)]
 mod tests {
-    use redb::{ReadableDatabase as _, ReadableTableMetadata as _};
+    use redb::{ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _};
 
     use super::super::Expected;
     use super::table::{LOG, OBJECTS};
@@ -415,6 +482,60 @@ mod tests {
         assert_eq!(rows(&store), (3, 1), "the deletion has not been compacted yet");
         store.compact(upto).await.expect("compacted");
         assert_eq!(rows(&store), (1, 0));
+    }
+
+    fn bytes(store: &Embedded) -> u64 {
+        let read = store.shared.with("be counted", |database| {
+            let read = database.begin_read()?;
+            let mut sum = 0;
+            for found in read.open_table(OBJECTS)?.iter()? {
+                sum += u64::try_from(found?.1.value().len()).expect("small");
+            }
+            assert_eq!(counter(database, BYTES)?, sum);
+            Ok(sum)
+        });
+        read.expect("read")
+    }
+
+    #[tokio::test]
+    async fn a_store_that_has_all_it_may_takes_what_does_not_grow_and_deletions_and_is_well_when_history_is_forgotten()
+    {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("store");
+        let bounds = Bounds { most: 100_000, much: 40_000, too_much: 80_000 };
+        let store = Embedded::open_bounded(&path, bounds).expect("made");
+        let write = async |key: &str, size: Option<usize>, expected| {
+            let write = Write { key: key.to_owned(), value: size.map(|size| vec![b'x'; size]), expected };
+            store.write(write).await
+        };
+        let mut at = write("/object", Some(9_000), Expected::Absent).await.expect("there is room");
+        for (count, growth) in [(4, Growth::Much), (6, Growth::TooMuch)] {
+            for _ in 0..count {
+                at = write("/object", Some(8_000), Expected::At(at)).await.expect("there is room");
+            }
+            store.grown(growth).await;
+        }
+        write("/more", Some(9_000), Expected::Absent).await.expect("there is room");
+        bytes(&store);
+        let refused = write("/another", Some(9_000), Expected::Absent).await.expect_err("there is none");
+        assert!(matches!(&refused, StoreError::Full { key, .. } if key == "/another"), "{refused}");
+        assert!(matches!(write("/object", Some(16_000), Expected::At(at)).await, Err(StoreError::Full { .. })));
+        at = write("/object", Some(8_100), Expected::At(at)).await.expect("it is said to end");
+        at = write("/object", Some(8_100), Expected::At(at)).await.expect("it does not grow");
+        at = write("/object", None, Expected::At(at)).await.expect("deletions are taken");
+        store.compact(at).await.expect("compacted");
+        assert_eq!(bytes(&store), 9_009);
+        assert_eq!(*store.shared.growth.borrow(), Growth::Little);
+        write("/another", Some(9_000), Expected::Absent).await.expect("there is room again");
+        drop(store);
+        // The thread closes it.
+        let before = bytes(&loop {
+            match Embedded::open(&path) {
+                Ok(store) => break store,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        });
+        assert_eq!(before, 18_018);
     }
 
     #[tokio::test]

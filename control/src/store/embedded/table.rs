@@ -14,6 +14,9 @@ use super::super::{
 /// Revisions that one transaction of a compaction forgets: writes get in between.
 const FORGOTTEN_MAX: u64 = 2_000;
 
+/// Bytes by which an object may grow that is said to end.
+const LITTLE: usize = 4 << 10;
+
 /// A page that has a limit ends behind this many bytes too: of large objects the number alone bounds nothing.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -26,6 +29,8 @@ pub const LOG: TableDefinition<u64, &str> = TableDefinition::new("log");
 pub const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
 pub const NEWEST: &str = "newest";
 pub const COMPACTED: &str = "compacted";
+/// Bytes of all values that are kept, of objects and of history.
+pub const BYTES: &str = "bytes";
 /// Of the tables above. A later program reads what an earlier one wrote; the other way round it refuses.
 const FORMAT: &str = "format";
 const FORMAT_NOW: u64 = 1;
@@ -112,11 +117,34 @@ pub fn list(database: &Database, range: &Range) -> Result<Result<Page, StoreErro
     Ok(Ok(Page { entries, revision: at, more, remaining: None }))
 }
 
-/// One write within a transaction; `newest` moves where it succeeds.
+/// What a transaction moves.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted {
+    pub newest: u64,
+    /// See [`BYTES`].
+    pub bytes: u64,
+}
+
+impl Counted {
+    pub fn read(counters: &impl ReadableTable<&'static str, u64>) -> Result<Counted, Failed> {
+        Ok(Counted { newest: value(counters, NEWEST)?, bytes: value(counters, BYTES)? })
+    }
+
+    /// Whether there is room for a value where there are `most` bytes for all. Beyond, what exists may change without growing, so that nodes' Leases and
+    /// statuses go on, and a little beyond that it may be said to end.
+    fn has_room(&self, new: usize, old: Option<usize>, most: u64) -> bool {
+        let bytes = self.bytes.saturating_add(u64::try_from(new).unwrap_or(u64::MAX));
+        let grows_little = |old: usize| new <= old.saturating_add(LITTLE) && bytes <= most.saturating_add(most / 8);
+        bytes <= most || old.is_some_and(|old| new <= old || grows_little(old))
+    }
+}
+
+/// One write within a transaction; what is `counted` moves where it succeeds. `most`: bytes that there is room for.
 pub fn apply(
     transaction: &WriteTransaction,
     write: &Write,
-    newest: &mut u64,
+    counted: &mut Counted,
+    most: u64,
 ) -> Result<Result<u64, StoreError>, Failed> {
     let key = write.key.as_str();
     let (mut live, mut objects) = (transaction.open_table(LIVE)?, transaction.open_table(OBJECTS)?);
@@ -132,18 +160,31 @@ pub fn apply(
         };
         return Ok(Err(StoreError::Conflict { key: write.key.clone(), current }));
     }
-    *newest += 1;
-    let created = match revision {
-        Some(at) => object(&objects, key, at)?.map_or(*newest, |entry| entry.created),
-        None => *newest,
+    let current = match revision {
+        Some(at) => object(&objects, key, at)?,
+        None => None,
     };
-    objects.insert((key, *newest), packed(created, write.value.as_deref()).as_slice())?;
-    transaction.open_table(LOG)?.insert(*newest, key)?;
+    let old = current.as_ref().map(|entry| entry.value.len());
+    if let Some(value) = &write.value
+        && !counted.has_room(value.len(), old, most)
+    {
+        return Ok(Err(StoreError::Full { key: write.key.clone(), bytes: counted.bytes, most }));
+    }
+    counted.newest += 1;
+    let newest = counted.newest;
+    let packed = packed(current.map_or(newest, |entry| entry.created), write.value.as_deref());
+    objects.insert((key, newest), packed.as_slice())?;
+    counted.bytes = counted.bytes.saturating_add(size(&packed));
+    transaction.open_table(LOG)?.insert(newest, key)?;
     match write.value {
-        Some(_) => live.insert(key, *newest)?,
+        Some(_) => live.insert(key, newest)?,
         None => live.remove(key)?,
     };
-    Ok(Ok(*newest))
+    Ok(Ok(newest))
+}
+
+fn size(packed: &[u8]) -> u64 {
+    u64::try_from(packed.len()).unwrap_or(u64::MAX)
 }
 
 /// Forgets some of what lies at or before this revision and is no object of it any more. Says whether there is more.
@@ -159,6 +200,7 @@ pub fn forget(database: &Database, upto: u64) -> Result<bool, Failed> {
         let mut objects = transaction.open_table(OBJECTS)?;
         // The newest of each key that this part of the log has written: what was before it goes, and so does a deletion itself.
         let mut last: BTreeMap<String, u64> = BTreeMap::new();
+        let mut freed = 0_u64;
         for found in log.range(..=end)? {
             let (revision, key) = found?;
             last.insert(key.value().to_owned(), revision.value());
@@ -176,9 +218,12 @@ pub fn forget(database: &Database, upto: u64) -> Result<bool, Failed> {
                 .map(|(at, _)| at)
                 .collect();
             for at in gone {
-                objects.remove((key.as_str(), at))?;
+                let removed = objects.remove((key.as_str(), at))?.map_or(0, |packed| size(packed.value()));
+                freed = freed.saturating_add(removed);
             }
         }
+        let bytes = value(&counters, BYTES)?.saturating_sub(freed);
+        counters.insert(BYTES, bytes)?;
         log.retain_in(..=end, |_, _| false)?;
         if end > compacted {
             counters.insert(COMPACTED, end)?;
@@ -277,10 +322,30 @@ pub fn open(path: &Path) -> Result<Database, Failed> {
         transaction.open_table(OBJECTS)?;
         transaction.open_table(LIVE)?;
         transaction.open_table(LOG)?;
-        transaction.open_table(COUNTERS)?.insert(FORMAT, FORMAT_NOW)?;
+        let mut counters = transaction.open_table(COUNTERS)?;
+        counters.insert(FORMAT, FORMAT_NOW)?;
+        counters.insert(BYTES, 0)?;
+        drop(counters);
         transaction.commit()?;
     }
+    count_bytes(&database)?;
     Ok(database)
+}
+
+/// Counts the bytes of a store that was written before they were.
+fn count_bytes(database: &Database) -> Result<(), Failed> {
+    let read = database.begin_read()?;
+    if read.open_table(COUNTERS)?.get(BYTES)?.is_some() {
+        return Ok(());
+    }
+    let mut bytes = 0_u64;
+    for found in read.open_table(OBJECTS)?.iter()? {
+        bytes = bytes.saturating_add(size(found?.1.value()));
+    }
+    let transaction = database.begin_write()?;
+    transaction.open_table(COUNTERS)?.insert(BYTES, bytes)?;
+    transaction.commit()?;
+    Ok(())
 }
 
 pub fn open_at(path: &Path) -> Result<(Database, u64), Failed> {
