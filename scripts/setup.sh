@@ -8,7 +8,7 @@ set -eu
 # What each command needs. libc and a C compiler come with Rust's own set-up but are named, because linking needs them.
 BUILD_PACKAGES="protobuf-compiler libprotobuf-dev gcc libc6-dev"
 RUN_PACKAGES="$BUILD_PACKAGES containerd runc containernetworking-plugins busybox-static iptables iproute2 util-linux procps"
-TEST_PACKAGES="$RUN_PACKAGES curl python3 python3-pip python3-kubernetes"
+TEST_PACKAGES="$RUN_PACKAGES curl python3 python3-pip python3-kubernetes dbus-daemon"
 MACHINE_PACKAGES="debootstrap e2fsprogs"
 # libFuzzer is C++.
 FUZZ_PACKAGES="g++"

@@ -41,6 +41,7 @@ use crate::runtime::containerd::{self, Containerd, MemoryPolicy, OciRuntime};
 use crate::sandbox::watch::Finding;
 use crate::sandbox::{self, NodeSandboxes};
 use crate::seams::{Clock, Machine, SystemClock};
+use crate::shutdown;
 use crate::sources::remote::Remote;
 use crate::sources::{image_dir, static_dir};
 use crate::storage::Storage;
@@ -257,6 +258,10 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         tokio::spawn(Box::pin(Uplink::new(settings, shared.clone(), remote, Disk, given).run()));
     }
 
+    if !config.shutdown.total.is_zero() {
+        tokio::spawn(Box::pin(shutdown::follow(config.shutdown, shared.clone())));
+    }
+
     let progress = Arc::new(AtomicU64::new(0));
     let beat = beat(board.clone(), progress.clone());
     tokio::spawn(watch_progress(board.clone(), progress));
@@ -374,6 +379,7 @@ fn describe_node(board: &Board, config: &Config, node_name: &str, machine: &Node
         node.registry_auth.clone_from(&config.registry_auth);
         node.listen = config.listen.to_string();
         node.max_pods = config.max_pods;
+        node.shutdown_grace = config.shutdown.total.as_secs();
         node.runtime_classes =
             config.runtime_classes.iter().map(|(name, class)| (name.clone(), class.to_string())).collect();
     });

@@ -159,6 +159,8 @@ pub struct NodeFacts {
     pub registry_auth: Option<PathBuf>,
     pub listen: String,
     pub max_pods: u32,
+    /// What the node's shutdown leaves its pods, in seconds; 0: it does not wait for them.
+    pub shutdown_grace: u64,
     /// Configured runtime classes, each with its runtime as it is written.
     pub runtime_classes: BTreeMap<String, String>,
     /// Capabilities that this process lacks and containers may ask for, without `CAP_`.
@@ -204,6 +206,8 @@ pub enum Check {
     Cni,
     /// Only while the node is drained, and then failed.
     Drain,
+    /// Only while the node shuts down, and then failed.
+    Shutdown,
 }
 
 impl Check {
@@ -219,6 +223,7 @@ impl Check {
             Check::SourceControl => "source-control",
             Check::Cni => "cni",
             Check::Drain => "drain",
+            Check::Shutdown => "shutdown",
         }
     }
 }

@@ -82,6 +82,8 @@ pub struct Config {
     pub image_pull_rate_limit: Option<u64>,
     /// When images are removed that nothing needs.
     pub image_gc: ImageGc,
+    /// What the node's shutdown leaves its pods.
+    pub shutdown: Grace,
     /// The keeper's program, started when nobody answers; None: beside this program.
     pub logkeeper: Option<PathBuf>,
     /// The control endpoint; None: manifests are all that there is.
@@ -92,6 +94,18 @@ pub struct Config {
     pub health_advertise: Option<String>,
     /// What was so at the start of that which applies live.
     pub live: Live,
+}
+
+/// Longer than most daemons take to end, and no longer than people wait for a shutdown.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+
+/// `shutdown-grace-period` and `shutdown-grace-period-critical-pods`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grace {
+    /// Zero: the shutdown does not wait.
+    pub total: Duration,
+    /// The last part of it.
+    pub critical: Duration,
 }
 
 /// When images are removed that nothing needs: the kubelet's settings and defaults.
@@ -307,6 +321,12 @@ pub struct Settings {
     /// An image that was not used for longer is removed, however empty the disk is; 0: never [default: 0]
     #[arg(long, value_name = "D", value_parser = value::duration)]
     pub image_maximum_gc_age: Option<Duration>,
+    /// How long the node's shutdown waits for pods to end, as far as logind lets it; 0: not at all [default: 30s]
+    #[arg(long, value_name = "D", value_parser = value::duration)]
+    pub shutdown_grace_period: Option<Duration>,
+    /// The last part of it, which is for critical pods (priority 2000000000 and above) [default: a third]
+    #[arg(long, value_name = "D", value_parser = value::duration)]
+    pub shutdown_grace_period_critical_pods: Option<Duration>,
     /// A part of the host's tree that hostPath volumes may show, PATH:ro for reading; may be repeated, `none` for none
     /// [default: every path]
     #[arg(long, value_name = "PATH[:ro]", value_parser = value::allowed_path)]
@@ -406,6 +426,8 @@ impl Config {
             image_gc_low_threshold,
             image_minimum_gc_age,
             image_maximum_gc_age,
+            shutdown_grace_period,
+            shutdown_grace_period_critical_pods,
             allow_host_path,
             allow_capability,
             allow_privileged,
@@ -436,6 +458,16 @@ impl Config {
             maximum_age: image_maximum_gc_age.filter(|age| !age.is_zero()),
         };
         image_gc.check()?;
+        let total = shutdown_grace_period.unwrap_or(SHUTDOWN_GRACE);
+        let shutdown = Grace { total, critical: shutdown_grace_period_critical_pods.unwrap_or(total / 3) };
+        if shutdown.critical > shutdown.total {
+            let why = format!(
+                "shutdown-grace-period-critical-pods ({}s) is a part of shutdown-grace-period ({}s) and cannot be longer",
+                shutdown.critical.as_secs(),
+                shutdown.total.as_secs()
+            );
+            return Err(ConfigError::Unfit(why));
+        }
         let allow = Allow {
             host_paths: rule(allow::HOST_PATH, allow_host_path, &place)?,
             capabilities: rule(allow::CAPABILITY, allow_capability, &place)?,
@@ -476,6 +508,7 @@ impl Config {
             registry_auth,
             image_pull_rate_limit,
             image_gc,
+            shutdown,
             logkeeper,
             control,
             join_token_file,
@@ -519,6 +552,7 @@ impl Config {
             registry_auth,
             image_pull_rate_limit,
             image_gc,
+            shutdown,
             logkeeper,
             control,
             join_token_file,
@@ -556,6 +590,8 @@ impl Config {
             ("image-gc-low-threshold", image_gc.low_threshold != new.image_gc.low_threshold),
             ("image-minimum-gc-age", image_gc.minimum_age != new.image_gc.minimum_age),
             ("image-maximum-gc-age", image_gc.maximum_age != new.image_gc.maximum_age),
+            ("shutdown-grace-period", shutdown.total != new.shutdown.total),
+            ("shutdown-grace-period-critical-pods", shutdown.critical != new.shutdown.critical),
             ("logkeeper", *logkeeper != new.logkeeper),
             ("control", *control != new.control),
             ("join-token-file", *join_token_file != new.join_token_file),
@@ -647,6 +683,10 @@ impl Settings {
             image_gc_low_threshold: self.image_gc_low_threshold.or(file.image_gc_low_threshold),
             image_minimum_gc_age: self.image_minimum_gc_age.or(file.image_minimum_gc_age),
             image_maximum_gc_age: self.image_maximum_gc_age.or(file.image_maximum_gc_age),
+            shutdown_grace_period: self.shutdown_grace_period.or(file.shutdown_grace_period),
+            shutdown_grace_period_critical_pods: self
+                .shutdown_grace_period_critical_pods
+                .or(file.shutdown_grace_period_critical_pods),
             allow_host_path: list(self.allow_host_path, file.allow_host_path),
             allow_capability: list(self.allow_capability, file.allow_capability),
             allow_privileged: self.allow_privileged.or(file.allow_privileged),

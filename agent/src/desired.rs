@@ -72,7 +72,9 @@ pub async fn follow<M: Machine>(mut merging: Merging<M>, tried: oneshot::Sender<
                 Some(ruling) => (ruling.labels.clone(), without_beliefs(&ruling.taints)),
                 None => (node_labels(&merging.node_name, &live), live.taints),
             };
-            let node = Node { name: merging.node_name.clone(), labels, taints, allow: live.allow };
+            // One that has joined may have labels from the endpoint that nobody could read so far.
+            let provisional = control.as_ref().is_some_and(|control| control.ruling.is_none());
+            let node = Node { name: merging.node_name.clone(), labels, taints, allow: live.allow, provisional };
             merging.once(&snapshot, control.as_ref(), &node);
             if let Some(tried) = tried.take() {
                 // The agent may have been told to stop meanwhile.

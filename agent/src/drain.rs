@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pod::turns::{Halt, seconds};
+use pod::turns::seconds;
 use serde::{Deserialize, Serialize};
 
 use crate::board::{Board, Check};
@@ -112,15 +112,10 @@ impl Drain {
             ),
         }
     }
-
-    /// What counts when nothing else halts the node.
-    pub async fn halt(&self) -> Option<Halt> {
-        self.since.lock().await.map(|since| Halt::Drained { since })
-    }
 }
 
 fn show(since: Option<Timestamp>, turns: &Turns, board: &Board) {
-    turns.halt(since.map(|since| Halt::Drained { since }));
+    turns.drain(since);
     match since {
         Some(since) => {
             let why = format!(

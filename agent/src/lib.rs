@@ -38,6 +38,7 @@ pub mod remove;
 pub mod runtime;
 pub mod sandbox;
 pub mod seams;
+pub mod shutdown;
 pub mod sources;
 pub mod status;
 pub mod storage;

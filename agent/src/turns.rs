@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
 use pod::name::WorkloadKey;
-use pod::turns::{Halt, Standing, Turn, decide};
+use pod::turns::{Halt, Shutdown, Standing, Turn, decide};
 
 use crate::worker::Nudge;
 
@@ -21,7 +22,8 @@ struct State {
     nudges: BTreeMap<WorkloadKey, Arc<Nudge>>,
     /// Of those that have to wait for somebody.
     turns: BTreeMap<WorkloadKey, Turn>,
-    halt: Option<Halt>,
+    drained: Option<Timestamp>,
+    shutdown: Option<Shutdown>,
 }
 
 impl Turns {
@@ -56,13 +58,20 @@ impl Turns {
         }
     }
 
-    /// Everything is to stop, or may run again.
-    pub fn halt(&self, halt: Option<Halt>) {
+    /// Everything is to stop, since then, or may run again.
+    pub fn drain(&self, since: Option<Timestamp>) {
         let mut state = self.state();
-        if state.halt != halt {
-            state.halt = halt;
+        if state.drained != since {
+            state.drained = since;
             state.decide();
         }
+    }
+
+    /// Everything is to stop in this time, or the shutdown was called off.
+    pub fn shut_down(&self, shutdown: Option<Shutdown>) {
+        let mut state = self.state();
+        state.shutdown = shutdown;
+        state.decide();
     }
 
     /// The workload is no more.
@@ -84,7 +93,9 @@ impl Turns {
 
 impl State {
     fn decide(&mut self) {
-        let turns = decide(&self.standings, self.halt.as_ref());
+        let drained = self.drained.map(|since| Halt::Drained { since });
+        let halt = self.shutdown.map(Halt::ShuttingDown).or(drained);
+        let turns = decide(&self.standings, halt.as_ref());
         for (key, nudge) in &self.nudges {
             if turns.get(key) != self.turns.get(key) {
                 nudge.again();

@@ -141,4 +141,6 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     pub taints: Vec<Taint>,
     pub allow: Allow,
+    /// Labels and taints may be others: those that count have not been read yet. What they send away stays meanwhile.
+    pub provisional: bool,
 }

@@ -33,10 +33,19 @@ impl Record {
     /// Applies `change`. Stale changes (an attempt that is known to have ended, a later deadline) alter nothing.
     pub fn remember(&mut self, change: Change, now: Now, boot_id: &str) {
         match change {
-            Change::Started { container, attempt } => self.memory(container).started(attempt, now),
-            Change::Ended { container, termination, failures, not_before, completed } => {
+            Change::Started { container, attempt } => {
                 let memory = self.memory(container);
+                if memory.started_attempt < Some(attempt) {
+                    memory.started(attempt, now);
+                    self.course.begun = true;
+                }
+            }
+            Change::Ended { container, termination, failures, not_before, completed } => {
+                let memory = self.containers.entry(container).or_default();
                 if memory.next_attempt() <= termination.attempt {
+                    // One of which nobody wrote the start down has begun as well.
+                    self.course.begun |= memory.started_attempt < Some(termination.attempt);
+                    self.course.begun &= !termination.halted;
                     memory.ended_unrecorded(termination.attempt, now);
                     memory.before = memory.last.replace(termination);
                     memory.failures = failures;
@@ -157,6 +166,7 @@ impl Record {
         boot_id.clone_into(&mut self.boot_id);
         self.course.admitted_moment = None;
         (self.course.evictions, self.course.not_before) = (0, None);
+        self.course.begun = false;
         // Whatever is made now is made with what the document says.
         self.course.resize = None;
         for memory in self.containers.values_mut() {
@@ -209,11 +219,9 @@ impl ContainerMemory {
     }
 
     fn started(&mut self, attempt: u32, now: Now) {
-        if self.started_attempt < Some(attempt) {
-            self.started_attempt = Some(attempt);
-            self.started_at = Some(now.wall);
-            self.started_moment = Some(now.boot);
-        }
+        self.started_attempt = Some(attempt);
+        self.started_at = Some(now.wall);
+        self.started_moment = Some(now.boot);
     }
 
     /// What ended had been started, even if nobody had come to write it down: at an unknown time before now.
@@ -300,6 +308,33 @@ mod tests {
         record.remember(Change::Started { container: "a".into(), attempt: 1 }, at(6), "boot");
         assert_eq!(record, before);
         assert_eq!(record.containers["a"].next_attempt(), 2);
+    }
+
+    #[test]
+    fn a_pod_has_begun_until_the_node_stands_still_or_boots_whatever_becomes_of_its_surroundings() {
+        let mut record = sample::record("u");
+        let started = |attempt| Change::Started { container: "a".into(), attempt };
+        let halted = |attempt| match ended(attempt) {
+            Change::Ended { container, termination, failures, not_before, completed } => {
+                let termination = Termination { halted: true, ..termination };
+                Change::Ended { container, termination, failures, not_before, completed }
+            }
+            other => other,
+        };
+        for (change, begun) in [
+            (started(0), true),
+            (ended(0), true),
+            (Change::Renewed, true),
+            (started(1), true),
+            (halted(1), false),
+            (ended(1), false),
+            (started(1), false),
+            (ended(2), true),
+            (Change::NewBoot, false),
+        ] {
+            record.remember(change.clone(), at(7), "boot");
+            assert_eq!(record.course.begun, begun, "after {change:?}");
+        }
     }
 
     #[test]

@@ -169,8 +169,8 @@ fn place(
             Wanted::Hold { reason }
         }
         (Placement::Not { reason }, WorkloadKind::DaemonSet) => {
-            claims.decide(&pod.workload, &pod.origin, Fate::NotForThisNode { reason });
-            Wanted::Gone
+            claims.decide(&pod.workload, &pod.origin, Fate::NotForThisNode { reason: reason.clone() });
+            if node.provisional { Wanted::Hold { reason } } else { Wanted::Gone }
         }
         // Somebody put it into this node's directory, so it is a mistake, and a mistake stops nothing that runs.
         (Placement::Not { reason }, WorkloadKind::Pod | WorkloadKind::Control) => {

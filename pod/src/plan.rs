@@ -296,6 +296,13 @@ pub enum RunStep {
     Delete,
 }
 
+impl StepKey {
+    /// Of [`Step::Delete`].
+    pub fn removal(run: &RunKey) -> StepKey {
+        run_key(&run.uid, &run.container, run.attempt, RunStep::Delete)
+    }
+}
+
 impl Step {
     pub fn key(&self) -> StepKey {
         match self {

@@ -61,6 +61,9 @@ pub struct Course {
     /// None of its containers starts before this moment of the boot clock: because of those.
     #[serde(default, skip_serializing_if = "is_default")]
     pub not_before: Option<Moment>,
+    /// A container of it has been started in this boot and since the node last stood still, whatever became of it: its turn has come.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub begun: bool,
     /// The pod has failed, whatever becomes of its containers. Never taken back.
     #[serde(default, skip_serializing_if = "is_default")]
     pub failed: Option<Box<PodFailure>>,

@@ -84,7 +84,7 @@ fn of_container(resources: &Resources) -> Option<u64> {
 }
 
 /// A quantity in its shortest form: `1536Mi`.
-fn written(bytes: u64) -> String {
+pub fn written(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
     let fits = |power: &usize| bytes.is_multiple_of(1_u64 << (10 * power));
     let power = (0..UNITS.len()).rev().find(fits).filter(|_| bytes > 0).unwrap_or(0);

@@ -4,15 +4,16 @@
 //! Order is kept at a start and at an end, and at no other time: a pod that has started goes on whatever becomes of those that
 //! it is after, and one that ends alone waits for nobody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::after::{self, Edges, Named};
+use crate::after::{self, Edges, Named, Names};
 use crate::desired::Wanted;
 use crate::name::WorkloadKey;
 use crate::observed::ContainerState;
-use crate::plan::{PodView, View, order};
+use crate::plan::{PodView, StepKey, View, order};
 use crate::record::Lifecycle;
+use crate::shortage::CRITICAL;
 use crate::spec::PodTemplate;
 use crate::time::Moment;
 
@@ -24,15 +25,15 @@ pub const NODE_DRAINED: &str = "NodeDrained";
 /// The same of one that shuts down (Kubernetes' reason).
 pub const NODE_SHUTDOWN: &str = "NodeShutdown";
 
-/// From this priority on a pod is critical (Kubernetes' scheduling.SystemCriticalPriority): it ends in the last part of a shutdown.
-const CRITICAL: i32 = 2_000_000_000;
-
 /// How long those that wait for others at a shutdown have at least, when the others take all of their time.
 const LAST_TURN: Duration = Duration::from_secs(2);
 
 /// How long past its deadline what ends is waited for: kills have been sent more than once by then, and what is still there
 /// may never end.
 const STUCK_AFTER: Duration = Duration::from_secs(15);
+
+/// How often the removal of what has ended may fail until nobody waits for it: the process is gone, and the log was written or never will be.
+const REMOVALS_MAX: u32 = 3;
 
 /// Everything on the node is to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -210,7 +211,10 @@ fn is_there(view: &View<'_>, pod: &PodView) -> bool {
             let stopping = memory.filter(|stopping| stopping.attempt == container.run.attempt);
             // Whoever asked for its stop: what hangs since before the node was drained is not waited for either.
             let stuck = stopping.is_some_and(|it| view.now.boot > it.deadline.after(STUCK_AFTER));
-            container.state != ContainerState::Unanswered && !stuck
+            let removal = StepKey::removal(&container.run);
+            let stays = !container.state.may_run()
+                && view.failures.get(&removal).is_some_and(|failure| failure.count >= REMOVALS_MAX);
+            container.state != ContainerState::Unanswered && !stuck && !stays
         }),
         // What a shim keeps silent about is ended later than anything else, and then in earnest.
         Lifecycle::Terminating { deadline, .. } => {
@@ -226,7 +230,8 @@ pub fn decide(all: &BTreeMap<WorkloadKey, Standing>, halt: Option<&Halt>) -> BTr
     if halt.is_none() && all.values().all(|standing| standing.after.is_empty()) {
         return turns;
     }
-    let edges = edges(all);
+    let names = Names::new(all.iter().map(|(key, standing)| (key, standing.owner.as_deref())));
+    let edges = edges(all, &names);
     if let Some(halt) = halt {
         let priorities = priorities(all, &edges);
         for (key, priority) in &priorities {
@@ -240,7 +245,7 @@ pub fn decide(all: &BTreeMap<WorkloadKey, Standing>, halt: Option<&Halt>) -> BTr
         return turns;
     }
     for (key, standing) in all.iter().filter(|(_, standing)| !standing.after.is_empty()) {
-        let waits = |name: &Named| unready(all, &edges, key, name);
+        let waits = |name: &Named| unready(all, names.of(name), &edges, key, name);
         let start: Vec<Unready> = standing.after.iter().filter_map(waits).collect();
         if !start.is_empty() {
             turns.entry(key.clone()).or_default().start = start;
@@ -281,33 +286,34 @@ fn priorities(all: &BTreeMap<WorkloadKey, Standing>, edges: &Edges) -> BTreeMap<
     priorities
 }
 
-/// Of those that are there; without those that would close a circle: their documents are refused, but what was admitted
+/// Of those that are there; without those that close a circle: their documents are refused, but what was admitted
 /// before may still ask for it, and nobody may wait for himself.
-fn edges(all: &BTreeMap<WorkloadKey, Standing>) -> Edges {
+fn edges(all: &BTreeMap<WorkloadKey, Standing>, names: &Names<'_>) -> Edges {
+    let rounds = names.rounds(all.iter().map(|(key, standing)| (key, standing.after.as_slice())));
     let after = |(key, standing): (&WorkloadKey, &Standing)| {
-        let before: BTreeSet<WorkloadKey> = standing
-            .after
-            .iter()
-            .flat_map(|name| all.iter().filter(|(other, it)| name.means(other, it.owner.as_deref())))
-            .map(|(other, _)| other.clone())
-            .collect();
-        (key.clone(), before)
+        let open = |other: &&&WorkloadKey| match (rounds.get(key), rounds.get(**other)) {
+            (Some(own), Some(others)) => own != others,
+            _ => true,
+        };
+        let meant = standing.after.iter().flat_map(|name| names.of(name));
+        (key.clone(), meant.filter(open).map(|other| (*other).clone()).collect())
     };
-    let whole: Edges = all.iter().filter(|(_, standing)| !standing.after.is_empty()).map(after).collect();
-    let open = |(key, before): (&WorkloadKey, &BTreeSet<WorkloadKey>)| {
-        let before = before.iter().filter(|other| *other != key && !after::leads(&whole, other, key));
-        (key.clone(), before.cloned().collect())
-    };
-    whole.iter().map(open).collect()
+    all.iter().filter(|(_, standing)| !standing.after.is_empty()).map(after).collect()
 }
 
 /// Why `name` keeps `key` waiting, where it does. Of the pods of one DaemonSet of the endpoint (an update may have two of them
 /// here) one that is ready will do.
-fn unready(all: &BTreeMap<WorkloadKey, Standing>, edges: &Edges, key: &WorkloadKey, name: &Named) -> Option<Unready> {
-    let meant = || all.iter().filter(|(other, it)| name.means(other, it.owner.as_deref()));
-    if meant().next().is_none() {
+fn unready(
+    all: &BTreeMap<WorkloadKey, Standing>,
+    meant: &[&WorkloadKey],
+    edges: &Edges,
+    key: &WorkloadKey,
+    name: &Named,
+) -> Option<Unready> {
+    if meant.is_empty() {
         return Some(Unready { name: name.clone(), known: false });
     }
+    let meant = || meant.iter().filter_map(|other| all.get_key_value(*other));
     let counts = |other: &WorkloadKey| edges.get(key).is_some_and(|before| before.contains(other));
     let counting = || meant().filter(|(other, _)| counts(other));
     let own_name = |(other, _): &(&WorkloadKey, &Standing)| other.name == name.name;

@@ -116,6 +116,8 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         image_gc_low_threshold,
         image_minimum_gc_age,
         image_maximum_gc_age,
+        shutdown_grace_period,
+        shutdown_grace_period_critical_pods,
         allow_host_path,
         allow_capability,
         allow_privileged,
@@ -171,6 +173,10 @@ fn set(settings: &mut Settings, key: &Text, value: &Value) -> Result<(), Fault> 
         "image-gc-low-threshold" => *image_gc_low_threshold = Some(one(key, value, value::percent)?),
         "image-minimum-gc-age" => *image_minimum_gc_age = Some(one(key, value, value::duration)?),
         "image-maximum-gc-age" => *image_maximum_gc_age = Some(one(key, value, value::duration)?),
+        "shutdown-grace-period" => *shutdown_grace_period = Some(one(key, value, value::duration)?),
+        "shutdown-grace-period-critical-pods" => {
+            *shutdown_grace_period_critical_pods = Some(one(key, value, value::duration)?);
+        }
         pod::allow::HOST_PATH => *allow_host_path = entries_of(value, value::allowed_path)?,
         pod::allow::CAPABILITY => *allow_capability = entries_of(value, value::capability)?,
         pod::allow::PRIVILEGED => *allow_privileged = Some(one(key, value, value::boolean)?),

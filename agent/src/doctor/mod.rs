@@ -18,6 +18,7 @@ mod records;
 mod registries;
 mod runtimes;
 mod shared;
+mod shutdown;
 mod units;
 
 use std::collections::BTreeMap;
@@ -82,6 +83,8 @@ pub struct Places {
     pub listen: SocketAddr,
     pub registry_config: PathBuf,
     pub registry_auth: Option<PathBuf>,
+    /// In seconds.
+    pub shutdown_grace: u64,
     /// Of the configuration; an agent that answers says its own.
     pub control: Option<ControlUrl>,
     /// What the agent says of itself (v1 Node), or why it does not answer.
@@ -134,6 +137,11 @@ impl Places {
             listen: said("listen").and_then(|text| text.parse().ok()).unwrap_or(config.listen),
             registry_config: told("registryConfig", &config.registry_config),
             registry_auth,
+            shutdown_grace: agent
+                .as_ref()
+                .ok()
+                .and_then(|node| node.pointer("/daemonlet/shutdownGracePeriodSeconds")?.as_u64())
+                .unwrap_or(config.shutdown.total.as_secs()),
             control: config.control.clone(),
             agent,
         }
@@ -197,6 +205,7 @@ pub fn examine(places: &Places) -> Vec<Line> {
     lines.extend(registries::lines(&registries::probe(places)));
     lines.extend(control::probe(places).iter().flat_map(control::judge));
     lines.push(units::judge(&units::probe()));
+    lines.push(shutdown::judge(&shutdown::probe(), places.shutdown_grace, places.agent.is_ok()));
     let neighbours =
         neighbours::probe(containerd.as_ref().map_or_else(|why| Err(why.clone()), |look| look.namespaces.clone()));
     lines.push(neighbours::judge_kubelet(&neighbours, &places.log_dir));

@@ -175,6 +175,7 @@ pub fn node_as(board: &Board, machine: &Machine, say: Say) -> Value {
             "manifestDir": facts.manifest_dir,
             "imageDir": facts.image_dir,
             "stateDir": facts.state_dir,
+            "shutdownGracePeriodSeconds": facts.shutdown_grace,
         },
     })
 }

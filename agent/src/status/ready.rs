@@ -39,7 +39,9 @@ pub fn readiness(board: &Board) -> Readiness {
     }
     for (check, outcome) in &board.checks() {
         // Without them nobody knows which daemons there are; the others show in the daemons themselves.
-        if let (Check::SourceStatic | Check::SourceControl | Check::Drain, Err(why)) = (check, outcome) {
+        if let (Check::SourceStatic | Check::SourceControl | Check::Drain | Check::Shutdown, Err(why)) =
+            (check, outcome)
+        {
             missing.push(format!("{}: {why}", check.name()));
         }
     }

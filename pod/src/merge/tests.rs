@@ -194,6 +194,21 @@ fn daemonset_for_other_nodes_is_gone_and_a_pod_for_another_is_refused() {
     assert!(rejections[0].reason.starts_with("NodeAffinity"), "{rejections:?}");
 }
 
+/// The endpoint's labels count once the node has joined; until they are read nobody is sent away for want of them.
+#[test]
+fn a_daemonset_that_labels_not_read_yet_may_want_here_stays_as_its_records_say() {
+    let d = sample::daemonset("d");
+    let mut template = sample::template(&["a"]);
+    template.spec.placement.node_selector.insert("rack".into(), "r1".into());
+    let snapshots = [static_files(vec![file("d", vec![wants_template(1, &d, template)])])];
+    for (provisional, held) in [(true, true), (false, false)] {
+        let node = Node { provisional, ..node() };
+        let merged = merge(&snapshots, &[recorded(&d, Source::Static, "d")], &node, 110);
+        assert_eq!(matches!(merged.set.wanted(&d), Wanted::Hold { .. }), held);
+        assert!(matches!(fate_in(&merged, "d"), Fate::NotForThisNode { .. }));
+    }
+}
+
 #[test]
 fn full_node_keeps_who_is_there_and_takes_newcomers_by_priority_then_name() {
     let keys = ["a", "b", "c", "d"].map(sample::daemonset);

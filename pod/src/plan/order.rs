@@ -71,15 +71,9 @@ pub fn initialized(pod: &PodView) -> bool {
     pod.template.spec.mains().any(|main| started_here(pod, main) || runs(main))
 }
 
-/// Whether the pod has begun, in this boot and since the node last stood still.
+/// Whether the pod has begun, in this boot and since the node last stood still. That its surroundings were lost meanwhile takes nothing of that back.
 pub fn has_run_here(pod: &PodView) -> bool {
-    let spec = &pod.template.spec;
-    let halted = |container: &Container| {
-        let newest = memory(pod, container).and_then(|memory| memory.started_attempt);
-        last(pod, container).is_some_and(|last| last.halted && Some(last.attempt) >= newest)
-    };
-    pod.containers.iter().any(|run| run.state.may_run())
-        || (spec.containers.iter().any(|c| started_here(pod, c)) && !spec.containers.iter().any(halted))
+    pod.record.course.begun || pod.containers.iter().any(|run| run.state.may_run())
 }
 
 /// Whether every container is ready, or has done its work and done it well. What is to run once has something to get done, and is ready

@@ -10,7 +10,7 @@ use super::model::{Model, Outcome};
 use crate::desired::{DesiredPod, Wanted};
 use crate::name::{Uid, WorkloadKey};
 use crate::observed::{ContainerState, Health, SandboxState};
-use crate::plan::{Change, Plan, Step, order};
+use crate::plan::{Change, Plan, RunStep, Step, StepKey, order};
 use crate::record::Lifecycle;
 use crate::sample;
 use crate::spec::{AFTER_ANNOTATION, Handler, Probe, RUN_ONCE_ANNOTATION};
@@ -374,6 +374,29 @@ fn a_drained_node_stops_by_priority_and_order_and_runs_the_same_pods_again_after
     let uids: Vec<String> = ["a", "d"].map(|name| node.model(name).pods[0].record.uid.0.clone()).into();
     assert_eq!(uids, ["uid-1", "uid-2"], "only what has another document is another pod");
     assert_eq!(node.model("a").pods[0].record.containers["main"].failures, 0, "that it was stopped is no failure");
+}
+
+#[test]
+fn one_that_has_ended_and_cannot_be_removed_holds_up_a_drain_only_so_long() {
+    let mut node = Node::new(&[shape("a", ""), shape("b", "a")]);
+    node.settle();
+    node.halt = drained(&node);
+    node.in_order = false;
+    let begun = node.model("b").now;
+    while node.runs() != Vec::<&str>::new() {
+        for name in ["a", "b"] {
+            node.begin(&sample::daemonset(name));
+            let model = node.model(name);
+            while let Some(key) = model.in_flight.keys().next() {
+                let refused = name == "b" && matches!(key, StepKey::Run(.., RunStep::Delete));
+                model.end(0, if refused { Outcome::Refused } else { Outcome::Done });
+            }
+        }
+        let now = node.model("b").now + 100;
+        node.set_time(now);
+        assert!(now - begun < 120_000, "it waits for ever");
+    }
+    assert_eq!(node.model("b").pods[0].containers.len(), 1, "it is still there");
 }
 
 #[test]
