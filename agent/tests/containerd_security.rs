@@ -297,6 +297,18 @@ async fn the_images_user_is_found_by_name_and_hostile_ones_are_refused() {
         let error = runtime.create(&pod.run(0, 0).create).await.expect_err("it leads out");
         assert!(error.message.contains("refused") && error.message.contains(why), "{error}");
     }
+    // The same behind a link in a layer, of the image's own choice and of the pod's. The first is one that runc does not mind.
+    let linked = Tarball::new().symlink("here", "/proc/self/cwd").symlink("srv", "proc/self/fd/7/../../..");
+    let image = Image::busybox("docker.io/library/linked:1").expect("busybox").layer(linked.bytes());
+    node.import(&image.config("WorkingDir", json!("/here")));
+    pod.main().image = "linked:1".into();
+    for (dir, why) in [(None, "/proc/self/cwd"), (Some("/srv/made"), "/proc/self/fd/7/../../../made")] {
+        pod.main().working_dir = dir.map(str::to_owned);
+        let error = runtime.create(&pod.run(0, 0).create).await.expect_err("it leads out");
+        assert_eq!(error.reason, "CreateContainerConfigError");
+        assert!(error.message.contains("refused") && error.message.contains(why), "{error}");
+    }
+    pod.main().working_dir = None;
     pod.main().image = support::pods::IMAGE.into();
     pod.main().security.run_as_non_root = true;
     let error = runtime.create(&pod.run(0, 0).create).await.expect_err("is root");

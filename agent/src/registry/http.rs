@@ -288,6 +288,8 @@ pub fn describe(error: &reqwest::Error, url: &Url, asked: &Url) -> String {
     let at = if host == authority(asked) { String::new() } else { format!("at {host}, to which it redirects: ") };
     let advice = if reason.contains("UnknownIssuer") {
         "; name its authority with ca in its hosts.toml"
+    } else if reason.contains("certificate expired") || reason.contains("certificate not valid yet") {
+        "; the registry has to renew it, unless this machine's clock is wrong"
     } else if reason.contains("InvalidContentType") {
         "; it seems to speak plain HTTP: name it with http:// in a hosts.toml"
     } else {

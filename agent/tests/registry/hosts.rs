@@ -184,6 +184,14 @@ async fn tls_needs_the_right_authority_and_the_right_certificate() {
     assert!(ask(&closed, "ca = \"../ca.pem\"").await.is_err());
     let with_certificate = "ca = \"../ca.pem\"\nclient = [[\"../me.cert\", \"../me.key\"]]";
     assert_eq!(ask(&closed, with_certificate).await.unwrap(), pushed.digest);
+    // One that has expired is no answer: it is asked again, and the words say what to look at.
+    let late = Authority::ending(2020, 1, 1);
+    std::fs::write(dir.path().join("late.pem"), late.pem()).unwrap();
+    let expired = FaultyProxy::in_front_of(&registry).tls(&late).start();
+    let error = ask(&expired, "ca = \"../late.pem\"").await.unwrap_err();
+    assert!(error.unreachable() && error.to_string().contains("expired"), "{error}");
+    assert!(error.to_string().contains("unless this machine's clock is wrong"), "{error}");
+    assert!(expired.requests().is_empty());
     let error = ask(&open, "ca = \"../me.key\"").await.unwrap_err();
     assert!(matches!(error, RegistryError::Hosts { .. }) && error.to_string().contains("me.key"), "{error}");
 }

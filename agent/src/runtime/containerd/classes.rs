@@ -67,6 +67,11 @@ impl OciRuntime {
         self.program.as_deref().or_else(|| (self.name == RUNC_SHIM).then(|| Path::new("runc")))
     }
 
+    /// Whether a task's first process is in the container itself, and not what runs a machine for it.
+    pub fn has_processes_here(&self) -> bool {
+        self.name.starts_with(RUNC_FAMILY)
+    }
+
     /// For the container record and the task alike; None where the shim's own defaults are meant. `users`: whose the container's
     /// output is.
     pub fn options(&self, systemd_cgroup: bool, users: Option<OwnUsers>) -> Option<Any> {

@@ -37,7 +37,7 @@ use super::tasks::NewTask;
 use super::volume_images::Views;
 use super::{
     Containerd, OciRuntime, cgroup, cgroup_view, classes, env_files, environment, exec, huge_pages, image_volumes,
-    labels, propagation, selinux, snapshots, stdin, sub_paths, tasks,
+    labels, propagation, selinux, snapshots, stdin, sub_paths, tasks, working_dir,
 };
 use crate::execute::chain;
 use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
@@ -105,6 +105,7 @@ impl Containerd {
         let user = user_of(&spec);
         // Beside the record and the snapshot.
         let view = self.cgroup_view(run, &runtime, &mut spec);
+        let cwd = spec.process().as_ref().map(|process| process.cwd().clone()).filter(|dir| dir != Path::new("/"));
         let spec = serde_json::to_vec(&spec).expect("a spec has only text keys");
         let options = runtime.options(matches!(run.sandbox.cgroup, CgroupParent::Systemd(_)), run.sandbox.users);
         let mut labels = labels::of_run(run, image, &adapted, user.as_ref());
@@ -122,7 +123,7 @@ impl Containerd {
             id: id.clone(),
             labels,
             image: image.name.clone(),
-            runtime: Some(RecordRuntime { name: runtime.name, options: options.clone() }),
+            runtime: Some(RecordRuntime { name: runtime.name.clone(), options: options.clone() }),
             spec: Some(Any { type_url: SPEC_TYPE.to_owned(), value: spec.clone() }),
             snapshotter: self.config.snapshotter.clone(),
             snapshot_key: id.clone(),
@@ -132,7 +133,15 @@ impl Containerd {
         match create_record(&self.client, &record).await {
             Ok(()) => {}
             Err(status) if status.code() == Code::AlreadyExists => {
-                if self.is_complete(&id, &spec).await.map_err(|status| refused("looking at what is left", &status))? {
+                let left = self.complete(&id, &spec).await;
+                if let Some(task) = left.map_err(|status| refused("looking at what is left", &status))? {
+                    // A killed agent may have made it and not looked.
+                    if task.status() == TaskStatus::Created
+                        && let Err(error) = self.check_beginning(task.pid, cwd, &runtime).await
+                    {
+                        let _ = self.remove(&id).await;
+                        return Err(error);
+                    }
                     return Ok(created);
                 }
                 // Its views have the same names, and are in use again.
@@ -150,6 +159,9 @@ impl Containerd {
             let rootfs = snapshots::prepare(&self.client, &self.config.snapshotter, names, run.sandbox.users)
                 .await
                 .map_err(|status| refused("the snapshot", &status))?;
+            if let Some(dir) = &cwd {
+                check_directory(dir, &rootfs).await?;
+            }
             snapshot_made = Instant::now();
             if !image_volumes.is_empty() {
                 self.fill(run, image_volumes, rootfs.clone()).await?;
@@ -172,7 +184,8 @@ impl Containerd {
             cgroup_view::leave(view);
             // The container has its own copies by now.
             unbound(bound, ()).await;
-            created.map_err(|status| refused("the task", &status))
+            let pid = created.map_err(|status| refused("the task", &status))?;
+            self.check_beginning(pid, cwd, &runtime).await
         };
         let outcome = made.await;
         let micros = |from: Instant, to: Instant| u64::try_from((to - from).as_micros()).unwrap_or(u64::MAX);
@@ -298,6 +311,22 @@ impl Containerd {
         Ok(Some(strict))
     }
 
+    /// What runc made of the working directory, before anything of the container's own has run: a volume may have held a link that no
+    /// look at the image finds.
+    async fn check_beginning(&self, pid: u32, dir: Option<PathBuf>, runtime: &OciRuntime) -> Result<(), StepError> {
+        // Of a foreign process namespace the pids are not ours.
+        let visible = runtime.has_processes_here() && self.client.peer_pid().is_some();
+        let Some(dir) = dir.filter(|_| visible) else { return Ok(()) };
+        let looked = threads::in_turn(move || if working_dir::is_its_own(pid) { None } else { Some(dir) });
+        match looked.await {
+            Ok(None) => Ok(()),
+            Ok(Some(dir)) => Err(leads(dir, "the host's own files".into())),
+            Err(ended) => {
+                Err(StepError::new("CreateContainerError", format!("the look at its directory ended: {ended}")))
+            }
+        }
+    }
+
     /// Makes the image's VOLUMEs for this run.
     async fn fill(
         &self,
@@ -326,12 +355,12 @@ impl Containerd {
         }
     }
 
-    /// Whether what is there is what would be made: the same spec, and a task that has not ended.
-    async fn is_complete(&self, id: &str, wanted: &[u8]) -> Result<bool, Status> {
-        let Some(record) = get_record(&self.client, id).await? else { return Ok(false) };
+    /// The task, where what is there is what would be made: the same spec, and a task that has not ended.
+    async fn complete(&self, id: &str, wanted: &[u8]) -> Result<Option<Process>, Status> {
+        let Some(record) = get_record(&self.client, id).await? else { return Ok(None) };
         let same = record.spec.is_some_and(|spec| oci::is_same(&spec.value, wanted));
         let task = if same { tasks::get(&self.client, id).await? } else { None };
-        Ok(task.is_some_and(|it| matches!(it.status(), TaskStatus::Created | TaskStatus::Running)))
+        Ok(task.filter(|it| matches!(it.status(), TaskStatus::Created | TaskStatus::Running)))
     }
 
     /// Task, record and snapshot; Ok when nothing is there.
@@ -419,6 +448,23 @@ impl Containerd {
     pub(super) async fn stop_signal_label(&self, id: &str) -> Result<Option<String>, Status> {
         Ok(get_record(&self.client, id).await?.and_then(|mut record| record.labels.remove(labels::STOP_SIGNAL)))
     }
+}
+
+/// Whether the image itself leads the working directory into /proc; `rootfs`: the mounts of the run's fresh snapshot. One that
+/// cannot be looked into is judged by its task alone.
+async fn check_directory(dir: &Path, rootfs: &[Mount]) -> Result<(), StepError> {
+    let Some(layers) = snapshots::image_layers(rootfs) else { return Ok(()) };
+    let dir = dir.to_owned();
+    let looked =
+        threads::in_turn(move || working_dir::check_in_image(&layers, &dir).map_err(|place| leads(dir, place)));
+    looked.await.unwrap_or_else(|ended| {
+        Err(StepError::new("CreateContainerError", format!("the look at its directory ended: {ended}")))
+    })
+}
+
+fn leads(dir: PathBuf, place: PathBuf) -> StepError {
+    let refused = oci::SpecError::WorkingDirLeads { dir, place };
+    StepError::new(refused.reason(), refused.to_string())
 }
 
 /// Undoes the binds, where that may take its time: a file system that is gone may hold whoever asks for it.

@@ -72,6 +72,7 @@ mod tasks;
 mod turns;
 pub mod user;
 mod volume_images;
+mod working_dir;
 
 /// Images whose accounts are kept in mind: more than a node's daemons have.
 const ACCOUNTS_MAX: usize = 128;

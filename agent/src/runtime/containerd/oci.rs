@@ -110,6 +110,10 @@ pub enum SpecError {
     UnknownCapability(String),
     #[error("the working directory {0:?} is refused: it must be absolute, without `..`, and not below /proc")]
     WorkingDir(String),
+    #[error(
+        "the working directory {dir:?} is refused: it leads to {place:?}, and nothing begins in what /proc shows of processes; set workingDir, or use another image"
+    )]
+    WorkingDirLeads { dir: PathBuf, place: PathBuf },
     #[error("the image's volume {0:?} is refused: it must be absolute and without `..`")]
     ImageVolume(String),
     #[error("{0}")]

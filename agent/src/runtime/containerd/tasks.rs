@@ -33,7 +33,8 @@ pub struct NewTask {
     pub options: Option<Any>,
 }
 
-pub async fn create(client: &Client, task: &NewTask) -> Result<(), Status> {
+/// Creates the task; the pid of its first process, which waits.
+pub async fn create(client: &Client, task: &NewTask) -> Result<u32, Status> {
     let request = || CreateTaskRequest {
         container_id: task.id.clone(),
         rootfs: task.rootfs.clone(),
@@ -48,10 +49,11 @@ pub async fn create(client: &Client, task: &NewTask) -> Result<(), Status> {
     match bounded(SLOW, client.tasks().create(client.request(request()))).await {
         Err(status) if status.code() == Code::AlreadyExists => {
             delete(client, &task.id).await?;
-            bounded(SLOW, client.tasks().create(client.request(request()))).await.map(|_| ())
+            bounded(SLOW, client.tasks().create(client.request(request()))).await
         }
-        answer => answer.map(|_| ()),
+        answer => answer,
     }
+    .map(|created| created.pid)
 }
 
 /// Starts a created task; its pid.
