@@ -2,6 +2,10 @@
 //!
 //! Spoken by the agent's `uplink` and the endpoint's `fleet` alone: to everybody else its types are unknown.
 
+mod codec;
+
+pub use codec::Codec;
+
 /// Version 1.
 pub mod v1 {
     tonic::include_proto!("daemonlet.v1");

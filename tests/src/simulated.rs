@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -20,7 +21,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_rustls::TlsConnector;
@@ -34,6 +35,8 @@ use crate::fleet::{ADDRESS, TestControl};
 
 /// Where nodes find the endpoint.
 const PORT: u16 = 6444;
+/// The first node's own address; all of 127.0.0.0/8 is this machine.
+const FIRST: u32 = Ipv4Addr::new(127, 1, 0, 1).to_bits();
 /// As a node does.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Nodes that join at a time: as many as the endpoint shakes hands with.
@@ -171,7 +174,8 @@ impl Node {
         for what in [up::What::Hello(hello), up::What::Statuses(whole), heartbeat()] {
             ups.send(Up { what: Some(what) }).await?;
         }
-        let mut client = FleetClient::new(dial(config).await?).max_decoding_message_size(proto::MESSAGE_MAX);
+        let mut client =
+            FleetClient::new(dial(self.index, config).await?).max_decoding_message_size(proto::MESSAGE_MAX);
         let mut downs = client.session(ReceiverStream::new(says)).await?.into_inner();
         let welcome = downs.message().await?.and_then(|down| down.what);
         if !matches!(welcome, Some(down::What::Welcome(_))) {
@@ -245,7 +249,7 @@ impl Node {
         let key = KeyPair::generate()?;
         let request = CertificateParams::default().serialize_request(&key)?;
         let stranger = builder(&self.shared.authority)?.with_no_client_auth();
-        let mut client = FleetClient::new(dial(with_http2(stranger)).await?);
+        let mut client = FleetClient::new(dial(self.index, with_http2(stranger)).await?);
         let (token, node) = (self.shared.token.clone(), self.name.clone());
         let asked = v1::JoinRequest { token, node, request: request.der().to_vec().into() };
         let v1::Certificate { chain, .. } = client.join(asked).await?.into_inner();
@@ -289,8 +293,12 @@ fn with_http2(mut config: ClientConfig) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-async fn dial(config: Arc<ClientConfig>) -> Result<Channel, Failure> {
-    let tcp = TcpStream::connect((ADDRESS, PORT)).await?;
+/// From an address of this node's own: the endpoint bounds what one address may do.
+async fn dial(index: usize, config: Arc<ClientConfig>) -> Result<Channel, Failure> {
+    let own = FIRST.saturating_add(u32::try_from(index)?);
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::from_bits(own), 0).into())?;
+    let tcp = socket.connect((ADDRESS.parse::<Ipv4Addr>()?, PORT).into()).await?;
     tcp.set_nodelay(true)?;
     let stream = TlsConnector::from(config).connect(ServerName::try_from(ADDRESS)?, tcp).await?;
     let once = Arc::new(Mutex::new(Some(stream)));

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::complaints::cut;
 use super::index::kind;
 use super::nodes::options;
+use super::turns::turn;
 use crate::api::error::ApiError;
 use crate::api::objects::Objects;
 use crate::clock::seconds;
@@ -44,6 +45,7 @@ pub async fn write(objects: Objects, node: String, mut events: mpsc::Receiver<v1
 }
 
 async fn one(objects: &Objects, node: &str, event: &v1::Event) -> Result<(), ApiError> {
+    let _turn = turn().await;
     let wanted = object(node, event);
     let text = |field: &str| wanted["metadata"][field].as_str().unwrap_or_default().to_owned();
     let (namespace, name) = (text("namespace"), text("name"));

@@ -63,7 +63,7 @@ struct Pod {
 struct Listener {
     number: u64,
     moved: watch::Sender<u64>,
-    mirrors: mpsc::Sender<MirrorEnd>,
+    mirrors: mpsc::Sender<Box<MirrorEnd>>,
 }
 
 /// A mirror pod that ends or has gone.
@@ -81,7 +81,8 @@ pub struct MirrorEnd {
 pub struct Heard {
     /// Moves with every change of what its node is to have.
     pub moved: watch::Receiver<u64>,
-    pub mirrors: mpsc::Receiver<MirrorEnd>,
+    /// Boxes: a channel has room for thirty-two from its beginning.
+    pub mirrors: mpsc::Receiver<Box<MirrorEnd>>,
 }
 
 /// A pod of a node, as far as it is known without reading it.
@@ -240,7 +241,7 @@ impl State {
             && let Some(listener) = self.listeners.get(&node)
         {
             // Of one that has no room the node's next status tells.
-            let _ = listener.mirrors.try_send(end);
+            let _ = listener.mirrors.try_send(Box::new(end));
         }
     }
 
@@ -390,7 +391,7 @@ mod tests {
         json_merge(&mut ending, json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
         for (now, ends) in [(Some(mirror.clone()), 0), (Some(ending.clone()), 1), (Some(ending), 0), (None, 1)] {
             index.state().pod("d/a", now.map(|more| pod("n1", "u1", more)));
-            let told: Vec<MirrorEnd> = std::iter::from_fn(|| heard.mirrors.try_recv().ok()).collect();
+            let told: Vec<MirrorEnd> = std::iter::from_fn(|| heard.mirrors.try_recv().ok()).map(|end| *end).collect();
             assert_eq!(told.len(), ends);
             assert!(told.iter().all(|end| end.uid == "s1"));
         }

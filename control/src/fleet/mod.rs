@@ -20,6 +20,7 @@ mod session;
 mod statuses;
 mod strangers;
 mod streams;
+mod turns;
 mod wanted;
 
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::index::kind;
+use super::turns::turn;
 use crate::api::error::ApiError;
 use crate::api::objects::{FieldValidation, Objects, WriteOptions};
 use crate::door::audit;
@@ -30,6 +31,7 @@ pub fn options(node: &str) -> WriteOptions {
 
 /// Writes what the node says of itself. The object as it is then.
 pub async fn register(objects: &Objects, node: &str, said: &Value) -> Result<Value, ApiError> {
+    let _turn = turn().await;
     let mut last = None;
     for _ in 0..TRIES {
         let current = match objects.get(kind("Node"), "", node).await {

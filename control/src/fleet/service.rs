@@ -7,6 +7,8 @@ use bytes::Bytes;
 use proto::v1;
 use proto::v1::fleet_server::Fleet;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::adapters::Map;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -14,6 +16,9 @@ use super::complaints::cut;
 use super::{Certificate, Inner, Refusal, session};
 use crate::door::audit;
 use crate::door::authority::Peer;
+
+/// What is put into a session's queue.
+type Queued = Box<Result<v1::Down, Status>>;
 
 /// Answers one connection.
 #[derive(Clone)]
@@ -26,7 +31,7 @@ pub struct Connection {
 
 #[tonic::async_trait]
 impl Fleet for Connection {
-    type SessionStream = ReceiverStream<Result<v1::Down, Status>>;
+    type SessionStream = Map<ReceiverStream<Queued>, fn(Queued) -> Result<v1::Down, Status>>;
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::Certificate>, Status> {
         let v1::JoinRequest { token, node, request } = request.into_inner();
@@ -57,7 +62,7 @@ impl Fleet for Connection {
         let node = self.inner.door.node(&self.shown).await.map_err(refused)?;
         let (downs, sent) = mpsc::channel(session::DOWN_MAX);
         tokio::spawn(session::run(self.inner.clone(), self.shown.clone(), node, request.into_inner(), downs));
-        Ok(Response::new(ReceiverStream::new(sent)))
+        Ok(Response::new(ReceiverStream::new(sent).map(|queued| *queued)))
     }
 }
 

@@ -50,7 +50,8 @@ const WAIT_MAX: Duration = Duration::from_secs(20);
 /// The certificates that a node has shown.
 pub type Shown = Arc<Vec<CertificateDer<'static>>>;
 
-pub type Downs = mpsc::Sender<Result<Down, Status>>;
+/// Boxes: a channel has room for thirty-two from its beginning, whatever its bound is.
+pub type Downs = mpsc::Sender<Box<Result<Down, Status>>>;
 
 /// Until the connection breaks, or a newer session of the node begins.
 pub async fn run(inner: Arc<Inner>, shown: Shown, node: String, mut ups: Streaming<Up>, downs: Downs) {
@@ -63,7 +64,7 @@ pub async fn run(inner: Arc<Inner>, shown: Shown, node: String, mut ups: Streami
         tracing::info!(node, why = ended.message(), "a session is over");
     }
     // Who has gone already does not hear it.
-    let _ = timeout(STUCK_MAX, downs.send(Err(ended))).await;
+    let _ = timeout(STUCK_MAX, downs.send(Box::new(Err(ended)))).await;
 }
 
 struct Begun {
@@ -382,7 +383,7 @@ async fn token(inner: &Inner, node: &str, asked: v1::TokenRequest) -> v1::Token 
 }
 
 pub async fn put(downs: &Downs, what: down::What) -> Result<(), Status> {
-    let sent = timeout(STUCK_MAX, downs.send(Ok(Down { what: Some(what) }))).await;
+    let sent = timeout(STUCK_MAX, downs.send(Box::new(Ok(Down { what: Some(what) })))).await;
     sent.map_err(|_| Status::deadline_exceeded("the node takes nothing"))?
         .map_err(|_| Status::cancelled("the node has gone"))
 }

@@ -16,6 +16,7 @@ use super::index::{Index, MirrorEnd, PodKey, kind};
 use super::manners::Manners;
 use super::nodes::options;
 use super::pods;
+use super::turns::turn;
 use crate::api::error::ApiError;
 use crate::api::objects::{DeleteOptions, Objects, Preconditions};
 use crate::door::audit;
@@ -141,6 +142,7 @@ impl Statuses {
         if pod.namespace.len() > NAMES_MAX.0 || pod.name.len() > NAMES_MAX.1 {
             return Err(ApiError::bad_request("no pod has so long a name"));
         }
+        let _turn = turn().await;
         let status = said_object("status", status)?;
         if mirror.is_empty() {
             return self
@@ -230,6 +232,7 @@ impl Statuses {
 
     /// No trace of it is left on the node: its object, or its mirror, goes.
     async fn gone(&mut self, pod: &v1::PodRef) -> Result<(), ApiError> {
+        let _turn = turn().await;
         let key = (pod.namespace.clone(), pod.name.clone());
         if self.statics.get(&key).is_some_and(|known| known.uid == pod.uid) {
             self.statics.remove(&key);

@@ -189,13 +189,13 @@ mod tests {
 
     use super::*;
 
-    fn streams() -> (Arc<Streams>, mpsc::Receiver<Result<Down, Status>>) {
+    fn streams() -> (Arc<Streams>, mpsc::Receiver<Box<Result<Down, Status>>>) {
         let (downs, sent) = mpsc::channel(64);
         (Streams::new("n1", downs), sent)
     }
 
-    async fn told(sent: &mut mpsc::Receiver<Result<Down, Status>>) -> down::What {
-        sent.recv().await.unwrap().unwrap().what.unwrap()
+    async fn told(sent: &mut mpsc::Receiver<Box<Result<Down, Status>>>) -> down::What {
+        (*sent.recv().await.unwrap()).unwrap().what.unwrap()
     }
 
     fn data(stream: u64, bytes: &[u8]) -> v1::Data {

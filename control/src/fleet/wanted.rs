@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::index::{Index, kind};
 use super::pods::{self, Use};
+use super::turns::turn;
 use crate::api::error::ApiError;
 use crate::api::objects::Objects;
 
@@ -82,6 +83,7 @@ impl Wanted {
 
 /// What `node` is to have now. None: it has no Node object, and nothing can be said.
 pub async fn read(objects: &Objects, index: &Index, api: &Api, node: &str) -> Result<Option<Wanted>, ApiError> {
+    let _turn = turn().await;
     // Before anything is read: what is read may be newer, and is then sent once more with its own number.
     let number = index.revision();
     let mut found = Vec::new();

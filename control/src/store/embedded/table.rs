@@ -20,6 +20,10 @@ const LITTLE: usize = 4 << 10;
 /// A page that has a limit ends behind this many bytes too: of large objects the number alone bounds nothing.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of the file that redb keeps in memory, what is not written yet among them; beyond, the kernel has them. Of its own accord it keeps a gibibyte:
+/// everything that was written in ten minutes.
+const CACHE: usize = 4 << 20;
+
 /// Key and revision; see [`packed`].
 pub const OBJECTS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("objects");
 /// The newest revision of every object that exists.
@@ -307,7 +311,7 @@ pub fn counter(database: &Database, name: &str) -> Result<u64, Failed> {
 
 /// Opens or makes the file, with all its tables.
 pub fn open(path: &Path) -> Result<Database, Failed> {
-    let database = Database::create(path)?;
+    let database = Database::builder().set_cache_size(CACHE).create(path)?;
     let format = match database.begin_read()?.open_table(COUNTERS) {
         Ok(counters) => value(&counters, FORMAT)?,
         Err(TableError::TableDoesNotExist(_)) => 0,
