@@ -22,26 +22,17 @@ show() {
     "$bin/daemonlet" --run-dir "$sockets" "$@"
 }
 
-# A line for each image that is being pulled, with a bar where a terminal draws it over and over.
+# What is being pulled, with bars where a terminal draws them over and over.
 pulls() {
-    show get images 2>/dev/null | awk -v live="$live" '
-        match($0, /(Pulling|BackOff): /) {
-            name = $1
-            said = substr($0, RSTART)
-            sub(/ +<none> *$/, "", said)
-            percent = said
-            sub(/^[A-Za-z]+: /, "", percent)
-            if (live && percent ~ /^[0-9]+%/) {
-                bar = ""
-                for (i = 5; i <= 100; i += 5) bar = bar (i <= percent + 0 ? "#" : "-")
-                printf "[%s] %s  %s\n", bar, name, percent
-            } else if (percent ~ /^[0-9]+%/) {
-                # A line for each tenth, not for each look.
-                printf "%s  Pulling: %d%%\n", name, int(percent / 10) * 10
-            } else {
-                printf "%s  %s\n", name, said
-            }
-        }' || true
+    show get images 2>/dev/null | awk -v columns="$columns" -f scripts/pulls.awk || true
+}
+
+# The terminal's size, which may change: lines of it, and columns; a terminal that does not know is one of old.
+measure() {
+    { size=$(stty size <&3 2>/dev/null) || size=; } 3>&1
+    lines=${size% *} columns=${size#* }
+    [ "${lines:-0}" -gt 1 ] || lines=24
+    [ "${columns:-0}" -gt 1 ] || columns=80
 }
 
 # start_control API NODES: the endpoint, until it answers; says why not where it does not. A port 0 is any free one; it keeps those that it
@@ -157,12 +148,15 @@ while :; do
     code=0
     table=$(show get pods 2>&1) || code=$?
     [ "$code" != 3 ] || table="the agent is starting"
+    columns=0
+    [ -z "$live" ] || measure
     pulling=$(pulls)
     # A pull takes as long as its link needs; what counts is the time after it.
     [ -z "$pulling" ] || began=$(date +%s)
     if [ -n "$live" ]; then
-        shown=$table${pulling:+
-$pulling}
+        # Folded here and not by the terminal, and never higher than it: what scrolled away cannot be drawn over. Its last lines count.
+        shown=$(printf '%s\n' "$table${pulling:+
+$pulling}" | fold -w "$columns" | tail -n $((lines - 1)))
         if [ "$shown" != "$before" ]; then
             [ "$drawn" = 0 ] || printf '\033[%dA\033[J' "$drawn"
             printf '%s\n' "$shown"

@@ -195,7 +195,10 @@ fn speak(word: Word, out: &mut impl io::Write) -> Result<(), Failure> {
         }
         Word::Node(Node::Revoke { name, data }) => {
             if answer(&data, Asked::RevokeNode { node: name.clone() })?["revoked"] != true {
-                return Err(Failure::NotFound(format!("no node {name:?} has joined")));
+                return Err(Failure::NotFound(format!(
+                    "no node {name:?} has joined, as far as is known here; a certificate that it may have from before the store was put back is good \
+                     for nothing from now on"
+                )));
             }
             Ok(writeln!(
                 out,

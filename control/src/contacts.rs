@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
@@ -20,6 +20,8 @@ pub const GRACE: Duration = Duration::from_secs(50);
 const NODES_MAX: usize = 20_000;
 /// Bytes of what keeps a node from being ready.
 const WHY_MAX: usize = 1024;
+/// A clock that has gone on by so much more, or less, than time has passed was set.
+const STEP_MIN: SignedDuration = SignedDuration::from_secs(1);
 /// Nodes that have changed and that nobody has asked for: as many as there can be.
 const CHANGED_MAX: usize = NODES_MAX;
 
@@ -43,6 +45,8 @@ struct Book {
     nodes: BTreeMap<String, Known>,
     /// Where nodes are asked for their health.
     addresses: BTreeMap<String, String>,
+    /// The clock when it was looked at last, and how much time had passed then.
+    looked: Option<(Timestamp, Duration)>,
     /// Whose health, connection or first sign of life has changed since [`Contacts::take_changed`].
     changed: Vec<String>,
 }
@@ -82,6 +86,13 @@ struct Known {
 }
 
 impl Known {
+    /// The clock was set, by so much: what was heard was heard as long ago as before.
+    fn step(&mut self, by: SignedDuration) {
+        for at in std::iter::once(&mut self.here.at).chain(&mut self.elsewhere) {
+            *at = at.checked_add(by).unwrap_or(*at);
+        }
+    }
+
     fn heard(&self) -> Heard {
         let Some(elsewhere) = self.elsewhere else { return self.here.clone() };
         let at = if self.here.ever { self.here.at.max(elsewhere) } else { elsewhere };
@@ -201,8 +212,7 @@ impl Contacts {
     }
 
     fn known(&self, node: &str) -> Known {
-        let now = self.shared.clock.now();
-        let mut book = self.book();
+        let (mut book, now) = self.book_now();
         let known = book.entry(node, now);
         // The clock was set back: the node has its time from here.
         known.here.at = known.here.at.min(now);
@@ -233,13 +243,26 @@ impl Contacts {
     }
 
     fn change(&self, node: &str, change: impl FnOnce(&mut Known, Timestamp) -> bool) {
-        let now = self.shared.clock.now();
-        let mut book = self.book();
+        let (mut book, now) = self.book_now();
         let news = change(book.entry(node, now), now);
         if news && book.changed.len() < CHANGED_MAX {
             book.changed.push(node.to_owned());
             self.shared.changed.notify_one();
         }
+    }
+
+    /// As of now. Silence is time that passes: a clock that is put forward makes no node silent, and one that is put back makes none speak.
+    fn book_now(&self) -> (std::sync::MutexGuard<'_, Book>, Timestamp) {
+        let mut book = self.book();
+        let (now, passed) = (self.shared.clock.now(), self.shared.clock.passed());
+        if let Some((at, before)) = book.looked.replace((now, passed)) {
+            let went = SignedDuration::try_from(passed.saturating_sub(before)).unwrap_or_default();
+            let by = now.duration_since(at).saturating_sub(went);
+            if by.abs() >= STEP_MIN {
+                book.nodes.values_mut().for_each(|known| known.step(by));
+            }
+        }
+        (book, now)
     }
 
     fn book(&self) -> std::sync::MutexGuard<'_, Book> {
@@ -303,6 +326,20 @@ mod tests {
         clock.set(at(99));
         contacts.heard("a", "");
         assert_eq!(contacts.take_changed(), ["a"]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_no_node_silent_and_none_speak() {
+        let clock = Clock::at(at(5_000));
+        let contacts = Contacts::new(clock.clone());
+        contacts.heard("a", "");
+        for (stepped, passes) in [(9_000, 10), (100, 10)] {
+            clock.set(clock.now().checked_add(Duration::from_secs(passes)).unwrap());
+            let before = clock.now().duration_since(contacts.of("a").at);
+            clock.step(at(stepped));
+            assert_eq!(clock.now().duration_since(contacts.of("a").at), before);
+        }
+        assert_eq!(contacts.of("a").at, at(80), "20 seconds ago");
     }
 
     #[test]

@@ -7,14 +7,14 @@ use control::api::error::ApiError;
 use control::api::kinds::{Kind, by_resource};
 use control::api::objects::{
     DeleteOptions, EventKind, FieldValidation, ListQuery, Objects, Patch, Preconditions, Propagation, WatchEvent,
-    WatchQuery, Watching, WriteOptions, Written,
+    WatchQuery, Watching, WriteOptions, Written, prefix,
 };
 use control::api::selector;
 use control::clock::Clock;
-use control::store::Store;
 use control::store::any::AnyStore;
 use control::store::embedded::Embedded;
 use control::store::etcd::{Connection, Etcd};
+use control::store::{Expected, Store, Write};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -683,6 +683,50 @@ async fn the_propagation_is_a_finalizer_but_in_the_background() {
                 .unwrap();
         }
         assert_eq!(world.get("apps/daemonsets", "n", "d").await, None);
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_dependents_can_be_told_not_to_and_what_is_emptied_is_not_left_behind() {
+    let world = world().await;
+    let how = |propagation| DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };
+    for (first, second, left) in [
+        (Propagation::Foreground, Propagation::Orphan, Some("foregroundDeletion")),
+        (Propagation::Foreground, Propagation::Background, None),
+        (Propagation::Orphan, Propagation::Foreground, Some("foregroundDeletion")),
+        (Propagation::Orphan, Propagation::Background, None),
+    ] {
+        world.create("apps/daemonsets", "n", daemonset("d")).await;
+        assert!(!world.delete("apps/daemonsets", "d", how(first)).await.unwrap());
+        assert!(!world.delete("apps/daemonsets", "d", DeleteOptions::default()).await.unwrap());
+        assert_eq!(world.delete("apps/daemonsets", "d", how(second)).await.unwrap(), left.is_none(), "{second:?}");
+        let now = world.get("apps/daemonsets", "n", "d").await;
+        assert_eq!(now.map(|it| it["metadata"]["finalizers"].clone()), left.map(|it| json!([it])), "{second:?}");
+        let _ = world.delete("apps/daemonsets", "d", how(Propagation::Background)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_has_a_default_only_since_an_upgrade_is_no_change_of_anybodys() {
+    let world = world().await;
+    let of_set = ("apps/daemonsets", daemonset("d"), "/spec/template", json!({"observedGeneration": 1}));
+    for (path, object, template, status) in [of_set, ("pods", pod("d", "n1"), "", json!({"message": "x"}))] {
+        let mut stored = world.create(path, "n", object).await;
+        let spec = |object: &Value| object.pointer(template).unwrap()["spec"].clone();
+        let revision = revision(&stored);
+        let before = stored.pointer_mut(template).unwrap()["spec"].as_object_mut().unwrap().remove("dnsPolicy");
+        assert!(before.is_some(), "it has a default");
+        let key = format!("{}d", prefix(kind(path), Some("n")));
+        let write = Write { key, value: Some(stored.to_string().into_bytes()), expected: Expected::At(revision) };
+        world.objects.store().write(write).await.unwrap();
+
+        let labelled = Patch::Merge(json!({"metadata": {"labels": {"x": "y"}}}));
+        let after = world.patch(path, "d", "", labelled).await.unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert_eq!((&after["metadata"]["labels"]["x"], spec(&after)), (&json!("y"), spec(&stored)), "{path}");
+        let said = Patch::Merge(json!({"status": status}));
+        let after = world.patch(path, "d", "status", said).await.unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert_eq!(spec(&after), spec(&stored), "{path}");
+        assert_eq!(after["metadata"]["generation"], 1, "{path}");
     }
 }
 

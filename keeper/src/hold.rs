@@ -7,11 +7,15 @@
 //! do harm with: the node's files, all capabilities, root's identity, and the right to user namespaces (which a process with another root than its
 //! mounts' does not get).
 
-use std::io::{self, Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -36,6 +40,35 @@ pub fn hold() -> io::Result<()> {
     loop {
         reap()?;
         child_ended.wait()?;
+    }
+}
+
+/// The same for a pod with users of its own, whose namespaces are pinned in `ns`: its process namespace has to be made by a process in
+/// its user namespace to be that one's, and a process with threads, as the agent is, cannot enter one. Starts the one that holds,
+/// passes its word on with its number, and is done.
+pub fn hold_among_own_users(uid: &str, ns: &Path) -> io::Result<()> {
+    let pinned = |kind: &str| File::open(ns.join(kind));
+    // Opened while the node's root may.
+    let (users, others) = (pinned("user")?, ["net", "ipc", "uts"].map(pinned));
+    setns(users, CloneFlags::CLONE_NEWUSER)?;
+    let (group, user) = (Gid::from_raw(0), Uid::from_raw(0));
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)?;
+    for namespace in others {
+        setns(namespace?, CloneFlags::empty())?;
+    }
+    unshare(CloneFlags::CLONE_NEWPID)?;
+    // By no path: the pod's root may not walk the node's directories.
+    let mut first = Command::new("/proc/self/exe");
+    first.arg0("daemonlet-logkeeper").args(["hold", uid]).stdout(Stdio::piped());
+    let mut first = first.spawn()?;
+    let mut said = String::new();
+    if let Some(stdout) = first.stdout.take() {
+        BufReader::new(stdout).read_line(&mut said)?;
+    }
+    match said.trim() {
+        "held" => writeln!(io::stdout(), "held {}", first.id()),
+        said => writeln!(io::stdout(), "{said}"),
     }
 }
 

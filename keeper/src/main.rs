@@ -34,22 +34,9 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Ok(start::Asked::Hold) => match hold::hold() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                // To the agent, which waits for a word.
-                let _ = writeln!(std::io::stdout(), "{error}");
-                ExitCode::FAILURE
-            }
-        },
-        Ok(start::Asked::Own(wanted)) => match own::make(&wanted) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                // To the agent, which waits for a word.
-                let _ = writeln!(std::io::stdout(), "{error}");
-                ExitCode::FAILURE
-            }
-        },
+        Ok(start::Asked::Hold) => told(hold::hold()),
+        Ok(start::Asked::HoldAmongOwnUsers { uid, ns }) => told(hold::hold_among_own_users(&uid, &ns)),
+        Ok(start::Asked::Own(wanted)) => told(own::make(&wanted)),
         Ok(start::Asked::Say(text)) => {
             let _ = writeln!(std::io::stdout(), "{text}");
             ExitCode::SUCCESS
@@ -57,6 +44,17 @@ fn main() -> ExitCode {
         Err(error) => {
             say(&format!("{error}\n\n{}", start::USAGE));
             ExitCode::from(2)
+        }
+    }
+}
+
+/// What went wrong goes to the agent, which waits for a word.
+fn told(done: std::io::Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stdout(), "{error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -26,7 +26,7 @@ pub const USAGE: &str = "\
 Reads the output of this node's containers and writes CRI log files.
 
 usage: daemonlet-logkeeper --run-dir D --log-dir L [options]
-       daemonlet-logkeeper hold UID          only for the agent: holds a pod's process namespace
+       daemonlet-logkeeper hold UID [NS]     only for the agent: holds a pod's process namespace; NS: of users of its own, pinned there
        daemonlet-logkeeper own UID HOSTNAME [SYSCTL=VALUE…]
                                              only for the agent: namespaces of a pod with users of its own
 
@@ -51,6 +51,11 @@ pub enum Asked {
     Run(Options),
     /// Hold the process namespace of a pod, whose uid is for whoever looks at the list of processes.
     Hold,
+    /// The same for a pod with users of its own, whose namespaces are pinned in this directory.
+    HoldAmongOwnUsers {
+        uid: String,
+        ns: PathBuf,
+    },
     /// Make the namespaces of a pod with users of its own; the uid is for whoever looks at the list of processes.
     Own(own::Wanted),
     Say(String),
@@ -70,9 +75,10 @@ impl Options {
         let (mut run_dir, mut log_dir, mut limits) = (None, None, Limits::default());
         let mut args = args.into_iter().peekable();
         if args.next_if(|word| word == "hold").is_some() {
-            return match (args.next(), args.next()) {
-                (Some(_), None) => Ok(Asked::Hold),
-                _ => Err(Refusal("hold takes the uid of a pod".into())),
+            return match (args.next().map(OsString::into_string), args.next(), args.next()) {
+                (Some(Ok(_)), None, _) => Ok(Asked::Hold),
+                (Some(Ok(uid)), Some(ns), None) => Ok(Asked::HoldAmongOwnUsers { uid, ns: ns.into() }),
+                _ => Err(Refusal("hold takes the uid of a pod, and the directory of its namespaces".into())),
             };
         }
         if args.next_if(|word| word == "own").is_some() {
@@ -243,6 +249,7 @@ mod tests {
         assert_eq!(asked, Asked::Run(Options { run_dir: "/r".into(), log_dir: "/l".into(), limits }));
         let Ok(Asked::Run(options)) = parse("--run-dir /r --log-dir /l") else { panic!() };
         assert_eq!(parse("hold 0a-1b"), Ok(Asked::Hold));
+        assert_eq!(parse("hold 0a /n"), Ok(Asked::HoldAmongOwnUsers { uid: "0a".into(), ns: "/n".into() }));
         assert_eq!(options.limits, Limits { max_file_size: 10_485_760, max_files: 5, budget: 1_073_741_824 });
     }
 
@@ -257,7 +264,7 @@ mod tests {
             "--run-dir /r --log-dir /l --unknown",
             "serve",
             "hold",
-            "hold a b",
+            "hold a b c",
             "--run-dir /r hold a",
         ] {
             assert!(parse(words).is_err(), "{words}");

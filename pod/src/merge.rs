@@ -122,6 +122,7 @@ pub fn merge(snapshots: &[Snapshot], recorded: &[Recorded], node: &Node, max_pod
     for (key, claim) in winners {
         let wanted = match claim {
             Claim::Held { reason } => Wanted::Hold { reason },
+            Claim::Ends { grace } => Wanted::End { grace },
             // The endpoint has looked its class up, as Kubernetes' admission does.
             Claim::Wants(pod) if pod.object.is_some() => place(*pod, recorded, node, &statics, &mut claims),
             Claim::Wants(mut pod) => match claims.prioritise(&mut pod) {
@@ -198,7 +199,7 @@ fn allowed(pod: DesiredPod, node: &Node, claims: &mut Claims) -> Wanted {
 fn static_names(winners: &BTreeMap<WorkloadKey, Claim>, node: &Node) -> BTreeMap<(String, String), Origin> {
     let named = winners.values().filter_map(|claim| match claim {
         Claim::Wants(pod) if pod.workload.kind == WorkloadKind::Pod => Some((own_name(pod, node), pod.origin.clone())),
-        Claim::Wants(_) | Claim::Held { .. } => None,
+        Claim::Wants(_) | Claim::Held { .. } | Claim::Ends { .. } => None,
     });
     named.collect()
 }

@@ -84,18 +84,23 @@ fn an_image_is_pulled_when_a_pod_needs_it_and_events_say_so() {
 fn an_update_stops_the_old_pod_only_when_the_new_image_is_unpacked() {
     let (node, registry) = node();
     let (old, ..) = image(2, 1 << 20);
-    let (new, layer, size) = image(3, 16 << 20);
+    let (new, ..) = image(3, 16 << 20);
     let (old, new) = (registry.push("d", "1", &old), registry.push("d", "2", &new));
     node.put("a.yaml", &of(daemon_set("a"), &old));
     let first = node.wait_running("a");
     let process = node.process(&first);
-    registry.fault(&layer, 1, Act::StallAt(size / 2));
+    registry.slow(1 << 20);
     node.put("a.yaml", &of(daemon_set("a"), &new));
-    wait_said(&node, "Pulling: 5", PATIENCE);
-    let why = node.cli(&["why"]).out;
-    assert!(why.contains("Pulling") && why.contains("layer 2 of 2"), "{why}");
+    // The same words at every door: bytes, layer, rate, and how long that will take.
+    for words in [&["get", "images"][..], &["why"]] {
+        wait_for("how far the pull is", || {
+            let said = node.cli(words).out;
+            let told = ["% (", " MiB of 1", "layer 2 of 2", "iB/s, ", "s left"].iter().all(|part| said.contains(part));
+            if told { Ok(()) } else { Err(format!("{words:?}: {said}")) }
+        });
+    }
     assert!(process.alive(), "the old pod runs while the new image comes");
-    registry.go_on();
+    registry.slow(0);
     node.wait_pod("a", "is replaced", |pod: &Pod| pod.uid() != first.uid() && pod.running() && pod.ready());
     assert!(!process.alive());
 }

@@ -187,20 +187,85 @@ fn users_of_a_pods_own_are_refused_with_the_reason_where_the_runtime_cannot_map_
     node.wait_running("a");
 }
 
-#[test]
-fn a_pod_with_users_of_its_own_is_nobody_on_the_node_and_root_among_its_files() {
+/// A node whose runtime class `maps` can give pods users of their own. None: said and skipped.
+fn node_that_maps() -> Option<TestNode> {
     let runc = std::env::var_os("DAEMONLET_TEST_CONTAINERD_BIN").map(|bin| PathBuf::from(bin).join("../../runc/runc"));
     let Some(runc) = runc.filter(|runc| runc.is_file()) else {
-        return tests::skip::skipped("no containerd 2 with a runc that maps ids (scripts/containerds.sh)");
+        tests::skip::skipped("no containerd 2 with a runc that maps ids (scripts/containerds.sh)");
+        return None;
     };
     let mut node = TestNode::builder().without_agent().start();
     let config = node.dir().join("config.yaml");
-    fs::write(&config, format!("runtime-class:\n  maps: {}\n", runc.display())).unwrap();
+    fs::write(&config, format!("runtime-class:\n  maps: {}\n", runc.display()))
+        .expect("the node's directory is the test's own");
     // As the directories of an installed containerd are: its containers' root looks for its file system below.
-    fs::set_permissions(node.dir(), fs::Permissions::from_mode(0o711)).unwrap();
+    fs::set_permissions(node.dir(), fs::Permissions::from_mode(0o711)).expect("the node's directory is the test's own");
     node.set_flag("--config", &config.display().to_string());
     node.start_agent();
     node.wait_agent();
+    Some(node)
+}
+
+/// The ids of the node that own this process.
+fn owner(process: tests::process::Process) -> u32 {
+    let found = fs::metadata(format!("/proc/{}", process.pid)).expect("it runs");
+    std::os::unix::fs::MetadataExt::uid(&found)
+}
+
+#[test]
+fn a_privileged_pod_with_users_of_its_own_has_every_right_in_it_and_none_on_the_node() {
+    let Some(node) = node_that_maps() else { return };
+    let shared = node.dir().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o755)).unwrap();
+    let group = |path: &std::path::Path| std::os::unix::fs::MetadataExt::gid(&fs::metadata(path).unwrap());
+    let before = group(&shared);
+    // Root with all capabilities mounts and changes what is its own; the node's devices and values are not.
+    let tries = "grep CapEff /proc/self/status; mount -t tmpfs none /tmp && echo mounted\n\
+                 mknod /k c 1 11 && head -c 1 /k && echo device; cd /proc/sys/kernel; was=$(cat printk_ratelimit); (echo $was >printk_ratelimit) && echo value\n\
+                 hostname changed && echo named $(hostname)\n\
+                 touch /disk/made /memory/made; stat -c 'group %g of %n' /disk/made /memory/made /shared\n\
+                 echo member $(id -G)";
+    let document = with_own_users("own", tries)
+        .pod_field("runtimeClassName", json!("maps"))
+        .pod_field("securityContext/fsGroup", json!(2000))
+        .pod_field(
+            "volumes",
+            json!([
+                {"name": "disk", "emptyDir": {}}, {"name": "memory", "emptyDir": {"medium": "Memory"}},
+                {"name": "shared", "hostPath": {"path": shared}}
+            ]),
+        )
+        .field("securityContext", json!({"privileged": true}))
+        .field(
+            "volumeMounts",
+            json!([
+                {"name": "disk", "mountPath": "/disk"}, {"name": "memory", "mountPath": "/memory"},
+                {"name": "shared", "mountPath": "/shared"}
+            ]),
+        );
+    node.put("own.yaml", &document.text());
+    let pod = node.wait_running("own");
+    node.wait_log(&pod, "main", "member ");
+    let lines = node.log_lines(&pod, "main", 0);
+    let said: Vec<&str> = lines.iter().filter_map(|line| line.split_once(" F ").map(|(_, text)| text)).collect();
+    let has = |line: &str| said.contains(&line);
+    assert!(has("mounted") && has("named changed"), "{said:#?}");
+    assert!(!has("device") && !has("value"), "{said:#?}");
+    let capabilities = said.iter().find_map(|it| it.strip_prefix("CapEff:\t")).expect("the line is there");
+    assert!(u64::from_str_radix(capabilities, 16).unwrap() & 1 << 21 != 0, "SYS_ADMIN is in {capabilities}");
+    // fsGroup is a group of the pod's, and a hostPath is never given to it.
+    assert!(has("group 2000 of /disk/made") && has("group 2000 of /memory/made"), "{said:#?}");
+    assert!(has("group 0 of /shared") && group(&shared) == before, "{said:#?}");
+    assert!(said.iter().any(|it| it.starts_with("member ") && it.ends_with(" 2000")), "{said:#?}");
+    assert!(owner(node.process(&pod)) >= 0x7000_0000);
+    node.remove("own.yaml");
+    node.wait_nothing_left();
+}
+
+#[test]
+fn a_pod_with_users_of_its_own_is_nobody_on_the_node_and_root_among_its_files() {
+    let Some(mut node) = node_that_maps() else { return };
     let host = node.dir().join("host");
     fs::create_dir(&host).unwrap();
     fs::write(host.join("before"), "").unwrap();
@@ -220,9 +285,13 @@ fn a_pod_with_users_of_its_own_is_nobody_on_the_node_and_root_among_its_files() 
         .field("securityContext/procMount", json!("Unmasked"))
         .field("readinessProbe", json!({"exec": {"command": ["test", "-e", "/empty/made"]}, "periodSeconds": 1}));
     node.put("own.yaml", &own.text());
-    node.put("more.yaml", &with_own_users("more", "").pod_field("runtimeClassName", json!("maps")).text());
+    let more = with_own_users("more", "").pod_field("runtimeClassName", json!("maps"));
+    node.put("more.yaml", &more.pod_field("shareProcessNamespace", json!(true)).text());
     let pod = node.wait_pod("own", "ready", |pod| pod.ready());
     let more = node.wait_running("more");
+    // Its processes are in the namespace that one of its own users holds.
+    let shared = node.cli(&["exec", &more.name(), "--", "ps"]).ok().out;
+    assert!(shared.contains("hold ") && shared.contains("sleep 1000"), "{shared}");
     let said = |text: &str| node.wait_log(&pod, "main", text);
     assert_eq!(said("id "), "id 0:0");
     for file in ["/empty/made", "/host/before", "/etc/passwd", "/etc/hosts"] {
@@ -231,9 +300,6 @@ fn a_pod_with_users_of_its_own_is_nobody_on_the_node_and_root_among_its_files() 
     assert_eq!(said("inside"), "inside");
     assert_eq!(said("masked "), "masked 0");
     let (process, other) = (node.process(&pod), node.process(&more));
-    let owner = |process: tests::process::Process| {
-        fs::metadata(format!("/proc/{}", process.pid)).map(|it| std::os::unix::fs::MetadataExt::uid(&it)).unwrap()
-    };
     let (first, second) = (owner(process), owner(other));
     assert!(first >= 0x7000_0000 && second >= 0x7000_0000, "{first} {second}");
     assert!(first.abs_diff(second) >= 65536, "{first} {second}");

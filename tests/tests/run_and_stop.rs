@@ -2,6 +2,7 @@
 //! after the one, and that nothing is left after the other.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,9 +12,11 @@ use serde_json::{Value, json};
 use tests::audit::mounts_under;
 use tests::client::{self, Output};
 use tests::fleet::{Kubectl, condition};
-use tests::manifest::daemon_set;
+use tests::image::{Image, Layout, Tarball};
+use tests::manifest::{OBEDIENT, daemon_set, pod};
 use tests::node::{TestNode, program};
 use tests::process::{Process, in_network, with_command};
+use tests::scripted_registry::ScriptedRegistry;
 use tests::wait::wait_for;
 
 /// A clone of the project with programs that are built already. Its network is the node's.
@@ -54,6 +57,25 @@ impl Project {
         };
         let errors = said.try_clone().expect("a descriptor can be cloned");
         command.stdin(Stdio::null()).stdout(said).stderr(errors).spawn().expect("a shell is there")
+    }
+
+    /// With its output on a terminal of this many columns; `said` holds what came out of that.
+    fn run_on_terminal(&self, node: &TestNode, columns: usize) -> Child {
+        let script = self.script(node, "run.sh");
+        let mut command = node.command("script");
+        for (name, value) in script.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let shown = format!("stty rows 24 cols {columns}; exec sh {}/scripts/run.sh", self.dir.path().display());
+        command
+            .args(["-qefc", &shown])
+            .arg(self.dir.path().join("said"))
+            .env_remove("NO_COLOR")
+            .env_remove("CONTAINERD");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("script is there")
     }
 
     #[track_caller]
@@ -129,6 +151,96 @@ impl Project {
             client::run(Command::new("find").args(["/sys/fs/cgroup", "-name", &format!("daemonlet_run_{number}*")]));
         assert_eq!(cgroups.ok().out, "");
     }
+}
+
+/// The rows that a terminal of this many columns and no end shows after this was written to it.
+fn screen(written: &str, columns: usize) -> Vec<String> {
+    let mut rows: Vec<Vec<char>> = vec![Vec::new()];
+    let (mut row, mut column) = (0, 0);
+    let mut left = written.chars();
+    while let Some(next) = left.next() {
+        match next {
+            '\r' => column = 0,
+            '\n' => row += 1,
+            '\x1b' => {
+                let sequence: String = left.by_ref().skip(1).take_while(|it| !matches!(it, 'J')).collect();
+                let up = sequence.split_once('A').map_or("", |(up, _)| up);
+                // Up by so many, and all below is cleared: nothing else is sent.
+                row -= up.parse::<usize>().unwrap_or_else(|_| panic!("{sequence:?}"));
+                rows.truncate(row + 1);
+                rows[row].truncate(column);
+            }
+            other => {
+                if column == columns {
+                    (row, column) = (row + 1, 0);
+                }
+                rows.resize_with(rows.len().max(row + 1), Vec::new);
+                let at = &mut rows[row];
+                at.resize(at.len().max(column + 1), ' ');
+                at[column] = other;
+                column += 1;
+            }
+        }
+        rows.resize_with(rows.len().max(row + 1), Vec::new);
+    }
+    rows.into_iter().map(|row| row.into_iter().collect()).collect()
+}
+
+#[test]
+fn make_run_draws_a_pull_on_a_terminal_and_leaves_nothing_of_it() {
+    const COLUMNS: usize = 50;
+    let node = TestNode::builder().without_agent().start();
+    let project = Project::new();
+    for entry in fs::read_dir(project.dir.path().join("manifests")).expect("made").flatten() {
+        fs::remove_file(entry.path()).expect("removed");
+    }
+    let registry = ScriptedRegistry::on(node.inside(|| TcpListener::bind("127.0.0.1:0")).expect("a port is free"));
+    let noise: Vec<u8> = (0_u32..1 << 19).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let image = Image::busybox("any:1").expect("busybox-static is installed").cmd(&["sh", "-c", OBEDIENT]);
+    let layer = Tarball::new().file("noise", 0o644, &noise).bytes();
+    let name = registry.push("a/repository/with/a/name/that/is/long", "v1", &Layout::of(&[image.layer(layer)]));
+    registry.slow(300 << 10);
+    fs::write(project.dir.path().join("manifests/a.yaml"), pod("a").field("image", json!(name)).text())
+        .expect("written");
+    let mut shown = project.run_on_terminal(&node, COLUMNS);
+    let now = || screen(&fs::read_to_string(project.dir.path().join("said")).unwrap_or_default(), COLUMNS);
+    let drawn = wait_for("the bar is drawn", || {
+        let rows = now();
+        // Folded where the terminal ends.
+        let all = rows.concat();
+        let whole = all.contains("[###") && all.contains("-]") && all.contains("% (") && all.contains(", layer ");
+        if whole && all.contains("iB/s, ") && all.contains("s left") { Ok(rows) } else { Err(rows.join("\n")) }
+    });
+    registry.slow(0);
+    project.wait_said(&mut shown, "Every pod is running");
+    let rows = now();
+    let count = |part: &str| rows.iter().filter(|row| row.contains(part)).count();
+    assert_eq!((count("NAMESPACE"), count("[##"), count("left")), (1, 0, 0), "{drawn:#?}\nand then {rows:#?}");
+    assert_eq!(count("1/1"), 1, "{rows:#?}");
+    project.stop(&node);
+    shown.wait().expect("an own child can be waited for");
+}
+
+#[test]
+fn what_is_pulled_is_drawn_from_the_table_of_images() {
+    let table = "IMAGE   SIZE   STATE   FILE\n\
+                 busybox:1   1.0 MiB   Imported   busybox.tar\n\
+                 r:5000/a:1   300.0 MiB   Pulling: 45% (135.0 MiB of 300.0 MiB), layer 4 of 10, 5.1 MiB/s, 32s left   <none>\n\
+                 b:1   300.0 MiB   Pulling: 100% (300.0 MiB of 300.0 MiB), layer 10 of 10, unpacking   <none>\n\
+                 c:1   0 B   Pulling: asks the registry   <none>\n\
+                 d:1   0 B   BackOff: 12% of it came, then nothing   <none>\n";
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/pulls.awk");
+    let draw = |columns: u32| {
+        let mut awk = Command::new("sh");
+        awk.args(["-c", "printf %s \"$0\" | awk -v columns=\"$2\" -f \"$1\"", table]).arg(&program);
+        client::run(awk.arg(columns.to_string())).ok().out
+    };
+    let rest = "c:1  Pulling: asks the registry\nd:1  BackOff: 12% of it came, then nothing\n";
+    let wide = "r:5000/a:1\n[##########-------------] 45% (135.0 MiB of 300.0 MiB), layer 4 of 10, 5.1 MiB/s, 32s left\n\
+                b:1\n[###############################] 100% (300.0 MiB of 300.0 MiB), layer 10 of 10, unpacking\n";
+    assert_eq!(draw(90), format!("{wide}{rest}"));
+    assert!(draw(20).contains("\n[##---] 45% (135.0 MiB"), "{}", draw(20));
+    assert_eq!(draw(0), format!("r:5000/a:1  Pulling: 40%\nb:1  Pulling: 100%\n{rest}"));
 }
 
 fn network(node: &TestNode) -> String {

@@ -101,9 +101,18 @@ pub struct Ready {
     stay: io::PipeWriter,
 }
 
+/// How the process gets into the pod's other namespaces.
+#[derive(Debug, Clone, Copy)]
+pub enum Way<'a> {
+    /// The thread that starts it enters these of them.
+    Through(&'a [Kind]),
+    /// It enters all of them by itself, because they belong to the pod's own users.
+    AmongOwnUsers,
+}
+
 /// Starts the process in a new process namespace and in those of the pod's that are pinned in `ns`. Must be called within the
 /// agent's runtime, which takes its exit status.
-pub fn start(program: &Path, uid: &Uid, ns: &Path, kinds: &[Kind]) -> Result<Ready, HolderError> {
+pub fn start(program: &Path, uid: &Uid, ns: &Path, way: Way<'_>) -> Result<Ready, HolderError> {
     let failed = |source| HolderError::Start { program: program.to_owned(), source };
     let (stdin, stay) = io::pipe().map_err(failed)?;
     let (said, stdout) = io::pipe().map_err(failed)?;
@@ -111,12 +120,17 @@ pub fn start(program: &Path, uid: &Uid, ns: &Path, kinds: &[Kind]) -> Result<Rea
     // The thread's namespaces go with it.
     let started = std::thread::scope(|scope| {
         let begin = || {
-            for kind in kinds {
-                setns(fs::File::open(ns.join(kind.file()))?, kind.flag())?;
-            }
-            unshare(CloneFlags::CLONE_NEWPID)?;
             let mut command = std::process::Command::new(program);
             command.args(["hold", &uid.0]).env_clear().current_dir("/");
+            match way {
+                Way::Through(kinds) => {
+                    for kind in kinds {
+                        setns(fs::File::open(ns.join(kind.file()))?, kind.flag())?;
+                    }
+                    unshare(CloneFlags::CLONE_NEWPID)?;
+                }
+                Way::AmongOwnUsers => drop(command.arg(ns)),
+            }
             std::os::unix::process::CommandExt::process_group(&mut command, 0);
             command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::null());
             let _runtime = runtime.enter();
@@ -130,9 +144,19 @@ pub fn start(program: &Path, uid: &Uid, ns: &Path, kinds: &[Kind]) -> Result<Rea
     let pid = pid.ok_or_else(|| failed(io::Error::other("it ended at once")))?;
     match first_line(said) {
         Ok(line) if line == "held" => Ok(Ready { pid, stay }),
-        Ok(said) => Err(HolderError::NotReady { said: if said.is_empty() { "it ended at once".into() } else { said } }),
+        Ok(said) => match number(&said) {
+            // Another one than was started, which is done.
+            Some(pid) => Ok(Ready { pid, stay }),
+            None if said.is_empty() => Err(HolderError::NotReady { said: "it ended at once".into() }),
+            None => Err(HolderError::NotReady { said }),
+        },
         Err(error) => Err(HolderError::NotReady { said: error.to_string() }),
     }
+}
+
+/// The process in `held 123`.
+fn number(line: &str) -> Option<i32> {
+    line.strip_prefix("held ")?.parse().ok()
 }
 
 impl Ready {

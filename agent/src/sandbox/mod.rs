@@ -394,12 +394,13 @@ impl Shared {
         if place.is_held().map_err(|error| step(CREATE, &error))? {
             return Ok(());
         }
-        let kinds = namespaces::own_kinds(spec.host_network, spec.host_ipc);
+        let (kinds, own_users) = (namespaces::own_kinds(spec.host_network, spec.host_ipc), spec.own_users);
         let starting = {
             let (place, uid, program) = (place.clone(), uid.clone(), self.config.keeper.clone());
             blocking(move || {
                 place.end()?;
-                holder::start(&program, &uid, &place.ns, &kinds)
+                let way = if own_users { holder::Way::AmongOwnUsers } else { holder::Way::Through(&kinds) };
+                holder::start(&program, &uid, &place.ns, way)
             })
         };
         let ready = starting.await.map_err(|error| step(CREATE, &error))?;

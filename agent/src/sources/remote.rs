@@ -293,7 +293,7 @@ impl<F: Files> Remote<F> {
 fn ends(parsed: &Parsed) -> bool {
     parsed.documents.iter().any(|document| match &document.result {
         Ok(Document::Workload(pod)) => pod.object.as_ref().is_some_and(|object| object.ends.is_some()),
-        _ => false,
+        _ => document.ends.is_some(),
     })
 }
 

@@ -33,6 +33,8 @@ pub enum PieceError {
 #[derive(Debug, Default)]
 pub struct Assembly {
     begun: Option<Begun>,
+    /// The last one that was given up; what is left of it is passed over, so that it is refused once and for its own reason.
+    given_up: Option<Generation>,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,10 @@ impl Assembly {
     pub fn take(&mut self, piece: v1::Desired) -> Result<Option<Set>, PieceError> {
         let generation = generation(piece.generation.as_ref().ok_or(PieceError::Nameless)?);
         let begun = self.begun.take();
+        if piece.piece > 0 && self.given_up == Some(generation) {
+            return Ok(None);
+        }
+        self.given_up = None;
         let mut begun = match piece.piece {
             0 => Begun { generation, pieces: 0, bytes: 0, objects: Vec::new() },
             number => begun
@@ -61,6 +67,7 @@ impl Assembly {
             begun.objects.push(Object { kind, namespace, name, uid, json });
         }
         if begun.bytes > proto::SET_MAX {
+            self.given_up = Some(generation);
             return Err(PieceError::TooLarge);
         }
         if piece.last {
@@ -126,6 +133,8 @@ mod tests {
             assert_eq!(assembly.take(piece(1, number, false, &name)), Ok(None), "{number}");
         }
         assert_eq!(assembly.take(piece(1, pieces - 1, false, &name)), Err(PieceError::TooLarge));
+        assert_eq!(assembly.take(piece(1, pieces, true, "a")), Ok(None), "it is refused once");
+        assert!(assembly.take(piece(1, 0, true, "a")).unwrap().is_some());
     }
 
     #[test]

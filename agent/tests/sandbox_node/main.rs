@@ -184,6 +184,26 @@ fn a_shared_process_namespace_is_held_by_one_process_in_the_pods_own_surrounding
         again.tear_down(&record.uid, Leave::Nothing).await.unwrap();
         assert_eq!(holders(), []);
 
+        // Of a pod with users of its own the namespace is theirs, and so is who holds it.
+        let mut own = template.clone();
+        own.spec.own_users = true;
+        again.set_up(&record, &own).await.unwrap();
+        assert_eq!(again.inspect(&record.uid, &own).await, SandboxState::Made);
+        let sandbox = again.describe(&record, &own).await.unwrap();
+        let of = sandbox.namespaces;
+        assert_eq!(of.keys().collect::<Vec<_>>(), ["ipc", "network", "pid", "user", "uts"]);
+        let [holder] = holders()[..] else { panic!("one process") };
+        for (kind, file) in [("ipc", "ipc"), ("network", "net"), ("pid", "pid"), ("user", "user"), ("uts", "uts")] {
+            let pinned = fs::metadata(&of[kind]).map(|it| std::os::unix::fs::MetadataExt::ino(&it)).unwrap();
+            assert_eq!(holder.namespace(file), Some(format!("{file}:[{pinned}]")), "{kind}");
+        }
+        let first = sandbox.users.expect("it has its own").first;
+        let nobody = format!("{0}\t{0}\t{0}\t{0}", first + 65534);
+        assert_eq!([holder.status("Uid"), holder.status("CapEff")], [Some(nobody), Some("0000000000000000".into())]);
+        assert_eq!(node.open().inspect(&record.uid, &own).await, SandboxState::Made, "an agent later");
+        again.tear_down(&record.uid, Leave::Nothing).await.unwrap();
+        assert_eq!(holders(), []);
+
         // Nothing that runs without what was asked for.
         let mut config = node.config();
         config.keeper = "/bin/true".into();

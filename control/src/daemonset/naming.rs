@@ -46,8 +46,8 @@ impl<'a> PodNames<'a> {
     }
 }
 
-/// Creations in portions of 1, 2, 4 …: whoever carries them out stops after the first portion in which one failed, so that a
-/// thousand requests are not refused for one reason.
+/// Creations in portions of 1, 2, 4 …: whoever carries them out stops when portions come to nothing, so that a thousand requests
+/// are not refused for one reason.
 pub fn slow_start(total: usize) -> impl Iterator<Item = Range<usize>> {
     let mut next = 0_usize;
     let mut size = 1_usize;

@@ -31,7 +31,7 @@ const NAME_MAX: usize = 254;
 pub async fn write(objects: Objects, node: String, mut events: mpsc::Receiver<v1::Events>) {
     while let Some(v1::Events { events }) = events.recv().await {
         for event in events {
-            if let Err(error) = one(&objects, &node, &event).await {
+            if let Err(error) = Box::pin(one(&objects, &node, &event)).await {
                 tracing::debug!(
                     node,
                     reason = cut(&event.reason),

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use super::index::kind;
 use super::turns::turn;
 use crate::api::error::ApiError;
-use crate::api::objects::{FieldValidation, Objects, WriteOptions};
+use crate::api::objects::{FieldValidation, Objects, Patch, WriteOptions};
+use crate::clock::seconds;
 use crate::door::audit;
 use crate::door::rules::may_propose;
 
@@ -18,6 +19,9 @@ const MANAGER: &str = "daemonlet";
 const TRIES: u32 = 8;
 /// The loops judge it by what they hear.
 const READY: &str = "Ready";
+
+/// Of a Node that does not take what it is to have: no new pod of it comes to be, and none ends.
+const REFUSED: &str = "daemonlet.dev/DesiredSetRefused";
 
 /// How the fleet writes.
 pub fn options(node: &str) -> WriteOptions {
@@ -65,6 +69,25 @@ pub async fn register(objects: &Objects, node: &str, said: &Value) -> Result<Val
         }
     }
     Err(last.unwrap_or_else(|| ApiError::internal(format!("node {node} cannot be written"))))
+}
+
+/// Whether the Node object says that its node refuses its desired set.
+pub fn is_refusing(object: &Value) -> bool {
+    object["status"]["conditions"].as_array().is_some_and(|all| all.iter().any(|it| it["type"] == REFUSED))
+}
+
+/// Says on the Node object why its node refuses its desired set; empty: that it does not.
+pub async fn refuses(objects: &Objects, node: &str, why: &str) -> Result<(), ApiError> {
+    let _turn = turn().await;
+    let condition = match why {
+        "" => json!({"type": REFUSED, "$patch": "delete"}),
+        why => json!({
+            "type": REFUSED, "status": "True", "reason": "Refused", "message": why,
+            "lastTransitionTime": seconds(objects.clock().now()),
+        }),
+    };
+    let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+    objects.patch(kind("Node"), "", node, "status", patch, &options(node)).await.map(drop)
 }
 
 /// A new Node object.
@@ -140,6 +163,23 @@ mod tests {
         ] {
             assert_eq!(may_propose(key), may, "{key}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_set_that_is_refused_is_told_on_the_node_until_one_is_taken() {
+        let place = crate::door::testing::place();
+        let objects = Objects::new(place.store.clone(), crate::clock::Clock::system());
+        let said = json!({"status": {"conditions": [{"type": "DiskPressure", "status": "False"}]}});
+        assert!(!is_refusing(&register(&objects, "n1", &said).await.unwrap()));
+        refuses(&objects, "n1", "a desired set has more than 5 bytes").await.unwrap();
+        let told = register(&objects, "n1", &said).await.unwrap();
+        let types = |node: &Value| -> Vec<String> {
+            let all = node["status"]["conditions"].as_array().unwrap().iter();
+            all.map(|it| it["type"].as_str().unwrap().to_owned()).collect()
+        };
+        assert!(is_refusing(&told) && types(&told).len() == 2, "{told}");
+        refuses(&objects, "n1", "").await.unwrap();
+        assert_eq!(types(&register(&objects, "n1", &said).await.unwrap()), ["DiskPressure"]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! One node's session: its hello, then whole desired sets down and what it says up, until one side ends it.
 //!
 //! Driven by [`super::service`]. Three tasks: what the node says, what it is to have, and its events; the first one's end ends the others.
-//! Nothing is queued for a slow node: its set is read anew when it has taken the last one.
+//! Nothing is queued for a slow node: its set is read anew when it has taken the last one. What writes or reads is a box of its own while it does: a session
+//! waits nearly always, and a thousand of them have no room for it all that time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +57,7 @@ pub type Downs = mpsc::Sender<Box<Result<Down, Status>>>;
 /// Until the connection breaks, or a newer session of the node begins.
 pub async fn run(inner: Arc<Inner>, shown: Shown, node: String, mut ups: Streaming<Up>, downs: Downs) {
     let manners = inner.manners.of(&node, Instant::now());
-    let ended = match begin(&inner, (&node, &manners), &mut ups, &downs).await {
+    let ended = match Box::pin(begin(&inner, (&node, &manners), &mut ups, &downs)).await {
         Ok(begun) => talk(&inner, (&node, &shown, &manners), begun, ups, &downs).await,
         Err(status) => status,
     };
@@ -71,6 +72,8 @@ struct Begun {
     statuses: Statuses,
     /// The Node object's uid.
     owner: String,
+    /// Its Node object says that it refuses its set.
+    is_refusing: bool,
     heard: Heard,
     epoch: u64,
     newer: watch::Receiver<u64>,
@@ -100,6 +103,7 @@ async fn begin(
     let epoch = epoch.map_err(|error| Status::unavailable(error.to_string()))?;
     let object = nodes::register(&inner.objects, node, &said).await.map_err(unwritten)?;
     let owner = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    let is_refusing = nodes::is_refusing(&object);
     let statuses = Statuses::new(inner.objects.clone(), inner.index.clone(), (node, &owner), manners.clone());
     let heard = inner.index.listen(node);
     let streams = Streams::new(node, downs.clone());
@@ -113,7 +117,7 @@ async fn begin(
     if manners.is_told(Turn::Begins, Instant::now()) {
         tracing::info!(node, program = cut(&hello.program), version = hello.version, "a session begins");
     }
-    Ok(Begun { statuses, owner, heard, epoch, newer, number, streams })
+    Ok(Begun { statuses, owner, is_refusing, heard, epoch, newer, number, streams })
 }
 
 /// This session is the node's; those before it end.
@@ -133,7 +137,10 @@ async fn talk(
     mut ups: Streaming<Up>,
     downs: &Downs,
 ) -> Status {
-    let Begun { mut statuses, owner, heard: Heard { moved, mut mirrors }, epoch, mut newer, number, streams } = begun;
+    let Begun { mut statuses, owner, is_refusing, heard, epoch, mut newer, number, streams } = begun;
+    let Heard { moved, mut mirrors } = heard;
+    // What the Node object says of it; empty: that it refuses nothing.
+    let mut refusal = if is_refusing { "before".to_owned() } else { String::new() };
     let (events, waiting) = mpsc::channel(events::WAITING_MAX);
     let (refuse, refused) = watch::channel(0);
     // Asked once more: whoever throws a node out ends the sessions that have a seat, and this one had none when it was let in.
@@ -149,7 +156,7 @@ async fn talk(
                 let up = tokio::select! {
                     up = timeout(SILENCE_MAX, ups.message()) => up,
                     Some(end) = mirrors.recv() => {
-                        let fine = statuses.mirror_ends(&end).await;
+                        let fine = Box::pin(statuses.mirror_ends(&end)).await;
                         if let Err(status) = restart(&mut statuses, fine, downs).await {
                             return status;
                         }
@@ -186,7 +193,7 @@ async fn talk(
                 match what {
                     Some(up::What::Heartbeat(v1::Heartbeat { failing })) => inner.witness.heard(node, &failing),
                     Some(up::What::Statuses(message)) => {
-                        let fine = statuses.take(message).await;
+                        let fine = Box::pin(statuses.take(message)).await;
                         if let Err(status) = restart(&mut statuses, fine, downs).await {
                             return status;
                         }
@@ -195,7 +202,7 @@ async fn talk(
                     Some(up::What::Events(message)) => drop(events.try_send(message)),
                     Some(up::What::Node(v1::Node { node: said })) => {
                         let written = match serde_json::from_slice(&said) {
-                            Ok(said) => nodes::register(&inner.objects, node, &said).await.map(drop),
+                            Ok(said) => Box::pin(nodes::register(&inner.objects, node, &said)).await.map(drop),
                             Err(error) => Err(ApiError::bad_request(error.to_string())),
                         };
                         if let Err(error) = written {
@@ -208,12 +215,21 @@ async fn talk(
                             }
                         }
                     }
-                    Some(up::What::Judged(v1::Judged { generation, refused })) if !refused.is_empty() => {
-                        if let Some(unsaid) = manners.may_complain(Instant::now()) {
-                            let refused = cut(&refused);
-                            tracing::warn!(node, ?generation, refused, unsaid, "a node refuses its desired set");
+                    Some(up::What::Judged(v1::Judged { generation, refused })) => {
+                        let refused = cut(&refused);
+                        if !refused.is_empty() {
+                            if let Some(unsaid) = manners.may_complain(Instant::now()) {
+                                tracing::warn!(node, ?generation, refused, unsaid, "a node refuses its desired set");
+                            }
+                            refuse.send_replace(generation.map_or(0, |generation| generation.number));
                         }
-                        refuse.send_replace(generation.map_or(0, |generation| generation.number));
+                        if refused != refusal {
+                            match Box::pin(nodes::refuses(&inner.objects, node, refused)).await {
+                                Err(error) if error.is_passing() => return unwritten(error),
+                                // Its Node object is gone: the session ends for that.
+                                Ok(()) | Err(_) => refused.clone_into(&mut refusal),
+                            }
+                        }
                     }
                     Some(up::What::Token(asked)) => {
                         if let Err(status) = put(downs, down::What::Token(token(inner, node, asked).await)).await {
@@ -300,7 +316,7 @@ async fn send_sets(
     let mut again: Option<(Instant, u64)> = None;
     loop {
         moved.mark_unchanged();
-        match wanted::read(&inner.objects, &inner.index, &inner.api, node).await {
+        match Box::pin(wanted::read(&inner.objects, &inner.index, &inner.api, node)).await {
             // It calls again, and has a Node object then.
             Ok(None) => return Status::aborted("the Node object is gone"),
             Ok(Some(wanted)) if wanted.node_uid != owner => return Status::aborted("the Node object is another"),

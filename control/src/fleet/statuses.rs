@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use proto::v1;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -19,6 +20,7 @@ use super::pods;
 use super::turns::turn;
 use crate::api::error::ApiError;
 use crate::api::objects::{DeleteOptions, Objects, Preconditions};
+use crate::clock::seconds;
 use crate::door::audit;
 
 /// Static pods of a node: several times what a node runs.
@@ -171,7 +173,7 @@ impl Statuses {
         for _ in 0..TRIES {
             let Some(current) = self.own(&pod.namespace, &pod.name).await?.filter(&is_it) else { return Ok(()) };
             let mut wanted = current.clone();
-            wanted["status"] = merged(&current["status"], status);
+            wanted["status"] = merged(&current["status"], status, self.objects.clock().now());
             if wanted == current {
                 return Ok(());
             }
@@ -209,7 +211,9 @@ impl Statuses {
                 let owner = pods::mirror_owner(&current).filter(|owner| *owner != self.owner);
                 match pods::mirrors(&current) {
                     // While it ends it shows how its pod ends. One of a Node object that is no more would be collected.
-                    Some(uid) if of_node && uid == pod.uid && owner.is_none() => return Ok(Some(current)),
+                    Some(uid) if of_node && uid == pod.uid && owner.is_none() => {
+                        return self.relabelled(current, &wanted).await.map(Some);
+                    }
                     Some(_) if of_node => self.delete(&current).await?,
                     _ => {
                         let why = "another pod has its name; the static pod runs on and is not shown";
@@ -226,6 +230,36 @@ impl Statuses {
         match made {
             Ok(written) => Ok(Some(written.object)),
             Err(error) if error.reason == "AlreadyExists" => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The mirror with the labels and annotations that its pod has by now: they are edited without another pod.
+    async fn relabelled(&self, current: Value, wanted: &Value) -> Result<Value, ApiError> {
+        let mut mirror = current.clone();
+        let has = |object: &Value, field: &str| object["metadata"][field].as_object().cloned().unwrap_or_default();
+        let differ = |field: &&str| has(&mirror, field) != has(wanted, field);
+        let changed: Vec<&str> = ["labels", "annotations"].into_iter().filter(differ).collect();
+        if changed.is_empty() {
+            return Ok(mirror);
+        }
+        for field in changed {
+            mirror["metadata"][field] = has(wanted, field).into();
+        }
+        let metadata = |field: &str| mirror["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let (namespace, name) = (metadata("namespace"), metadata("name"));
+        let written = self.objects.update(kind("Pod"), &namespace, &name, "", mirror, &options(&self.node)).await;
+        audit::of_node(
+            &self.node,
+            "update",
+            "pods",
+            (&namespace, &name),
+            written.as_ref().map_or_else(|error| error.code, |_| 200),
+        );
+        match written {
+            Ok(written) => Ok(written.object),
+            // Another has written it just now; the next status brings it.
+            Err(error) if error.code == 409 || error.code == 404 => Ok(current),
             Err(error) => Err(error),
         }
     }
@@ -296,10 +330,15 @@ fn said_object(what: &str, bytes: &[u8]) -> Result<Value, ApiError> {
 }
 
 /// What the node says, and conditions that others have put beside it (readiness gates, disruption).
-fn merged(current: &Value, said: &Value) -> Value {
+fn merged(current: &Value, said: &Value, now: Timestamp) -> Value {
     let mut status = said.clone();
     let list = |value: &Value| value["conditions"].as_array().cloned().unwrap_or_default();
-    let news = list(said);
+    let mut news = list(said);
+    for new in news.iter_mut().filter(|new| is_ahead(new, now)) {
+        let same = |it: &&Value| it["type"] == new["type"] && it["status"] == new["status"] && !is_ahead(it, now);
+        let since = list(current).iter().find(same).map(|it| it["lastTransitionTime"].clone());
+        new["lastTransitionTime"] = since.unwrap_or_else(|| seconds(now).into());
+    }
     let mut conditions = news.clone();
     // One of the node's own that is over is dropped with the next status.
     let others = list(current).into_iter().filter(is_others);
@@ -318,6 +357,12 @@ fn merged(current: &Value, said: &Value) -> Value {
         status["qosClass"] = class.clone();
     }
     status
+}
+
+/// By a clock of the node's that is fast: a pod would not have been ready for as long as it has to be until that much time has passed here.
+fn is_ahead(condition: &Value, now: Timestamp) -> bool {
+    let since = condition["lastTransitionTime"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    condition.is_object() && since.is_some_and(|since| since > now)
 }
 
 /// Whether somebody else than a node sets conditions of this type: those with a domain of their own, and Kubernetes' for disruptions.
@@ -376,6 +421,17 @@ mod tests {
         let session = |owner: &str| Statuses::new(objects.clone(), Index::new(), ("n1", owner), manners());
         let mut statuses = session(&first);
         assert!(statuses.take(said()).await && statuses.take_restarts().is_empty());
+
+        // Its labels are edited: the same pod has others.
+        let made = mirror(&objects).await.unwrap();
+        let mut edited = said();
+        let mut shown: Value = serde_json::from_slice(&edited.pods[0].mirror).unwrap();
+        shown["metadata"]["labels"] = json!({"tier": "edge"});
+        edited.pods[0].mirror = shown.to_string().into();
+        assert!(statuses.take(edited).await && statuses.take_restarts().is_empty());
+        let labelled = mirror(&objects).await.unwrap();
+        assert_eq!(labelled["metadata"]["labels"], json!({"tier": "edge"}));
+        assert_eq!(labelled["metadata"]["uid"], made["metadata"]["uid"]);
 
         // Nobody heard of it: the next status does.
         delete(&objects, "Pod", SPACE, NAME).await;
@@ -473,10 +529,23 @@ mod tests {
             {"type": "DisruptionTarget", "status": "True"},
         ]});
         let said = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
-        let merged = merged(&current, &said);
+        let merged = merged(&current, &said, at(0));
         let types: Vec<&str> =
             merged["conditions"].as_array().unwrap().iter().map(|it| it["type"].as_str().unwrap()).collect();
         assert_eq!(types, ["Ready", "example.org/gate", "DisruptionTarget"]);
         assert_eq!((&merged["phase"], &merged["qosClass"]), (&json!("Running"), &json!("BestEffort")));
+    }
+
+    #[test]
+    fn no_condition_of_a_node_whose_clock_is_fast_lies_ahead() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let said = |status: &str| json!({"conditions": [{"type": "Ready", "status": status, "lastTransitionTime": "1970-01-01T01:00:00Z"}]});
+        let since = |status: &Value| status["conditions"][0]["lastTransitionTime"].clone();
+        let first = merged(&json!({}), &said("True"), at(60));
+        assert_eq!(since(&first), "1970-01-01T00:01:00Z");
+        // It has been ready since then, however often it is said.
+        assert_eq!(merged(&first, &said("True"), at(90)), first);
+        assert_eq!(since(&merged(&first, &said("False"), at(90))), "1970-01-01T00:01:30Z");
+        assert_eq!(since(&merged(&first, &said("True"), at(7200))), "1970-01-01T01:00:00Z");
     }
 }

@@ -12,6 +12,9 @@ use crate::daemonset::after;
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// The longest wait after failures: a store that is back is noticed within this.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A change hurries what has failed no sooner than this after its look: the change may be what helps (a node has joined that is not the one whose pod
+/// is refused), and may be what is refused.
+const HURRIED_AFTER: Duration = Duration::from_secs(1);
 /// However long a look took, the next may begin after this.
 const REST_MAX: Duration = Duration::from_secs(1);
 
@@ -56,11 +59,8 @@ impl<K: Ord + Clone> Queue<K> {
     /// Something that concerns the key has changed.
     pub fn wake(&mut self, key: K, now: Timestamp) {
         let turn = self.keys.entry(key).or_default();
-        // A change is no reason to hurry what has failed: it may be what is refused.
-        let earliest = turn.rested.filter(|rested| turn.failures == 0 && now < *rested).unwrap_or(now);
-        if turn.failures == 0 || turn.at.is_none() {
-            turn.at = Some(turn.at.map_or(earliest, |at| at.min(earliest)));
-        }
+        let earliest = turn.rested.filter(|rested| now < *rested).unwrap_or(now);
+        turn.at = Some(turn.at.map_or(earliest, |at| at.min(earliest)));
     }
 
     /// The clock was set back: what was to come by it comes now.
@@ -91,7 +91,7 @@ impl<K: Ord + Clone> Queue<K> {
         let Some(turn) = self.keys.get_mut(key) else { return };
         let took = Duration::try_from(now.duration_since(began)).unwrap_or_default();
         let rested = after(now, took.min(REST_MAX));
-        turn.rested = Some(rested);
+        turn.rested = Some(if looked == Looked::Failed { after(now, HURRIED_AFTER) } else { rested });
         match looked {
             Looked::Done(next) => {
                 turn.failures = 0;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_wait_longer_each_time_and_no_wake_hurries_them() {
+    fn failures_wait_longer_each_time_and_a_wake_hurries_them_once_a_second() {
         let mut queue = Queue::new();
         queue.wake("a", at(0));
         let mut waits = Vec::new();
@@ -168,12 +168,16 @@ mod tests {
         for _ in 0..12 {
             queue.take(now).unwrap();
             queue.looked(&"a", Looked::Failed, now, now);
-            queue.wake("a", now);
             let next = queue.next_at().unwrap();
             waits.push(next.as_millisecond() - now.as_millisecond());
             now = next;
         }
         assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]);
+        queue.take(now);
+        queue.looked(&"a", Looked::Failed, now, now);
+        queue.wake("a", now);
+        assert_eq!(queue.next_at().unwrap().as_millisecond() - now.as_millisecond(), 1_000);
+        now = queue.next_at().unwrap();
         queue.take(now);
         queue.looked(&"a", Looked::Done(None), now, now);
         queue.wake("a", now);

@@ -17,9 +17,9 @@ use crate::store::{self, Entry, Store as _, StoreError, Watch as _};
 const REGISTRY: &str = "/registry/";
 /// Batches that wait for a loop that is busy. Beyond it the watch waits, which costs nothing: it reads on where it stopped.
 pub const BATCHES_MAX: usize = 64;
-/// KiB of the values of changes that the loops have not looked at yet, all loops together; read as trees they take ten times as much. Eight of the
-/// largest objects with what they were before, or a thousand pods.
-const HELD_MAX: u32 = 8 * 1024;
+/// KiB of the values of changes that the loops have not looked at yet, all loops together; read as trees they take ten times as much. The largest object
+/// with what it was before, or five hundred pods.
+const HELD_MAX: u32 = 4 * 1024;
 /// After an error of the store: how long until the watch is asked for again.
 const RETRY: Duration = Duration::from_secs(1);
 

@@ -346,7 +346,7 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("hostNetwork", Boolean, Honoured("")),
     row("hostPID", Boolean, Honoured("")),
     row("hostIPC", Boolean, Honoured("")),
-    row("hostUsers", Boolean, Honoured("false: 65536 users that are nobody on the node; needs Linux 6.3, containerd 2.0 and runc 1.2, without which the pod waits and says why; not with hostNetwork, hostPID, hostIPC or shareProcessNamespace")),
+    row("hostUsers", Boolean, Honoured("false: 65536 users that are nobody on the node; needs Linux 6.3, containerd 2.0 and runc 1.2, without which the pod waits and says why; not with hostNetwork, hostPID or hostIPC")),
     row("shareProcessNamespace", Boolean, Honoured("process 1 is a small one of the log keeper's program; if it ends, all containers start anew; not with hostPID")),
     row("securityContext", Object, Honoured("")),
     row("securityContext.runAsUser", Integer, Honoured("")),

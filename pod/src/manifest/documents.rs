@@ -38,11 +38,48 @@ pub fn read(text: &str, reading: &Reading<'_>, parsed: &mut Parsed) {
             }
         }
     } else if let Err(fault) = read_with(yaml::read, text, reading, parsed) {
-        broken = Some(fault);
+        broken = Some(fault.clone());
+        if yaml::pieces(text).nth(1).is_some() && parsed.documents.len() < MAX_DOCUMENTS {
+            parsed.documents.clear();
+            broken = one_by_one(text, reading, parsed).or(Some(fault));
+        }
     }
     if let Some(Broken { line, reason }) = broken {
         parsed.whole = Some(Rejection { file: reading.file.to_owned(), line, path: String::new(), reason });
     }
+}
+
+/// Reads each document by itself, so that one that is broken takes none of those behind it along. The answer is what is wrong with the
+/// first broken one; further ones stand among the documents.
+fn one_by_one(text: &str, reading: &Reading<'_>, parsed: &mut Parsed) -> Option<Broken> {
+    let mut first = None;
+    for (before, piece) in yaml::pieces(text) {
+        let mut surplus = None;
+        let read = yaml::read_from(before, piece, &mut |root| {
+            surplus = place(&root, reading, &mut parsed.documents).err();
+            surplus.is_none()
+        });
+        if let Some(line) = surplus {
+            return first.or_else(|| Some(too_many(line)));
+        }
+        let Err(Broken { line, reason }) = read else { continue };
+        if first.is_none() {
+            first = Some(Broken { line, reason });
+            continue;
+        }
+        let rejection = Rejection { file: reading.file.to_owned(), line, path: String::new(), reason };
+        let outcome =
+            DocumentOutcome { line, identity: None, result: Err(vec![rejection]), no_effect: Vec::new(), ends: None };
+        if add(&mut parsed.documents, line, || outcome).is_err() {
+            break;
+        }
+    }
+    first
+}
+
+fn too_many(line: u32) -> Broken {
+    let reason = format!("the file has more than {MAX_DOCUMENTS} documents: split it; those from here on do not count");
+    Broken { line, reason }
 }
 
 /// Reads one object in JSON; a list is none.
@@ -75,12 +112,7 @@ fn read_with(
         surplus.is_none()
     })?;
     match surplus {
-        Some(line) => Err(Broken {
-            line,
-            reason: format!(
-                "the file has more than {MAX_DOCUMENTS} documents: split it; those from here on do not count"
-            ),
-        }),
+        Some(line) => Err(too_many(line)),
         None if roots == 0 => {
             Err(Broken { line: 1, reason: "the file holds no document: delete it to end what it asked for".into() })
         }
@@ -139,7 +171,9 @@ fn outcome(root: &Node, path: &str, implied: Option<WorkloadKind>, reading: &Rea
         _ => Err(rejections),
     };
     let no_effect = if result.is_ok() { findings.no_effect } else { Vec::new() };
-    DocumentOutcome { line: root.line, identity, result, no_effect }
+    let is_object = reading.source == Source::Control && identity.as_ref().is_some_and(|it| it.kind == "Pod");
+    let ends = if result.is_err() && is_object { object::ends(root) } else { None };
+    DocumentOutcome { line: root.line, identity, result, no_effect, ends }
 }
 
 /// Reads a record's document; rule faults are forgiven.

@@ -36,6 +36,7 @@ mod yaml;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -95,6 +96,9 @@ pub struct DocumentOutcome {
     pub result: Result<Document, Vec<Rejection>>,
     /// Fields that are accepted and do nothing here.
     pub no_effect: Vec<NoEffect>,
+    /// Of a pod object of the control endpoint that is refused: it is to end all the same, with this much time to do so. Its owner has asked for that, and
+    /// what else it says matters no more.
+    pub ends: Option<Duration>,
 }
 
 /// Which object a document describes.

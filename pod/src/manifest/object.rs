@@ -7,6 +7,8 @@ use super::tree::{Node, Value};
 use crate::desired::Object;
 use crate::name::Uid;
 
+/// Kubernetes' default.
+const GRACE: Duration = Duration::from_secs(30);
 /// A UUID has 36 characters; the uid becomes part of paths and of containers' ids.
 const MAX_UID: usize = 63;
 
@@ -27,6 +29,17 @@ pub fn read(at: &At<'_>, grace: Duration, findings: &mut Findings) -> Option<Obj
     let phase = at.node.get("status").and_then(|status| status.get("phase")).and_then(|phase| phase.text());
     let finished = matches!(phase, Some("Succeeded" | "Failed"));
     Some(Object { uid: Uid(uid.to_owned()), ends, finished, owner: owner(metadata.node) })
+}
+
+/// How much time a pod has that is to end, of an object that cannot be read as a whole; None: it is not to end.
+pub fn ends(root: &Node) -> Option<Duration> {
+    let metadata = root.get("metadata")?;
+    metadata.get("deletionTimestamp")?.text().filter(|text| !text.is_empty())?;
+    let seconds = match metadata.get("deletionGracePeriodSeconds").map(|node| &node.value) {
+        Some(Value::Integer(seconds)) => u64::try_from(*seconds).ok(),
+        _ => None,
+    };
+    Some(seconds.map_or(GRACE, Duration::from_secs))
 }
 
 /// The DaemonSet among the `ownerReferences`. The endpoint has judged them; what is none has no owner.

@@ -197,14 +197,10 @@ fn grace(spec: &At<'_>, findings: &mut Findings) -> Duration {
 fn own_users(spec: &At<'_>, findings: &mut Findings) -> bool {
     let own = spec.boolean_in("hostUsers", findings) == Some(false);
     let Some(at) = spec.get("hostUsers").filter(|_| own) else { return false };
-    for (key, why) in [
-        ("hostNetwork", "Kubernetes does not allow it"),
-        ("hostPID", "Kubernetes does not allow it"),
-        ("hostIPC", "Kubernetes does not allow it"),
-        ("shareProcessNamespace", "not built yet"),
-    ] {
+    for key in ["hostNetwork", "hostPID", "hostIPC"] {
         if spec.boolean_in(key, findings) == Some(true) {
-            findings.impossible(&at, format!("cannot be false with {key} ({why}): drop one of the two"));
+            let why = format!("cannot be false with {key} (Kubernetes does not allow it): drop one of the two");
+            findings.impossible(&at, why);
         }
     }
     true

@@ -885,6 +885,23 @@ fn documents_stand_or_fall_one_by_one() {
 }
 
 #[test]
+fn a_document_that_is_no_yaml_takes_none_of_those_behind_it_along() {
+    let broken = "kind: Pod\n bad: [\n";
+    let parsed = of(&format!("{FULL}---\n{broken}---\n{SEED_FLUENTD}--- # another\n{broken}---\n{SEED_FLUENTD}"));
+    let lines: Vec<_> = parsed.documents.iter().map(|d| (d.line, d.result.is_ok())).collect();
+    let (full, seed) = (lines_of(FULL), lines_of(SEED_FLUENTD));
+    assert_eq!(lines.iter().map(|line| line.1).collect::<Vec<_>>(), [true, true, false, true]);
+    assert_eq!(lines[1].0, full + 5, "{lines:?}");
+    assert_eq!(lines[3].0, full + 5 + seed + 4, "{lines:?}");
+    let whole = parsed.whole.unwrap();
+    assert!(whole.reason.contains("not YAML") && (full + 2..full + 5).contains(&whole.line), "{whole}");
+}
+
+fn lines_of(text: &str) -> u32 {
+    u32::try_from(text.lines().count()).unwrap()
+}
+
+#[test]
 fn a_field_that_is_missing_for_a_slip_of_the_pen_is_told_once() {
     let slip = with("image: example.com/main:1", "imagee: example.com/main:1");
     assert_eq!(refused(&slip), ["f.yaml:27: spec.containers[0].imagee: unknown field: did you mean `image`?"]);

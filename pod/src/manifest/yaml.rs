@@ -21,16 +21,22 @@ pub struct Broken {
 /// Gives each document's root to `each` as it ends; empty documents are passed over. Stops at the first fault: what
 /// stood before it has been given. `each` says whether to go on.
 pub fn read(text: &str, each: &mut dyn FnMut(Node) -> bool) -> Result<(), Broken> {
+    read_from(0, text, each)
+}
+
+/// As [`read`], of a text that stands behind so many lines of its file.
+pub fn read_from(before: usize, text: &str, each: &mut dyn FnMut(Node) -> bool) -> Result<(), Broken> {
     let mut parser = Parser::new_from_str(text);
-    let mut builder = Builder::default();
+    let fresh = || Builder { before, ..Builder::default() };
+    let mut builder = fresh();
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|e| Broken {
-            line: line_number(e.marker().line()),
+            line: line_number(before + e.marker().line()),
             reason: format!("this is not YAML: {}", e.info()),
         })?;
         match event {
             Event::StreamEnd => break,
-            Event::DocumentStart(_) => builder = Builder::default(),
+            Event::DocumentStart(_) => builder = fresh(),
             Event::DocumentEnd => {
                 if let Some(root) = builder.root.take().filter(|r| r.value != Value::Null)
                     && !each(root)
@@ -44,6 +50,27 @@ pub fn read(text: &str, each: &mut dyn FnMut(Node) -> bool) -> Result<(), Broken
     Ok(())
 }
 
+/// The parts of a text between the lines that begin a document, each with the number of lines before it. Such a line ends whatever stands
+/// open (YAML 1.2, 9.1.2), so that a document that is broken ends there too.
+pub fn pieces(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let begins = |line: &str| {
+        line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+    };
+    let mut rest = Some((0, text));
+    std::iter::from_fn(move || {
+        let (before, text) = rest.take()?;
+        let mut length = 0;
+        for (lines, line) in text.split_inclusive('\n').enumerate() {
+            if length > 0 && begins(line) {
+                rest = Some((before + lines, &text[length..]));
+                break;
+            }
+            length += line.len();
+        }
+        Some((before, &text[..length]))
+    })
+}
+
 fn line_number(line: usize) -> u32 {
     u32::try_from(line).unwrap_or(u32::MAX).max(1)
 }
@@ -51,6 +78,8 @@ fn line_number(line: usize) -> u32 {
 /// One document in the making.
 #[derive(Default)]
 struct Builder {
+    /// Lines of the file before this text.
+    before: usize,
     root: Option<Node>,
     open: Vec<Open>,
     /// By the parser's anchor number.
@@ -85,7 +114,7 @@ enum Key {
 
 impl Builder {
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Broken> {
-        let line = line_number(span.start.line());
+        let line = line_number(self.before + span.start.line());
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let before = self.spent;

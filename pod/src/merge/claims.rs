@@ -2,6 +2,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::contents::{self, Lost};
 use super::priorities::Priorities;
@@ -18,6 +19,10 @@ pub enum Claim {
     /// It cannot be read at present: what its records say stays.
     Held {
         reason: String,
+    },
+    /// It cannot be read either, and it is to end.
+    Ends {
+        grace: Duration,
     },
 }
 
@@ -97,7 +102,8 @@ impl Claims {
                     Some(known) => {
                         // A refused document of another kind claims no workload.
                         if let Some(key) = known.workload(origin.source) {
-                            self.claim(key, &origin, Claim::Held { reason });
+                            let claim = document.ends.map_or(Claim::Held { reason }, |grace| Claim::Ends { grace });
+                            self.claim(key, &origin, claim);
                         }
                         if let Some(key) = known.content() {
                             self.contents.claim(key, &origin, None);
@@ -201,7 +207,7 @@ impl Claims {
         for (key, claims) in &self.by_workload {
             let rank = |(origin, claim): &(&Origin, &Claim)| {
                 let stays = admitted.contains(&(key, origin.source, origin.file.as_str()));
-                let refused = matches!(claim, Claim::Held { .. }) && !stays;
+                let refused = !matches!(claim, Claim::Wants(_)) && !stays;
                 (refused, origin.source, !stays, (*origin).clone())
             };
             let Some((winner, claim)) = claims.iter().min_by_key(rank) else { continue };

@@ -19,7 +19,7 @@ fn rejection(file: &str, line: u32) -> Rejection {
 }
 
 fn outcome(line: u32, key: Option<&WorkloadKey>, result: Result<Document, Vec<Rejection>>) -> DocumentOutcome {
-    DocumentOutcome { line, identity: key.map(identity), result, no_effect: Vec::new() }
+    DocumentOutcome { line, identity: key.map(identity), result, no_effect: Vec::new(), ends: None }
 }
 
 fn wants(line: u32, key: &WorkloadKey) -> DocumentOutcome {
@@ -402,6 +402,7 @@ fn content_document(kind: &str, line: u32, values: &[(&str, &str)], immutable: b
         identity: Some(identity),
         result: Ok(Document::Content { key, content: content.into() }),
         no_effect: Vec::new(),
+        ends: None,
     }
 }
 
@@ -564,6 +565,7 @@ fn class(line: u32, name: &str, value: i32, global_default: bool) -> DocumentOut
         identity: Some(identity),
         result: Ok(Document::PriorityClass(class)),
         no_effect: Vec::new(),
+        ends: None,
     }
 }
 
@@ -639,6 +641,24 @@ fn from_control(objects: Vec<Parsed>) -> Snapshot {
 
 fn control(name: &str) -> WorkloadKey {
     WorkloadKey { namespace: "default".into(), kind: WorkloadKind::Control, name: name.into() }
+}
+
+#[test]
+fn pod_object_that_cannot_be_read_any_more_can_still_be_ended() {
+    let read = |more: &str| {
+        let object = format!(
+            r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"a","namespace":"default","uid":"u1"{more}}},"spec":{{"tomorrow":1}}}}"#
+        );
+        let parsed = crate::manifest::parse_object("pod/default/a", object.as_bytes(), &Default::default());
+        let merged = merged(&[from_control(vec![parsed])], &[]);
+        assert!(matches!(fate_in(&merged, "pod/default/a"), Fate::Refused { .. }), "{more}");
+        merged.set.wanted(&control("a"))
+    };
+    let ends = |seconds| Wanted::End { grace: std::time::Duration::from_secs(seconds) };
+    assert!(matches!(read(""), Wanted::Hold { .. }));
+    let ending = r#","deletionTimestamp":"2026-01-01T00:00:00Z""#;
+    assert_eq!(read(ending), ends(30));
+    assert_eq!(read(&format!(r#"{ending},"deletionGracePeriodSeconds":5"#)), ends(5));
 }
 
 #[test]

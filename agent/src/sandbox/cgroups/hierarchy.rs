@@ -3,7 +3,7 @@
 //! Driven by `cgroups`; blocking, microseconds each, except that a removal waits a little for processes that are just
 //! ending. Must not know pods' names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -53,8 +53,13 @@ pub fn hierarchies(mountinfo: &str) -> Option<Hierarchies> {
     let mut controllers = BTreeMap::new();
     let mut all = Vec::new();
     let mut unified = None;
+    // Each hierarchy has a device number. Further mounts of it are views of parts of it, containers' and other agents'.
+    let mut seen = BTreeSet::new();
     for line in mountinfo.lines() {
         let Some((left, right)) = line.split_once(" - ") else { continue };
+        if !right.starts_with("cgroup") || !left.split(' ').nth(2).is_some_and(|device| seen.insert(device)) {
+            continue;
+        }
         let Some(point) = left.split(' ').nth(4).map(|field| PathBuf::from(mountinfo::unescape(field))) else {
             continue;
         };

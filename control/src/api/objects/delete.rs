@@ -151,6 +151,9 @@ enum End {
 /// Kubernetes' rules: a grace can only be shortened, and what the dependents need is said by finalizers, which can only be set before.
 fn end(kind: &'static Kind, object: &Value, options: &DeleteOptions, now: Timestamp) -> End {
     let mut ended = object.clone();
+    if meta::is_ending(object) && repropagate(&mut ended, options.propagation) {
+        return finish(kind, ended);
+    }
     if meta::is_ending(object) {
         let present = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
         if present == 0 {
@@ -189,6 +192,22 @@ fn stamp(object: &mut Value, now: Timestamp, grace: i64) {
     let at = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(now);
     meta::set(object, "deletionTimestamp", seconds(at));
     meta::set(object, "deletionGracePeriodSeconds", grace);
+}
+
+/// Somebody who has waited for the dependents wants something else of them now. What is being emptied is not left behind: some of it has gone. False:
+/// nothing changes.
+fn repropagate(object: &mut Value, propagation: Option<Propagation>) -> bool {
+    let before = meta::finalizers(object);
+    let waits = |finalizer: &str| before.iter().any(|it| it == finalizer);
+    let changes = match propagation {
+        Some(Propagation::Background) => waits(FOREGROUND) || waits(ORPHAN),
+        Some(Propagation::Foreground) => waits(ORPHAN),
+        Some(Propagation::Orphan) | None => false,
+    };
+    if changes {
+        propagate(object, propagation);
+    }
+    changes
 }
 
 /// The finalizer by which the garbage collection knows what becomes of the dependents.

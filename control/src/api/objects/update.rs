@@ -128,6 +128,12 @@ impl Objects {
             }
             _ => {}
         }
+        // What a version before this one has written may be without what has a default by now: that is no change of anybody's, neither to be refused nor
+        // to be carried out.
+        let stored = old;
+        let mut old = stored.clone();
+        kind.strategy.defaults(&mut old);
+        let old = &old;
         kind.strategy.defaults(new);
         kind.strategy.prepare_update(sub, new, old, self.clock().now());
         if kind.strategy.generation_of().iter().any(|field| new.get(*field) != old.get(*field)) {
@@ -138,6 +144,11 @@ impl Objects {
         validate::metadata_update(new, old, &mut causes);
         kind.strategy.validate(new, &mut causes);
         kind.strategy.validate_update(sub, new, old, &mut causes);
+        for (field, value) in old.as_object().into_iter().flatten().filter(|(field, _)| *field != "metadata") {
+            if new.get(field) == Some(value) {
+                meta::keep_top(new, stored, field);
+            }
+        }
         if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, name, causes.into_vec())) }
     }
 }

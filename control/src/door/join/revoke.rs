@@ -4,7 +4,8 @@
 
 use jiff::Timestamp;
 
-use super::{JoinError, Joining, Keys, NODES, TOKENS, TOKENS_LIMIT, TRIES, Token};
+use super::super::stored;
+use super::{JoinError, Joining, Keys, NODES, TOKENS, TOKENS_LIMIT, TRIES, Token, fit};
 use crate::store::{Entry, Expected, Range, Store as _, StoreError, Write};
 
 /// Below it is whose keys are good for which node's name.
@@ -49,14 +50,24 @@ impl Joining {
         Err(last.expect("it was tried at least once").into())
     }
 
-    /// No certificate of this node's is good for anything any more, not even to be renewed. False: none of this name has joined.
+    /// No certificate of this node's is good for anything any more, not even to be renewed. That holds for a name of which nothing is known, too: a node
+    /// that joined after the copy was made from which the store was put back has the authority's word. False: none of this name has joined, as far as is
+    /// known.
     pub async fn revoke_node(&self, node: &str) -> Result<bool, JoinError> {
+        fit(node)?;
         let nobodys = Keys { keys: Vec::new(), until: Timestamp::MAX, coming: None };
         let mut last = None;
         for _ in 0..TRIES {
-            let Some((_, revision)) = self.keys(node).await? else { return Ok(false) };
-            match self.remember(node, &nobodys, Expected::At(revision)).await {
-                Ok(()) => return Ok(true),
+            let (is_known, expected) = match self.keys(node).await? {
+                Some((_, revision)) => (true, Expected::At(revision)),
+                None => {
+                    // It has called since.
+                    let object = self.store.get(&stored("", "nodes", "", node)).await?.entry;
+                    (object.is_some(), Expected::Absent)
+                }
+            };
+            match self.remember(node, &nobodys, expected).await {
+                Ok(()) => return Ok(is_known),
                 // It was renewed just now.
                 Err(error @ StoreError::Conflict { .. }) => last = Some(error),
                 Err(error) => return Err(error.into()),

@@ -215,7 +215,8 @@ async fn what_is_revoked_lets_nobody_in_and_is_good_for_nothing() {
     let from = world.place.store.get(KEYS).await.unwrap().revision;
     assert!(world.joining.revoke_node("worker").await.unwrap() && !world.joining.revoke_node("none").await.unwrap());
     let changes = world.place.store.watch(KEYS, from).await.unwrap().next().await.unwrap().changes;
-    assert_eq!(changes.iter().filter_map(|change| nobodys(change.now.as_ref()?)).collect::<Vec<_>>(), ["worker"]);
+    let told: Vec<_> = changes.iter().filter_map(|change| nobodys(change.now.as_ref()?)).collect();
+    assert_eq!(told, ["worker", "none"]);
     assert!(matches!(world.joining.node(&shown(&signed)).await, Err(JoinError::Replaced(_))));
     assert!(matches!(world.joining.renew(&shown(&signed), &request()).await, Err(JoinError::Replaced(_))));
     // Its name is free once its Node is deleted, and what was revoked stays so.
@@ -224,6 +225,25 @@ async fn what_is_revoked_lets_nobody_in_and_is_good_for_nothing() {
     world.place.delete("", "nodes", &json!({ "metadata": { "name": "worker" } })).await;
     assert!(world.join(&token, "worker").await.is_ok());
     assert!(matches!(world.joining.node(&shown(&signed)).await, Err(JoinError::Replaced(_))));
+}
+
+#[tokio::test]
+async fn a_node_of_which_the_store_that_was_put_back_knows_nothing_is_revoked_too() {
+    let (world, before) = (world(), world());
+    let token = world.token().await;
+    for (name, has_called) in [("called", true), ("silent", false)] {
+        let signed = world.join(&token, name).await.unwrap();
+        if has_called {
+            before.node_object(name).await;
+        }
+        // The same authority, and a store in which nobody has joined.
+        let back = Joining::new(world.joining.authority().clone(), before.place.store.clone(), before.clock.clone());
+        assert!(back.node(&shown(&signed)).await.is_ok(), "it has the authority's word");
+        assert_eq!(back.revoke_node(name).await.unwrap(), has_called, "{name}");
+        assert!(matches!(back.node(&shown(&signed)).await, Err(JoinError::Replaced(_))), "{name}");
+        assert!(matches!(back.renew(&shown(&signed), &request()).await, Err(JoinError::Replaced(_))), "{name}");
+    }
+    assert!(matches!(before.joining.revoke_node("No Name").await, Err(JoinError::Name(_))));
 }
 
 #[tokio::test]

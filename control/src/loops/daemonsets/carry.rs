@@ -16,6 +16,9 @@ use crate::api::objects::{DeleteOptions, Objects, Patch, Preconditions, Propagat
 use crate::convert::status_json;
 use crate::daemonset::{DaemonSet, Decision, Ending, EventKind, HASH_LABEL, Status, Step, slow_start};
 
+/// Portions of new pods without a single one, after which the others are not asked for: a thousand requests are not refused for one reason.
+const IN_VAIN_MAX: u32 = 2;
+
 pub struct Carry<'a> {
     objects: &'a Objects,
     recorder: &'a Recorder,
@@ -78,9 +81,13 @@ impl<'a> Carry<'a> {
             false => self.pods(&creates),
         };
         let mut created = true;
+        // Portions in a row of which nothing came: what is refused to one node (the first, each time) says little of the others.
+        let mut in_vain = 0;
         for portion in slow_start(creates.len()) {
-            created = self.all(creates[portion].to_vec()).await;
-            if !created {
+            let before = self.written;
+            created &= self.all(creates[portion].to_vec()).await;
+            in_vain = if created || self.written > before { 0 } else { in_vain + 1 };
+            if in_vain >= IN_VAIN_MAX {
                 break;
             }
         }

@@ -108,9 +108,10 @@ impl Garbage {
         }
         self.waiting = waiting;
         let mut fine = true;
+        let judged: BTreeMap<&Id, &Thing> = things.iter().map(|thing| (&thing.id, thing)).collect();
         for step in decide(&things) {
             tracing::info!(?step, "garbage");
-            if let Err(error) = self.carry_out(&step).await {
+            if let Err(error) = self.carry_out(&step, &judged).await {
                 tracing::info!(?step, %error, "to be tried again");
                 fine = false;
             }
@@ -118,19 +119,20 @@ impl Garbage {
         Ok(if fine { Looked::Done(None) } else { Looked::Failed })
     }
 
-    async fn carry_out(&self, step: &Step) -> Result<(), ApiError> {
+    async fn carry_out(&self, step: &Step, judged: &BTreeMap<&Id, &Thing>) -> Result<(), ApiError> {
         match step {
             Step::Delete { id, propagation } => {
+                let Some(revision) = self.still(id, judged).await? else { return Ok(()) };
                 let propagation = match propagation {
                     Propagation::Background => objects::Propagation::Background,
                     Propagation::Foreground => objects::Propagation::Foreground,
                     Propagation::Orphan => objects::Propagation::Orphan,
                 };
-                let preconditions = Preconditions { uid: Some(id.uid.clone()), revision: None };
+                let preconditions = Preconditions { uid: Some(id.uid.clone()), revision: Some(revision) };
                 let options =
                     DeleteOptions { preconditions, propagation: Some(propagation), ..DeleteOptions::default() };
                 match self.objects.delete(kind(id), &id.namespace, &id.name, &options).await {
-                    Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
+                    Err(error) if !error.is_not_found() => Err(error),
                     Ok(_) | Err(_) => Ok(()),
                 }
             }
@@ -149,6 +151,24 @@ impl Garbage {
                 self.change(id, |object| retain(object, "finalizers", |f| f != *finalizer)).await
             }
         }
+    }
+
+    /// The revision at which it has the owners for which it goes: somebody may have taken them away, to keep it. None: it has gone, or is another by now.
+    /// Errors: it has others, and is looked at once more.
+    async fn still(&self, id: &Id, judged: &BTreeMap<&Id, &Thing>) -> Result<Option<String>, ApiError> {
+        let object = match self.objects.get(kind(id), &id.namespace, &id.name).await {
+            Ok(object) => object,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if of::meta(&object, "uid") != id.uid {
+            return Ok(None);
+        }
+        let named = judged.get(id).into_iter().flat_map(|thing| &thing.owners).map(|owner| owner.uid.as_str());
+        if !of::owners(&object).iter().map(|owner| owner["uid"].as_str().unwrap_or_default()).eq(named) {
+            return Err(ApiError::modified(kind(id), &id.name));
+        }
+        Ok(Some(of::meta(&object, "resourceVersion").to_owned()))
     }
 
     /// What has gone, or is another by now, needs no change.
@@ -253,5 +273,39 @@ fn retain(object: &mut Value, field: &str, keep: impl FnMut(&Value) -> bool) {
         if list.is_empty() {
             metadata.remove(field);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::kinds::by_kind;
+    use crate::clock::Clock;
+    use crate::door::testing::place;
+
+    #[tokio::test]
+    async fn what_somebody_has_taken_from_its_owners_since_is_kept() {
+        let place = place();
+        let objects = Objects::new(place.store.clone(), Clock::system());
+        let of = |kind| by_kind("", "v1", kind).unwrap();
+        let node = json!({"metadata": {"name": "n"}});
+        objects.create(of("Namespace"), "", node, &writer()).await.unwrap();
+        let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "u"});
+        let map = json!({"metadata": {"name": "m", "ownerReferences": [owner]}});
+        let map = objects.create(of("ConfigMap"), "n", map, &writer()).await.unwrap().object;
+        let at = kinds().iter().position(|kind| *kind == *of("ConfigMap")).unwrap();
+        let judged = thing(at, &map);
+        let garbage = Garbage::new(objects.clone());
+        let all = BTreeMap::from([(&judged.id, &judged)]);
+        let revision = of::meta(&map, "resourceVersion").to_owned();
+        assert_eq!(garbage.still(&judged.id, &all).await.unwrap(), Some(revision));
+        let delete = Step::Delete { id: judged.id.clone(), propagation: Propagation::Background };
+        let mut kept = map;
+        kept["metadata"]["ownerReferences"] = json!([]);
+        objects.update(of("ConfigMap"), "n", "m", "", kept, &writer()).await.unwrap();
+        assert!(garbage.carry_out(&delete, &all).await.unwrap_err().is_conflict(), "it is looked at once more");
+        assert!(objects.get(of("ConfigMap"), "n", "m").await.is_ok());
     }
 }

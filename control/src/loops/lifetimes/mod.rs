@@ -62,7 +62,8 @@ impl Looks for Lifetimes {
             // A moment that lies ahead is a mistake of whoever said it.
             let said = said.into_iter().filter_map(of::moment).max().unwrap_or_default().min(now);
             let (namespace, name) = (of::meta(&event, "namespace").to_owned(), of::meta(&event, "name").to_owned());
-            events.push(Kept { namespace, name, said });
+            let host = event["source"]["host"].as_str().unwrap_or_default().to_owned();
+            events.push(Kept { namespace, name, host, said });
         })
         .await?;
         self.count = events.len();

@@ -23,15 +23,20 @@ const FINALIZER: &str = "kubernetes";
 /// What waits for its pods is looked at this often, whatever is told.
 const AGAIN: Duration = Duration::from_secs(30);
 
+/// For how long nothing may be found in it before it is let go: a request that was let in before its end was asked for writes within this.
+const EMPTY_FOR: Duration = Duration::from_secs(1);
+
 /// See the top of the file.
 pub struct Namespaces {
     objects: Objects,
     ending: BTreeSet<String>,
+    /// Those in which nothing was found, and since when.
+    empty_since: BTreeMap<String, Timestamp>,
 }
 
 impl Namespaces {
     pub fn new(objects: Objects) -> Namespaces {
-        Namespaces { objects, ending: BTreeSet::new() }
+        Namespaces { objects, ending: BTreeSet::new(), empty_since: BTreeMap::new() }
     }
 
     /// Asks for the end of everything of a kind that is there.
@@ -75,6 +80,7 @@ impl Looks for Namespaces {
 
     async fn begin(&mut self, _revision: u64, wake: &mut Vec<String>) -> Result<(), ApiError> {
         self.ending.clear();
+        self.empty_since.clear();
         of::each(&self.objects, *NAMESPACES, None, None, |namespace| {
             if of::is_ending(&namespace) {
                 self.ending.insert(of::meta(&namespace, "name").to_owned());
@@ -89,6 +95,7 @@ impl Looks for Namespaces {
         if change.kind == *NAMESPACES {
             if !change.now().is_some_and(of::is_ending) {
                 self.ending.remove(&change.name);
+                self.empty_since.remove(&change.name);
             } else if self.ending.insert(change.name.clone()) {
                 wake.push(change.name.clone());
             }
@@ -113,7 +120,13 @@ impl Looks for Namespaces {
         let left: Vec<Left> = left.into_values().collect();
         let before = namespace["status"]["conditions"].as_array().cloned().unwrap_or_default();
         match decide(&left, &before, now) {
+            // Whoever was let in just before the end was asked for may still be writing.
+            Verdict::LetGo if self.empty_since.get(name).is_none_or(|since| now < after(*since, EMPTY_FOR)) => {
+                let since = *self.empty_since.entry(name.clone()).or_insert(now);
+                Ok(Looked::Done(Some(after(since, EMPTY_FOR))))
+            }
             Verdict::LetGo => {
+                self.empty_since.remove(name);
                 tracing::info!(namespace = name, "empty");
                 if let Some(finalizers) = namespace["spec"]["finalizers"].as_array_mut() {
                     finalizers.retain(|finalizer| finalizer != FINALIZER);
@@ -122,6 +135,7 @@ impl Looks for Namespaces {
                 Ok(Looked::Done(None))
             }
             Verdict::Waits(conditions) => {
+                self.empty_since.remove(name);
                 if conditions != before {
                     let metadata = json!({"uid": namespace["metadata"]["uid"]});
                     let status = json!({"conditions": conditions});
@@ -138,4 +152,31 @@ impl Looks for Namespaces {
 /// Whether it is a namespace in which new objects may be made.
 pub fn is_open(namespace: &Value) -> bool {
     !of::is_ending(namespace) && namespace["status"]["phase"] != "Terminating"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::door::testing::{at, place};
+
+    #[tokio::test]
+    async fn a_namespace_is_let_go_when_two_looks_have_found_nothing_in_it() {
+        let place = place();
+        let objects = Objects::new(place.store.clone(), Clock::at(at(0)));
+        let named = |name: &str| json!({"metadata": {"name": name}});
+        let config_maps = crate::api::kinds::by_kind("", "v1", "ConfigMap").unwrap();
+        objects.create(*NAMESPACES, "", named("n"), &writer()).await.unwrap();
+        objects.create(config_maps, "n", named("first"), &writer()).await.unwrap();
+        objects.delete(*NAMESPACES, "", "n", &DeleteOptions::default()).await.unwrap();
+        let mut namespaces = Namespaces::new(objects.clone());
+        let (name, mut wake) = ("n".to_owned(), Vec::new());
+        let mut look = async |second| namespaces.look(&name, at(second), &mut wake).await.unwrap();
+        for second in [0, 0] {
+            assert_eq!(look(second).await, Looked::Done(Some(at(1))));
+        }
+        assert!(objects.get(*NAMESPACES, "", "n").await.is_ok());
+        assert_eq!(look(1).await, Looked::Done(None));
+        assert!(objects.get(*NAMESPACES, "", "n").await.is_err());
+    }
 }
