@@ -324,6 +324,37 @@ struct State {
     control: Option<Arc<ControlFacts>>,
     ruling: Option<Arc<Ruling>>,
     merged: u64,
+    /// Since when each condition of the node is True, or is not.
+    conditions: BTreeMap<String, (bool, jiff::Timestamp)>,
+}
+
+impl State {
+    /// Notes which conditions have become other ones.
+    fn stamp(&mut self) {
+        let State { checks, node, needs_restart, .. } = &*self;
+        let now = [
+            ("Ready", checks.values().all(Result::is_ok)),
+            ("NeedsRestart", !needs_restart.is_empty()),
+            ("MissingCapabilities", !node.missing_capabilities.is_empty()),
+            ("Drained", checks.contains_key(&Check::Drain)),
+            ("DiskPressure", node.disk_pressure.is_some()),
+        ];
+        for (kind, holds) in now {
+            self.since(kind, holds);
+        }
+    }
+
+    /// Since when this condition holds or does not; of one that nobody has asked for: from now on.
+    fn since(&mut self, kind: &str, holds: bool) -> jiff::Timestamp {
+        match self.conditions.get(kind) {
+            Some((known, since)) if *known == holds => *since,
+            _ => {
+                let now = jiff::Timestamp::now();
+                self.conditions.insert(kind.to_owned(), (holds, now));
+                now
+            }
+        }
+    }
 }
 
 /// What was known before this agent started and has not been looked at by it yet.
@@ -355,6 +386,7 @@ impl Board {
             control: None,
             ruling: None,
             merged: 0,
+            conditions: BTreeMap::new(),
         };
         let shared = Shared {
             state: Mutex::new(state),
@@ -660,6 +692,11 @@ impl Board {
         self.state().merged
     }
 
+    /// Since when this condition of the node holds, or does not.
+    pub fn condition_since(&self, kind: &str, holds: bool) -> jiff::Timestamp {
+        self.state().since(kind, holds)
+    }
+
     pub fn checks(&self) -> BTreeMap<Check, Result<(), String>> {
         self.state().checks.clone()
     }
@@ -669,7 +706,10 @@ impl Board {
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state());
+        let mut state = self.state();
+        change(&mut state);
+        state.stamp();
+        drop(state);
         self.shared.version.send_modify(|version| *version = version.wrapping_add(1));
     }
 

@@ -172,6 +172,36 @@ impl Metrics {
     }
 }
 
+/// The same in Prometheus' older text format (0.0.4), which is what a kubelet answers with unless it is asked for the other.
+pub fn encode_classic(board: &Board) -> String {
+    classic(&encode(board))
+}
+
+/// What differs: a counter is declared with its suffix, and units and the end are not told.
+fn classic(exposition: &str) -> String {
+    let mut out = String::with_capacity(exposition.len());
+    let mut help: Option<(&str, &str)> = None;
+    for line in exposition.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("HELP"), Some(name), text) => help = Some((name, text.unwrap_or_default())),
+            (Some("#"), Some("TYPE"), Some(name), Some(kind)) => {
+                let suffix = if kind == "counter" { "_total" } else { "" };
+                if let Some((_, text)) = help.take().filter(|(of, _)| *of == name) {
+                    out.push_str(&format!("# HELP {name}{suffix} {text}\n"));
+                }
+                out.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
+            }
+            (Some("#"), ..) => {}
+            _ => {
+                out.push_str(line);
+                out.push('\n');
+            }
+        }
+    }
+    out
+}
+
 /// The whole exposition in OpenMetrics text.
 pub fn encode(board: &Board) -> String {
     let metrics = board.metrics();
@@ -249,6 +279,13 @@ fn gauges(registry: &mut Registry, board: &Board) {
                 runs |= state == "running";
                 *containers.entry(state).or_default() += 1;
             }
+            // What has ended for good is not kept at the runtime, and is shown as ended.
+            let ended = |name: &String| {
+                let last = pod.record.remembered(name).and_then(|memory| memory.last.as_ref());
+                last.is_some() && !pod.containers.iter().any(|run| run.run.container == *name)
+            };
+            let gone = pod.template.spec.containers.iter().filter(|container| ended(&container.name)).count();
+            *containers.entry("exited").or_default() += u64::try_from(gone).unwrap_or(0);
             running_pods += u64::from(runs);
             owed += u64::from(pod.owed.is_some());
         }
@@ -374,6 +411,31 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn the_older_text_format_declares_counters_by_their_whole_names_and_ends_without_a_word() {
+        let (board, _commands) = Board::new();
+        board.metrics().sandbox_made(true);
+        let text = encode_classic(&board);
+        assert!(text.contains("\n# TYPE kubelet_started_pods_total counter\nkubelet_started_pods_total 1\n"), "{text}");
+        assert!(text.contains("# HELP kubelet_started_pods_total Pods whose"), "{text}");
+        assert!(text.contains("# TYPE kubelet_pod_start_duration_seconds histogram\n"), "{text}");
+        assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
+        let samples = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(samples(&text), samples(&encode(&board)));
+    }
+
+    #[test]
+    fn what_has_run_to_its_end_is_counted_as_exited() {
+        let (board, _commands) = Board::new();
+        let (key, mut published) = crate::status::sample::running();
+        let pod = &mut published.pods[0];
+        pod.containers.clear();
+        pod.record.containers.entry("c".into()).or_default().last = Some(crate::status::sample::ended(0, 0));
+        board.publish(&key, Some(published));
+        let text = encode(&board);
+        assert!(text.contains("\nkubelet_running_containers{container_state=\"exited\"} 1\n"), "{text}");
     }
 
     #[test]

@@ -23,9 +23,10 @@ use pod::content::Contents;
 use pod::desired::{DesiredPod, Wanted};
 use pod::manifest::Context;
 use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
-use pod::observed::{ContainerState, Health, ImageState, ObservedContainer, SandboxState};
+use pod::observed::{ContainerState, Health, ImageState, ObservedContainer, SandboxState, is_no_time};
 use pod::plan::{
-    Delivery, Failure, HookEnd, Plan, PodView, RunStep, Signal, Step, StepKey, Stray, View, Waiting, is_unsaid, plan,
+    Delivery, Failure, HookEnd, Plan, PodView, RunStep, Signal, Step, StepKey, Stray, View, Waiting, is_unsaid, order,
+    plan,
 };
 use pod::record::{Course, Lifecycle, Record};
 use pod::time::{Moment, Now};
@@ -109,6 +110,8 @@ pub struct Worker<M: Machine> {
     not_refreshed: BTreeMap<(Uid, String), String>,
     /// Signals that were delivered: a daemon gets one SIGTERM, not one a wake.
     delivered: BTreeMap<StepKey, Delivery>,
+    /// When runs were told to start, until that is on record: one may have ended by then.
+    starts: BTreeMap<RunKey, Now>,
     /// Hooks that are over.
     hooks: BTreeMap<StepKey, HookEnd>,
     /// Last lines of the logs of runs that failed without a word, until they are on record.
@@ -182,6 +185,7 @@ impl<M: Machine> Worker<M> {
             disk_taken,
             not_refreshed: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            starts: BTreeMap::new(),
             hooks: BTreeMap::new(),
             last_lines: BTreeMap::new(),
             resized: BTreeMap::new(),
@@ -292,6 +296,7 @@ impl<M: Machine> Worker<M> {
         give_back(self.in_flight.is_empty(), &mut self.in_flight);
         give_back(self.waits.is_empty(), &mut self.waits);
         give_back(self.stale.is_empty(), &mut self.stale);
+        give_back(self.starts.is_empty(), &mut self.starts);
     }
 
     /// Every arm may be dropped half-way: a watch and a Notify keep what they were told, a JoinSet its results, a
@@ -370,6 +375,7 @@ impl<M: Machine> Worker<M> {
                 self.inspect().await;
                 self.note_silence(&containers);
                 let known = std::mem::take(&mut self.strays);
+                let now = shared.machine.clock().now();
                 for container in containers {
                     shared.directory.own(&container.id, &container.run.uid, &self.key);
                     match self.pods.iter_mut().find(|v| v.record.uid == container.run.uid) {
@@ -377,6 +383,7 @@ impl<M: Machine> Worker<M> {
                         None => self.strays.push(self.stray(container, &known)),
                     }
                 }
+                self.date_ends(now);
                 self.looked = Some(Ok(()));
                 self.known = true;
             }
@@ -385,6 +392,18 @@ impl<M: Machine> Worker<M> {
                 // A runtime that is away says nothing about shims.
                 self.silent.clear();
                 self.looked = Some(Err(e));
+            }
+        }
+    }
+
+    /// A run that was started and has ended, the runtime does not know when: now, as far as anybody knows.
+    fn date_ends(&mut self, now: Now) {
+        for container in self.pods.iter_mut().flat_map(|view| &mut view.containers) {
+            if let ContainerState::Exited { finished_at, .. } = &mut container.state
+                && is_no_time(*finished_at)
+                && self.starts.contains_key(&container.run)
+            {
+                *finished_at = now.wall;
             }
         }
     }
@@ -607,7 +626,19 @@ impl<M: Machine> Worker<M> {
                     view.containers.iter().filter(lives).map(|c| c.run.clone()).filter(|run| !ends(run)).collect();
                 Some(Job::Resize { pod: admitted(view), runs })
             }
-            Step::Start { uid, container, attempt } => Some(Job::Start { run: run(uid, container, attempt) }),
+            Step::Start { uid, container, attempt } => {
+                if let Some(message) = self
+                    .turn
+                    .waited_in_vain()
+                    .filter(|_| self.view(&uid).is_some_and(|view| !order::has_run_here(view)))
+                {
+                    tracing::warn!(workload = %self.key, message, "not waited for any longer");
+                    self.tell_exactly(&uid, Some(&container), Severity::Warning, "OldPodNotStopped", message);
+                }
+                let run = run(uid, container, attempt);
+                self.starts.insert(run.clone(), now);
+                Some(Job::Start { run })
+            }
             Step::Signal { uid, container, attempt, signal } => {
                 let run = run(uid, container, attempt);
                 if signal == Signal::Stop {

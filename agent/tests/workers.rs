@@ -13,7 +13,7 @@ use agent::records::Records;
 use agent::worker::{Shared, UNREADABLE};
 use agent::workers::{Directory, Workers};
 use pod::content::Contents;
-use pod::desired::{DesiredPod, DesiredSet, Wanted};
+use pod::desired::{DesiredPod, DesiredSet, Object, Wanted};
 use pod::manifest::{Context, Document, parse};
 use pod::name::{RunKey, Uid};
 use pod::plan::{SHIM_PATIENCE, SHIM_SILENT, STRAY_GRACE};
@@ -489,5 +489,88 @@ async fn an_unreadable_record_is_said_and_gives_back_what_it_holds() {
         assert_eq!(node.shared.directory.recorded().len(), wanted.len());
         let waits: Vec<_> = node.board.workloads().values().flat_map(|published| published.waiting.clone()).collect();
         assert!(waits.iter().all(|it| it.reason != UNREADABLE), "{waits:?}");
+    }
+}
+
+/// A pod of the control endpoint's DaemonSet `slow`.
+fn of_daemonset(name: &str, uid: &str) -> DesiredSet {
+    let mut pod = workload(name);
+    pod.workload.kind = pod::name::WorkloadKind::Control;
+    let object = Object { uid: Uid(uid.into()), ends: None, finished: false, owner: Some("slow".into()) };
+    pod.object = Some(Box::new(object));
+    DesiredSet {
+        workloads: [(pod.workload.clone(), Wanted::Run(Box::new(pod)))].into(),
+        complete: true,
+        heard: pod::desired::Source::ALL.into(),
+        ..DesiredSet::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_pod_of_a_daemonset_starts_when_the_one_before_it_has_stopped() {
+    // One that is deaf to SIGTERM: it has its whole grace period.
+    let run = |uid: &String| RunKey { uid: Uid(uid.clone()), container: "main".into(), attempt: 0 };
+    let mut uids = (0..).map(|n| format!("00000000-0000-4000-8000-{n:012}"));
+    let deaf = uids.find(|uid| run(uid).container_id().starts_with('f')).expect("there is one");
+    for seed in 1..=5 {
+        let node = Node::start(World::new(seed));
+        node.desired.send_replace(of_daemonset("slow-1", &deaf));
+        node.until_running(&["slow-1"]).await;
+        tokio::time::sleep(LONG).await;
+        // Deleted and made again: the endpoint names the new pod alone.
+        let begun = Instant::now();
+        node.desired.send_replace(of_daemonset("slow-2", "00000000-0000-4000-9000-000000000000"));
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(node.running(), [("slow-1".to_owned(), deaf.clone())]);
+        let said = agent::status::why::answers(&node.board).into_iter().find(|answer| answer.name == "slow-2");
+        let said = said.expect("it is known").reasons.remove(0).message;
+        assert!(said.contains("until the containers of slow-1 have stopped"), "{said}");
+        node.until_running(&["slow-2"]).await;
+        assert!(begun.elapsed() < Duration::from_secs(35), "it started {:?} after", begun.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_ends_before_its_start_is_on_record_has_its_start_in_the_status() {
+    let container = |name: &str| format!("{{name: {name}, image: image}}");
+    let names = ["a", "b", "c", "d"].map(container).join(", ");
+    let text = format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: short}}, spec: {{restartPolicy: Never, containers: [{names}]}}}}"
+    );
+    for seed in 1..=20 {
+        let node = Node::start(World::new(seed));
+        let pod = match parse("test.yaml", text.as_bytes(), &context()).documents.pop().map(|d| d.result) {
+            Some(Ok(Document::Workload(desired))) => *desired,
+            other => panic!("the test's own manifest is refused: {other:?}"),
+        };
+        let wanted = DesiredSet {
+            workloads: [(pod.workload.clone(), Wanted::Run(Box::new(pod)))].into(),
+            complete: true,
+            heard: pod::desired::Source::ALL.into(),
+            ..DesiredSet::default()
+        };
+        let world = node.world.clone();
+        let ends = tokio::spawn(async move {
+            for _ in 0..4 {
+                loop {
+                    let runs = |c: &FakeContainer| matches!(c.state, FakeState::Running { .. });
+                    let found = world.state().containers.iter().find(|(_, c)| runs(c)).map(|(id, _)| id.clone());
+                    if let Some(id) = found {
+                        world.end_process(&id, 3);
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        });
+        node.desired.send_replace(wanted);
+        timeout(LONG, ends).await.expect("all of them start").unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let list: serde_json::Value = serde_json::from_str(&agent::status::pod_list(&node.board)).unwrap();
+        let statuses = list["items"][0]["status"]["containerStatuses"].as_array().unwrap().clone();
+        for status in &statuses {
+            assert!(status["state"]["terminated"]["startedAt"].is_string(), "seed {seed}: {status:#}");
+        }
+        assert_eq!(statuses.len(), 4);
     }
 }

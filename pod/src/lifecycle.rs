@@ -169,6 +169,7 @@ impl Record {
         self.course.begun = false;
         // Whatever is made now is made with what the document says.
         self.course.resize = None;
+        self.course.network_since = self.course.network_since.map(|_| now.wall);
         for memory in self.containers.values_mut() {
             memory.started_moment = None;
             memory.failures = 0;

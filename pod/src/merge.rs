@@ -148,6 +148,11 @@ fn place(
     statics: &BTreeMap<(String, String), Origin>,
     claims: &mut Claims,
 ) -> Wanted {
+    // Whatever becomes of its pod, it is the document that lost.
+    let winner = statics.get(&own_name(&pod, node)).filter(|_| pod.object.is_some());
+    if let Some(winner) = winner {
+        claims.decide(&pod.workload, &pod.origin, Fate::Duplicate { winner: winner.clone() });
+    }
     if let Some(grace) = pod.object.as_ref().and_then(|object| object.ends) {
         return Wanted::End { grace };
     }
@@ -155,9 +160,11 @@ fn place(
     if pod.object.as_ref().is_some_and(|object| object.finished && !is_known(&object.uid)) {
         return Wanted::Gone;
     }
-    if let Some(winner) = statics.get(&own_name(&pod, node)).filter(|_| pod.object.is_some()) {
-        claims.decide(&pod.workload, &pod.origin, Fate::Duplicate { winner: winner.clone() });
+    if winner.is_some() {
         return Wanted::Gone;
+    }
+    if let Some(other) = object_that_gives_way(&pod, recorded, node) {
+        return Wanted::Hold { reason: format!("waits until the control endpoint's pod {other} has ended") };
     }
     if let Some(reason) = name_taken(&pod, recorded, node).or_else(|| uid_taken(&pod, recorded)) {
         claims.refuse(&pod, "metadata.name", reason.clone());
@@ -202,6 +209,15 @@ fn static_names(winners: &BTreeMap<WorkloadKey, Claim>, node: &Node) -> BTreeMap
         Claim::Wants(_) | Claim::Held { .. } | Claim::Ends { .. } => None,
     });
     named.collect()
+}
+
+/// The pod of the control endpoint that has the name of this document's: it ends, and then the name is free.
+fn object_that_gives_way<'r>(pod: &DesiredPod, recorded: &'r [Recorded], node: &Node) -> Option<&'r str> {
+    let (namespace, name) = own_name(pod, node);
+    let same =
+        |r: &&Recorded| r.workload.kind == WorkloadKind::Control && r.name == name && r.workload.namespace == namespace;
+    let statics = pod.workload.kind == WorkloadKind::Pod;
+    recorded.iter().find(same).filter(|_| statics).map(|other| other.name.as_str())
 }
 
 /// Namespace and name of the pod that the document asks for. Of a DaemonSet's that is made up later.

@@ -71,6 +71,11 @@ pub enum ContainerState {
     Unanswered,
 }
 
+/// Whether the runtime does not know the moment: containerd's zero time is in the year 1.
+pub fn is_no_time(at: jiff::Timestamp) -> bool {
+    at < jiff::Timestamp::UNIX_EPOCH
+}
+
 impl ContainerState {
     /// Whether a process of it may be alive: what must not be started beside it, nor have its place taken away.
     pub fn may_run(&self) -> bool {

@@ -37,7 +37,7 @@ pub use deadline::DEADLINE_EXCEEDED;
 pub use orphans::{Orphans, orphans};
 pub use pod::is_unsaid;
 pub use resize::RESIZE_RESTARTS;
-pub use run::{FAILED_HOOK, OTHER_IMAGE, back_off};
+pub use run::{FAILED_HOOK, OTHER_IMAGE, back_off, exit_reason};
 pub use silence::{SHIM_PATIENCE, SHIM_SILENT};
 pub use strays::{STRAY_GRACE, Stray, end_strays};
 

@@ -55,6 +55,9 @@ pub struct Course {
     /// How often the pod was given other resources: `metadata.generation` is one more.
     #[serde(default, skip_serializing_if = "is_default")]
     pub resizes: u64,
+    /// Since when the pod's network stands, or does not any more; None: it never stood.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub network_since: Option<jiff::Timestamp>,
     /// How many pods of this revision before it, one right after the other, have failed by what they used of the disk.
     #[serde(default, skip_serializing_if = "is_default")]
     pub evictions: u32,

@@ -127,6 +127,8 @@ pub struct Standing {
     pub there: bool,
     /// It is to end, and nothing is to take its place.
     pub ends: bool,
+    /// A pod of it is being ended and has containers that may run, long past its deadline: nobody waits for it any more.
+    pub stuck: bool,
     /// v1 PodSpec.priority.
     pub priority: i32,
 }
@@ -138,6 +140,10 @@ pub struct Turn {
     pub start: Vec<Unready>,
     /// Who is to have ended before it. Empty: it may end.
     pub end: Vec<WorkloadKey>,
+    /// Pods of its own DaemonSet that are being ended and have not: none of its pods has its first start beside them.
+    pub room: Vec<WorkloadKey>,
+    /// Such pods that were waited for long enough.
+    pub beside: Vec<WorkloadKey>,
     /// The node is to stand still: nothing starts, everything ends.
     pub still: Option<Still>,
 }
@@ -161,6 +167,22 @@ impl Turn {
             ),
         };
         (!self.start.is_empty()).then(|| self.start.iter().map(each).collect::<Vec<_>>().join("; "))
+    }
+
+    /// Whose end a start waits for, in words; None: nobody's.
+    pub fn room_waits(&self) -> Option<String> {
+        let names = || self.room.iter().map(|key| key.name.as_str()).collect::<Vec<_>>().join(", ");
+        (!self.room.is_empty()).then(|| {
+            format!("waits until the containers of {} have stopped: one pod of a DaemonSet runs at a time", names())
+        })
+    }
+
+    /// Whom a start has waited for in vain, in words; None: nobody.
+    pub fn waited_in_vain(&self) -> Option<String> {
+        let names = || self.beside.iter().map(|key| key.name.as_str()).collect::<Vec<_>>().join(", ");
+        (!self.beside.is_empty()).then(|| {
+            format!("starts beside {} of the same DaemonSet, which should have ended long ago and has not", names())
+        })
     }
 
     /// Whom an end waits for, in words; None: nobody.
@@ -189,6 +211,10 @@ pub fn standing(view: &View<'_>, owner: Option<String>) -> Standing {
         ready: view.pods.iter().any(is_ready),
         there: view.pods.iter().any(|pod| is_there(view, pod)),
         ends,
+        stuck: view.pods.iter().any(|pod| {
+            let ending = ends || matches!(pod.record.lifecycle, Lifecycle::Terminating { .. });
+            ending && pod.containers.iter().any(|it| it.state.may_run()) && !is_there(view, pod)
+        }),
     }
 }
 
@@ -226,7 +252,7 @@ fn is_there(view: &View<'_>, pod: &PodView) -> bool {
 
 /// The turn of each that has to wait for somebody, or to stand still.
 pub fn decide(all: &BTreeMap<WorkloadKey, Standing>, halt: Option<&Halt>) -> BTreeMap<WorkloadKey, Turn> {
-    let mut turns: BTreeMap<WorkloadKey, Turn> = BTreeMap::new();
+    let mut turns = if halt.is_none() { rooms(all) } else { BTreeMap::new() };
     if halt.is_none() && all.values().all(|standing| standing.after.is_empty()) {
         return turns;
     }
@@ -240,7 +266,7 @@ pub fn decide(all: &BTreeMap<WorkloadKey, Standing>, halt: Option<&Halt>) -> BTr
                 standing.there && *other != key && (priorities[*other] < *priority || after)
             };
             let end = all.iter().filter(sooner).map(|(other, _)| other.clone()).collect();
-            turns.insert(key.clone(), Turn { start: Vec::new(), end, still: Some(halt.of(*priority)) });
+            turns.insert(key.clone(), Turn { end, still: Some(halt.of(*priority)), ..Turn::default() });
         }
         return turns;
     }
@@ -260,6 +286,26 @@ pub fn decide(all: &BTreeMap<WorkloadKey, Standing>, halt: Option<&Halt>) -> BTr
         }
     }
     turns
+}
+
+/// Pods of the control endpoint are workloads of their own, and a DaemonSet that is deleted and made again, or whose node is, has a
+/// new one before the old one has ended. One that is surging is not being ended when its successor starts.
+fn rooms(all: &BTreeMap<WorkloadKey, Standing>) -> BTreeMap<WorkloadKey, Turn> {
+    let mut ending: BTreeMap<(&str, &str), Vec<&WorkloadKey>> = BTreeMap::new();
+    for (key, standing) in all.iter().filter(|(_, it)| it.ends && (it.there || it.stuck)) {
+        if let Some(owner) = &standing.owner {
+            ending.entry((&key.namespace, owner)).or_default().push(key);
+        }
+    }
+    let turn = |(key, standing): (&WorkloadKey, &Standing)| {
+        let before = ending.get(&(key.namespace.as_str(), standing.owner.as_deref()?))?;
+        let (room, beside) = before.iter().map(|key| (*key).clone()).partition(|key| all[key].there);
+        Some((key.clone(), Turn { room, beside, ..Turn::default() }))
+    };
+    match ending.is_empty() {
+        true => BTreeMap::new(),
+        false => all.iter().filter(|(_, it)| !it.ends).filter_map(turn).collect(),
+    }
 }
 
 /// The priority of each; of one that others are after at least theirs: what they write while they end, it is to take. So the order

@@ -174,3 +174,24 @@ fn unknown_is_not_dead() {
     let taints = control.get(&["node", "node-a"])["spec"]["taints"].to_string();
     assert!(!taints.contains("unreachable"), "{taints}");
 }
+
+#[test]
+fn a_daemonset_made_again_starts_when_the_pod_before_it_has_stopped() {
+    let control = TestControl::start();
+    let node = control.node("node-a");
+    // It takes its time to end, and says when it is done.
+    let script = "trap 'sleep 2; echo ended; exit 0' TERM\necho started\nwhile true; do sleep 0.1; done\n";
+    let file = control.file("slow.yaml", &manifest::daemon_set("slow").script(script).text());
+    control.kubectl(&["apply", "-f", &file]).ok();
+    wait_available(&control, "slow", 1);
+    let first = node.wait_running("slow");
+    let before = node.process(&first);
+    control.kubectl(&["delete", "daemonset", "slow", "--wait=false"]).ok();
+    control.kubectl(&["apply", "-f", &file]).ok();
+    wait_for("the next pod runs", || {
+        let pods = node.pods_of("slow");
+        let runs = pods.iter().any(|pod| pod.uid() != first.uid() && pod.running());
+        if runs { Ok(()) } else { Err(tests::node::summary(&pods)) }
+    });
+    assert!(!before.alive(), "both run at once");
+}

@@ -13,12 +13,25 @@ pub fn pod(client: &Client, named: &Named, out: &mut impl Write) -> Result<(), F
     let live: Vec<_> = pods.iter().filter(|pod| pod.pointer("/metadata/deletionTimestamp").is_none()).collect();
     // Those that end already are asked once more only when nothing else is meant.
     let meant = if live.is_empty() { pods.iter().collect() } else { live };
+    let mut failures: Vec<Failure> = Vec::new();
     for pod in meant {
-        let note = client.delete_pod(field(pod, "/metadata/uid"))?;
+        // One that may not be deleted holds up no other; an agent that is gone takes none.
+        let note = match client.delete_pod(field(pod, "/metadata/uid")) {
+            Ok(note) => note,
+            Err(gone @ Failure::Unreachable(_)) => return Err(gone),
+            Err(failure) => {
+                failures.push(failure);
+                continue;
+            }
+        };
         writeln!(out, "pod \"{}\" deleted", find::name(pod))?;
         if !note.is_empty() {
             writeln!(out, "  {note}")?;
         }
     }
-    Ok(())
+    match failures.len() {
+        0 => Ok(()),
+        1 => Err(failures.remove(0)),
+        _ => Err(Failure::Refused(failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))),
+    }
 }

@@ -59,7 +59,8 @@ fn describe(pod: &Value, events: &[Value], now: jiff::Timestamp, out: &mut impl 
     let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
     for condition in conditions.into_iter().flatten() {
         let why = [field(condition, "/reason"), field(condition, "/message")].join(" ");
-        writeln!(out, "  {:<26}{:<7}{}", field(condition, "/type"), field(condition, "/status"), why.trim())?;
+        let why = why.trim().replace('\n', "\n                                   ");
+        writeln!(out, "  {:<26}{:<7}{why}", field(condition, "/type"), field(condition, "/status"))?;
     }
     volumes(pod, out)?;
     let uid = field(pod, "/metadata/uid");
@@ -88,7 +89,9 @@ fn describe(pod: &Value, events: &[Value], now: jiff::Timestamp, out: &mut impl 
 
 fn container(status: &Value, spec: Option<&Value>, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "  {}:", field(status, "/name"))?;
-    let mut line = |name: &str, value: &str| writeln!(out, "    {:<15}{}", format!("{name}:"), or_none(value));
+    // A message of several lines stays under its own head.
+    let under = |value: &str| value.trim_end().replace('\n', "\n                   ");
+    let mut line = |name: &str, value: &str| writeln!(out, "    {:<15}{}", format!("{name}:"), or_none(&under(value)));
     line("Container ID", field(status, "/containerID"))?;
     line("Image", field(status, "/image"))?;
     line("Image ID", field(status, "/imageID"))?;
@@ -114,9 +117,10 @@ fn container(status: &Value, spec: Option<&Value>, out: &mut impl Write) -> io::
         }
     }
     for variable in spec["env"].as_array().into_iter().flatten() {
-        let value = variable.get("value").or_else(|| variable.get("valueFrom"));
-        let value =
-            value.map_or_else(String::new, |value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        let value = match variable.get("valueFrom") {
+            Some(from) => origin(from),
+            None => field(variable, "/value").to_owned(),
+        };
         line("Environment", &format!("{}={value}", field(variable, "/name")))?;
     }
     for mount in spec["volumeMounts"].as_array().into_iter().flatten() {
@@ -146,18 +150,63 @@ fn volumes(pod: &Value, out: &mut impl Write) -> io::Result<()> {
     }
     writeln!(out, "Volumes:")?;
     for volume in volumes {
-        let kind = match field(volume, "/hostPath/type") {
-            "" => String::new(),
-            kind => format!(" ({kind})"),
-        };
-        writeln!(
-            out,
-            "  {:<17}hostPath {}{kind}",
-            format!("{}:", field(volume, "/name")),
-            field(volume, "/hostPath/path")
-        )?;
+        writeln!(out, "  {:<16} {}", format!("{}:", field(volume, "/name")), source(volume))?;
     }
     Ok(())
+}
+
+/// What a volume shows: its kind as the document has it, and what it names.
+fn source(volume: &Value) -> String {
+    let kind = volume.as_object().into_iter().flatten().find(|(key, _)| *key != "name");
+    let Some((kind, source)) = kind else { return "emptyDir".into() };
+    let said = |key: &str| match &source[key] {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    let mut words = vec![kind.clone()];
+    match kind.as_str() {
+        "hostPath" => words.push(said("path")),
+        "configMap" => words.push(said("name")),
+        "secret" => words.push(said("secretName")),
+        "image" => words.push(said("reference")),
+        "emptyDir" => words.extend(["medium", "sizeLimit"].map(said)),
+        "projected" => {
+            let of = |one: &Value| {
+                let (kind, source) = one.as_object()?.iter().next()?;
+                let name = field(source, "/name");
+                Some(if name.is_empty() { kind.clone() } else { format!("{kind} {name}") })
+            };
+            let sources = source["sources"].as_array().into_iter().flatten().filter_map(of);
+            words.push(sources.collect::<Vec<_>>().join(", "));
+        }
+        _ => {}
+    }
+    words.retain(|word| !word.is_empty());
+    let of_path = said("type");
+    if kind == "hostPath" && !of_path.is_empty() {
+        words.push(format!("({of_path})"));
+    }
+    if source["optional"] == true {
+        words.push("(optional)".into());
+    }
+    words.join(" ")
+}
+
+/// Where a variable's value comes from, in words.
+fn origin(from: &Value) -> String {
+    let Some((kind, source)) = from.as_object().and_then(|from| from.iter().next()) else { return String::new() };
+    let (key, name) = (field(source, "/key"), field(source, "/name"));
+    match kind.as_str() {
+        "configMapKeyRef" => format!("<key {key} of ConfigMap {name}>"),
+        "secretKeyRef" => format!("<key {key} of Secret {name}>"),
+        "fieldRef" => format!("<field {}>", field(source, "/fieldPath")),
+        "resourceFieldRef" => {
+            let of = [field(source, "/containerName"), field(source, "/resource")];
+            format!("<resource {}>", of.into_iter().filter(|it| !it.is_empty()).collect::<Vec<_>>().join(" "))
+        }
+        _ => from.to_string(),
+    }
 }
 
 fn pairs(map: Option<&Value>) -> String {

@@ -25,6 +25,17 @@ fn daemonset(pod: &Value) -> Option<&str> {
     (owner["kind"] == "DaemonSet").then(|| field(owner, "/name"))
 }
 
+/// Whether this NAME means all pods of a DaemonSet.
+pub fn is_daemonset(wanted: &str) -> bool {
+    matches!(wanted.split_once('/'), Some(("ds" | "daemonset" | "daemonsets", _)))
+}
+
+/// Of an old pod and its successor the one that stays.
+pub fn staying(pods: &[Value]) -> Option<&Value> {
+    let leaving = |pod: &&Value| pod.pointer("/metadata/deletionTimestamp").is_some();
+    pods.iter().rev().find(|pod| !leaving(pod)).or_else(|| pods.last())
+}
+
 /// The pods that are meant, in the list's order: at least one. Several only where they are of one DaemonSet, or an old
 /// pod and its successor.
 pub fn pods(list: Vec<Value>, wanted: &str, in_namespace: Option<&str>) -> Result<Vec<Value>, Failure> {

@@ -101,6 +101,10 @@ pub fn run(client: &Client, args: &GetArgs, out: &mut impl Write) -> Result<(), 
 }
 
 fn watch(client: &Client, args: &GetArgs, out: &mut impl Write) -> Result<(), Failure> {
+    if args.name.is_some() && args.what != What::Events {
+        // A name that nothing has would be watched for ever. What has no event yet may have one.
+        select(args, client.list(args.what.kind())?)?;
+    }
     let wide = args.output == Some(Output::Wide);
     let mut table = Table::new(heads(args.what, wide));
     client.watch(args.what.kind(), |changes| {
@@ -180,11 +184,19 @@ fn label(what: What, item: &Value) -> String {
     }
 }
 
-/// One object where a name was given and one has it (or the node), else a list.
+/// One object where a name was given and one has it (or the node), else a list. A name of pods has the same shape at every moment,
+/// also while an old pod and its successor stand side by side: ds/NAME is a list, another name the pod that stays.
 fn whole(args: &GetArgs, mut items: Vec<Value>) -> Value {
     let one = args.name.is_some() || args.what == What::Node;
-    if one && items.len() == 1 {
-        return items.remove(0);
+    match (&args.name, args.what) {
+        (Some(name), What::Pods) if find::is_daemonset(name) => {}
+        (Some(_), What::Pods) => {
+            if let Some(pod) = find::staying(&items) {
+                return pod.clone();
+            }
+        }
+        _ if one && items.len() == 1 => return items.remove(0),
+        _ => {}
     }
     let (version, kind) = args.what.list_type();
     json!({"apiVersion": version, "kind": kind, "metadata": {}, "items": items})

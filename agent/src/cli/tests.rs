@@ -44,14 +44,28 @@ fn get_pods_prints_a_table_of_all_namespaces() {
 }
 
 #[test]
-fn get_pods_as_json_is_a_v1_pod_list_and_one_by_name_is_a_pod() {
+fn get_pods_as_json_is_a_v1_pod_list_and_one_by_name_is_a_pod_at_every_moment() {
     let served = served();
     let list: serde_json::Value = serde_json::from_str(&say(&served, &["get", "pods", "-o", "json"]).1).unwrap();
     assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("PodList"), &json!("v1")));
     assert_eq!(list["items"].as_array().unwrap().len(), 2);
-    let one: serde_json::Value =
-        serde_json::from_str(&say(&served, &["get", "pods", "ds/ds", "-o", "json"]).1).unwrap();
-    assert_eq!((&one["kind"], &one["metadata"]["name"]), (&json!("Pod"), &json!("ds-abcde")));
+    let json = |words: &[&str]| -> serde_json::Value { serde_json::from_str(&say(&served, words).1).unwrap() };
+    let of_daemonset = || json(&["get", "pods", "ds/ds", "-o", "json"]);
+    let of_name = || json(&["get", "pods", "ds-abcde", "-o", "json"]);
+    assert_eq!((&of_daemonset()["kind"], &of_name()["kind"]), (&json!("PodList"), &json!("Pod")));
+    // While an update has two of one name the shapes are the same, and the one is the one that stays.
+    let (key, mut published) = sample::running();
+    let mut old = published.pods[0].clone();
+    old.record.uid = pod::name::Uid("u9".into());
+    old.record.lifecycle = pod::record::Lifecycle::Terminating {
+        since: sample::at(150),
+        deadline: pod::time::Moment(60_000),
+        reason: "r".into(),
+    };
+    published.pods.insert(0, old);
+    served.board.publish(&key, Some(published));
+    assert_eq!(of_daemonset()["items"].as_array().unwrap().len(), 2);
+    assert_eq!((&of_name()["kind"], &of_name()["metadata"]["uid"]), (&json!("Pod"), &json!("u1")));
     let (_, yaml, _) = say(&served, &["get", "pods", "ds-abcde", "-o", "yaml"]);
     assert!(yaml.starts_with("apiVersion: v1\nkind: Pod\nmetadata:\n  annotations:\n"), "{yaml}");
 }
@@ -59,6 +73,7 @@ fn get_pods_as_json_is_a_v1_pod_list_and_one_by_name_is_a_pod() {
 #[test]
 fn exit_codes_are_those_of_the_contract() {
     let served = served();
+    assert_eq!(say(&served, &["get", "pods", "nobody-of-that-name", "-w"]).0, 4, "it would be watched for ever");
     assert_eq!(say(&served, &["get", "pods"]).0, 0);
     assert_eq!(say(&served, &["get"]).0, 2);
     assert_eq!(say(&served, &["exec", "web-n1"]).0, 2, "a word that is not built does not exist");
@@ -157,6 +172,57 @@ fn delete_reaches_the_workers_with_the_pods_uid() {
     assert_eq!(worker.join().unwrap(), ("ds/kube-system/ds".to_owned(), "u1".to_owned()));
     // The receiver is gone: the agent is stopping.
     assert_eq!(say(&served, &["delete", "pod", "ds-abcde"]).0, 1);
+}
+
+#[test]
+fn delete_goes_on_behind_a_pod_that_it_may_not_delete() {
+    let mut served = served();
+    let (_, mut published) = sample::running();
+    let key = WorkloadKey { kind: WorkloadKind::Control, namespace: "kube-system".into(), name: "ds-aaaaa".into() };
+    let record = &mut published.pods[0].record;
+    (record.workload, record.name, record.uid) = (key.clone(), "ds-aaaaa".into(), pod::name::Uid("u9".into()));
+    let owners = json!([{"kind": "DaemonSet", "name": "ds"}]);
+    record.document = json!({"metadata": {"ownerReferences": owners}, "spec": {"containers": [{"name": "c"}]}}).into();
+    served.board.publish(&key, Some(published));
+    let mut commands = std::mem::replace(&mut served.commands, tokio::sync::mpsc::channel(1).1);
+    let worker = std::thread::spawn(move || {
+        let Some(Command::DeletePod { reply, .. }) = commands.blocking_recv() else { panic!("no command") };
+        reply.send(Ok(String::new())).unwrap();
+    });
+    let (code, out, said) = say(&served, &["delete", "pod", "ds/ds"]);
+    assert_eq!((code, out.as_str()), (1, "pod \"ds-abcde\" deleted\n"), "{said}");
+    assert!(said.contains("ds-aaaaa"), "{said}");
+    worker.join().unwrap();
+}
+
+#[test]
+fn why_tells_what_has_ended_from_what_runs_and_what_only_its_runtime_has_left() {
+    let served = served();
+    let ended = |name: &str, code: u32| {
+        let (_, mut published) = sample::running();
+        let key = WorkloadKey { kind: WorkloadKind::Pod, namespace: "default".into(), name: name.into() };
+        let pod = &mut published.pods[0];
+        std::sync::Arc::make_mut(&mut pod.template).spec.restart_policy = pod::spec::RestartPolicy::Never;
+        pod.record.workload = key.clone();
+        pod.record.name = format!("{name}-n1");
+        pod.record.lifecycle = pod::record::Lifecycle::Finished;
+        pod.record.containers.entry("c".into()).or_default().last = Some(sample::ended(0, code));
+        pod.containers.clear();
+        served.board.publish(&key, Some(published));
+    };
+    ended("good", 0);
+    ended("bad", 4);
+    assert_eq!(say(&served, &["why", "good"]).1, "pod default/good: done (good-n1)\n");
+    let told = "pod default/bad: failed (bad-n1)\n  c: Error: it ended with exit code 4\n";
+    assert_eq!(say(&served, &["why", "pod/bad"]).1, told);
+    assert_eq!(say(&served, &["why", "pod/bad-n1"]).1, told);
+    let (key, mut published) = sample::running();
+    let message = "no answer on /x.sock".to_owned();
+    let reason = "RuntimeUnavailable".to_owned();
+    published.waiting = vec![pod::plan::Waiting { uid: None, container: None, reason, message, until: None }];
+    served.board.publish(&key, Some(published));
+    let told = "ds kube-system/ds: running (ds-abcde)\n  RuntimeUnavailable: no answer on /x.sock\n";
+    assert_eq!(say(&served, &["why", "ds/ds"]).1, told);
 }
 
 #[test]
@@ -300,6 +366,52 @@ fn describe_shows_the_pod_and_its_events() {
     }
     let (_, out, _) = say(&served, &["get", "events"]);
     assert!(out.contains("pod/ds-abcde"), "{out}");
+}
+
+#[test]
+fn describe_names_what_volumes_and_variables_are_made_of() {
+    let served = served();
+    let (key, mut published) = sample::running();
+    let record = &mut published.pods[0].record;
+    let volumes = json!([
+        {"name": "h", "hostPath": {"path": "/dev", "type": "Directory"}},
+        {"name": "cm", "configMap": {"name": "conf", "optional": true}},
+        {"name": "sec", "secret": {"secretName": "key"}},
+        {"name": "e", "emptyDir": {}},
+        {"name": "mem", "emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}},
+        {"name": "dw", "downwardAPI": {"items": []}},
+        {"name": "kube-api-access-2lz84", "projected": {"sources": [
+            {"serviceAccountToken": {"path": "token"}}, {"configMap": {"name": "kube-root-ca.crt"}}]}},
+    ]);
+    let env = json!([
+        {"name": "A", "value": "plain"},
+        {"name": "B", "valueFrom": {"secretKeyRef": {"name": "key", "key": "password"}}},
+        {"name": "C", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+    ]);
+    let spec = json!({"volumes": volumes, "containers": [{"name": "c", "image": "img:1", "env": env}]});
+    record.document = json!({"spec": {"template": {"spec": spec}}}).into();
+    let mut last = sample::ended(0, 3);
+    last.message = "run\nbye\n".into();
+    record.containers.entry("c".into()).or_default().last = Some(last);
+    record.containers.entry("c".into()).or_default().started_attempt = Some(1);
+    published.pods[0].containers[0].run.attempt = 1;
+    served.board.publish(&key, Some(published));
+    let (_, out, _) = say(&served, &["describe", "pod", "ds-abcde"]);
+    for line in [
+        "  h:               hostPath /dev (Directory)\n",
+        "  cm:              configMap conf (optional)\n",
+        "  sec:             secret key\n",
+        "  e:               emptyDir\n",
+        "  mem:             emptyDir Memory 8Mi\n",
+        "  dw:              downwardAPI\n",
+        "  kube-api-access-2lz84: projected serviceAccountToken, configMap kube-root-ca.crt\n",
+        "    Environment:   A=plain\n",
+        "    Environment:   B=<key password of Secret key>\n",
+        "    Environment:   C=<field status.podIP>\n",
+        " run\n                   bye\n    Ready:",
+    ] {
+        assert!(out.contains(line), "{line:?} is not in\n{out}");
+    }
 }
 
 #[test]

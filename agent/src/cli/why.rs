@@ -12,7 +12,7 @@ use crate::status::why::{Answer, Reason};
 
 #[derive(Debug, Args)]
 pub struct WhyArgs {
-    /// A pod's name, a document's name, or ds/NAME
+    /// A pod's name, a document's name, pod/NAME or ds/NAME
     pub name: Option<String>,
     /// Only this namespace
     #[arg(short, long, value_name = "NS")]
@@ -53,6 +53,9 @@ fn fits(args: &WhyArgs, answer: &Answer) -> bool {
     let in_namespace = args.namespace.as_ref().is_none_or(|ns| answer.namespace == *ns);
     let named = args.name.as_ref().is_none_or(|name| match name.split_once('/') {
         Some(("ds" | "daemonset" | "daemonsets", ds)) => answer.kind == "DaemonSet" && answer.name == ds,
+        Some(("pod" | "pods" | "po", plain)) => {
+            answer.kind == "Pod" && answer.name == plain || answer.pods.iter().any(|pod| pod == plain)
+        }
         _ => answer.name == *name || answer.pods.contains(name) || is_file(answer, name),
     });
     in_namespace && named

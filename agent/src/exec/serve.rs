@@ -150,7 +150,8 @@ async fn serve<R: Runtime>(
 fn last(ended: Result<u32, ExecError>) -> Heard {
     let (reason, message) = match ended {
         Ok(code) => return Heard::Exited(code),
-        Err(ExecError::Unavailable(why)) => (Reason::Unreachable, why),
+        // The runtime's, not the agent's: that answers.
+        Err(ExecError::Unavailable(why)) => (Reason::Refused, why),
         Err(ExecError::NotStarted(why)) => (Reason::Refused, format!("the command cannot be started: {why}")),
         Err(why) => (Reason::Refused, why.to_string()),
     };
@@ -184,6 +185,12 @@ mod tests {
         let last = serve(&world(), "c", &ask("fails"), listens, &heard).await;
         assert_eq!(last, Some(Heard::Exited(3)));
         assert_eq!(hears.try_recv(), Ok(Heard::Output(Stream::Out, "said".into())));
+    }
+
+    #[test]
+    fn a_runtime_that_is_away_is_no_agent_that_is() {
+        let Heard::Failed(failed) = last(Err(ExecError::Unavailable("no answer".into()))) else { panic!("it fails") };
+        assert_eq!(failed.reason, Reason::Refused);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use hyper::header::HOST;
+use hyper::header::{ACCEPT, HOST};
 use hyper::{Request, Response, StatusCode};
 
 use super::health;
@@ -13,7 +13,9 @@ use super::reply::{self, Reply};
 use crate::board::Board;
 use crate::{metrics, status};
 
-/// OpenMetrics text, as the exposition is written.
+/// Prometheus' older text format, as a kubelet answers.
+const CLASSIC_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// OpenMetrics text, for who asks for it.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// `loopback`: the connection came in on a loopback address.
@@ -37,9 +39,15 @@ pub async fn answer<B>(board: &Board, loopback: bool, request: &Request<B>) -> R
     // Right after a start: never less than what is known on disk.
     board.settled().await;
     match path {
-        "/metrics" => reply::whole(StatusCode::OK, METRICS_TYPE, metrics::encode(board)),
+        "/metrics" if takes_open_metrics(request) => reply::whole(StatusCode::OK, METRICS_TYPE, metrics::encode(board)),
+        "/metrics" => reply::whole(StatusCode::OK, CLASSIC_TYPE, metrics::encode_classic(board)),
         _ => reply::whole(StatusCode::OK, reply::JSON, status::pod_list(board) + "\n"),
     }
+}
+
+fn takes_open_metrics<B>(request: &Request<B>) -> bool {
+    let mut wanted = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    wanted.any(|value| value.contains("application/openmetrics-text"))
 }
 
 fn host_is_loopback<B>(request: &Request<B>) -> bool {
@@ -65,6 +73,15 @@ fn is_loopback_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn open_metrics_is_for_who_asks_for_it() {
+        let asks =
+            |accept: &str| takes_open_metrics(&Request::get("/metrics").header(ACCEPT, accept).body(()).unwrap());
+        assert!(asks("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2"));
+        assert!(!asks("text/plain;version=0.0.4,*/*;q=0.1"));
+        assert!(!takes_open_metrics(&Request::get("/metrics").body(()).unwrap()));
+    }
 
     #[test]
     fn only_loopback_names_pass() {

@@ -83,7 +83,8 @@ fn a_foreign_host_header_is_refused() {
 fn pods_and_metrics_are_read_and_nothing_else_is_there() {
     let served = Served::start();
     assert_eq!(body(&get(&served, "/pods")).trim(), r#"{"apiVersion":"v1","items":[],"kind":"PodList","metadata":{}}"#);
-    assert!(body(&get(&served, "/metrics")).ends_with("# EOF\n"));
+    let metrics = get(&served, "/metrics");
+    assert!(metrics.contains("text/plain; version=0.0.4") && !body(&metrics).contains("# EOF"), "{metrics}");
     assert_eq!(status(&get(&served, "/nonsense")), "404");
     assert_eq!(status(&get(&served, "/v1/pods")), "404", "client words are not served here");
     let post =

@@ -1,6 +1,6 @@
 //! A container's status (v1 ContainerStatus) from its record, its newest run and what it waits for.
 
-use pod::observed::{ContainerState, ObservedContainer, RunUser};
+use pod::observed::{ContainerState, ObservedContainer, RunUser, is_no_time};
 use pod::plan::{PodView, Waiting, back_off, order};
 use pod::record::{Amounts, ContainerMemory, Lifecycle, Termination};
 use pod::spec::{Container, RecursiveReadOnly, Resources, Role, VolumeMount};
@@ -143,7 +143,22 @@ fn state_of(published: &Published, view: &PodView, container: &Container) -> Con
                 reason: reason(*exit_code, *oom).into(),
                 message: String::new(),
                 started_at: memory.started_at,
-                finished_at: *finished_at,
+                finished_at: if is_no_time(*finished_at) { published.now.wall } else { *finished_at },
+                halted: false,
+            };
+            (State::Terminated(ended), memory.last.clone())
+        }
+        // It ran, and nothing brings it back: a pod that ends is not one that is still to come.
+        (Some(attempt), None | Some(ContainerState::NoTask)) if view.record.lifecycle != Lifecycle::Running => {
+            let ended = Termination {
+                attempt,
+                container_id: current.map(|run| run.id.clone()).unwrap_or_default(),
+                image_id: String::new(),
+                exit_code: 137,
+                reason: "ContainerStatusUnknown".into(),
+                message: "the container runtime no longer knows how this run ended".into(),
+                started_at: memory.started_at,
+                finished_at: published.now.wall,
                 halted: false,
             };
             (State::Terminated(ended), memory.last.clone())

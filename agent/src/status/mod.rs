@@ -20,7 +20,7 @@ use pod::name::WorkloadKind;
 use pod::observed::SandboxState;
 use pod::plan::PodView;
 use pod::record::Lifecycle;
-use pod::spec::Role;
+use pod::spec::{RestartPolicy, Role};
 use pod::storage::EVICTED;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -196,6 +196,21 @@ fn spec(view: &PodView, node: &NodeFacts) -> Value {
         Some(Value::Object(spec)) => spec,
         _ => Map::new(),
     };
+    // What Kubernetes fills in, and scripts read.
+    let restart_policy = match view.template.spec.restart_policy {
+        RestartPolicy::Always => "Always",
+        RestartPolicy::OnFailure => "OnFailure",
+        RestartPolicy::Never => "Never",
+    };
+    let grace = view.template.spec.termination_grace.as_secs();
+    let defaults: [(&str, Value); 3] = [
+        ("restartPolicy", restart_policy.into()),
+        ("terminationGracePeriodSeconds", grace.into()),
+        ("dnsPolicy", "ClusterFirst".into()),
+    ];
+    for (field, value) in defaults {
+        spec.entry(field).or_insert(value);
+    }
     spec.insert("nodeName".into(), node.name.clone().into());
     spec.insert("priority".into(), view.template.spec.priority.into());
     if let Some(class) = &view.template.spec.priority_class {

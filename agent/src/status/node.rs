@@ -1,7 +1,12 @@
 //! This node as v1 Node JSON, with what only this program has under the key `daemonlet`.
 
+use std::path::Path;
+use std::sync::OnceLock;
+
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::time;
 use crate::board::{Board, Check};
 use crate::config::{automatic_labels, node_labels, taint_text};
 
@@ -14,7 +19,14 @@ pub struct Machine {
     /// Processors that this process may use.
     pub processors: usize,
     pub memory_bytes: u64,
+    /// Resources of huge pages (`hugepages-2Mi`), and how many bytes of each are set aside.
+    pub huge_pages: Vec<(String, u64)>,
+    /// Of the state directory's file system, when somebody has asked first.
+    pub storage_bytes: OnceLock<u64>,
 }
+
+/// How often a kubelet moves `lastHeartbeatTime` of a condition that does not change, in seconds.
+const HEARTBEAT: i64 = 300;
 
 impl Machine {
     /// Blocking, a few small files.
@@ -35,8 +47,71 @@ impl Machine {
             machine_id: text("/etc/machine-id"),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: memory_kib.saturating_mul(1024),
+            huge_pages: huge_pages(Path::new("/sys/kernel/mm/hugepages")),
+            storage_bytes: OnceLock::new(),
         }
     }
+}
+
+/// One a size that the machine has, by size: `hugepages-<size>kB/nr_hugepages` below this directory.
+fn huge_pages(dir: &Path) -> Vec<(String, u64)> {
+    let of = |entry: std::fs::DirEntry| {
+        let name = entry.file_name();
+        let kib: u64 = name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+        let pages: u64 = std::fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
+        Some((kib, pages.saturating_mul(kib).saturating_mul(1024)))
+    };
+    let mut sizes: Vec<(u64, u64)> = std::fs::read_dir(dir).into_iter().flatten().flatten().filter_map(of).collect();
+    sizes.sort_unstable();
+    sizes.into_iter().map(|(kib, bytes)| (format!("hugepages-{}", binary(kib.saturating_mul(1024))), bytes)).collect()
+}
+
+/// A quantity with the largest binary suffix that divides it, as Kubernetes writes them.
+fn binary(bytes: u64) -> String {
+    let suffixes = [(30, "Gi"), (20, "Mi"), (10, "Ki")];
+    let fits = suffixes.into_iter().find(|(power, _)| bytes > 0 && bytes.is_multiple_of(1 << power));
+    fits.map_or_else(|| bytes.to_string(), |(power, suffix)| format!("{}{suffix}", bytes >> power))
+}
+
+/// Bytes of the file system in which this directory lies; 0: it cannot be told.
+fn size_of(dir: &Path) -> u64 {
+    nix::sys::statvfs::statvfs(dir).map_or(0, |it| it.blocks().saturating_mul(it.fragment_size()))
+}
+
+/// What the node has, and what of it pods can have.
+fn resources(machine: &Machine, max_pods: u32, state_dir: &Path) -> (Value, Value) {
+    let huge: u64 = machine.huge_pages.iter().map(|(_, bytes)| bytes).sum();
+    let storage = *machine.storage_bytes.get_or_init(|| size_of(state_dir));
+    let of = |memory: u64| {
+        let mut amounts = json!({
+            "cpu": machine.processors.to_string(),
+            "ephemeral-storage": format!("{}Ki", storage / 1024),
+            "memory": format!("{}Ki", memory / 1024),
+            "pods": max_pods.to_string(),
+        });
+        for (size, bytes) in &machine.huge_pages {
+            amounts[size] = binary(*bytes).into();
+        }
+        amounts
+    };
+    // What is set aside for huge pages is no memory for anything else.
+    (of(machine.memory_bytes), of(machine.memory_bytes.saturating_sub(huge)))
+}
+
+/// Gives a condition its times. The heartbeat moves in steps, so that what does not change is not told anew.
+fn stamp(board: &Board, condition: &mut Value) {
+    let holds = condition["status"] == "True";
+    let since = board.condition_since(condition["type"].as_str().unwrap_or_default(), holds);
+    let now = Timestamp::now().as_second();
+    let beat = Timestamp::from_second(now - now.rem_euclid(HEARTBEAT)).unwrap_or(since);
+    condition["lastHeartbeatTime"] = time(beat.max(since)).into();
+    condition["lastTransitionTime"] = time(since).into();
+}
+
+/// `containerd://1.7.24`, as clients split it.
+fn runtime(version: Option<&str>) -> String {
+    let version = version.unwrap_or_default();
+    version.split_once(' ').map_or_else(|| version.to_owned(), |(name, number)| format!("{name}://{number}"))
 }
 
 /// Which labels and taints are shown.
@@ -95,6 +170,7 @@ pub fn node_as(board: &Board, machine: &Machine, say: Say) -> Value {
             "message": "containerd's disk has room, or images to make it",
         }),
     });
+    conditions.iter_mut().for_each(|condition| stamp(board, condition));
     let (labels, taints) = match (say, board.ruling()) {
         (Say::Counting, Some(ruling)) => (ruling.labels.clone(), ruling.taints.clone()),
         (Say::Counting, None) | (Say::Proposed, _) => (node_labels(&facts.name, &live), live.taints.clone()),
@@ -109,11 +185,7 @@ pub fn node_as(board: &Board, machine: &Machine, say: Say) -> Value {
         .collect();
     let addresses = facts.addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}));
     let addresses: Vec<Value> = addresses.chain([json!({"type": "Hostname", "address": facts.name})]).collect();
-    let capacity = json!({
-        "cpu": machine.processors.to_string(),
-        "memory": format!("{}Ki", machine.memory_bytes / 1024),
-        "pods": facts.max_pods.to_string(),
-    });
+    let (capacity, allocatable) = resources(machine, facts.max_pods, &facts.state_dir);
     // The nameless one is what pods without a class get.
     let classes = std::iter::once("").chain(facts.runtime_classes.keys().map(String::as_str));
     let handlers: Vec<Value> = classes.map(|name| json!({"name": name})).collect();
@@ -133,6 +205,7 @@ pub fn node_as(board: &Board, machine: &Machine, say: Say) -> Value {
             "conditions": conditions,
             "addresses": addresses,
             "capacity": capacity,
+            "allocatable": allocatable,
             "runtimeHandlers": handlers,
             "nodeInfo": {
                 "architecture": automatic_labels(&facts.name)["kubernetes.io/arch"],
@@ -143,7 +216,7 @@ pub fn node_as(board: &Board, machine: &Machine, say: Say) -> Value {
                 // As the kubelet where the firmware says none.
                 "systemUUID": machine.machine_id,
                 "bootID": facts.boot_id,
-                "containerRuntimeVersion": facts.runtime_version.clone().unwrap_or_default(),
+                "containerRuntimeVersion": runtime(facts.runtime_version.as_deref()),
                 "kubeletVersion": concat!("daemonlet-", env!("CARGO_PKG_VERSION")),
                 // There is none; typed clients refuse a node without the word.
                 "kubeProxyVersion": "",

@@ -147,7 +147,10 @@ pub fn conditions(published: &Published, view: &PodView, statuses: &[ContainerSt
         // A finished pod was initialized: only its reason is told.
         initialized["status"] = "True".into();
     }
-    let network_since = if done { since } else { admitted };
+    let network_since = match view.record.course.network_since {
+        _ if done => since,
+        since => since.unwrap_or(admitted),
+    };
     let mut all = vec![
         condition("PodReadyToStartContainers", &stands, network_since),
         initialized,
@@ -235,6 +238,12 @@ fn departure(
     let told: Vec<String> =
         statuses.iter().filter(|it| !of(it).is_empty()).map(|it| format!("{}: {}", it.name, of(it))).collect();
     let (kind, reason) = kind;
+    // Both are known when a run is created.
+    let of_runs = statuses.iter().filter(|it| !of(it).is_empty()).filter_map(|it| match &it.state {
+        State::Running { started_at } => *started_at,
+        State::Waiting { .. } | State::Terminated(_) => None,
+    });
+    let since = of_runs.max().unwrap_or(since);
     (!told.is_empty()).then(|| {
         json!({"type": kind, "status": "True", "reason": reason, "message": told.join("; "),
             "lastTransitionTime": time(since)})

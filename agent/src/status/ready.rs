@@ -1,7 +1,8 @@
 //! Whether every daemon of this node that must be ready is ready, and what is missing: for `wait --for ready`.
 //!
 //! Pure, over the board. A daemon counts when this node has taken its document, or runs it from its record. A document that is
-//! refused, for another node, or beyond the node's room makes no daemon: no waiting would make it ready, so it is only told.
+//! refused or for another node makes no daemon: no waiting would make it ready, so it is only told. One for which the node has no room
+//! is missing all the same: it is wanted here, and comes when another goes.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +12,10 @@ use pod::record::Lifecycle;
 use pod::turns::is_ready;
 use serde::{Deserialize, Serialize};
 
-use crate::board::{Board, Check, FileState, Published, WantedSummary};
+use crate::board::{Board, Check, FileOutcome, FileState, Published, WantedSummary};
+
+/// How many of those without a place are named: a person sees what it is about, and a directory may hold ten thousand.
+const NAMED_MAX: usize = 20;
 
 /// What somebody who waits has to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +75,13 @@ pub fn readiness(board: &Board) -> Readiness {
             missing.push(format!("{}/{}: its document has just been read", file.namespace, file.name));
         }
     }
-    let refused = files.iter().filter(|file| matches!(file.state, FileState::Refused | FileState::OutOfPods)).count();
+    let beyond: Vec<&FileOutcome> = files.iter().filter(|file| file.state == FileState::OutOfPods).collect();
+    daemons += beyond.len();
+    missing.extend(beyond.iter().take(NAMED_MAX).map(|it| format!("{}/{}: {}", it.namespace, it.name, it.message)));
+    if let Some(more) = beyond.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
+        missing.push(format!("{more} more have no place either, see: daemonlet get files"));
+    }
+    let refused = files.iter().filter(|file| file.state == FileState::Refused).count();
     let is_there = |published: &Published| {
         // One whose shim is silent is left as it is, and nobody waits for it.
         let answers = |container: &ObservedContainer| container.state != ContainerState::Unanswered;
@@ -105,7 +115,6 @@ fn reason(published: &Published) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::board::FileOutcome;
     use crate::status::sample;
 
     fn file(name: &str, state: FileState) -> FileOutcome {
@@ -151,6 +160,9 @@ mod tests {
         assert_eq!((found.ready, found.daemons, found.refused), (false, 1, 1));
         board.set_files(vec![file("b", FileState::Refused), file("c", FileState::NotPlaced)]);
         assert!(readiness(&board).ready);
+        board.set_files(vec![file("d", FileState::OutOfPods)]);
+        let found = readiness(&board);
+        assert_eq!((found.ready, found.daemons, found.refused), (false, 1, 0), "it is wanted here: {found:?}");
     }
 
     #[test]

@@ -229,6 +229,65 @@ fn a_terminating_pod_says_when_it_is_killed() {
 }
 
 #[test]
+fn a_pod_that_is_being_ended_never_goes_back_to_pending() {
+    let mut view = view();
+    view.record.lifecycle = Lifecycle::Terminating { since: at(150), deadline: Moment(60_000), reason: "r".into() };
+    let memory = ContainerMemory { started_attempt: Some(0), started_at: Some(at(101)), ..Default::default() };
+    view.record.containers.insert("c".into(), memory.into());
+    let pod = shown(view.clone(), vec![]);
+    let ended = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!((&ended["exitCode"], &ended["reason"]), (&json!(137), &json!("ContainerStatusUnknown")));
+    assert_eq!(ended["startedAt"], "1970-01-01T00:01:41Z");
+    assert_eq!(pod["status"]["phase"], "Running");
+    // What the worker has seen of the end.
+    view.record.containers.get_mut("c").unwrap().last = Some(super::sample::ended(0, 3));
+    let pod = shown(view, vec![]);
+    let status = &pod["status"]["containerStatuses"][0];
+    assert_eq!((&status["state"]["terminated"]["exitCode"], &status["lastState"]), (&json!(3), &json!({})));
+    assert_eq!(pod["status"]["phase"], "Running");
+}
+
+#[test]
+fn an_end_at_no_time_was_when_it_was_noticed() {
+    let mut view = view();
+    let memory = ContainerMemory { started_attempt: Some(0), started_at: Some(at(101)), ..Default::default() };
+    view.record.containers.insert("c".into(), memory.into());
+    let finished_at = "0001-01-01T00:00:00Z".parse().unwrap();
+    view.containers.push(run(0, ContainerState::Exited { exit_code: 137, oom: false, finished_at }));
+    let pod = shown(view, vec![]);
+    let ended = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!(ended["finishedAt"], "1970-01-01T00:03:20Z");
+}
+
+#[test]
+fn a_condition_tells_since_when_it_is_so() {
+    let mut view = view();
+    let memory = ContainerMemory { started_attempt: Some(0), started_at: Some(at(160)), ..Default::default() };
+    view.record.containers.insert("c".into(), memory.into());
+    view.record.course.network_since = Some(at(150));
+    let mut run = run(0, ContainerState::Running { pid: 7 });
+    run.adapted = "something is not given".into();
+    view.containers.push(run);
+    let pod = shown(view, vec![]);
+    let since = |kind: &str| condition(&pod, kind)["lastTransitionTime"].as_str().unwrap().to_owned();
+    assert_eq!(since("PodReadyToStartContainers"), "1970-01-01T00:02:30Z");
+    assert_eq!(since("Adapted"), "1970-01-01T00:02:40Z");
+    assert_eq!(since("PodScheduled"), "1970-01-01T00:01:40Z");
+}
+
+#[test]
+fn what_kubernetes_fills_in_is_shown_and_what_the_document_says_stays() {
+    let pod = shown(view(), vec![]);
+    let spec = &pod["spec"];
+    assert_eq!((&spec["restartPolicy"], &spec["dnsPolicy"]), (&json!("Always"), &json!("ClusterFirst")));
+    assert_eq!(spec["terminationGracePeriodSeconds"], 30);
+    let mut own = view();
+    own.record.document =
+        json!({"spec": {"template": {"spec": {"dnsPolicy": "Default", "containers": [{"name": "c"}]}}}}).into();
+    assert_eq!(shown(own, vec![])["spec"]["dnsPolicy"], "Default");
+}
+
+#[test]
 fn quality_of_service_is_the_one_that_its_cgroup_has() {
     let mut view = view();
     let resources = &mut std::sync::Arc::make_mut(&mut view.template).spec.containers[0].resources;
@@ -269,6 +328,39 @@ fn a_node_says_whether_its_disk_is_full() {
     assert_eq!(says()["status"], "False");
     board.set_node(|node| node.disk_pressure = Some("nothing more can go".into()));
     assert_eq!((&says()["status"], &says()["message"]), (&json!("True"), &json!("nothing more can go")));
+}
+
+#[test]
+fn a_node_shows_what_kubernetes_clients_read_of_one() {
+    let (board, _commands) = Board::new();
+    let machine = node::Machine {
+        processors: 2,
+        memory_bytes: 8 << 30,
+        huge_pages: vec![("hugepages-2Mi".into(), 64 << 20)],
+        ..Default::default()
+    };
+    machine.storage_bytes.set(10 << 30).unwrap();
+    board.set_node(|node| node.runtime_version = Some("containerd 1.6.20~ds1".into()));
+    let shown = node::node(&board, &machine);
+    let status = &shown["status"];
+    assert_eq!(status["nodeInfo"]["containerRuntimeVersion"], "containerd://1.6.20~ds1");
+    let (capacity, allocatable) = (&status["capacity"], &status["allocatable"]);
+    assert_eq!((&capacity["ephemeral-storage"], &capacity["hugepages-2Mi"]), (&json!("10485760Ki"), &json!("64Mi")));
+    assert_eq!((&capacity["memory"], &allocatable["memory"]), (&json!("8388608Ki"), &json!("8323072Ki")));
+    let since = |shown: &Value, kind: &str| {
+        let all = shown["status"]["conditions"].as_array().unwrap();
+        assert!(all.iter().all(|it| it["lastHeartbeatTime"].is_string() && it["lastTransitionTime"].is_string()));
+        let found = all.iter().find(|it| it["type"] == kind).expect("it is said");
+        found["lastTransitionTime"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()
+    };
+    let before = since(&shown, "Ready");
+    for check in crate::board::Check::ALL {
+        board.set_check(check, Ok(()));
+    }
+    let ready = board.condition_since("Ready", true);
+    assert!(ready > before, "it has become ready");
+    board.set_node(|node| node.max_pods = 7);
+    assert_eq!(board.condition_since("Ready", true), ready, "nothing has changed about it");
 }
 
 #[test]

@@ -9,15 +9,19 @@ use pod::name::{WorkloadKey, WorkloadKind};
 use pod::observed::ImageState;
 use pod::plan::{PodView, Waiting};
 use pod::time::Moment;
+use pod::turns::is_ready;
 use serde::{Deserialize, Serialize};
 
-use super::phase::{ADAPTED, NOT_REFRESHED, RECORD_OWED};
+use super::phase::{ADAPTED, NOT_REFRESHED, RECORD_OWED, phase};
 use super::{containers, time};
 use crate::board::{Board, FileOutcome, FileState, Published, WantedSummary};
 use crate::image_pull::{ImagePull, Stage};
 
 /// The plan's word for a workload that is kept as it is.
 const HELD: &str = "Held";
+
+/// The worker's word while the runtime does not answer.
+const RUNTIME_AWAY: &str = "RuntimeUnavailable";
 
 /// What stands between a daemon and its running as wanted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +51,10 @@ pub enum State {
     Elsewhere,
     /// Nobody wants it any more: it is being ended.
     Leaving,
+    /// It has run to its end and done its work; nothing else is wanted.
+    Done,
+    /// It has run to its end and failed; it is not run again.
+    Failed,
 }
 
 impl State {
@@ -58,6 +66,8 @@ impl State {
             State::Refused => "refused",
             State::Elsewhere => "elsewhere",
             State::Leaving => "leaving",
+            State::Done => "done",
+            State::Failed => "failed",
         }
     }
 }
@@ -207,7 +217,23 @@ fn workload(key: &WorkloadKey, published: &Published, pulls: &[ImagePull]) -> An
             State::Held
         }
         WantedSummary::Gone => State::Leaving,
-        WantedSummary::Run { .. } if published.waiting.is_empty() => State::Running,
+        WantedSummary::Run { .. } if published.waiting.is_empty() => {
+            match published.pods.last().map(|pod| end_of(published, pod)) {
+                Some(Some(Ok(()))) => State::Done,
+                Some(Some(Err(why))) => {
+                    reasons.push(why);
+                    State::Failed
+                }
+                Some(None) | None => State::Running,
+            }
+        }
+        // What ran when the runtime went away runs on without it.
+        WantedSummary::Run { .. }
+            if published.waiting.iter().all(|wait| wait.reason == RUNTIME_AWAY)
+                && published.pods.iter().any(is_ready) =>
+        {
+            State::Running
+        }
         WantedSummary::Run { .. } => State::Waiting,
     };
     for wait in &published.waiting {
@@ -247,6 +273,35 @@ fn workload(key: &WorkloadKey, published: &Published, pulls: &[ImagePull]) -> An
         state,
         reasons,
     }
+}
+
+/// How the pod has come out as a whole, where it has ended; Err with why it failed.
+fn end_of(published: &Published, view: &PodView) -> Option<Result<(), Reason>> {
+    let statuses = containers::states(published, view);
+    match phase(view, &statuses) {
+        "Succeeded" => return Some(Ok(())),
+        "Failed" => {}
+        _ => return None,
+    }
+    let failed = statuses.iter().find_map(|status| match &status.state {
+        containers::State::Terminated(ended) if ended.exit_code != 0 => Some((status, ended)),
+        _ => None,
+    });
+    let mut why = match (&view.record.course.failed, failed) {
+        (Some(failure), _) => Reason::new(&failure.reason, failure.message.clone()),
+        (None, Some((status, ended))) => {
+            let mut message = format!("it ended with exit code {}", ended.exit_code);
+            if !ended.message.is_empty() {
+                message = format!("{message}: {}", ended.message);
+            }
+            let mut why = Reason::new(&ended.reason, message);
+            why.container = Some(status.name.clone());
+            why
+        }
+        (None, None) => Reason::new("Error", "it has failed"),
+    };
+    why.pod = Some(view.record.name.clone());
+    Some(Err(why))
 }
 
 /// The pull under way for which this container waits.

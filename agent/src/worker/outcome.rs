@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use pod::backoff;
 use pod::name::{RunKey, Uid};
-use pod::observed::{ContainerState, ImageState, ObservedContainer, SandboxState};
-use pod::plan::{Failure, Hook, HookEnd, Step, StepKey};
-use pod::record::Record;
+use pod::observed::{ContainerState, ImageState, ObservedContainer, SandboxState, is_no_time};
+use pod::plan::{Change, Failure, Hook, HookEnd, Step, StepKey, exit_reason};
+use pod::record::{Lifecycle, Record, Termination};
 use pod::spec::PullPolicy;
 use pod::time::Now;
 
@@ -45,11 +45,14 @@ impl<M: Machine> Worker<M> {
     }
 
     pub(super) fn succeed(&mut self, outcome: Outcome) {
+        // What is noted in the view's record alone goes to the disk with the pod's next change.
+        let now = self.shared.machine.clock().now().wall;
         match outcome {
             Outcome::Admitted { wanted, record } => {
                 tracing::info!(workload = %self.key, pod = record.name, uid = %record.uid, revision = record.revision,
                     "pod admitted");
                 self.leftovers.retain(|r| r.uid != record.uid);
+                self.owner = wanted.object.as_ref().and_then(|object| object.owner.clone());
                 // One pod is the rule.
                 self.pods.reserve_exact(1);
                 let uid = record.uid.clone();
@@ -75,6 +78,7 @@ impl<M: Machine> Worker<M> {
                 if let Some(view) = self.view_mut(&uid) {
                     view.sandbox = SandboxState::Made;
                     if view.template.spec.host_network {
+                        view.record.course.network_since = Some(now);
                         // Its addresses are the node's, which a look at the node alone tells.
                         self.inspect_again = true;
                     }
@@ -82,6 +86,7 @@ impl<M: Machine> Worker<M> {
             }
             Outcome::Connected { uid, ips } => {
                 if let Some(view) = self.view_mut(&uid) {
+                    view.record.course.network_since = Some(now);
                     view.sandbox = SandboxState::Connected { ips };
                 }
             }
@@ -123,6 +128,7 @@ impl<M: Machine> Worker<M> {
                 self.delivered.insert(step.key(), before.again(now));
             }
             Outcome::Deleted { run, last_lines } => {
+                self.note_last_end(&run);
                 self.last_lines.retain(|known, _| (&known.uid, &known.container) != (&run.uid, &run.container));
                 if let Some(lines) = last_lines {
                     self.last_lines.insert(run.clone(), lines);
@@ -132,6 +138,7 @@ impl<M: Machine> Worker<M> {
                 self.forget_contents_of(&run);
                 self.strays.retain(|stray| stray.container.run != run);
                 self.delivered.retain(|key, _| !is_of_run(key, &run));
+                self.starts.remove(&run);
                 self.hooks.retain(|key, _| !is_of_run(key, &run));
                 self.health.remove(&run);
                 self.failures.retain(|key, _| !is_of_run(key, &run));
@@ -143,6 +150,8 @@ impl<M: Machine> Worker<M> {
             Outcome::TornDown { uid } => {
                 self.forget_files_of(&uid);
                 if let Some(view) = self.view_mut(&uid) {
+                    let since = &mut view.record.course.network_since;
+                    *since = since.map(|_| now);
                     view.sandbox = SandboxState::Absent;
                 }
                 self.given_back(&uid);
@@ -155,6 +164,7 @@ impl<M: Machine> Worker<M> {
                 self.failures.retain(|key, _| step_uid(key) != Some(&uid));
                 self.not_refreshed.retain(|(of, _), _| *of != uid);
                 self.silent.remove(&uid);
+                self.starts.retain(|run, _| run.uid != uid);
                 self.last_lines.retain(|run, _| run.uid != uid);
                 self.forget_files_of(&uid);
                 self.shared.directory.unclaim(&uid);
@@ -176,6 +186,38 @@ impl<M: Machine> Worker<M> {
             if let Some(reason) = last.map(|last| last.reason.clone()) {
                 self.shared.board.metrics().container_restarted(&reason);
             }
+        }
+    }
+
+    /// How a run of a pod that ends has ended, for who looks at the pod until it is gone. The plan writes such an end down only
+    /// where others of the pod still run.
+    fn note_last_end(&mut self, run: &RunKey) {
+        let Some(view) = self.view(&run.uid) else { return };
+        let Some(known) = view.containers.iter().find(|known| known.run == *run) else { return };
+        let memory = view.record.remembered(&run.container);
+        let noted = memory.is_none_or(|it| it.next_attempt() > run.attempt || it.started_attempt < Some(run.attempt));
+        let ContainerState::Exited { exit_code, oom, finished_at } = known.state else { return };
+        if noted || !matches!(view.record.lifecycle, Lifecycle::Terminating { .. }) {
+            return;
+        }
+        let now = self.shared.machine.clock().now();
+        let termination = Termination {
+            attempt: run.attempt,
+            container_id: known.id.clone(),
+            image_id: known.image_id.clone(),
+            exit_code,
+            reason: exit_reason(exit_code, oom).into(),
+            message: String::new(),
+            started_at: memory.and_then(|it| it.started_at),
+            finished_at: if is_no_time(finished_at) { now.wall } else { finished_at },
+            halted: false,
+        };
+        let failures = memory.map_or(0, |it| it.failures);
+        let container = run.container.clone();
+        let ended = Change::Ended { container, termination, failures, not_before: None, completed: false };
+        let boot_id = self.shared.machine.boot_id().to_owned();
+        if let Some(view) = self.view_mut(&run.uid) {
+            view.record.remember(ended, now, &boot_id);
         }
     }
 

@@ -8,7 +8,7 @@ use pod::lifecycle::{GRACE_MIN, deadline};
 use pod::name::{RunKey, Uid, WorkloadKind};
 use pod::observed::ImageState;
 use pod::plan::{Change, Owed, RunStep, StepKey};
-use pod::record::{ContainerMemory, Lifecycle, PodFailure, Record};
+use pod::record::{ContainerMemory, Lifecycle, PodFailure, Record, Termination};
 use pod::spec::{Container, PodTemplate};
 use pod::storage::EVICTED;
 use pod::time::{Moment, Now};
@@ -52,6 +52,14 @@ impl<M: Machine> Worker<M> {
             if let Some(said) = self.shared.machine.sandboxes().last_words(&run) {
                 termination.message = said;
             }
+            // It ended before its start was on record.
+            let told = self.starts.get(&run).map(|at| at.wall.min(termination.finished_at));
+            termination.started_at = termination.started_at.or(told);
+        }
+        if let Change::Started { container, attempt }
+        | Change::Ended { container, termination: Termination { attempt, .. }, .. } = &change
+        {
+            self.starts.remove(&RunKey { uid: uid.clone(), container: container.clone(), attempt: *attempt });
         }
         if let Change::Words { container, attempt, .. } = &change {
             let (container, attempt) = (container.clone(), *attempt);
@@ -171,7 +179,11 @@ impl<M: Machine> Worker<M> {
     }
 
     /// Puts a record into the view.
-    fn take(&mut self, record: Record) {
+    fn take(&mut self, mut record: Record) {
+        // Noted while it was on its way to the disk.
+        if let Some(view) = self.view(&record.uid).filter(|view| view.record.boot_id == record.boot_id) {
+            record.course.network_since = view.record.course.network_since;
+        }
         self.shared.directory.claim(&record);
         let reread = self.view(&record.uid).filter(|v| v.record.document != record.document).map(|_| {
             // Labels or annotations changed: what runs is the same, its status is not.

@@ -130,6 +130,12 @@ fn status(current: &Value, said: &Value) -> Value {
                 let mut kept = before.clone();
                 kept["reason"] = condition["reason"].clone();
                 kept["message"] = condition["message"].clone();
+                // A former version of the agent told none.
+                for time in ["lastHeartbeatTime", "lastTransitionTime"] {
+                    if kept.get(time).is_none_or(Value::is_null) && condition.get(time).is_some() {
+                        kept[time] = condition[time].clone();
+                    }
+                }
                 kept
             }
             _ => condition,

@@ -683,6 +683,21 @@ fn static_pod_has_its_name_before_an_object_of_the_same_name() {
 }
 
 #[test]
+fn document_that_takes_a_name_over_waits_for_it_and_is_not_refused_and_the_object_is_told_that_it_lost() {
+    let key = sample::static_pod("web");
+    let name = format!("web-{}", node().name);
+    for (uid, ends) in [("u1", None), ("u1", Some(3)), ("done", None)] {
+        let statics = static_files(vec![file("a", vec![wants(1, &key)])]);
+        let held = Recorded { name: name.clone(), ..recorded(&control(&name), Source::Control, "pod/default/x") };
+        let merged = merged(&[statics, from_control(vec![object(&name, uid, ends)])], &[held]);
+        assert_eq!(fate_in(&merged, "a"), &Fate::Accepted, "{uid} {ends:?}");
+        assert!(matches!(merged.set.wanted(&key), Wanted::Hold { reason } if reason.contains("has ended")));
+        let lost = fate_in(&merged, &format!("pod/default/{name}"));
+        assert!(matches!(lost, Fate::Duplicate { .. }), "{uid} {ends:?}: {lost:?}");
+    }
+}
+
+#[test]
 fn object_with_the_uid_of_another_pod_takes_nothing_from_it() {
     let key = sample::static_pod("web");
     let record = Recorded { uid: Uid("u1".into()), ..recorded(&key, Source::Static, "a") };

@@ -10,7 +10,7 @@ use super::{Change, Hook, PodView, RunStep, Step, StepKey, View, Waiting, ending
 use crate::backoff;
 use crate::lifecycle;
 use crate::name::RunKey;
-use crate::observed::{ContainerState, ImageState, ObservedContainer, ProbeKind, SandboxState};
+use crate::observed::{ContainerState, ImageState, ObservedContainer, ProbeKind, SandboxState, is_no_time};
 use crate::record::{ContainerMemory, Record, Stopping, Termination};
 use crate::spec::{Container, EnvValue, PodField, RestartPolicy, Role};
 use crate::time::Moment;
@@ -57,6 +57,8 @@ pub fn standing(view: &View<'_>, pod: &PodView, container: &ObservedContainer) -
         ContainerState::NoTask => Standing::Debris,
         // A run that has to wait for its time has not been started: what died there was only created.
         ContainerState::Exited { .. } if !started && held_back(view, memory) => Standing::Debris,
+        // The runtime knows of no end where there was no start: it was ended while it stood created.
+        ContainerState::Exited { finished_at, .. } if !started && is_no_time(*finished_at) => Standing::Debris,
         ContainerState::Exited { .. } if !started && order::has_not_had_its_turn(pod, &container.run.container) => {
             Standing::Debris
         }
@@ -85,7 +87,9 @@ fn ended(view: &View<'_>, pod: &PodView, memory: Option<&ContainerMemory>, conta
     let started = memory.started_attempt == Some(attempt);
     let (exit_code, reason, message, finished_at) = match &container.state {
         ContainerState::Exited { exit_code, oom, finished_at } => {
-            (*exit_code, exit_reason(*exit_code, *oom), exit_message(*exit_code), *finished_at)
+            // Where the runtime does not know when, it is the moment in which it was noticed.
+            let at = if is_no_time(*finished_at) { view.now.wall } else { *finished_at };
+            (*exit_code, exit_reason(*exit_code, *oom), exit_message(*exit_code), at)
         }
         ContainerState::NoTask
         | ContainerState::Created
@@ -485,6 +489,9 @@ impl Runs<'_> {
         }
         if let Some(message) = self.view.turn.start_waits().filter(|_| !order::has_run_here(self.pod)) {
             return Some((WAITS_FOR_OTHERS, message));
+        }
+        if let Some(message) = self.view.turn.room_waits().filter(|_| !order::has_run_here(self.pod)) {
+            return Some(("ContainerCreating", message));
         }
         if let Some(other) = another_runs(self.view, self.index) {
             return creating(&format!("waits until the containers of {} have stopped", other.record.name));

@@ -15,11 +15,13 @@ use crate::record::Lifecycle;
 use crate::sample;
 use crate::spec::{AFTER_ANNOTATION, Handler, Probe, RUN_ONCE_ANNOTATION};
 use crate::time::Moment;
-use crate::turns::{Halt, NODE_DRAINED, Shutdown, Turn, WAITS_FOR_OTHERS, decide};
+use crate::turns::{Halt, NODE_DRAINED, Shutdown, Standing, Turn, WAITS_FOR_OTHERS, decide};
 
 struct Node {
     models: BTreeMap<WorkloadKey, Model>,
     halt: Option<Halt>,
+    /// The DaemonSet of which all of them are pod objects.
+    owner: Option<String>,
     /// Whether nobody is after himself.
     in_order: bool,
     /// What is to run once has done its work whenever the node comes to rest.
@@ -65,7 +67,7 @@ fn wanted(shape: Shape, version: u8) -> DesiredPod {
 impl Node {
     fn new(shapes: &[Shape]) -> Node {
         let model = |shape: &Shape| (sample::daemonset(shape.name), Model::new(wanted(*shape, 0)));
-        Node { models: shapes.iter().map(model).collect(), halt: None, in_order: true, finishes: false }
+        Node { models: shapes.iter().map(model).collect(), halt: None, owner: None, in_order: true, finishes: false }
     }
 
     fn model(&mut self, name: &str) -> &mut Model {
@@ -73,7 +75,8 @@ impl Node {
     }
 
     fn turns(&self) -> BTreeMap<WorkloadKey, Turn> {
-        decide(&self.models.iter().map(|(key, model)| (key.clone(), model.standing())).collect(), self.halt.as_ref())
+        let owned = |model: &Model| Standing { owner: self.owner.clone(), ..model.standing() };
+        decide(&self.models.iter().map(|(key, model)| (key.clone(), owned(model))).collect(), self.halt.as_ref())
     }
 
     /// One plan of one workload, checked against how the others stand.
@@ -312,6 +315,68 @@ fn one_that_never_ends_holds_up_the_others_only_so_long() {
         assert!(now - begun < 60_000, "it waits for ever");
     }
     assert_eq!(node.runs(), ["b"]);
+}
+
+/// A pod of the DaemonSet `slow` that is being ended and takes its time, and its successor.
+fn succeeded(mortal: bool) -> Node {
+    let mut node = Node::new(&[shape("slow-1", "")]);
+    node.owner = Some("slow".into());
+    node.settle();
+    let old = node.model("slow-1");
+    (old.wanted, old.obedient, old.mortal) = (Wanted::Gone, false, mortal);
+    let now = old.now;
+    node.models.insert(sample::daemonset("slow-2"), Model::new(wanted(shape("slow-2", ""), 0)));
+    node.set_time(now);
+    node
+}
+
+/// A round of plans, and what of the new pod's start they say.
+fn round(node: &mut Node) -> Option<String> {
+    let mut said = None;
+    for name in ["slow-1", "slow-2"] {
+        let plan = node.begin(&sample::daemonset(name));
+        let model = node.model(name);
+        while !model.in_flight.is_empty() {
+            model.end(0, Outcome::Done);
+        }
+        said = plan.waiting_for.into_iter().map(|wait| wait.message).find(|it| it.contains("one pod of a DaemonSet"));
+    }
+    let now = node.model("slow-1").now + 100;
+    node.set_time(now);
+    said
+}
+
+#[test]
+fn two_pods_of_one_daemonset_of_the_endpoint_never_run_at_once() {
+    let mut node = succeeded(true);
+    let mut said = false;
+    while !node.model("slow-1").pods.is_empty() {
+        said |= round(&mut node).is_some_and(|said| said.contains("slow-1"));
+        assert!(node.runs().len() < 2, "{:?}", node.runs());
+    }
+    assert!(said, "it says what it waits for");
+    node.settle();
+    assert_eq!(node.runs(), ["slow-2"]);
+}
+
+#[test]
+fn an_old_pod_that_never_ends_holds_up_its_successor_only_so_long() {
+    let mut node = succeeded(false);
+    let begun = node.model("slow-1").now;
+    while node.runs() != ["slow-1", "slow-2"] {
+        round(&mut node);
+        assert!(node.model("slow-1").now - begun < 60_000, "it waits for ever");
+    }
+    let turn = node.turns().remove(&sample::daemonset("slow-2")).unwrap();
+    assert!(turn.waited_in_vain().is_some_and(|said| said.contains("slow-1")), "{turn:?}");
+}
+
+#[test]
+fn a_surging_pod_starts_beside_the_one_that_nobody_ends() {
+    let mut node = succeeded(true);
+    node.model("slow-1").wanted = Wanted::Run(Box::new(wanted(shape("slow-1", ""), 0)));
+    node.settle();
+    assert_eq!(node.runs(), ["slow-1", "slow-2"]);
 }
 
 #[test]

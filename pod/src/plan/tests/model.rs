@@ -298,9 +298,13 @@ impl Model {
 
     /// What waits for its start dies.
     pub fn lose_created(&mut self) {
-        let now = self.now().wall;
+        self.lose_created_at(self.now().wall);
+    }
+
+    /// The same, and the runtime says that it was then.
+    pub fn lose_created_at(&mut self, finished_at: jiff::Timestamp) {
         for run in self.all(|s| *s == ContainerState::Created) {
-            self.set(&run, ContainerState::Exited { exit_code: 137, oom: false, finished_at: now });
+            self.set(&run, ContainerState::Exited { exit_code: 137, oom: false, finished_at });
             self.ended.insert(run, false);
         }
     }

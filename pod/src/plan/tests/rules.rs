@@ -546,6 +546,40 @@ fn created_run_that_dies_while_it_waits_is_made_again_and_is_no_restart() {
     assert_eq!(states(&model, 0), [(2, &ContainerState::Running { pid: 7 })]);
 }
 
+/// containerd's zero time.
+fn year_one() -> jiff::Timestamp {
+    "0001-01-01T00:00:00Z".parse().unwrap()
+}
+
+#[test]
+fn a_run_that_never_started_is_no_restart_whatever_the_runtime_makes_of_its_end() {
+    let mut model = Model::new(revision(0, &["a"]));
+    until(&mut model, |s| matches!(s, Step::Create { .. }));
+    while !model.in_flight.is_empty() {
+        model.end(0, Outcome::Done);
+    }
+    model.lose_created_at(year_one());
+    let plan = model.plan();
+    assert!(plan.steps.iter().all(|s| !matches!(s, Step::Remember { .. })), "{plan:?}");
+    model.settle();
+    assert_eq!(states(&model, 0), [(0, &ContainerState::Running { pid: 7 })]);
+}
+
+#[test]
+fn an_end_of_which_nobody_knows_the_time_was_when_it_was_noticed() {
+    let mut model = running(&["a"]);
+    model.exit(0, 137);
+    let ContainerState::Exited { finished_at, .. } = &mut model.pods[0].containers[0].state else { panic!("it ended") };
+    *finished_at = year_one();
+    let noticed = model.now().wall;
+    let plan = model.plan();
+    let ended = plan.steps.iter().find_map(|step| match step {
+        Step::Remember { change: Change::Ended { termination, .. }, .. } => Some(termination.finished_at),
+        _ => None,
+    });
+    assert_eq!(ended, Some(noticed), "{plan:?}");
+}
+
 #[test]
 fn end_is_remembered_while_the_rest_of_an_ending_pod_runs() {
     let mut model = running(&["a", "b"]);
