@@ -8,7 +8,7 @@ mod value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-pub use value::duration;
+pub use value::{Advertised, duration};
 
 /// The default of `--data-dir`.
 pub const DATA_DIR: &str = "/var/lib/daemonlet-control";
@@ -25,6 +25,8 @@ pub struct Config {
     pub store: StoreChoice,
     /// Names and addresses under which the endpoint is reached, beside those that the machine has.
     pub tls_names: Vec<String>,
+    /// Where pods of every node find the API; None: where their node reaches the endpoint.
+    pub api_advertise: Option<Advertised>,
 }
 
 /// Where objects are kept.
@@ -67,6 +69,10 @@ pub struct Settings {
     /// machine's names and addresses]
     #[arg(long, value_name = "NAME", value_parser = value::tls_name)]
     pub tls_name: Vec<String>,
+    /// Where pods find the API (KUBERNETES_SERVICE_HOST and _PORT), for an endpoint behind NAT or a load balancer; it is in the certificate
+    /// [default: where their node reaches the endpoint, and the port of --listen]
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = value::advertised)]
+    pub api_advertise: Option<Advertised>,
     /// Where objects are kept: in a file of the data directory, or in etcd [default: embedded]
     #[arg(long, value_name = "STORE")]
     pub store: Option<StoreName>,
@@ -103,9 +109,25 @@ impl Config {
         Config::resolve(flags.over(from_file))
     }
 
+    /// What the certificate names beside what the machine has.
+    pub fn own_names(&self) -> Vec<String> {
+        let advertised = self.api_advertise.as_ref().map(|advertised| advertised.host.clone());
+        self.tls_names.iter().cloned().chain(advertised).collect()
+    }
+
     fn resolve(settings: Settings) -> Result<Config, ConfigError> {
-        let Settings { data_dir, listen, nodes_listen, tls_name, store, etcd_endpoints, etcd_ca, etcd_cert, etcd_key } =
-            settings;
+        let Settings {
+            data_dir,
+            listen,
+            nodes_listen,
+            tls_name,
+            api_advertise,
+            store,
+            etcd_endpoints,
+            etcd_ca,
+            etcd_cert,
+            etcd_key,
+        } = settings;
         let unfit = |why: &str| Err(ConfigError::Unfit(why.to_owned()));
         let is_etcd = store == Some(StoreName::Etcd);
         let store = match (is_etcd, etcd_endpoints) {
@@ -127,7 +149,7 @@ impl Config {
             return unfit("--listen and --nodes-listen are the same address: the API and the nodes need one each");
         }
         let data_dir = data_dir.unwrap_or_else(|| DATA_DIR.into());
-        Ok(Config { data_dir, listen, nodes_listen, store, tls_names: tls_name })
+        Ok(Config { data_dir, listen, nodes_listen, store, tls_names: tls_name, api_advertise })
     }
 }
 
@@ -139,6 +161,7 @@ impl Settings {
             listen: self.listen.or(other.listen),
             nodes_listen: self.nodes_listen.or(other.nodes_listen),
             tls_name: if self.tls_name.is_empty() { other.tls_name } else { self.tls_name },
+            api_advertise: self.api_advertise.or(other.api_advertise),
             store: self.store.or(other.store),
             etcd_endpoints: self.etcd_endpoints.or(other.etcd_endpoints),
             etcd_ca: self.etcd_ca.or(other.etcd_ca),
@@ -161,12 +184,15 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_defaults() {
-        let (_dir, path) = written("listen: 127.0.0.1:7000\nnodes-listen: :7001\ntls-name: [a.example, 192.0.2.1]\n");
+        let (_dir, path) = written(
+            "listen: 127.0.0.1:7000\nnodes-listen: :7001\ntls-name: [a.example, 192.0.2.1]\napi-advertise: lb.example:443\n",
+        );
         let flags = Settings { listen: Some("[::1]:7443".parse().unwrap()), ..Settings::default() };
         let config = Config::load(flags, Some(&path)).unwrap();
         assert_eq!(config.listen, "[::1]:7443".parse().unwrap());
         assert_eq!(config.nodes_listen, "[::]:7001".parse().unwrap());
         assert_eq!(config.tls_names, ["a.example", "192.0.2.1"]);
+        assert_eq!(config.api_advertise, Some(Advertised { host: "lb.example".into(), port: Some(443) }));
         assert_eq!((config.data_dir, config.store), (DATA_DIR.into(), StoreChoice::Embedded));
     }
 

@@ -18,6 +18,10 @@ use crate::daemonset::after;
 pub const GRACE: Duration = Duration::from_secs(50);
 /// Nodes that are remembered: more than any fleet that one endpoint serves. Beyond it the one that was silent longest is forgotten.
 const NODES_MAX: usize = 20_000;
+/// How often this endpoint notes that it runs itself ([`Contacts::tick`]).
+pub const TICK: Duration = Duration::from_secs(5);
+/// A note that comes later than this is no busy machine: the endpoint stood still (a machine that slept, a disk that hung), and heard nobody.
+pub const LATE_MAX: Duration = Duration::from_secs(15);
 /// Bytes of what keeps a node from being ready.
 const WHY_MAX: usize = 1024;
 /// A clock that has gone on by so much more, or less, than time has passed was set.
@@ -49,6 +53,8 @@ struct Book {
     looked: Option<(Timestamp, Duration)>,
     /// Whose health, connection or first sign of life has changed since [`Contacts::take_changed`].
     changed: Vec<String>,
+    /// When it was last noted that this endpoint runs; None: nobody does.
+    awake: Option<Timestamp>,
 }
 
 /// What a node says of itself.
@@ -109,7 +115,7 @@ impl Heard {
     /// Why nothing is heard, without a time and without a full stop.
     pub fn silence(&self) -> &'static str {
         match (self.ever, self.connected) {
-            (false, _) => "The node has not called since the control endpoint started",
+            (false, _) => "The node has not called since the control endpoint began to listen",
             (true, true) => "The node's session is open and silent",
             (true, false) => "The node's session has ended and nothing else is heard of it",
         }
@@ -220,6 +226,18 @@ impl Contacts {
         known.clone()
     }
 
+    /// This endpoint runs. To be called every [`TICK`].
+    pub fn tick(&self) {
+        let (mut book, now) = self.book_now();
+        book.awake = Some(now);
+    }
+
+    /// This endpoint could hear nobody until now: every node has its time anew, as after a start.
+    pub fn listen_anew(&self) {
+        let (mut book, now) = self.book_now();
+        book.listen_anew(now);
+    }
+
     /// The node is gone from the fleet.
     pub fn forget(&self, node: &str) {
         let mut book = self.book();
@@ -260,8 +278,10 @@ impl Contacts {
             let by = now.duration_since(at).saturating_sub(went);
             if by.abs() >= STEP_MIN {
                 book.nodes.values_mut().for_each(|known| known.step(by));
+                book.awake = book.awake.map(|awake| awake.checked_add(by).unwrap_or(now));
             }
         }
+        book.catch_up(now);
         (book, now)
     }
 
@@ -272,6 +292,21 @@ impl Contacts {
 }
 
 impl Book {
+    /// Whoever looks first after the endpoint stood still must not find all nodes silent.
+    fn catch_up(&mut self, now: Timestamp) {
+        if self.awake.is_some_and(|awake| after(awake, TICK + LATE_MAX) <= now) {
+            tracing::warn!("the control endpoint stood still: every node has its time anew");
+            self.awake = Some(now);
+            self.listen_anew(now);
+        }
+    }
+
+    fn listen_anew(&mut self, now: Timestamp) {
+        for known in self.nodes.values_mut() {
+            (known.here.at, known.here.ever, known.elsewhere) = (now, false, None);
+        }
+    }
+
     fn entry(&mut self, node: &str, now: Timestamp) -> &mut Known {
         if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(node) {
             let silent = self.nodes.iter().min_by_key(|(_, known)| known.heard().at).map(|(name, _)| name.clone());
@@ -340,6 +375,27 @@ mod tests {
             assert_eq!(clock.now().duration_since(contacts.of("a").at), before);
         }
         assert_eq!(contacts.of("a").at, at(80), "20 seconds ago");
+    }
+
+    #[test]
+    fn an_endpoint_that_stood_still_gives_every_node_its_time() {
+        let clock = Clock::at(at(0));
+        let contacts = Contacts::new(clock.clone());
+        contacts.tick();
+        contacts.heard("a", "");
+        contacts.heard("b", "");
+        clock.set(at(19));
+        assert_eq!(contacts.of("a").at, at(0), "a busy machine is late, too");
+        contacts.tick();
+        clock.set(at(200));
+        // Whoever comes first: the judge, the clock, or a node.
+        contacts.heard("b", "");
+        let (a, b) = (contacts.of("a"), contacts.of("b"));
+        assert_eq!((a.at, a.ever), (at(200), false));
+        assert_eq!((b.at, b.ever), (at(200), true));
+        contacts.tick();
+        clock.set(at(204));
+        assert_eq!(contacts.of("a").at, at(200), "its time runs");
     }
 
     #[test]

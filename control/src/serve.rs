@@ -33,7 +33,7 @@ use crate::door::join::Joining;
 use crate::door::rules::Authorizer;
 use crate::door::service_accounts::ServiceAccounts;
 use crate::door::tls::{self, ServerCertificate};
-use crate::fleet::{self, Api, Fleet};
+use crate::fleet::{self, Api, Fleet, Host};
 use crate::http::{self, Check, Checks};
 use crate::loops;
 use crate::loops::itself::Address;
@@ -71,7 +71,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let listener = listen(config.listen, "--listen").await?;
     let nodes_listener = listen(config.nodes_listen, "--nodes-listen").await?;
     let (api, nodes) = (listener.local_addr()?, nodes_listener.local_addr()?);
-    let names = hosts::names(&config.tls_names, &[api, nodes]);
+    let names = hosts::names(&config.own_names(), &[api, nodes]);
     let certificate = Arc::new(ServerCertificate::new(authority.clone(), names, clock.now())?);
     let joining = Joining::new(authority.clone(), store.clone(), clock.clone());
     let accounts = ServiceAccounts::new(&authority, store.clone(), clock.clone());
@@ -79,7 +79,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let authenticator = Authenticator::new(joining.clone(), accounts.clone());
     let contacts = Contacts::new(clock.clone());
     let address = hosts::address(api);
-    let for_pods = Api { host: address.to_string(), port: api.port() };
+    let own = Host { host: address.to_string(), port: api.port() };
+    let advertised = config.api_advertise.clone();
+    let advertised = advertised.map(|it| Host { host: it.host, port: it.port.unwrap_or(api.port()) });
+    // A client that reads the Service is told the same, where it can be said there.
+    let address = match advertised.as_ref().map(|it| (it.host.parse(), it.port)) {
+        Some((Ok(ip), port)) => Address { ip, port },
+        _ => Address { ip: address, port: api.port() },
+    };
+    let is_everywhere = api.ip().is_unspecified();
+    let for_pods = Api { advertised, own, is_everywhere, names: config.tls_names.clone() };
     let fleet = Fleet::new(objects.clone(), joining.clone(), contacts.clone(), accounts, for_pods);
     let kubeconfig = config.data_dir.join(KUBECONFIG);
     kubeconfig::ensure(&kubeconfig, &authority, api, clock.now())?;
@@ -92,7 +101,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut in_session = tokio::spawn(fleet::serve(fleet, nodes_listener, tls, stop.subscribe()));
     let settings = loops::Settings {
         root_ca: authority.certificate_pem().to_owned(),
-        address: Some(Address { ip: address, port: api.port() }),
+        address: Some(address),
         // Several endpoints share an etcd; the file belongs to one.
         election: matches!(store, AnyStore::Etcd(_)).then(|| format!("{}_{}", hosts::name(), Uuid::new_v4())),
     };
@@ -242,7 +251,7 @@ async fn look_after(certificate: Arc<ServerCertificate>, authority: Arc<Authorit
         let (certificate, authority, looked) = (certificate.clone(), authority.clone(), looked.clone());
         let look = move || {
             let Looked { config, api, nodes, kubeconfig, clock } = &*looked;
-            let names = hosts::names(&config.tls_names, &[*api, *nodes]);
+            let names = hosts::names(&config.own_names(), &[*api, *nodes]);
             match certificate.renew(names, clock.now()) {
                 Ok(true) => tracing::info!(until = %certificate.not_after(), "the endpoint has a new certificate"),
                 Ok(false) => {}

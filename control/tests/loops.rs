@@ -111,6 +111,43 @@ async fn a_node_gets_its_daemon_its_lease_and_its_namespace_what_belongs_there()
     loops.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemonset_that_asks_for_it_is_rolled_when_what_it_uses_holds_something_else() {
+    let world = World::new().await;
+    let map = |value: &str| {
+        let metadata = json!({"name": "m", "namespace": "default"});
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"k": value}})
+    };
+    world.create("default", map("1")).await;
+    let labels = json!({"app": "c"});
+    let set = |name: &str, asks: &str| {
+        let annotations = json!({"daemonlet.dev/restart-on-config-change": asks});
+        let containers = json!([{"name": "main", "image": "busybox:1", "envFrom": [{"configMapRef": {"name": "m"}}]}]);
+        let template =
+            json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": {"containers": containers}});
+        json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"selector": {"matchLabels": labels}, "template": template}})
+    };
+    world.create("default", set("asks", "true")).await;
+    world.create("default", set("silent", "false")).await;
+    let read = async |name: &str| {
+        let set = world.get("apps/v1", "DaemonSet", "default", name).await.unwrap();
+        let annotations = &set["spec"]["template"]["metadata"]["annotations"];
+        (annotations["daemonlet.dev/config-digest"].as_str().map(str::to_owned), set["metadata"]["generation"].clone())
+    };
+    let (first, generation) = read("asks").await;
+    assert!(first.is_some() && generation == 1, "a new one is not rolled at once: {first:?}");
+    let loops = world.start(None);
+    let maps = by_api_version("v1", "ConfigMap").unwrap();
+    world.objects.update(maps, "default", "m", "", map("2"), &WriteOptions::default()).await.unwrap();
+    until("another template", || async { read("asks").await.0 != first }).await;
+    assert_eq!(read("asks").await.1, 2);
+    world.objects.update(maps, "default", "m", "", map("1"), &WriteOptions::default()).await.unwrap();
+    until("the template of before", || async { read("asks").await.0 == first }).await;
+    assert_eq!(read("silent").await, (None, json!(1)));
+    loops.stop().await;
+}
+
 /// Somebody writes, in a namespace of his own, an object that says it is owned by another namespace's DaemonSet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_owner_reference_does_not_end_what_the_owner_has() {

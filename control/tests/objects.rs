@@ -186,6 +186,57 @@ async fn what_is_wrong_with_a_daemonset_is_told_by_field_in_kubernetes_words() {
 }
 
 #[tokio::test]
+async fn what_no_node_could_run_is_refused_or_warned_of_before_it_takes_the_place_of_what_runs() {
+    let world = world().await;
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+    let set =
+        json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    world.create("apps/daemonsets", "n", set).await;
+    let spec = |spec: Value| Patch::Merge(json!({"spec": {"template": {"spec": spec}}}));
+    let wrong = spec(json!({"hostAliases": [{"ip": "x", "hostnames": ["a"]}]}));
+    let refused = world.patch("apps/daemonsets", "d", "", wrong).await.unwrap_err();
+    assert_eq!(refused.code, 422);
+    assert!(
+        refused.message.contains("spec.template.spec.hostAliases[0].ip: Invalid value: \"x\""),
+        "{}",
+        refused.message
+    );
+
+    let claim = spec(json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "x"}}]}));
+    let patched = world
+        .objects
+        .patch(kind("apps/daemonsets"), "n", "d", "", claim, &options())
+        .await
+        .expect("Kubernetes takes it");
+    assert_eq!(patched.warnings.len(), 1);
+    assert!(patched.warnings[0].starts_with("spec.template.spec.volumes[0].persistentVolumeClaim: "), "{patched:?}");
+    // Whoever changes something else is not told again, and is in nobody's way.
+    let label = Patch::Merge(json!({"metadata": {"labels": {"x": "y"}}}));
+    let patched = world.objects.patch(kind("apps/daemonsets"), "n", "d", "", label, &options()).await.expect("a label");
+    assert_eq!(patched.warnings, Vec::<String>::new());
+
+    let pod =
+        json!({"metadata": {"name": "p"}, "spec": {"hostname": "A_B", "containers": [{"name": "c", "image": "i:1"}]}});
+    let refused = world.try_create("pods", "n", pod).await.unwrap_err();
+    assert!(refused.code == 422 && refused.message.contains(" spec.hostname: "), "{}", refused.message);
+}
+
+#[tokio::test]
+async fn kubernetes_own_priority_classes_stay() {
+    let world = world().await;
+    let class = |name: &str, value: i64| json!({"metadata": {"name": name}, "value": value});
+    for (name, value) in [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)] {
+        world.create("scheduling.k8s.io/priorityclasses", "", class(name, value)).await;
+        let refused =
+            world.delete("scheduling.k8s.io/priorityclasses", name, DeleteOptions::default()).await.unwrap_err();
+        let why = "this is a system priority class and cannot be deleted";
+        assert!(refused.code == 403 && refused.message.contains(why), "{}", refused.message);
+    }
+    world.create("scheduling.k8s.io/priorityclasses", "", class("own", 5)).await;
+    assert!(world.delete("scheduling.k8s.io/priorityclasses", "own", DeleteOptions::default()).await.unwrap());
+}
+
+#[tokio::test]
 async fn only_the_template_raises_the_templates_generation_and_labels_raise_none() {
     let world = world().await;
     world.create("apps/daemonsets", "n", daemonset("d")).await;

@@ -39,6 +39,7 @@ mod tests {
                 health_address: String::new(),
                 node: "{}".into(),
                 accepted: Some(Generation { epoch: 7, number: 300 }),
+                control_host: String::new(),
             })),
         }
     }

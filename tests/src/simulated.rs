@@ -169,6 +169,7 @@ impl Node {
             health_address: String::new(),
             node: self.object().to_string().into(),
             accepted: *accepted,
+            control_host: String::new(),
         };
         let whole = v1::Statuses { whole: true, ..v1::Statuses::default() };
         for what in [up::What::Hello(hello), up::What::Statuses(whole), heartbeat()] {

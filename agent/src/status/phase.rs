@@ -177,7 +177,7 @@ fn no_token(published: &Published, view: &PodView) -> Option<Value> {
     let (reason, why) = match view.record.workload.kind {
         WorkloadKind::Control if !published.lacks_token => return None,
         WorkloadKind::Control => ("NotGiven", "the control endpoint has not given one yet"),
-        WorkloadKind::Pod | WorkloadKind::DaemonSet => ("NoApiServer", "there is no API server to give one"),
+        WorkloadKind::Pod | WorkloadKind::DaemonSet => ("NoApiServer", "only a pod of a control endpoint is given one"),
     };
     let is_token = |source: &Projection| matches!(source, Projection::Token { .. });
     let lacks = |volume: &&Volume| match &volume.source {

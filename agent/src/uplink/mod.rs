@@ -230,6 +230,7 @@ impl<M: Machine, F: Files + Clone> Line<M, F> {
                 facts,
                 remote,
                 health_address: settings.health_advertise.as_deref().unwrap_or_default(),
+                control_host: &settings.url.host,
                 events_told,
                 tokens,
                 shelf: (shelf, files),

@@ -73,6 +73,8 @@ pub struct Session<'s, M: Machine, F> {
     pub facts: &'s node::Machine,
     pub remote: &'s mut Remote<F>,
     pub health_address: &'s str,
+    /// Of the URL by which the endpoint was reached.
+    pub control_host: &'s str,
     /// Up to which event the endpoint has been told, in earlier sessions too.
     pub events_told: &'s mut u64,
     pub tokens: &'s mut Tokens,
@@ -118,6 +120,10 @@ impl<M: Machine, F: Files> Session<'_, M, F> {
             // timers are absolute.
             tokio::select! {
                 down = downs.message() => match down {
+                    Ok(Some(Down { what: Some(down::What::SayAgain(_)) })) => {
+                        reports.say_again();
+                        report_at.get_or_insert(Instant::now());
+                    }
                     Ok(Some(Down { what })) => self.take(what, &mut assembly, &mut streams, &ups).await?,
                     Ok(None) => return Err(SessionError::Ended),
                     Err(status) => return Err(refused(status)),
@@ -188,6 +194,7 @@ impl<M: Machine, F: Files> Session<'_, M, F> {
             health_address: self.health_address.to_owned(),
             node,
             accepted: self.remote.standing().map(|standing| convert::to_generation(standing.generation)),
+            control_host: self.control_host.to_owned(),
         }
     }
 

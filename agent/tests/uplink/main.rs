@@ -338,8 +338,9 @@ async fn labels_are_proposed_once_and_then_the_node_object_rules() {
     let mut changed = object.clone();
     changed["metadata"]["labels"]["rack"] = "r2".into();
     place.update("Node", changed).await;
-    until("the node goes by it", async || {
+    let ruling = until("the node goes by it", async || {
         node.board.ruling().filter(|ruling| ruling.labels.get("rack").is_some_and(|rack| rack == "r2"))
     })
     .await;
+    assert_eq!(ruling.api, Some(("127.0.0.1".into(), 6443)), "pods find the API where their node has dialed it");
 }

@@ -14,7 +14,7 @@ use control::door::authority::{Authority, Request};
 use control::door::join::{Joining, Wanted};
 use control::door::service_accounts::ServiceAccounts;
 use control::door::tls::{Names, ServerCertificate, for_nodes};
-use control::fleet::{self, ALPN, Api, Fleet, Witness};
+use control::fleet::{self, ALPN, Api, Fleet, Host, Witness};
 use control::store::any::AnyStore;
 use control::store::embedded::Embedded;
 use serde_json::{Value, json};
@@ -100,7 +100,9 @@ impl Place {
         let now = jiff::Timestamp::now();
         let certificate = ServerCertificate::new(self.authority.clone(), Names::default(), now).unwrap();
         let tls = for_nodes(Arc::new(certificate), ALPN).unwrap();
-        let api = Api { host: "192.0.2.1".into(), port: 6443 };
+        // The name by which nodes dial it here counts for their pods, too.
+        let own = Host { host: "192.0.2.1".into(), port: 6443 };
+        let api = Api { advertised: None, own, is_everywhere: true, names: vec!["127.0.0.1".into()] };
         let accounts = ServiceAccounts::new(&self.authority, self.store.clone(), Clock::system());
         let fleet = Fleet::new(self.objects.clone(), self.joining(), self.witness.clone(), accounts, api);
         let (stop, stopping) = watch::channel(false);

@@ -61,13 +61,24 @@ fn text(path: &Path) -> Result<String, String> {
 
 fn set(settings: &mut Settings, entry: &Entry) -> Result<(), String> {
     // Every field by name: a new setting does not compile until its key is decided.
-    let Settings { data_dir, listen, nodes_listen, tls_name, store, etcd_endpoints, etcd_ca, etcd_cert, etcd_key } =
-        settings;
+    let Settings {
+        data_dir,
+        listen,
+        nodes_listen,
+        tls_name,
+        api_advertise,
+        store,
+        etcd_endpoints,
+        etcd_ca,
+        etcd_cert,
+        etcd_key,
+    } = settings;
     match entry.key.as_str() {
         "data-dir" => *data_dir = Some(one(entry, value::path)?),
         "listen" => *listen = Some(one(entry, value::listen)?),
         "nodes-listen" => *nodes_listen = Some(one(entry, value::listen)?),
         "tls-name" => *tls_name = entry.values.iter().map(|text| value::tls_name(text)).collect::<Result<_, _>>()?,
+        "api-advertise" => *api_advertise = Some(one(entry, value::advertised)?),
         "store" => *store = Some(one(entry, value::store)?),
         // Written as on the command line, or as a list.
         "etcd-endpoints" => *etcd_endpoints = Some(value::urls(&entry.values.join(","))?),

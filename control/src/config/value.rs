@@ -16,6 +16,15 @@ const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Urls(pub Vec<String>);
 
+/// `--api-advertise`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertised {
+    /// A DNS name or an address, without brackets.
+    pub host: String,
+    /// None: that of `--listen`.
+    pub port: Option<u16>,
+}
+
 /// A path, made absolute before anything may change the working directory.
 pub fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
@@ -44,6 +53,27 @@ pub fn tls_name(text: &str) -> Result<String, String> {
     }
     let lower = text.to_ascii_lowercase();
     names::dns_subdomain(&lower).map_or(Ok(lower), Err)
+}
+
+/// A name or an address, and perhaps a port: `lb.example`, `192.0.2.1:443`, `[2001:db8::1]:443`.
+pub fn advertised(text: &str) -> Result<Advertised, String> {
+    let wrong = |why: &str| format!("{text:?} is not HOST or HOST:PORT: {why}");
+    let (host, port) = match text.parse::<IpAddr>() {
+        Ok(_) => (text, None),
+        Err(_) => match text.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = tls_name(address.unwrap_or(host)).map_err(|why| wrong(&why))?;
+    if host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) {
+        return Err(wrong("that is every address, and pods need one"));
+    }
+    let read = |port: &str| {
+        port.parse().ok().filter(|port| *port > 0).ok_or_else(|| wrong("a port is a number from 1 to 65535"))
+    };
+    Ok(Advertised { host, port: port.map(read).transpose()? })
 }
 
 pub fn urls(text: &str) -> Result<Urls, String> {
@@ -93,6 +123,17 @@ mod tests {
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(tls_name("Control.Example"), Ok("control.example".into()));
         assert_eq!(tls_name("2001:db8::1"), Ok("2001:db8::1".into()));
+        for (text, host, port) in [
+            ("Lb.example", "lb.example", None),
+            ("192.0.2.1:443", "192.0.2.1", Some(443)),
+            ("2001:db8::1", "2001:db8::1", None),
+            ("[2001:db8::1]:443", "2001:db8::1", Some(443)),
+        ] {
+            assert_eq!(advertised(text), Ok(Advertised { host: host.into(), port }), "{text}");
+        }
+        for wrong in ["", ":443", "a:", "a:0", "a:65536", "https://a", "0.0.0.0:443", "a b"] {
+            assert!(advertised(wrong).is_err(), "{wrong:?}");
+        }
         for wrong in ["", "5", "h", "1d", "1h5", "-1s", "99999999999h", "1ä"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }

@@ -32,6 +32,8 @@ pub struct Index {
     state: Arc<Mutex<State>>,
     /// True once everything was read.
     ready: watch::Sender<bool>,
+    /// Counts changes of Namespaces.
+    spaces: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -95,7 +97,7 @@ pub struct Known {
 
 impl Index {
     pub fn new() -> Index {
-        Index { state: Arc::default(), ready: watch::Sender::new(false) }
+        Index { state: Arc::default(), ready: watch::Sender::new(false), spaces: watch::Sender::new(0) }
     }
 
     /// Follows the store, for ever.
@@ -112,6 +114,11 @@ impl Index {
     pub async fn ready(&self) {
         // The sender lives in us.
         let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
+    }
+
+    /// Moves when there may be another Namespace.
+    pub fn spaces(&self) -> watch::Receiver<u64> {
+        self.spaces.subscribe()
     }
 
     /// What is known, and as of which revision.
@@ -154,10 +161,12 @@ impl Index {
         let (of_nodes, _) = read_all(objects, nodes, Some(revision)).await?;
         self.state().restart(found, of_nodes, revision);
         self.ready.send_replace(true);
+        self.spaces.send_modify(|count| *count = count.saturating_add(1));
+        let of_spaces = prefix(kind("Namespace"), None);
         // One watch over all of them, so that there is one order of changes.
         let [of_pods, of_nodes] = [pods, nodes].map(|kind| prefix(kind, None));
         let [of_config_maps, of_secrets] = [config_maps, secrets].map(|kind| prefix(kind, None));
-        let shared = common(&[&of_pods, &of_nodes, &of_config_maps, &of_secrets]);
+        let shared = common(&[&of_pods, &of_nodes, &of_config_maps, &of_secrets, &of_spaces]);
         let mut changes = objects.changes(&shared, revision).await?;
         loop {
             let batch = changes.next().await?;
@@ -172,6 +181,8 @@ impl Index {
                     state.used("ConfigMap", name);
                 } else if let Some(name) = key.strip_prefix(&of_secrets) {
                     state.used("Secret", name);
+                } else if key.starts_with(&of_spaces) && now.is_some() {
+                    self.spaces.send_modify(|count| *count = count.saturating_add(1));
                 }
             }
             state.revision = state.revision.max(batch.revision);

@@ -86,6 +86,7 @@ async fn one(
     (_place, stranger): (OwnedSemaphorePermit, Stranger),
     mut stop: watch::Receiver<bool>,
 ) {
+    let local = tcp.local_addr().ok().map(|address| address.ip());
     // Where it cannot be set, small messages are slower.
     let _ = tcp.set_nodelay(true);
     let Some(begun) = greeted(tcp).await else {
@@ -119,7 +120,7 @@ async fn one(
             None
         }
     };
-    let connection = Connection { inner: fleet.inner.clone(), from: from.ip(), shown: Arc::new(shown) };
+    let connection = Connection { inner: fleet.inner.clone(), from: from.ip(), local, shown: Arc::new(shown) };
     let largest = if is_stranger { JOIN_MAX } else { MESSAGE_MAX };
     let service =
         FleetServer::new(connection).max_decoding_message_size(largest).max_encoding_message_size(MESSAGE_MAX);

@@ -43,7 +43,7 @@ use index::Index;
 use streams::Streams;
 
 pub use listener::{ALPN, serve};
-pub use wanted::Api;
+pub use wanted::{Api, Host};
 
 /// An answer that takes its time.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -25,6 +25,8 @@ type Queued = Box<Result<v1::Down, Status>>;
 pub struct Connection {
     pub inner: Arc<Inner>,
     pub from: IpAddr,
+    /// Ours, at which the node has found us.
+    pub local: Option<IpAddr>,
     /// What TLS has verified; empty: nothing was shown.
     pub shown: session::Shown,
 }
@@ -61,7 +63,8 @@ impl Fleet for Connection {
     async fn session(&self, request: Request<Streaming<v1::Up>>) -> Result<Response<Self::SessionStream>, Status> {
         let node = self.inner.door.node(&self.shown).await.map_err(refused)?;
         let (downs, sent) = mpsc::channel(session::DOWN_MAX);
-        tokio::spawn(session::run(self.inner.clone(), self.shown.clone(), node, request.into_inner(), downs));
+        let from = (self.shown.clone(), self.local);
+        tokio::spawn(session::run(self.inner.clone(), from, node, request.into_inner(), downs));
         Ok(Response::new(ReceiverStream::new(sent).map(|queued| *queued)))
     }
 }

@@ -4,6 +4,7 @@
 //! Nothing is queued for a slow node: its set is read anew when it has taken the last one. What writes or reads is a box of its own while it does: a session
 //! waits nearly always, and a thousand of them have no room for it all that time.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ use super::manners::{Manners, Turn};
 use super::service;
 use super::statuses::Statuses;
 use super::streams::Streams;
-use super::{Inner, epoch, events, nodes, wanted};
+use super::wanted::{self, Host, Way};
+use super::{Inner, epoch, events, nodes};
 use crate::api::error::ApiError;
 use crate::door::audit;
 use crate::door::authority::{NODE_PREFIX, NODES};
@@ -55,9 +57,17 @@ pub type Shown = Arc<Vec<CertificateDer<'static>>>;
 pub type Downs = mpsc::Sender<Box<Result<Down, Status>>>;
 
 /// Until the connection breaks, or a newer session of the node begins.
-pub async fn run(inner: Arc<Inner>, shown: Shown, node: String, mut ups: Streaming<Up>, downs: Downs) {
+///
+/// `local`: our address that the node has reached.
+pub async fn run(
+    inner: Arc<Inner>,
+    (shown, local): (Shown, Option<IpAddr>),
+    node: String,
+    mut ups: Streaming<Up>,
+    downs: Downs,
+) {
     let manners = inner.manners.of(&node, Instant::now());
-    let ended = match Box::pin(begin(&inner, (&node, &manners), &mut ups, &downs)).await {
+    let ended = match Box::pin(begin(&inner, (&node, local, &manners), &mut ups, &downs)).await {
         Ok(begun) => talk(&inner, (&node, &shown, &manners), begun, ups, &downs).await,
         Err(status) => status,
     };
@@ -75,6 +85,8 @@ struct Begun {
     /// Its Node object says that it refuses its set.
     is_refusing: bool,
     heard: Heard,
+    /// Where the node's pods find it.
+    api: Host,
     epoch: u64,
     newer: watch::Receiver<u64>,
     number: u64,
@@ -83,7 +95,7 @@ struct Begun {
 
 async fn begin(
     inner: &Arc<Inner>,
-    (node, manners): (&str, &Arc<Manners>),
+    (node, local, manners): (&str, Option<IpAddr>, &Arc<Manners>),
     ups: &mut Streaming<Up>,
     downs: &Downs,
 ) -> Result<Begun, Status> {
@@ -96,6 +108,7 @@ async fn begin(
     }
     let said: Value = serde_json::from_slice(&hello.node)
         .map_err(|error| Status::invalid_argument(format!("what the node says of itself is no JSON: {error}")))?;
+    let api = inner.api.on(&Way { dialed: hello.control_host, local });
     inner.index.ready().await;
     let accepted = hello.accepted.map(|it| (it.epoch, it.number));
     let now = inner.objects.clock().now();
@@ -117,7 +130,7 @@ async fn begin(
     if manners.is_told(Turn::Begins, Instant::now()) {
         tracing::info!(node, program = cut(&hello.program), version = hello.version, "a session begins");
     }
-    Ok(Begun { statuses, owner, is_refusing, heard, epoch, newer, number, streams })
+    Ok(Begun { statuses, owner, is_refusing, heard, api, epoch, newer, number, streams })
 }
 
 /// This session is the node's; those before it end.
@@ -137,7 +150,7 @@ async fn talk(
     mut ups: Streaming<Up>,
     downs: &Downs,
 ) -> Status {
-    let Begun { mut statuses, owner, is_refusing, heard, epoch, mut newer, number, streams } = begun;
+    let Begun { mut statuses, owner, is_refusing, heard, api, epoch, mut newer, number, streams } = begun;
     let Heard { moved, mut mirrors } = heard;
     // What the Node object says of it; empty: that it refuses nothing.
     let mut refusal = if is_refusing { "before".to_owned() } else { String::new() };
@@ -148,9 +161,10 @@ async fn talk(
         service::refused(refusal)
     } else {
         // All three end with this block.
-        let send = send_sets(inner, Recipient { node, owner: &owner, epoch }, moved, refused, downs);
+        let send = send_sets(inner, Recipient { node, owner: &owner, api: &api, epoch }, moved, refused, downs);
         let write = events::write(inner.objects.clone(), node.to_owned(), waiting);
         let listen = async {
+            let mut spaces = inner.index.spaces();
             loop {
                 // Every arm may be dropped half-way: streams, channels and watches keep what they hold.
                 let up = tokio::select! {
@@ -158,6 +172,14 @@ async fn talk(
                     Some(end) = mirrors.recv() => {
                         let fine = Box::pin(statuses.mirror_ends(&end)).await;
                         if let Err(status) = restart(&mut statuses, fine, downs).await {
+                            return status;
+                        }
+                        continue;
+                    }
+                    Ok(()) = spaces.changed() => {
+                        if statuses.may_be_shown().await
+                            && let Err(status) = put(downs, down::What::SayAgain(v1::SayAgain {})).await
+                        {
                             return status;
                         }
                         continue;
@@ -298,6 +320,8 @@ struct Recipient<'a> {
     node: &'a str,
     /// The uid of its Node object at its hello.
     owner: &'a str,
+    /// Where its pods find it.
+    api: &'a Host,
     epoch: u64,
 }
 
@@ -309,14 +333,14 @@ async fn send_sets(
     mut refused: watch::Receiver<u64>,
     downs: &Downs,
 ) -> Status {
-    let Recipient { node, owner, epoch } = to;
+    let Recipient { node, owner, api, epoch } = to;
     let mut sent = None;
     let mut patience = AGAIN;
     // When a set that was refused is tried again, and its number.
     let mut again: Option<(Instant, u64)> = None;
     loop {
         moved.mark_unchanged();
-        match Box::pin(wanted::read(&inner.objects, &inner.index, &inner.api, node)).await {
+        match Box::pin(wanted::read(&inner.objects, &inner.index, api, node)).await {
             // It calls again, and has a Node object then.
             Ok(None) => return Status::aborted("the Node object is gone"),
             Ok(Some(wanted)) if wanted.node_uid != owner => return Status::aborted("the Node object is another"),

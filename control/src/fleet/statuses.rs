@@ -4,7 +4,7 @@
 //! another uid, is not touched. What cannot be written because of the store ends the session, so that the node calls again and says everything
 //! anew; what is the node's own fault is logged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -25,6 +25,8 @@ use crate::door::audit;
 
 /// Static pods of a node: several times what a node runs.
 const STATICS_MAX: usize = 1_000;
+/// Namespaces that are waited for; static pods of others are shown when the node says them again by itself.
+const MISSING_MAX: usize = 100;
 /// Bytes of a status, and of what is shown of a static pod: a pod of twenty containers has 30 kB of either.
 const SAID_MAX: usize = 256 << 10;
 /// Characters of a namespace's name and of a pod's.
@@ -44,6 +46,8 @@ pub struct Statuses {
     statics: BTreeMap<PodKey, Static>,
     /// Static pods whose end somebody has asked for, and which the node has not been told of yet.
     restarts: Vec<v1::PodRef>,
+    /// Namespaces that static pods are in and that are not there, or that are ending.
+    missing: BTreeSet<String>,
     manners: Arc<Manners>,
 }
 
@@ -58,7 +62,8 @@ impl Statuses {
     /// `owner`: the uid of the node's Node object.
     pub fn new(objects: Objects, index: Index, (node, owner): (&str, &str), manners: Arc<Manners>) -> Statuses {
         let (node, owner) = (node.to_owned(), owner.to_owned());
-        Statuses { objects, index, node, owner, statics: BTreeMap::new(), restarts: Vec::new(), manners }
+        let (statics, missing) = (BTreeMap::new(), BTreeSet::new());
+        Statuses { objects, index, node, owner, statics, restarts: Vec::new(), missing, manners }
     }
 
     /// Writes what a message says. What the node itself got wrong is logged and does not hold up the rest. False: the store was at fault, and
@@ -69,6 +74,10 @@ impl Statuses {
         for v1::PodStatus { pod, status, mirror } in pods {
             let Some(pod) = pod else { continue };
             let written = self.status(&pod, &status, &mirror).await;
+            if written.as_ref().is_err_and(wants_namespace) && !self.wait_for(&pod.namespace) {
+                // It was told before.
+                continue;
+            }
             if !self.tell(&pod, "its status is not written", written) {
                 return false;
             }
@@ -92,6 +101,25 @@ impl Statuses {
         self.tell(&pod, "its mirror is deleted, and it is not known why", looked)
     }
 
+    /// True: there is a Namespace by now that static pods have waited for, and the node is to say them once more.
+    pub async fn may_be_shown(&mut self) -> bool {
+        let mut there = Vec::new();
+        for name in &self.missing {
+            let found = self.objects.get(kind("Namespace"), "", name).await;
+            if found.is_ok_and(|space| !is_ending(&space)) {
+                there.push(name.clone());
+            }
+        }
+        self.missing.retain(|name| !there.contains(name));
+        !there.is_empty()
+    }
+
+    /// True: it is not waited for yet.
+    fn wait_for(&mut self, namespace: &str) -> bool {
+        (self.missing.len() < MISSING_MAX || self.missing.contains(namespace))
+            && self.missing.insert(namespace.to_owned())
+    }
+
     /// Static pods that are to end because somebody has deleted their mirrors.
     pub fn take_restarts(&mut self) -> Vec<v1::PodRef> {
         std::mem::take(&mut self.restarts)
@@ -109,6 +137,8 @@ impl Statuses {
             self.restarts.push(pod.clone());
             return Ok(());
         }
+        // Where it has gone with its namespace, it is shown again when that is back.
+        self.wait_for(&pod.namespace);
         match self.own(&pod.namespace, &pod.name).await? {
             Some(current) if pods::mirrors(&current) == Some(pod.uid.as_str()) && is_ending(&current) => {
                 self.delete(&current).await
@@ -312,6 +342,14 @@ impl Statuses {
     }
 }
 
+/// Whether only the Namespace is in the way.
+fn wants_namespace(error: &ApiError) -> bool {
+    let details = error.details.as_deref();
+    let is_of_it = |reason: &str| details.is_some_and(|details| details.causes.iter().any(|it| it.reason == reason));
+    (error.is_not_found() && details.is_some_and(|details| details.kind == "namespaces"))
+        || is_of_it("NamespaceTerminating")
+}
+
 fn is_ending(object: &Value) -> bool {
     !object["metadata"]["deletionTimestamp"].is_null()
 }
@@ -410,6 +448,25 @@ mod tests {
 
     fn ends(owner: &str) -> MirrorEnd {
         MirrorEnd { pod: (SPACE.into(), NAME.into()), uid: "s1".into(), owner: Some(owner.to_owned()) }
+    }
+
+    #[tokio::test]
+    async fn a_static_pod_is_shown_as_soon_as_its_namespace_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let objects = Objects::new(Embedded::open(&dir.path().join("store")).unwrap(), Clock::system());
+        let node = create(&objects, "Node", "n1").await;
+        let mut statuses = Statuses::new(objects.clone(), Index::new(), ("n1", &node), manners());
+        assert!(statuses.take(said()).await && mirror(&objects).await.is_none());
+        assert!(!statuses.may_be_shown().await, "it is not there yet");
+        create(&objects, "Namespace", SPACE).await;
+        assert!(statuses.may_be_shown().await && !statuses.may_be_shown().await, "the node is asked once");
+        assert!(statuses.take(said()).await && mirror(&objects).await.is_some());
+
+        // It goes with its namespace, and comes back with it.
+        delete(&objects, "Namespace", "", SPACE).await;
+        delete(&objects, "Pod", SPACE, NAME).await;
+        assert!(statuses.mirror_ends(&ends(&node)).await && statuses.take_restarts().is_empty());
+        assert!(!statuses.may_be_shown().await, "it is ending");
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 //! Driven by the session, whenever its node's number moved. Objects travel as their JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use proto::v1;
@@ -29,8 +30,51 @@ pub struct Wanted {
 /// Where pods find the API.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Api {
+    /// Whoever runs the endpoint says so, for all nodes.
+    pub advertised: Option<Host>,
+    /// Of this machine, for others; also where it listens, if that is one address.
+    pub own: Host,
+    /// It listens on every address of the machine.
+    pub is_everywhere: bool,
+    /// Further names and addresses of the endpoint, which are in its certificate.
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Host {
     pub host: String,
     pub port: u16,
+}
+
+/// By which way a node has come.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Way {
+    /// The host that the node has dialed; empty: it does not say.
+    pub dialed: String,
+    /// Ours, of its connection.
+    pub local: Option<IpAddr>,
+}
+
+impl Api {
+    /// For the pods of a node: a way that is known to be good for the node, and that the certificate covers. Where it listens on its loopback alone,
+    /// only pods with the node's network find it.
+    pub fn on(&self, way: &Way) -> Host {
+        let at = |host: String| Host { host, port: self.own.port };
+        if let Some(advertised) = &self.advertised {
+            return advertised.clone();
+        }
+        if self.names.iter().any(|name| name.eq_ignore_ascii_case(&way.dialed)) {
+            return at(way.dialed.clone());
+        }
+        // The loopback of a node that is this machine is not its pods', and what is good on one link only is not in the certificate.
+        let is_of_link = |local: &IpAddr| matches!(local, IpAddr::V6(local) if local.is_unicast_link_local());
+        let local = way.local.map(|local| local.to_canonical());
+        let local = local.filter(|local| !local.is_loopback() && !is_of_link(local));
+        match local.filter(|_| self.is_everywhere) {
+            Some(local) => at(local.to_string()),
+            None => self.own.clone(),
+        }
+    }
 }
 
 impl Wanted {
@@ -81,8 +125,8 @@ impl Wanted {
     }
 }
 
-/// What `node` is to have now. None: it has no Node object, and nothing can be said.
-pub async fn read(objects: &Objects, index: &Index, api: &Api, node: &str) -> Result<Option<Wanted>, ApiError> {
+/// What `node` is to have now. `api`: where its pods find it. None: it has no Node object, and nothing can be said.
+pub async fn read(objects: &Objects, index: &Index, api: &Host, node: &str) -> Result<Option<Wanted>, ApiError> {
     let _turn = turn().await;
     // Before anything is read: what is read may be newer, and is then sent once more with its own number.
     let number = index.revision();
@@ -153,6 +197,31 @@ mod tests {
             objects,
             surroundings: v1::Surroundings { api_port: 1, ..v1::Surroundings::default() },
         }
+    }
+
+    #[test]
+    fn pods_find_the_api_where_their_node_has_reached_the_endpoint() {
+        let host = |host: &str, port| Host { host: host.into(), port };
+        let everywhere = Api {
+            advertised: None,
+            own: host("172.17.0.1", 6443),
+            is_everywhere: true,
+            names: vec!["control.example".into(), "203.0.113.5".into()],
+        };
+        let on =
+            |api: &Api, dialed: &str, local: &str| api.on(&Way { dialed: dialed.into(), local: local.parse().ok() });
+        // Of several addresses the one that the node has reached; what the certificate may not cover does not count.
+        assert_eq!(on(&everywhere, "192.0.2.7", "::ffff:192.0.2.7"), host("192.0.2.7", 6443));
+        assert_eq!(on(&everywhere, "some-name", "192.0.2.7"), host("192.0.2.7", 6443));
+        assert_eq!(on(&everywhere, "203.0.113.5", "10.0.0.5"), host("203.0.113.5", 6443), "an address before NAT");
+        assert_eq!(on(&everywhere, "Control.example", "10.0.0.5"), host("Control.example", 6443));
+        assert_eq!(on(&everywhere, "127.0.0.1", "127.0.0.1"), host("172.17.0.1", 6443), "a node on this machine");
+        assert_eq!(on(&everywhere, "", "fe80::1"), host("172.17.0.1", 6443));
+        assert_eq!(on(&everywhere, "", ""), host("172.17.0.1", 6443));
+        let one = Api { own: host("127.0.0.1", 7443), is_everywhere: false, ..everywhere.clone() };
+        assert_eq!(on(&one, "192.0.2.7", "192.0.2.7"), host("127.0.0.1", 7443), "it listens nowhere else");
+        let advertised = Api { advertised: Some(host("lb.example", 443)), ..everywhere };
+        assert_eq!(on(&advertised, "203.0.113.5", "10.0.0.5"), host("lb.example", 443));
     }
 
     #[test]

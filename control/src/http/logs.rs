@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use super::connection::Stream;
 use super::query::Query;
 use super::reply::{self, Reply, TEXT};
-use crate::api::error::ApiError;
+use crate::api::error::{ApiError, Details};
+use crate::api::invalid::Causes;
 
 /// A client that has read nothing for so long is cut off: a node has few streams. Long enough for somebody who reads page by page.
 const UNREAD_TIME_MAX: Duration = Duration::from_secs(600);
@@ -51,6 +52,7 @@ pub trait Logs: Send + Sync {
 
 impl LogOptions {
     pub fn of(query: &Query, now: Timestamp) -> Result<LogOptions, ApiError> {
+        check_bounds(query)?;
         let since = match (query.get("sinceTime"), query.count("sinceSeconds")?) {
             (Some(_), Some(_)) => {
                 return Err(ApiError::bad_request("at most one of sinceTime and sinceSeconds may be given"));
@@ -74,6 +76,26 @@ impl LogOptions {
             limit_bytes: query.count("limitBytes")?,
         })
     }
+}
+
+/// As Kubernetes has them. Error: 422.
+fn check_bounds(query: &Query) -> Result<(), ApiError> {
+    let mut causes = Causes::default();
+    for (name, least) in [("tailLines", 0), ("sinceSeconds", 1), ("limitBytes", 1)] {
+        if let Some(number) = query.number(name)?.filter(|number| *number < least) {
+            let why = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+            causes.invalid(name, &number.into(), why);
+        }
+    }
+    if causes.is_empty() {
+        return Ok(());
+    }
+    let causes = causes.into_vec();
+    let shown: Vec<String> = causes.iter().map(ToString::to_string).collect();
+    let mut error = ApiError::bad_request(format!("PodLogOptions \"\" is invalid: {}", shown.join(", ")));
+    (error.code, error.reason) = (422, "Invalid");
+    error.details = Some(Box::new(Details { kind: "PodLogOptions".into(), causes, ..Details::default() }));
+    Err(error)
 }
 
 /// The container that is meant. Error: 400, none or an unknown one is named where there are several.
@@ -129,4 +151,22 @@ pub async fn answer(
         }
     });
     Ok(reply::pieces(TEXT, answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_kubernetes_refuses_are_refused_by_name() {
+        let of = |query: &str| LogOptions::of(&Query::of(query), Timestamp::UNIX_EPOCH);
+        for query in ["tailLines=-1", "sinceSeconds=0", "limitBytes=0"] {
+            let refused = of(query).unwrap_err();
+            let name = query.split('=').next().unwrap();
+            assert_eq!((refused.code, refused.reason), (422, "Invalid"), "{query}");
+            assert_eq!(refused.details.unwrap().causes[0].field, name);
+        }
+        assert_eq!(of("tailLines=0&sinceSeconds=1&limitBytes=1").unwrap().tail, Some(0));
+        assert_eq!(of("tailLines=x").unwrap_err().code, 400);
+    }
 }

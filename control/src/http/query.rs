@@ -38,7 +38,8 @@ impl Query {
         self.0.iter().any(|(own, _)| own == name)
     }
 
-    fn number(&self, name: &str) -> Result<Option<i64>, ApiError> {
+    /// A whole number.
+    pub fn number(&self, name: &str) -> Result<Option<i64>, ApiError> {
         let read = |text: &str| text.parse().map_err(|_| ApiError::bad_request(format!("{name}={text}: not a number")));
         self.get(name).map(read).transpose()
     }

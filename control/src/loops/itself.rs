@@ -11,7 +11,7 @@ use super::runner::Looks;
 use super::told::Change;
 use crate::api::error::ApiError;
 use crate::api::kinds::Kind;
-use crate::api::objects::Objects;
+use crate::api::objects::{DeleteOptions, Objects};
 
 const NAMESPACE: &str = "default";
 const NAME: &str = "kubernetes";
@@ -102,7 +102,13 @@ impl Looks for Itself {
         } else {
             service?;
         }
-        self.ensure(*ENDPOINT_SLICES, self.slice(), &["endpoints", "ports"]).await?;
+        let slice = self.slice();
+        // The family of a slice cannot change.
+        let known = self.objects.get(*ENDPOINT_SLICES, NAMESPACE, NAME).await;
+        if known.is_ok_and(|known| known["addressType"] != slice["addressType"]) {
+            self.objects.delete(*ENDPOINT_SLICES, NAMESPACE, NAME, &DeleteOptions::default()).await?;
+        }
+        self.ensure(*ENDPOINT_SLICES, slice, &["endpoints", "ports"]).await?;
         Ok(Looked::Done(None))
     }
 }

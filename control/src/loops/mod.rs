@@ -4,6 +4,7 @@
 //! implements [`runner::Looks`]: which changes concern what, and how a decision is carried out. [`told`] reads the store's changes once for all of them.
 
 pub mod accounts;
+pub mod configs;
 pub mod daemonsets;
 pub mod election;
 pub mod garbage;

@@ -33,6 +33,7 @@ kinds! {
     NODES = "v1" "Node";
     PODS = "v1" "Pod";
     REVISIONS = "apps/v1" "ControllerRevision";
+    SECRETS = "v1" "Secret";
     SERVICES = "v1" "Service";
     SERVICE_ACCOUNTS = "v1" "ServiceAccount";
 }

@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::accounts::Accounts;
+use super::configs::Configs;
 use super::daemonsets::DaemonSets;
 use super::election::Candidate;
 use super::election::decide::{RENEW_WITHIN, RETRY};
@@ -22,7 +23,7 @@ use super::runner::{Looks, Runner};
 use super::slices::Slices;
 use super::told::{BATCHES_MAX, Tower};
 use crate::api::objects::Objects;
-use crate::contacts::Contacts;
+use crate::contacts::{Contacts, TICK};
 use crate::daemonset::after;
 
 /// A look that has begun may end: a write that is half done is looked at again by whoever comes next, but need not be.
@@ -54,6 +55,7 @@ pub fn start(objects: Objects, contacts: Contacts, settings: Settings) -> Loops 
     let everywhere = Set::new(&objects).with(Leases::new(objects.clone(), contacts.clone()));
     tasks.spawn(until_stopped(everywhere, stopped.clone()));
     tasks.spawn(polled(contacts.clone(), stopped.clone()));
+    tasks.spawn(awake(contacts.clone(), stopped.clone()));
     match &settings.election {
         None => tasks.spawn(until_stopped(all(&objects, &contacts, &settings), stopped)),
         Some(me) => {
@@ -62,6 +64,18 @@ pub fn start(objects: Objects, contacts: Contacts, settings: Settings) -> Loops 
         }
     };
     Loops { stop, tasks }
+}
+
+/// Notes that the endpoint runs: when it did not, for a while, it heard nobody.
+async fn awake(contacts: Contacts, mut stopped: watch::Receiver<bool>) {
+    loop {
+        contacts.tick();
+        // Both arms only wait.
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        }
+    }
 }
 
 impl Loops {
@@ -77,6 +91,7 @@ fn all(objects: &Objects, contacts: &Contacts, settings: &Settings) -> Set {
     let of = || objects.clone();
     let set = Set::new(objects)
         .with(DaemonSets::new(of(), recorder))
+        .with(Configs::new(of()))
         .with(Garbage::new(of()))
         .with(Namespaces::new(of()))
         .with(Nodes::new(of(), contacts.clone()))

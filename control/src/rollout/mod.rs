@@ -12,6 +12,7 @@
 //! - **A node that was lost before its update is outside the budget**, so it does not hold up the others. One that was lost after its update
 //!   began is inside: the update may be what cut it off.
 
+pub mod contents;
 mod history;
 mod share;
 

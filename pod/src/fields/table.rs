@@ -71,7 +71,8 @@ const fn row(path: &'static str, shape: Shape, verdict: super::Verdict) -> Field
 
 const CLUSTER: &str = "written by the cluster";
 const SCHEDULER: &str = "no scheduler takes part: the pod is already on this node";
-const NO_ACCOUNT: &str = "there is no API server to talk to, so no token is mounted";
+const NO_ACCOUNT: &str =
+    "only a pod of a control endpoint is given a token; it comes to the node as a volume of its own";
 const SHOWN_RESOURCES: &str = "limits or requests of cpu, memory, ephemeral-storage, hugepages-<size>";
 const CLOUD_VOLUME: &str = "not supported: mount it on the host and use hostPath";
 const WINDOWS: &str = "for Windows nodes only";
@@ -134,10 +135,10 @@ pub(super) const DAEMON_SET_SPEC: &[Field] = &[
     row("updateStrategy", Object, Honoured("")),
     row("updateStrategy.type", Text, Honoured("RollingUpdate (default) or OnDelete")),
     row("updateStrategy.rollingUpdate", Object, Honoured("")),
-    row("updateStrategy.rollingUpdate.maxUnavailable", IntegerOrText, NoEffect("on one node there is one pod to replace")),
-    row("updateStrategy.rollingUpdate.maxSurge", IntegerOrText, NoEffect("on one node the old pod ends before the new one starts")),
-    row("minReadySeconds", Integer, NoEffect("on one node nothing waits for the pod to be available")),
-    row("revisionHistoryLimit", Integer, NoEffect("no history of revisions is kept on a node")),
+    row("updateStrategy.rollingUpdate.maxUnavailable", IntegerOrText, NoEffect("on one node there is one pod to replace; a control endpoint honours it")),
+    row("updateStrategy.rollingUpdate.maxSurge", IntegerOrText, NoEffect("on one node the old pod ends before the new one starts; a control endpoint honours it")),
+    row("minReadySeconds", Integer, NoEffect("on one node nothing waits for the pod to be available; a control endpoint honours it")),
+    row("revisionHistoryLimit", Integer, NoEffect("no history of revisions is kept on a node; a control endpoint honours it")),
 ];
 
 /// `spec` of v1 Pod.
@@ -308,7 +309,7 @@ pub(super) const POD_SPEC: &[Field] = &[
     row("volumes[].projected.sources[].downwardAPI.items[].resourceFieldRef.containerName", Text, Honoured("")),
     row("volumes[].projected.sources[].downwardAPI.items[].resourceFieldRef.resource", Text, Honoured(SHOWN_RESOURCES)),
     row("volumes[].projected.sources[].downwardAPI.items[].resourceFieldRef.divisor", Quantity, Honoured("")),
-    row("volumes[].projected.sources[].serviceAccountToken", Object, Honoured("a pod of a control endpoint has one; another runs without, and the condition TokenNotProjected says so: there is no API server to give one")),
+    row("volumes[].projected.sources[].serviceAccountToken", Object, Honoured("a pod of a control endpoint has one; another runs without, and the condition TokenNotProjected says so")),
     row("volumes[].projected.sources[].serviceAccountToken.path", Text, Honoured("")),
     row("volumes[].projected.sources[].serviceAccountToken.audience", Text, Honoured("")),
     row("volumes[].projected.sources[].serviceAccountToken.expirationSeconds", Integer, Honoured("at least 600")),

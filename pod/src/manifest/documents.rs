@@ -403,7 +403,7 @@ fn bystander(kind: &str) -> Option<&'static Bystander> {
         Bystander { kind, namespaced, reason }
     }
     const BYSTANDERS: &[Bystander] = &[
-        row("ServiceAccount", true, "no effect: there is no API server to talk to"),
+        row("ServiceAccount", true, "no effect on a node: give it to a control endpoint"),
         row("Role", true, RBAC),
         row("RoleBinding", true, RBAC),
         row("ClusterRole", false, RBAC),

@@ -48,7 +48,7 @@ impl Objects {
         if !meta::text(&object, "resourceVersion").is_empty() {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
-        let warnings = check_fields(kind, &mut object, options)?;
+        let mut warnings = check_fields(kind, &mut object, options)?;
         self.check_namespace(kind, namespace, meta::text(&object, "name")).await?;
         self.begin(kind, &mut object);
         kind.strategy.prepare_create(&mut object, self.clock().now());
@@ -66,11 +66,15 @@ impl Objects {
             match self.put_new(kind, namespace, object, options, owners).await {
                 Err(error) if error.is_already_exists() && generated && tries < NAME_TRIES => {}
                 Err(error) => return Err(error),
-                Ok(object) => return Ok(Written { object, created: true, warnings }),
+                Ok((object, found)) => {
+                    warnings.extend(found);
+                    return Ok(Written { object, created: true, warnings });
+                }
             }
         }
     }
 
+    /// And what the writer is to know of it.
     async fn put_new(
         &self,
         kind: &'static Kind,
@@ -78,10 +82,13 @@ impl Objects {
         mut object: Value,
         options: &WriteOptions,
         owners: Owners,
-    ) -> Result<Value, ApiError> {
-        let mut causes = Causes::default();
+    ) -> Result<(Value, Vec<String>), ApiError> {
+        let (mut causes, mut warnings) = (Causes::default(), Vec::new());
         validate::metadata(kind, &object, &mut causes);
         kind.strategy.validate(&object, &mut causes);
+        if causes.is_empty() {
+            kind.strategy.judge(&object, None, &mut causes, &mut warnings);
+        }
         let name = meta::text(&object, "name").to_owned();
         if !causes.is_empty() {
             return Err(ApiError::invalid(kind, &name, causes.into_vec()));
@@ -97,14 +104,14 @@ impl Objects {
             let found = self.store().get(&place).await?;
             return match found.entry {
                 Some(_) => Err(ApiError::already_exists(kind, &name)),
-                None => Ok(object),
+                None => Ok((object, warnings)),
             };
         }
         let write = Write { key: place, value: Some(bytes_of(kind, &object)?), expected: Expected::Absent };
         match self.store().write(write).await {
             Ok(revision) => {
                 meta::set(&mut object, "resourceVersion", revision.to_string());
-                Ok(object)
+                Ok((object, warnings))
             }
             Err(StoreError::Conflict { .. }) => Err(ApiError::already_exists(kind, &name)),
             Err(error) => Err(error.into()),

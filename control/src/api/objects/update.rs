@@ -82,8 +82,8 @@ impl Objects {
         identify(kind, namespace, name, &mut new)?;
         target.check_precondition(&new, &old)?;
         meta::set(&mut new, "resourceVersion", revision.to_string());
-        let warnings = check_fields(kind, &mut new, options)?;
-        self.settle(target, &mut new, &old)?;
+        let mut warnings = check_fields(kind, &mut new, options)?;
+        warnings.extend(self.settle(target, &mut new, &old)?);
         if owners == Owners::ToBeNoted {
             new = apply::update(Some(&old), &new, &self.writer(kind, sub, options).as_writer());
         }
@@ -108,8 +108,8 @@ impl Objects {
         }
     }
 
-    /// What this door cannot change is put back, what is left out gets its value, and the rest is judged.
-    fn settle(&self, target: Target<'_>, new: &mut Value, old: &Value) -> Result<(), ApiError> {
+    /// What this door cannot change is put back, what is left out gets its value, and the rest is judged. Gives warnings.
+    fn settle(&self, target: Target<'_>, new: &mut Value, old: &Value) -> Result<Vec<String>, ApiError> {
         let Target { kind, name, sub, .. } = target;
         for field in ["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds"] {
             meta::keep(new, old, field);
@@ -149,7 +149,11 @@ impl Objects {
                 meta::keep_top(new, stored, field);
             }
         }
-        if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, name, causes.into_vec())) }
+        let mut warnings = Vec::new();
+        if causes.is_empty() {
+            kind.strategy.judge(new, Some(old), &mut causes, &mut warnings);
+        }
+        if causes.is_empty() { Ok(warnings) } else { Err(ApiError::invalid(kind, name, causes.into_vec())) }
     }
 }
 

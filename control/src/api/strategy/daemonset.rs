@@ -1,14 +1,16 @@
 //! apps/v1 DaemonSet.
 
 use jiff::Timestamp;
+use pod::spec::CONFIG_DIGEST_ANNOTATION;
 use serde_json::{Value, json};
 
 use super::pod_template::{self, Of};
-use super::{Strategy, pod_spec};
+use super::{Reference, Strategy, pod_spec, runnable};
 use crate::api::invalid::Causes;
 use crate::api::validate;
 use crate::convert::{self, TEMPLATE_GENERATION};
 use crate::rollout::Share;
+use crate::rollout::contents::{self, Use};
 
 #[derive(Debug)]
 pub struct DaemonSet;
@@ -37,6 +39,28 @@ impl Strategy for DaemonSet {
         if let Some(template) = spec.get_mut("template") {
             pod_template::defaults(template, Of::Template);
         }
+    }
+
+    /// What the template is rolled by, so that a new one is not rolled at once.
+    fn references(&self, object: &Value) -> Vec<Reference> {
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+        let used = contents::uses(&object["spec"]["template"]).unwrap_or_default();
+        let reference = |used: Use| Reference::One {
+            kind: used.kind,
+            api_version: "v1",
+            namespace: namespace.to_owned(),
+            name: used.name,
+        };
+        used.into_keys().map(reference).collect()
+    }
+
+    fn admit(&self, object: &mut Value, found: &[Option<Value>]) -> Result<(), String> {
+        let template = &mut object["spec"]["template"];
+        let used = contents::uses(template);
+        if let Some(digest) = used.and_then(|used| contents::digest(&used, found.iter().map(Option::as_ref))) {
+            template["metadata"]["annotations"][CONFIG_DIGEST_ANNOTATION] = json!(digest);
+        }
+        Ok(())
     }
 
     fn prepare_create(&self, object: &mut Value, _now: Timestamp) {
@@ -79,6 +103,11 @@ impl Strategy for DaemonSet {
                 causes.invalid("spec.template.spec", &json!({}), &unreadable.reason);
             }
         }
+    }
+
+    fn judge(&self, new: &Value, old: Option<&Value>, causes: &mut Causes, warnings: &mut Vec<String>) {
+        let old = old.map(|old| &old["spec"]["template"]);
+        runnable::judge(&new["spec"]["template"], old, "spec.template", causes, warnings);
     }
 
     fn prepare_update(&self, sub: &str, new: &mut Value, old: &Value, _now: Timestamp) {

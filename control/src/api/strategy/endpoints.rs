@@ -1,5 +1,7 @@
 //! v1 Service, as far as nothing has to be routed for it, and discovery.k8s.io/v1 EndpointSlice.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use jiff::Timestamp;
 use pod::manifest::names;
 use serde_json::{Value, json};
@@ -123,7 +125,9 @@ impl Strategy for EndpointSlice {
         for (n, endpoint) in items(&object["endpoints"]) {
             match endpoint["addresses"].as_array().map_or(0, Vec::len) {
                 0 => causes.required(format!("endpoints[{n}].addresses"), "must contain at least 1 address"),
-                1..=ADDRESSES_MAX => {}
+                1..=ADDRESSES_MAX => {
+                    addresses(endpoint, &object["addressType"], &format!("endpoints[{n}].addresses"), causes)
+                }
                 more => {
                     let why = format!("must have at most {ADDRESSES_MAX} items");
                     causes.invalid(format!("endpoints[{n}].addresses"), &json!(more), why);
@@ -141,5 +145,22 @@ impl Strategy for EndpointSlice {
 
     fn generation_of(&self) -> &'static [&'static str] {
         &["addressType", "endpoints", "ports"]
+    }
+}
+
+/// Of one endpoint, all of the slice's family.
+fn addresses(endpoint: &Value, family: &Value, field: &str, causes: &mut Causes) {
+    for (n, address) in items(&endpoint["addresses"]) {
+        let text = address.as_str().unwrap_or_default();
+        let why = match family.as_str() {
+            Some("IPv4") if text.parse::<Ipv4Addr>().is_err() => "must be an IPv4 address".to_owned(),
+            Some("IPv6") if text.parse::<Ipv6Addr>().is_err() => "must be an IPv6 address".to_owned(),
+            Some("FQDN") => match names::dns_subdomain(text) {
+                Some(why) => why,
+                None => continue,
+            },
+            _ => continue,
+        };
+        causes.invalid(format!("{field}[{n}]"), address, why);
     }
 }

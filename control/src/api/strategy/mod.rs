@@ -15,6 +15,7 @@ mod pod_spec;
 mod pod_template;
 mod priority_class;
 mod rbac;
+mod runnable;
 mod service_account;
 #[cfg(test)]
 mod tests;
@@ -80,6 +81,9 @@ pub trait Strategy: Sync {
 
     /// Whether the object is one. Names, labels, annotations and owners have been looked at.
     fn validate(&self, _object: &Value, _causes: &mut Causes) {}
+
+    /// Whether what is new about a valid object can be used at all. `old`: None for a new one. `warnings` are for who writes it.
+    fn judge(&self, _new: &Value, _old: Option<&Value>, _causes: &mut Causes, _warnings: &mut Vec<String>) {}
 
     /// What a writer at this door (`""`, `status`, …) cannot change is put back.
     fn prepare_update(&self, _sub: &str, _new: &mut Value, _old: &Value, _now: Timestamp) {}

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::pod_admission::{self, MIRROR};
 use super::pod_template::{self, Of};
-use super::{Action, Reference, Strategy, pod_spec};
+use super::{Action, Reference, Strategy, pod_spec, runnable};
 use crate::api::invalid::Causes;
 use crate::api::validate::items;
 use crate::clock::seconds;
@@ -43,6 +43,13 @@ impl Strategy for Pod {
         let mirror = &object["metadata"]["annotations"][MIRROR];
         if !mirror.is_null() && node_of(object).is_empty() {
             causes.invalid(field, mirror, "must set spec.nodeName if mirror pod annotation is set");
+        }
+    }
+
+    /// A mirror's node runs it already.
+    fn judge(&self, new: &Value, old: Option<&Value>, causes: &mut Causes, warnings: &mut Vec<String>) {
+        if new["metadata"]["annotations"][MIRROR].is_null() {
+            runnable::judge(new, old, "", causes, warnings);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Whether a pod's spec is one: what Kubernetes' server refuses. What a node cannot run is the node's to refuse, by name.
+//! Whether a pod's spec is one: what Kubernetes' server refuses, in its words. Whether a node could run it says `runnable`.
 
 use std::collections::BTreeSet;
 

@@ -65,6 +65,13 @@ impl Strategy for PriorityClass {
         causes.one_of("preemptionPolicy", &object["preemptionPolicy"], &policies);
     }
 
+    fn keeps(&self, name: &str) -> Option<&'static str> {
+        SYSTEM
+            .iter()
+            .any(|(system, _)| *system == name)
+            .then_some("this is a system priority class and cannot be deleted")
+    }
+
     fn validate_update(&self, _sub: &str, new: &Value, old: &Value, causes: &mut Causes) {
         if new["value"] != old["value"] {
             causes.forbidden("value", "may not be changed in an update.");

@@ -451,6 +451,14 @@ fn leases_slices_classes_and_events_keep_their_rules() {
     let path = "discovery.k8s.io/endpointslices";
     assert_eq!(faults(path, &slice), ["endpoints[0].addresses: Required value: must contain at least 1 address"]);
     assert_eq!(update_faults(path, &slice, &with(&slice, "/addressType", json!("IPv6"))).len(), 1);
+    for (family, good, wrong) in
+        [("IPv4", "192.0.2.1", "x"), ("IPv6", "2001:db8::1", "192.0.2.1"), ("FQDN", "a.example", "A B")]
+    {
+        let slice = with(&slice, "/addressType", json!(family));
+        assert_eq!(faults(path, &with(&slice, "/endpoints/0/addresses", json!([good]))), Vec::<String>::new());
+        let faults = faults(path, &with(&slice, "/endpoints/0/addresses", json!([good, wrong])));
+        assert!(faults.len() == 1 && faults[0].starts_with("endpoints[0].addresses[1]: Invalid value"), "{faults:?}");
+    }
     let class = |name: &str, value: i64| json!({"metadata": {"name": name}, "value": value});
     let path = "scheduling.k8s.io/priorityclasses";
     assert_eq!(faults(path, &class("system-node-critical", 2_000_001_000)), Vec::<String>::new());

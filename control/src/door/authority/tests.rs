@@ -144,3 +144,32 @@ fn the_kubeconfig_is_made_anew_when_it_no_longer_lets_anybody_in() {
     assert!(ensure(&authority, listen, at(100)));
     assert!(ensure(&authority, listen, at(100) + CERTIFICATE_LASTS * 3 / 4), "near its end");
 }
+
+#[test]
+fn what_kubectl_has_written_into_the_kubeconfig_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.kubeconfig");
+    let authority = Authority::generate(at(0)).unwrap();
+    let ensure = |listen: &str, now| kubeconfig::ensure(&path, &authority, listen.parse().unwrap(), now).unwrap();
+    let read = || std::fs::read_to_string(&path).unwrap();
+    ensure("[::]:6443", at(0));
+    let made: serde_json::Value = serde_json::from_str(&read()).unwrap();
+    let data = |pointer: &str| made.pointer(pointer).and_then(serde_json::Value::as_str).unwrap().to_owned();
+    // As kubectl writes it: YAML, in the order of its own fields, another cluster first.
+    let touched = format!(
+        "apiVersion: v1\nclusters:\n- cluster:\n    server: https://other\n  name: another\n- cluster:\n    certificate-authority-data: {}\n    \
+         server: https://127.0.0.1:6443\n  name: daemonlet\ncontexts:\n- context:\n    cluster: daemonlet\n    namespace: shop\n    user: \
+         kubernetes-admin\n  name: daemonlet\ncurrent-context: daemonlet\nkind: Config\nusers:\n- name: kubernetes-admin\n  user:\n    \
+         client-certificate-data: {}\n    client-key-data: {}\n",
+        data("/clusters/0/cluster/certificate-authority-data"),
+        data("/users/0/user/client-certificate-data"),
+        data("/users/0/user/client-key-data"),
+    );
+    std::fs::write(&path, &touched).unwrap();
+    assert!(!ensure("[::]:6443", at(100)), "it is good");
+    assert_eq!(read(), touched);
+    assert!(ensure("[::]:7443", at(100)), "the endpoint listens elsewhere");
+    for kept in ["\"namespace\": \"shop\"", "https://other", "https://127.0.0.1:7443"] {
+        assert!(read().contains(kept), "{kept}: {}", read());
+    }
+}

@@ -19,7 +19,8 @@ use super::told::Change;
 use crate::api::error::ApiError;
 use crate::api::objects::{Objects, Patch};
 use crate::clock::seconds;
-use crate::contacts::Contacts;
+use crate::contacts::{Contacts, LATE_MAX};
+use crate::daemonset::after;
 
 /// The namespace of the nodes' Leases.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -52,6 +53,10 @@ impl Nodes {
             }
             Err(error) => return Err(error),
         };
+        if after(now, LATE_MAX) <= self.objects.clock().now() {
+            // The store hung, and sessions that wait for it take no heartbeat.
+            self.contacts.listen_anew();
+        }
         let verdict = decide(&read::seen(&object), &self.contacts.of(name), now);
         self.write(name, &object, &verdict).await?;
         Ok(Looked::Done(Some(verdict.look_at)))
