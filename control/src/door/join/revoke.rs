@@ -58,14 +58,12 @@ impl Joining {
         let nobodys = Keys { keys: Vec::new(), until: Timestamp::MAX, coming: None };
         let mut last = None;
         for _ in 0..TRIES {
-            let (is_known, expected) = match self.keys(node).await? {
-                Some((_, revision)) => (true, Expected::At(revision)),
-                None => {
-                    // It has called since.
-                    let object = self.store.get(&stored("", "nodes", "", node)).await?.entry;
-                    (object.is_some(), Expected::Absent)
-                }
-            };
+            let known = self.keys(node).await?;
+            let has_keys = known.as_ref().is_some_and(|(keys, _)| !keys.keys.is_empty());
+            let expected = known.map_or(Expected::Absent, |(_, revision)| Expected::At(revision));
+            // One without keys may have called since.
+            let object = stored("", "nodes", "", node);
+            let is_known = has_keys || self.store.get(&object).await?.entry.is_some();
             match self.remember(node, &nobodys, expected).await {
                 Ok(()) => return Ok(is_known),
                 // It was renewed just now.
