@@ -28,11 +28,13 @@ fn a_directory_whose_file_system_is_not_mounted_yet_at_the_start_is_not_heard_fr
     let (dir, nothing) = (node.manifest_dir(), None::<&str>);
     mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), nothing).expect("root may mount");
     node.start_agent();
+    node.wait_agent();
     node.put("a.yaml", &pod("a").text());
     let before = node.process(&node.wait_running("a"));
     node.stop_agent();
     umount2(&dir, MntFlags::MNT_DETACH).expect("it is mounted");
     node.start_agent();
+    node.wait_agent();
     wait_for("readyz says what is not mounted", || {
         let said = node.get("/readyz?verbose").map_err(|error| error.to_string())?.body;
         if said.contains("is not mounted, which was when manifests were last found") { Ok(()) } else { Err(said) }
