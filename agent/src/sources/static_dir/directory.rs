@@ -91,6 +91,7 @@ impl Directory {
         if !std::mem::take(&mut self.changed) {
             return;
         }
+        self.note_mounts();
         let files = self.files.values().map(|entry| (entry.parsed.file.clone(), entry.parsed.clone())).collect();
         let generation = sender.borrow().generation.saturating_add(1);
         sender.send_replace(Snapshot { generation, not_heard: self.not_heard.clone(), files });
@@ -189,14 +190,19 @@ impl Directory {
         match self.list() {
             Ok((real, names, identity)) => {
                 self.identity = Some(identity);
-                if !names.is_empty() {
-                    let mounted = mounted();
-                    self.mounts.found(&self.root, self.chain.names.intersection(&mounted).cloned().collect());
-                }
                 self.hear(None);
                 self.read_names(&real, names);
+                self.note_mounts();
             }
             Err(reason) => self.hear(Some(format!("{} {reason}", self.root.display()))),
+        }
+    }
+
+    /// Where there are manifests, what is mounted on the way to them is as it should be.
+    fn note_mounts(&mut self) {
+        if self.is_heard() && !self.files.is_empty() {
+            let mounted = mounted();
+            self.mounts.found(&self.root, self.chain.names.intersection(&mounted).cloned().collect());
         }
     }
 
