@@ -23,6 +23,11 @@ pub fn read() -> io::Result<Vec<Mounted>> {
     Ok(parse(&fs::read("/proc/thread-self/mountinfo")?))
 }
 
+/// All mounts that a process sees.
+pub fn read_of(pid: i32) -> io::Result<Vec<Mounted>> {
+    Ok(parse(&fs::read(format!("/proc/{pid}/mountinfo"))?))
+}
+
 /// The mount in which `path`, absolute and without links, lies.
 pub fn of<'a>(path: &Path, all: &'a [Mounted]) -> Option<&'a Mounted> {
     // Of two at one place the later one hides the earlier.

@@ -7,6 +7,7 @@ use std::io::BufRead as _;
 use std::sync::{Arc, Mutex};
 
 use agent::seams::{RESIZE_ERROR, Runtime as _, Wake};
+use containerd_client::services::v1::{Container, CreateContainerRequest, DeleteContainerRequest, container};
 use pod::observed::ContainerState;
 use pod::plan::Signal;
 use pod::spec::Resources;
@@ -306,6 +307,65 @@ async fn an_interrupted_create_is_healed() {
         runtime.start(&id).await.expect("started");
         assert_eq!(exit_code(&runtime, &run.create.run).await, 3);
     }
+}
+
+#[tokio::test]
+async fn a_bundle_that_a_killed_containerd_left_keeps_no_run_from_starting() {
+    let node = TestContainerd::start();
+    let runtime = node.open();
+    TestPod::new(&node, "other", "sleep 1000").run(0, 0).go(&runtime).await;
+    let place = std::fs::read_link(format!("/proc/{}/cwd", node.shims()[0])).expect("a shim works in its bundle");
+    let pod = TestPod::new(&node, "a", "sleep 1000");
+    let run = pod.run(0, 0);
+    let bundle = place.parent().expect("bundles lie side by side").join(run.id());
+    std::fs::create_dir_all(bundle.join("rootfs")).expect("made");
+    // One that containerd may just be making is let be.
+    let refused = runtime.create(&run.create).await.expect_err("it is there");
+    assert!(refused.message.contains("file exists"), "{refused}");
+    let directory = std::fs::File::open(&bundle).expect("made above");
+    directory.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(60)).expect("ours");
+
+    let run = pod.run(0, 0);
+    runtime.create(&run.create).await.expect("created");
+    assert!(runtime.start(&run.id()).await.expect("started") > 1);
+}
+
+#[tokio::test]
+async fn a_task_without_a_container_is_deleted_when_containerd_is_back() {
+    let mut node = TestContainerd::start();
+    let runtime = node.open();
+    let (kept, lost) = (TestPod::new(&node, "kept", "sleep 1000"), TestPod::new(&node, "lost", "sleep 1000"));
+    let (kept, lost) = (kept.run(0, 0), lost.run(0, 0));
+    let pid = kept.go(&runtime).await;
+    lost.go(&runtime).await;
+    let client = runtime.client();
+    let request = client.request(DeleteContainerRequest { id: lost.id() });
+    client.containers().delete(request).await.expect("containerd does not ask for its task");
+    assert_eq!(node.rows(&["tasks", "ls"]).len(), 2);
+    // And what an agent leaves that was killed while it did this.
+    let begun = Container {
+        id: "b".repeat(64),
+        labels: [("daemonlet.dev/stand-in".to_owned(), "true".to_owned())].into(),
+        runtime: Some(container::Runtime { name: "io.containerd.runc.v2".to_owned(), options: None }),
+        spec: Some(prost_types::Any { type_url: String::new(), value: b"{}".to_vec() }),
+        ..Container::default()
+    };
+    let request = client.request(CreateContainerRequest { container: Some(begun) });
+    client.containers().create(request).await.expect("created");
+
+    node.down();
+    node.up();
+    support::soon("nothing of it is left", || {
+        let (tasks, containers) = (node.rows(&["tasks", "ls"]), node.rows(&["containers", "ls", "-q"]));
+        let shims = node.shims();
+        match (tasks.len(), containers.len(), shims.len()) {
+            // A list of names has no header.
+            (1, 0, 1) if tasks[0].starts_with(&kept.id()) => Ok(()),
+            _ => Err(format!("{tasks:?} {containers:?} {shims:?}")),
+        }
+    })
+    .await;
+    assert_eq!(state(&runtime, &kept.create.run).await, Some(ContainerState::Running { pid }));
 }
 
 #[tokio::test]

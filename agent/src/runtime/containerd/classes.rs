@@ -13,7 +13,7 @@ use prost_types::Any;
 use crate::seams::{OwnUsers, StepError};
 
 /// The shim that runs runc, and whatever else is called as runc is.
-const RUNC_SHIM: &str = "io.containerd.runc.v2";
+pub(super) const RUNC_SHIM: &str = "io.containerd.runc.v2";
 /// Shims of this family take [`RuncOptions`].
 const RUNC_FAMILY: &str = "io.containerd.runc.";
 const OPTIONS_TYPE: &str = "containerd.runc.v1.Options";

@@ -37,14 +37,14 @@ use super::tasks::NewTask;
 use super::volume_images::Views;
 use super::{
     Containerd, OciRuntime, cgroup, cgroup_view, classes, env_files, environment, exec, huge_pages, image_volumes,
-    labels, propagation, selinux, snapshots, stdin, sub_paths, tasks, working_dir,
+    labels, left, propagation, selinux, snapshots, stdin, sub_paths, tasks, working_dir,
 };
 use crate::execute::chain;
 use crate::seams::{CgroupParent, CreateRun, CreatedRun, StepError};
 use crate::threads;
 
 /// containerd's name for a runtime spec; 2.x takes no other.
-const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+pub(super) const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 /// So many tasks are asked for at once: containerd waits two seconds for a shim that does not answer, and the shims of one
 /// workload's pods may all be such.
 const ASK_AT_ONCE_MAX: usize = 16;
@@ -370,6 +370,7 @@ impl Containerd {
 
     /// All but the views of image volumes that `kept`, the labels of a record to come, names.
     async fn remove_but(&self, id: &str, kept: &HashMap<String, String>) -> Result<(), Status> {
+        let connection = self.client.connections();
         tasks::delete(&self.client, id).await?;
         let record = get_record(&self.client, id).await?;
         if let Some(record) = &record {
@@ -380,6 +381,10 @@ impl Containerd {
         let snapshotter = Some(snapshotter).filter(|name| !name.is_empty());
         let request = DeleteContainerRequest { id: id.to_owned() };
         found(bounded(QUICK, self.client.containers().delete(self.client.request(request))).await)?;
+        if self.client.connections() != connection {
+            // Another containerd than the one that had no task may have found one since.
+            tokio::spawn(left::delete_orphans(self.client.clone()));
+        }
         let snapshotter = snapshotter.as_ref().unwrap_or(&self.config.snapshotter);
         snapshots::remove(&self.client, snapshotter, id).await?;
         self.remove_views(&labels, kept).await?;
@@ -610,7 +615,7 @@ fn user_of(spec: &Spec) -> Option<RunUser> {
     Some(RunUser { uid: user.uid(), gid: user.gid(), groups: user.additional_gids().clone().unwrap_or_default() })
 }
 
-async fn create_record(client: &Client, record: &ContainerRecord) -> Result<(), Status> {
+pub(super) async fn create_record(client: &Client, record: &ContainerRecord) -> Result<(), Status> {
     let request = CreateContainerRequest { container: Some(record.clone()) };
     bounded(QUICK, client.containers().create(client.request(request))).await.map(|_| ())
 }

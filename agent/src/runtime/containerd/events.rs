@@ -16,7 +16,7 @@ use prost_types::Any;
 use tokio::sync::Notify;
 
 use super::client::{Client, QUICK, bounded};
-use super::tasks;
+use super::{left, tasks};
 use crate::seams::Wake;
 
 /// Wakes that wait for their reader: more than one per pod of a full node; past it everybody looks.
@@ -34,7 +34,7 @@ const MARKER: &str = "/daemonlet/subscribed";
 /// Topics that wake somebody.
 const TOPICS: [&str; 5] = ["/tasks/exit", "/tasks/oom", "/images/create", "/images/update", "/images/delete"];
 /// Length of our container ids; other ids are somebody else's.
-const ID_LENGTH: usize = 64;
+pub(super) const ID_LENGTH: usize = 64;
 
 /// What has been heard and not been asked for yet.
 #[derive(Debug, Default)]
@@ -148,6 +148,8 @@ pub async fn follow(client: Client, heard: std::sync::Arc<Heard>) {
             Ok(mut stream) => {
                 pause = RETRY_MIN;
                 heard.push(Wake::All);
+                // It may be another containerd than before, or we another agent.
+                tokio::spawn(left::delete_orphans(client.clone()));
                 tracing::debug!(socket = %client.socket().display(), "events subscribed");
                 let ended = loop {
                     match stream.message().await {

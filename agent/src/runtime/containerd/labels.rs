@@ -33,6 +33,9 @@ pub const NOT_REFRESHED: &str = "daemonlet.dev/image-not-refreshed";
 /// Whom its first process begins as ([`RunUser`]).
 pub const USER: &str = "daemonlet.dev/user";
 
+/// A record that was made only so that the task of its id can be deleted.
+pub const STAND_IN: &str = "daemonlet.dev/stand-in";
+
 /// containerd's limit for key and value of one label together, in bytes.
 const LABEL_BYTES_MAX: usize = 4096;
 

@@ -55,6 +55,7 @@ mod image_volumes;
 pub mod images;
 pub mod labels;
 mod late;
+mod left;
 pub mod look;
 pub mod oci;
 mod own_users;

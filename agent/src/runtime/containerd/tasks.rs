@@ -13,6 +13,7 @@ use containerd_client::types::v1::{Process, Status as TaskStatus};
 use prost_types::{Any, Timestamp};
 
 use super::client::{Client, QUICK, SLOW, bounded, found};
+use super::left;
 
 /// How long killed processes may take to end before the deletion is tried anyway: only a process in
 /// uninterruptible sleep takes longer.
@@ -49,6 +50,9 @@ pub async fn create(client: &Client, task: &NewTask) -> Result<u32, Status> {
     match bounded(SLOW, client.tasks().create(client.request(request()))).await {
         Err(status) if status.code() == Code::AlreadyExists => {
             delete(client, &task.id).await?;
+            bounded(SLOW, client.tasks().create(client.request(request()))).await
+        }
+        Err(status) if left::clear_bundle(client, &task.id, &status).await => {
             bounded(SLOW, client.tasks().create(client.request(request()))).await
         }
         answer => answer,
