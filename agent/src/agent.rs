@@ -54,6 +54,9 @@ use crate::workers::{BEAT, Directory, Workers};
 /// completed or replaced by the next start.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
+/// The checkpoint takes a few milliseconds, one that is sealed 50 more. Nothing is merged meanwhile.
+const OPENED_WITHIN: Duration = Duration::from_secs(1);
+
 /// Silence of the workers' loop after which the agent says that it hangs.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
@@ -128,7 +131,14 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     let context = Context { node_name: node_name.clone() };
     // Opening what is sealed takes a while in which everything else is read.
     let checkpoint = Checkpoint::new(&config.state_dir, Disk).sealed_by(Sealing::default());
-    let opening = config.control.is_some().then(|| tokio::spawn(Remote::open(checkpoint, context.clone())));
+    let remote = config.control.is_some().then(|| Remote::new(checkpoint, context.clone()));
+    let snapshots = remote.as_ref().map(Remote::snapshots);
+    let mut opening = remote.map(|mut remote| {
+        tokio::spawn(async move {
+            remote.restore().await;
+            remote
+        })
+    });
     let loaded = records.load(&Disk, |record| worker::unusable(record, &context)).await?;
     for (uid, why) in &loaded.damaged {
         tracing::error!(%uid, why, "no generation of a record can be read: its pod is not adopted");
@@ -184,12 +194,14 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         stopping,
     });
 
-    // What the endpoint wanted last counts before anything is merged; without an endpoint there is nothing to wait for.
-    let remote = match opening {
-        Some(opening) => Some(opening.await.context("the control endpoint's checkpoint cannot be read")?),
+    // What the endpoint wanted last counts before anything is merged, but a machine that is slow to open it holds up no manifest. Its pods
+    // stay as their records say until then.
+    let remote = match &mut opening {
+        Some(opening) => tokio::time::timeout(OPENED_WITHIN, opening).await.ok(),
         None => None,
     };
-    let (given, tokens) = remote.as_ref().map(|_| watch::channel(uplink::Given::new())).unzip();
+    let remote = remote.transpose().context("the control endpoint's checkpoint cannot be read")?;
+    let (given, tokens) = snapshots.as_ref().map(|_| watch::channel(uplink::Given::new())).unzip();
     let manifests = static_dir::follow(config.manifest_dir.clone(), context, &config.state_dir);
     // What a record's pod uses is found before any manifest is.
     let contents = contents::counting(&kept.all);
@@ -201,10 +213,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
         node_name: node_name.clone(),
         max_pods: config.max_pods,
         manifests,
-        control: remote
-            .as_ref()
-            .zip(tokens)
-            .map(|(remote, tokens)| desired::Control { snapshots: remote.snapshots(), tokens }),
+        control: snapshots.zip(tokens).map(|(snapshots, tokens)| desired::Control { snapshots, tokens }),
         knows_no_control: config.control.is_none()
             && matches!(config.state_dir.join(checkpoint::DIRECTORY).try_exists(), Ok(false)),
         following: following.clone(),
@@ -247,7 +256,7 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
     tokio::spawn(watch_connections(board.clone(), shared.machine.sandboxes.clone()));
     tokio::spawn(watch_network(board.clone(), config.cni_conf_dir.clone(), config.cni_bin_dirs.clone()));
 
-    if let (Some(url), Some(remote), Some(given)) = (config.control.clone(), remote, given) {
+    if let (Some(url), Some(opening), Some(given)) = (config.control.clone(), opening, given) {
         let settings = uplink::Settings {
             url,
             join_token_file: config.join_token_file.clone(),
@@ -255,7 +264,15 @@ pub async fn run(start: Start) -> anyhow::Result<()> {
             node_name,
             state_dir: config.state_dir.clone(),
         };
-        tokio::spawn(Box::pin(Uplink::new(settings, shared.clone(), remote, Disk, given).run()));
+        board.expect_control(settings.url.to_string());
+        let shared = shared.clone();
+        tokio::spawn(Box::pin(async move {
+            let remote = match remote {
+                Some(remote) => remote,
+                None => opening.await.expect("a task of ours that panicked is our own bug"),
+            };
+            Uplink::new(settings, shared, remote, Disk, given).run().await;
+        }));
     }
 
     if !config.shutdown.total.is_zero() {

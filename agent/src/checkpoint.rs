@@ -8,6 +8,8 @@ mod sealing;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -40,6 +42,8 @@ pub struct Checkpoint<F> {
     files: F,
     /// None: nothing is sealed, and nothing that is can be opened.
     sealing: Option<Sealing>,
+    /// The older generation is known to be sealed.
+    old_is_sealed: AtomicBool,
 }
 
 /// What a generation of the file is good for.
@@ -47,6 +51,25 @@ enum Fault {
     Damaged(String),
     /// It is whole, as far as can be seen, and cannot be opened at present.
     Sealed(String),
+}
+
+/// What a node starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loaded {
+    /// There never was a set.
+    Nothing,
+    /// What was accepted last, with its digest.
+    Newest { set: Set, digest: [u8; 32], sealed: bool },
+    /// One that was accepted before that, and why what came after it is lost. It knows nothing of pods that came since.
+    Older { set: Set, why: String },
+}
+
+/// Why there is nothing to start from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    pub why: String,
+    /// It is whole and could not be opened: another try may.
+    pub shut: bool,
 }
 
 /// What lies there, for people.
@@ -91,7 +114,12 @@ struct StoredObject {
 
 impl<F: Files> Checkpoint<F> {
     pub fn new(state_dir: &Path, files: F) -> Checkpoint<F> {
-        Checkpoint { path: state_dir.join(DIRECTORY).join("checkpoint"), files, sealing: None }
+        Checkpoint {
+            path: state_dir.join(DIRECTORY).join("checkpoint"),
+            files,
+            sealing: None,
+            old_is_sealed: AtomicBool::new(false),
+        }
     }
 
     pub fn sealed_by(self, sealing: Sealing) -> Checkpoint<F> {
@@ -100,60 +128,85 @@ impl<F: Files> Checkpoint<F> {
 
     /// What lies there. Changes nothing.
     pub async fn look(&self) -> Kept {
-        let content = match self.files.read(&self.path, FILE_LIMIT).await {
+        let [newest, older] = durable::generations(&self.path).map(|(path, _)| path);
+        match (self.look_at(&newest).await, self.look_at(&older).await) {
+            // The older one shows them as well.
+            (Kept::Sealed, Kept::Open { secrets }) if secrets > 0 => Kept::Open { secrets },
+            (newest, _) => newest,
+        }
+    }
+
+    async fn look_at(&self, path: &Path) -> Kept {
+        let content = match self.files.read(path, FILE_LIMIT).await {
             Ok(content) => content,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Kept::Nothing,
             Err(e) => return Kept::Unreadable(e.to_string()),
         };
         match self.read(&content).await {
-            Ok(_) if content.starts_with(SEALED.as_bytes()) => Kept::Sealed,
+            Ok(_) if is_sealed(&content) => Kept::Sealed,
             Ok((set, _)) => Kept::Open { secrets: set.objects.iter().filter(|object| object.kind == SECRET).count() },
             Err(Fault::Damaged(why) | Fault::Sealed(why)) => Kept::Unreadable(why),
         }
     }
 
-    /// The set and its digest, from the newest whole generation of the file; None: there never was one. Err: why none can be trusted.
-    pub async fn load(&self) -> Result<Option<(Set, [u8; 32])>, String> {
+    /// The newest generation of the file, or the one before where that is damaged.
+    pub async fn load(&self) -> Result<Loaded, Unreadable> {
         let dir = self.path.parent().expect("it is in a directory of ours");
-        self.files.list(dir).await.map_err(|e| format!("cannot list {}: {e}", dir.display()))?;
+        let lost = |why: String| Unreadable { why, shut: false };
+        let listed = self.files.list(dir).await;
+        let listed = listed.map_err(|e| lost(format!("cannot list {}: {e}", dir.display())))?;
         let mut faults = Vec::new();
         for (path, aside) in durable::generations(&self.path) {
             let content = match self.files.read(&path, FILE_LIMIT).await {
                 Ok(content) => content,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    // An earlier start has set it aside, and nothing was written since.
+                    if aside.file_name().is_some_and(|name| listed.iter().any(|it| name == it.as_str())) {
+                        faults.push(format!("{} was damaged", path.display()));
+                    }
+                    continue;
+                }
                 Err(e) => {
                     faults.push(format!("{}: {e}", path.display()));
                     continue;
                 }
             };
             match self.read(&content).await {
-                Ok(found) => {
-                    if !faults.is_empty() {
-                        let why = faults.join("; ");
-                        tracing::error!(
-                            why,
-                            "the checkpoint's newest generation is damaged: the one before is worked by until the endpoint is heard"
-                        );
-                    }
-                    return Ok(Some(found));
+                Ok((set, digest)) if faults.is_empty() => {
+                    return Ok(Loaded::Newest { set, digest, sealed: is_sealed(&content) });
                 }
+                Ok((set, _)) => return Ok(Loaded::Older { set, why: faults.join("; ") }),
                 Err(Fault::Damaged(why)) => faults.push(format!("{}: {why}", path.display())),
-                // An older one would end pods that it does not know; the records of this node know them all. It stays for the next start, which
+                // An older one would end pods that it does not know; the records of this node know them all. It stays for the next try, which
                 // may be able to open it.
                 Err(Fault::Sealed(why)) => {
-                    return Err(format!("{} is sealed and cannot be opened: {why}", path.display()));
+                    let why = format!("{} is sealed and cannot be opened: {why}", path.display());
+                    return Err(Unreadable { why, shut: true });
                 }
             }
             // Out of the way, or the next generation would put it in the place of the older one, which is whole.
             let _ = self.files.rename(&path, &aside).await;
         }
-        if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) }
+        if faults.is_empty() { Ok(Loaded::Nothing) } else { Err(lost(faults.join("; "))) }
     }
 
     /// Durable when it returns.
     pub async fn write(&self, set: &Set, digest: &[u8; 32]) -> Result<(), String> {
+        let key = self.key_for(set).await;
+        self.replace(set, digest, key).await
+    }
+
+    /// Writes once more, sealed, what lies there open with Secrets in it. Nothing where nothing can be sealed.
+    pub async fn seal_anew(&self, set: &Set, digest: &[u8; 32]) -> Result<(), String> {
+        match self.key_for(set).await {
+            Some(key) => self.replace(set, digest, Some(key)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn replace(&self, set: &Set, digest: &[u8; 32], key: Option<Arc<sealing::Key>>) -> Result<(), String> {
         let body = serde_json::to_vec(&stored(set, digest)).expect("it has string keys only");
-        let content = match self.key_for(set).await {
+        let content = match &key {
             Some(key) => {
                 let sealed = key.seal(body).ok_or("cannot seal the checkpoint: there are no random numbers")?;
                 durable::seal(SEALED, &sealed)
@@ -161,17 +214,45 @@ impl<F: Files> Checkpoint<F> {
             None => durable::seal(FORMAT, &body),
         };
         let written = durable::replace(&self.files, &self.path, content).await;
-        written.map_err(|e| format!("cannot write {}: {e}", self.path.display()))
+        written.map_err(|e| format!("cannot write {}: {e}", self.path.display()))?;
+        if let Err(error) = self.clear(key.is_some()).await {
+            tracing::warn!(%error, path = %self.path.display(), "an older generation, which may show Secrets, cannot be removed");
+        }
+        Ok(())
+    }
+
+    /// What was damaged is of no use any more; and where Secrets are sealed no older generation may show them. A version that knows nothing
+    /// of seals finds nothing then, and not a set that is older than its pods.
+    async fn clear(&self, sealed: bool) -> std::io::Result<()> {
+        let aside = |extension: &str| self.path.with_extension(extension);
+        let mut gone = vec![aside("damaged"), aside("damaged-old")];
+        if sealed && !self.old_is_sealed.load(Ordering::Relaxed) {
+            let old = aside("old");
+            match self.files.read(&old, FILE_LIMIT).await {
+                Ok(content) if is_sealed(&content) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Ok(_) | Err(_) => gone.push(old),
+            }
+        }
+        for path in gone {
+            match self.files.remove(&path).await {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        // What stands now is the older one of the next time.
+        self.old_is_sealed.store(sealed, Ordering::Relaxed);
+        Ok(())
     }
 
     /// None: the set has no Secrets, or nothing can be sealed here.
-    async fn key_for(&self, set: &Set) -> Option<std::sync::Arc<sealing::Key>> {
+    async fn key_for(&self, set: &Set) -> Option<Arc<sealing::Key>> {
         let sealing = self.sealing.as_ref().filter(|_| set.objects.iter().any(|object| object.kind == SECRET))?;
         sealing.key().await
     }
 
     async fn read(&self, content: &[u8]) -> Result<(Set, [u8; 32]), Fault> {
-        if !content.starts_with(format!("{SEALED} ").as_bytes()) {
+        if !is_sealed(content) {
             return read(durable::unseal(FORMAT, "checkpoint", content).map_err(Fault::Damaged)?)
                 .map_err(Fault::Damaged);
         }
@@ -179,6 +260,10 @@ impl<F: Files> Checkpoint<F> {
         let sealing = self.sealing.as_ref().ok_or_else(|| Fault::Sealed("nothing here opens it".to_owned()))?;
         read(&sealing.open(body).await.map_err(Fault::Sealed)?).map_err(Fault::Damaged)
     }
+}
+
+fn is_sealed(content: &[u8]) -> bool {
+    content.starts_with(format!("{SEALED} ").as_bytes())
 }
 
 fn stored(set: &Set, digest: &[u8; 32]) -> Stored {

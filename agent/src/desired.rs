@@ -72,8 +72,9 @@ pub async fn follow<M: Machine>(mut merging: Merging<M>, tried: oneshot::Sender<
                 Some(ruling) => (ruling.labels.clone(), without_beliefs(&ruling.taints)),
                 None => (node_labels(&merging.node_name, &live), live.taints),
             };
-            // One that has joined may have labels from the endpoint that nobody could read so far.
-            let provisional = control.as_ref().is_some_and(|control| control.ruling.is_none());
+            // One that has joined may have labels from the endpoint that nobody could read so far, or newer ones than those of before.
+            let unsure = |control: &remote::Snapshot| control.ruling.is_none() || control.before.is_some();
+            let provisional = control.as_ref().is_some_and(unsure);
             let node = Node { name: merging.node_name.clone(), labels, taints, allow: live.allow, provisional };
             merging.once(&snapshot, control.as_ref(), &node);
             if let Some(tried) = tried.take() {
@@ -128,8 +129,8 @@ impl<M: Machine> Merging<M> {
             board.set_check(Check::SourceControl, not_heard.clone().map_or(Ok(()), Err));
             let files = || control.files.values().map(|parsed| Parsed::clone(parsed)).collect();
             let said = not_heard.map_or_else(|| Said::Files(files()), |reason| Said::NotHeard { reason });
-            // Its checkpoint keeps what it said last.
-            let kept = std::collections::BTreeMap::new();
+            // Its checkpoint keeps what it said last; where that is damaged, what it said before.
+            let kept = control.before.as_deref().map(remote::Snapshot::contents).unwrap_or_default();
             snapshots.push(pod::merge::Snapshot { source: Source::Control, said, kept });
         }
         if self.knows_no_control {

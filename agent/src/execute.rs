@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pod::content::Contents;
 use pod::desired::DesiredPod;
-use pod::name::{RunKey, Uid, WorkloadKey, WorkloadKind};
+use pod::name::{RunKey, Uid, WorkloadKey};
 use pod::plan::{Hook, Signal};
 use pod::record::Record;
 use pod::resolve;
@@ -65,7 +65,7 @@ pub enum Job {
     SetUp {
         pod: Admitted,
         /// Or why they cannot be made.
-        files: Result<Projected, String>,
+        files: Result<Projected, StepError>,
     },
     Fill {
         uid: Uid,
@@ -285,9 +285,7 @@ async fn run<M: Machine>(ground: &Ground<'_, M>, workload: &WorkloadKey, job: Jo
             Ok(Outcome::Filled { uid })
         }
         Job::SetUp { pod, files } => {
-            // What comes from the endpoint wakes; that of a pod which it does not speak of any more does not: the usual back-off.
-            let wait = (pod.record.workload.kind != WorkloadKind::Control).then_some(AGAIN);
-            let files = files.map_err(|why| StepError { wait, ..StepError::new("FailedMount", why) })?;
+            let files = files?;
             if !files.is_empty() {
                 machine.sandboxes().fill(&pod.record.uid, &files).await?;
             }
@@ -446,7 +444,7 @@ const RESTART_PATIENCE: Duration = Duration::from_secs(2);
 const AHEAD_PATIENCE: Duration = Duration::from_millis(50);
 
 /// What waits for a ConfigMap or Secret is woken when it comes; this is for a wake that was lost.
-const AGAIN: Duration = Duration::from_secs(300);
+pub const AGAIN: Duration = Duration::from_secs(300);
 
 /// The container with its environment looked up. What is missing wakes the worker when it comes.
 fn environment(pod: &Admitted, container: usize, contents: &Contents) -> Result<Container, StepError> {

@@ -593,7 +593,7 @@ impl<M: Machine> Worker<M> {
             }
             Step::SetUp { uid } => {
                 let pod = admitted(self.view(&uid)?);
-                let files = self.files_for(&pod);
+                let files = self.files_for(&pod, now);
                 Some(Job::SetUp { pod, files })
             }
             Step::Connect { uid } => Some(Job::Connect { pod: admitted(self.view(&uid)?) }),

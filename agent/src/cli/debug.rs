@@ -147,7 +147,9 @@ fn fill<W: Write>(bundle: &mut Bundle<W>, client: &Client, args: &BundleArgs) ->
     match configured {
         Ok(config) => {
             let lines = doctor::lines(client, &config, args.config.as_deref());
-            bundle.part("doctor.json", Ok(format!("{:#}\n", json!({"lines": lines.1}))))?;
+            let mut said = json!({"lines": lines.1});
+            censor::object(&mut said);
+            bundle.part("doctor.json", Ok(format!("{said:#}\n")))?;
             let places = lines.0;
             for (name, dir) in [
                 ("run", &places.run_dir),

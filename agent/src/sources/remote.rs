@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pod::manifest::{Context, Document, Parsed, Rejection, parse_object};
+use pod::content::{ContentKey, Kept};
+use pod::desired::{Origin, Source};
+use pod::manifest::{Context, Document, DocumentOutcome, Parsed, Rejection, parse_object};
 use pod::name::Uid;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use crate::board::Ruling;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Loaded, Unreadable};
 use crate::config;
 use crate::seams::Files;
 
@@ -152,9 +154,26 @@ pub struct Snapshot {
     pub files: BTreeMap<String, Arc<Parsed>>,
     pub pods: Arc<BTreeMap<Uid, PodObject>>,
     pub ruling: Option<Arc<Ruling>>,
+    /// Nothing was heard, and this is what it said before what it said last: contents and tokens are those of then, and its pods stay as their
+    /// records say.
+    pub before: Option<Arc<Snapshot>>,
 }
 
 impl Snapshot {
+    /// Its ConfigMaps and Secrets.
+    pub fn contents(&self) -> BTreeMap<ContentKey, Kept> {
+        let documents =
+            self.files.values().flat_map(|parsed| parsed.documents.iter().map(move |it| (&parsed.file, it)));
+        let content = |(file, document): (&String, &DocumentOutcome)| match &document.result {
+            Ok(Document::Content { key, content }) => {
+                let origin = Origin { source: Source::Control, file: file.clone(), line: document.line };
+                Some((key.clone(), Kept { origin, content: content.clone() }))
+            }
+            _ => None,
+        };
+        documents.filter_map(content).collect()
+    }
+
     /// Why nothing can be said of what the endpoint wants; None: it was heard, or its checkpoint read.
     pub fn not_heard(&self) -> Option<String> {
         (self.number == 0)
@@ -172,6 +191,8 @@ pub struct Remote<F> {
     snapshots: watch::Sender<Snapshot>,
     /// The set that the disk did not take.
     owed: Option<Owed>,
+    /// Why the checkpoint could not be opened when it was tried last.
+    shut: Option<String>,
 }
 
 #[derive(Clone)]
@@ -181,24 +202,54 @@ struct Owed {
 }
 
 impl<F: Files> Remote<F> {
-    /// With what the checkpoint holds, where there is a whole one.
-    pub async fn open(checkpoint: Checkpoint<F>, context: Context) -> Remote<F> {
+    /// Of which nothing was read yet: see [`Remote::restore`].
+    pub fn new(checkpoint: Checkpoint<F>, context: Context) -> Remote<F> {
         let (snapshots, _) = watch::channel(Snapshot::default());
-        let loaded = checkpoint.load().await;
-        let mut remote = Remote { context, checkpoint, standing: None, read: BTreeMap::new(), snapshots, owed: None };
+        Remote { context, checkpoint, standing: None, read: BTreeMap::new(), snapshots, owed: None, shut: None }
+    }
+
+    /// Works by what the checkpoint holds, where that can be read.
+    pub async fn restore(&mut self) {
+        let loaded = self.checkpoint.load().await;
+        let shut = loaded.as_ref().err().filter(|it| it.shut).map(|it| it.why.clone());
+        let said = shut.is_some() && shut == self.shut;
+        self.shut = shut;
         match loaded {
-            Ok(Some((set, digest))) => {
+            Ok(Loaded::Newest { set, digest, sealed }) => {
                 tracing::info!(generation = %set.generation, objects = set.objects.len(), "works by the control endpoint's checkpoint");
-                remote.standing = Some(Standing { generation: set.generation, digest });
-                remote.publish(&set);
+                self.standing = Some(Standing { generation: set.generation, digest });
+                self.publish(&set);
+                // Kept by a version that sealed nothing, or when nothing could be sealed.
+                if !sealed && let Err(why) = self.checkpoint.seal_anew(&set, &digest).await {
+                    tracing::warn!(why, "the checkpoint's Secrets stay unsealed until the set changes");
+                }
             }
-            Ok(None) => {}
-            Err(why) => tracing::error!(
+            Ok(Loaded::Older { set, why }) => {
+                tracing::error!(
+                    why,
+                    generation = %set.generation,
+                    "the control endpoint's checkpoint is damaged: until the endpoint is heard its pods stay as their records say, with \
+                     the ConfigMaps and Secrets of the generation before"
+                );
+                let before = Some(Arc::new(self.snapshot(&set)));
+                self.snapshots.send_modify(|snapshot| {
+                    let ruling = before.as_ref().and_then(|before: &Arc<Snapshot>| before.ruling.clone());
+                    *snapshot = Snapshot { ruling, before, ..Snapshot::default() };
+                });
+            }
+            // Once is enough: it may be tried for days.
+            Err(_) if said => {}
+            Ok(Loaded::Nothing) => {}
+            Err(Unreadable { why, .. }) => tracing::error!(
                 why,
                 "the control endpoint's checkpoint cannot be read: until the endpoint is heard its pods stay as their records say"
             ),
         }
-        remote
+    }
+
+    /// There is a checkpoint that could not be opened so far, and nothing else was heard: another try may be luckier.
+    pub fn is_shut(&self) -> bool {
+        self.shut.is_some() && self.standing.is_none()
     }
 
     pub fn snapshots(&self) -> watch::Receiver<Snapshot> {
@@ -253,6 +304,15 @@ impl<F: Files> Remote<F> {
     }
 
     fn publish(&mut self, set: &Set) {
+        let next = self.snapshot(set);
+        self.snapshots.send_modify(|snapshot| {
+            let number = snapshot.number.saturating_add(1);
+            *snapshot = Snapshot { number, ..next };
+        });
+    }
+
+    /// Without a number.
+    fn snapshot(&mut self, set: &Set) -> Snapshot {
         let mut uids: BTreeSet<&str> = BTreeSet::new();
         let mut files = BTreeMap::new();
         let mut pods = BTreeMap::new();
@@ -283,10 +343,7 @@ impl<F: Files> Remote<F> {
             // What this version cannot read repels nobody.
             taints: taints.iter().filter_map(|taint| config::taint(taint).ok()).collect(),
         };
-        self.snapshots.send_modify(|snapshot| {
-            let number = snapshot.number.saturating_add(1);
-            *snapshot = Snapshot { number, files, pods: pods.into(), ruling: Some(ruling.into()) };
-        });
+        Snapshot { number: 0, files, pods: pods.into(), ruling: Some(ruling.into()), before: None }
     }
 }
 
@@ -324,7 +381,9 @@ mod tests {
     }
 
     async fn open(dir: &std::path::Path) -> Remote<Disk> {
-        Remote::open(Checkpoint::new(dir, Disk), Context { node_name: "n".into() }).await
+        let mut remote = Remote::new(Checkpoint::new(dir, Disk), Context { node_name: "n".into() });
+        remote.restore().await;
+        remote
     }
 
     #[test]
@@ -410,6 +469,32 @@ mod tests {
         assert_eq!(remote.snapshots().borrow().pods.len(), 2, "what is refused changes nothing");
         assert_eq!(remote.offer(Set { generation: generation(2, 1), ..set(0, vec![]) }).await, Verdict::Taken);
         assert!(remote.snapshots().borrow().pods.is_empty());
+    }
+
+    /// A node is not rolled back to pods of the day before: its records say what runs, and what that needs is found as it was then.
+    #[tokio::test]
+    async fn of_a_damaged_checkpoint_the_generation_before_lends_its_contents_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut remote = open(dir.path()).await;
+        let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "default", "uid": "u9"},
+            "data": {"a": "b"}});
+        let config = object("ConfigMap", "c", "u9", &config.to_string());
+        remote.offer(set(1, vec![pod("a", "u1"), config.clone()])).await;
+        remote.offer(set(2, vec![pod("a", "u1"), pod("b", "u2"), config])).await;
+        drop(remote);
+        std::fs::write(dir.path().join("control/checkpoint"), "torn").unwrap();
+        for _ in 0..2 {
+            let remote = open(dir.path()).await;
+            let found = remote.snapshots().borrow().clone();
+            assert!(found.not_heard().is_some() && found.pods.is_empty() && remote.standing().is_none(), "{found:?}");
+            let before = found.before.unwrap();
+            assert_eq!((before.contents().len(), before.pods.len()), (1, 1));
+            assert!(!remote.is_shut(), "nothing will make it whole");
+        }
+        let mut remote = open(dir.path()).await;
+        assert_eq!(remote.offer(set(3, vec![pod("b", "u2")])).await, Verdict::Taken);
+        let found = remote.snapshots().borrow().clone();
+        assert!(found.not_heard().is_none() && found.before.is_none());
     }
 
     #[tokio::test]

@@ -48,13 +48,14 @@ impl Shelf {
         Shelf { path: state_dir.join(DIRECTORY).join("tokens") }
     }
 
-    /// Those that are good at `now` (seconds since 1970).
-    pub async fn load(&self, files: &impl Files, now: i64) -> Vec<Kept> {
+    /// Those too whose time is over by this clock: it may be wrong, and a token that is refused keeps no daemon from starting as a file does
+    /// that is not there. They are asked for anew at once.
+    pub async fn load(&self, files: &impl Files) -> Vec<Kept> {
         for (path, _) in durable::generations(&self.path) {
             let Ok(content) = files.read(&path, FILE_LIMIT).await else { continue };
             let body = durable::unseal(FORMAT, "node's tokens", &content);
             match body.and_then(|body| serde_json::from_slice::<Vec<Kept>>(body).map_err(|e| e.to_string())) {
-                Ok(kept) => return kept.into_iter().filter(|kept| kept.expires > now).collect(),
+                Ok(kept) => return kept,
                 Err(why) => tracing::warn!(path = %path.display(), why, "tokens that were kept cannot be read"),
             }
         }

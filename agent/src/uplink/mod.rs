@@ -115,11 +115,8 @@ impl<M: Machine, F: Files + Clone> Uplink<M, F> {
         files: F,
         given: watch::Sender<Given>,
     ) -> Uplink<M, F> {
-        let board = &shared.board;
-        board.expect_control(settings.url.to_string());
-        let standing = remote.standing().map(|standing| standing.generation.to_string());
-        board.set_control(|facts| facts.generation = standing);
-        let rejoins = board.take_rejoins();
+        shared.board.expect_control(settings.url.to_string());
+        let rejoins = shared.board.take_rejoins();
         let (place, shelf) = (Place::new(&settings.state_dir), Shelf::new(&settings.state_dir));
         let (identity, tokens, facts) = (None, Tokens::new(given), None);
         let line = Line { settings, shared, remote, files, place, shelf, identity, events_told: 0, tokens, facts };
@@ -133,10 +130,7 @@ impl<M: Machine, F: Files + Clone> Uplink<M, F> {
             Ok(identity) => line.identity = identity,
             Err(why) => tracing::error!(why, "the node's certificate cannot be read: the node has to join anew"),
         }
-        let kept = line.shelf.load(&line.files, Timestamp::now().as_second()).await;
-        let snapshot = line.remote.snapshots().borrow().clone();
-        line.tokens.restore(&snapshot, kept);
-        drop(snapshot);
+        line.begin_with_kept().await;
         let (board, do_without) = (line.shared.board.clone(), line.tokens.do_without());
         let patience = async move {
             sleep(TOKEN_PATIENCE).await;
@@ -175,7 +169,22 @@ impl<M: Machine, F: Files + Clone> Line<M, F> {
                     failures = 0;
                 }
             }
+            // A machine that boots may have been too slow to open it. Without it no pod of the endpoint has its Secrets.
+            if line.remote.is_shut() {
+                line.remote.restore().await;
+                line.begin_with_kept().await;
+                line.tokens.do_without()();
+            }
         }
+    }
+
+    /// By the checkpoint as far as it could be read, with the tokens that are left of an earlier life.
+    async fn begin_with_kept(&mut self) {
+        let standing = self.remote.standing().map(|standing| standing.generation.to_string());
+        self.shared.board.set_control(|facts| facts.generation = standing);
+        let kept = self.shelf.load(&self.files).await;
+        let snapshot = self.remote.snapshots().borrow().clone();
+        self.tokens.restore(&snapshot, kept);
     }
 
     /// Joins where that has not been done, renews what ends, and keeps one session. Never Ok.

@@ -50,6 +50,8 @@ pub struct Tokens {
 struct Wanted {
     ask: v1::TokenRequest,
     due: Instant,
+    /// Since when it is asked for; None: not since one was given.
+    since: Option<Instant>,
     /// Until when the one that was given is good, in seconds since 1970.
     expires: i64,
 }
@@ -64,9 +66,15 @@ impl Tokens {
         self.follow(snapshot, Instant::now());
         for kept in kept {
             let key = kept.key();
-            if let Some(wanted) = self.wanted.get_mut(&key) {
-                wanted.expires = kept.expires;
+            let wanted = self.wanted.get_mut(&key);
+            // As long as nothing was heard a pod of which the records alone know may stand, and need it.
+            if wanted.is_some() || !is_heard(snapshot) {
                 self.given.send_modify(|given| drop(given.insert(key, content(kept.token))));
+            } else {
+                self.keep_at.get_or_insert_with(Instant::now);
+            }
+            if let Some(wanted) = wanted {
+                wanted.expires = kept.expires;
             }
         }
     }
@@ -74,15 +82,7 @@ impl Tokens {
     /// Tells pods that wait for a token that they have to do without, as long as there is none.
     pub fn do_without(&self) -> impl FnOnce() + Send + use<> {
         let (given, wanted): (_, Vec<ContentKey>) = (self.given.clone(), self.wanted.keys().cloned().collect());
-        move || {
-            given.send_if_modified(|given| {
-                let many = given.len();
-                for key in wanted {
-                    given.entry(key).or_default();
-                }
-                given.len() != many
-            });
-        }
+        move || do_without(&given, wanted)
     }
 
     /// When [`Tokens::take_kept`] is to be asked.
@@ -112,21 +112,31 @@ impl Tokens {
         }
     }
 
-    /// The pods are these now.
+    /// The pods are these now. One that ends has its tokens until it is gone: it may run for as long as its grace lasts.
     pub fn follow(&mut self, snapshot: &Snapshot, now: Instant) {
+        let heard = is_heard(snapshot);
+        let snapshot = snapshot.before.as_deref().unwrap_or(snapshot);
         let mut before = std::mem::take(&mut self.wanted);
-        for (uid, object) in snapshot.pods.iter().filter(|(_, object)| !object.ends) {
+        for (uid, object) in snapshot.pods.iter() {
             for (key, ask) in snapshot.files.get(&object.file).map(|parsed| asks(uid, parsed)).unwrap_or_default() {
-                let (due, expires) = before.remove(&key).map_or((now, 0), |known| (known.due, known.expires));
-                self.wanted.insert(key, Wanted { ask, due, expires });
+                let known = before.remove(&key).map(|known| (known.due, known.since, known.expires));
+                let (due, since, expires) = known.unwrap_or((now, None, 0));
+                self.wanted.insert(key, Wanted { ask, due, since, expires });
             }
         }
+        if !heard {
+            return;
+        }
         let wanted = &self.wanted;
-        self.given.send_if_modified(|given| {
+        let dropped = self.given.send_if_modified(|given| {
             let many = given.len();
             given.retain(|key, _| wanted.contains_key(key));
             given.len() != many
         });
+        // Tokens of pods that are gone do not stay on the disk.
+        if dropped {
+            self.keep_at.get_or_insert(now + KEEP_PAUSE);
+        }
     }
 
     /// When something is to be asked for.
@@ -137,13 +147,21 @@ impl Tokens {
     /// What is to be asked for now.
     pub fn take_due(&mut self, now: Instant) -> Vec<v1::TokenRequest> {
         let mut asks = Vec::new();
+        let mut without = Vec::new();
         for (key, wanted) in self.wanted.iter_mut().filter(|(_, wanted)| wanted.due <= now) {
             wanted.due = now + AGAIN;
+            // A session that stands may come from an endpoint that cannot give any: its store is away, the account was deleted.
+            if now.saturating_duration_since(*wanted.since.get_or_insert(now)) >= AGAIN {
+                without.push(key.clone());
+            }
             let request = self.next;
             self.next = self.next.wrapping_add(1);
             self.asked.retain(|_, other| other != key);
             self.asked.insert(request, key.clone());
             asks.push(v1::TokenRequest { request, ..wanted.ask.clone() });
+        }
+        if !without.is_empty() {
+            do_without(&self.given, without);
         }
         asks
     }
@@ -167,9 +185,25 @@ impl Tokens {
         // As the kubelet: when a fifth of its life is left.
         wanted.due = now + (Duration::from_secs(life) * 4 / 5).max(LEAST);
         wanted.expires = expires;
+        wanted.since = None;
         self.given.send_modify(|given| drop(given.insert(key, content(token))));
         self.keep_at.get_or_insert(now + KEEP_PAUSE);
     }
+}
+
+fn is_heard(snapshot: &Snapshot) -> bool {
+    snapshot.not_heard().is_none()
+}
+
+/// Those that are given stay.
+fn do_without(given: &watch::Sender<Given>, keys: Vec<ContentKey>) {
+    given.send_if_modified(|given| {
+        let many = given.len();
+        for key in keys {
+            given.entry(key).or_default();
+        }
+        given.len() != many
+    });
 }
 
 fn content(token: String) -> Arc<Content> {
@@ -262,7 +296,56 @@ mod tests {
         let far = v1::Token { request: asked[0].request, token: "t2".into(), expires: i64::MAX, error: String::new() };
         all.take(far, later, wall);
         assert_eq!(all.due(), Some(later + Duration::from_secs(LIFE_MAX) * 4 / 5));
+        all.take_kept();
         all.follow(&snapshot(true), later);
+        assert!(shown(&tokens.borrow()) == "t2" && all.due().is_some(), "a pod that ends runs for a while");
+        all.follow(&Snapshot { number: 2, ..Snapshot::default() }, later);
         assert!(tokens.borrow().is_empty() && all.due().is_none());
+        assert!(all.keep_at().is_some() && all.take_kept().is_empty(), "nor does it stay on the disk");
+    }
+
+    /// Its store is away, the account was deleted: pods that ran before would not run again for as long as that lasts.
+    #[test]
+    fn a_session_that_gives_no_token_holds_up_no_pod_for_longer_than_one_more_try() {
+        let (now, wall) = (Instant::now(), Timestamp::from_second(1_000).unwrap());
+        for answers in [true, false] {
+            let (given, tokens) = watch::channel(Given::new());
+            let mut all = Tokens::new(given);
+            all.follow(&snapshot(false), now);
+            let asked = all.take_due(now);
+            if answers {
+                let refusal = v1::Token { request: asked[0].request, error: "no".into(), ..v1::Token::default() };
+                all.take(refusal, now, wall);
+            }
+            // Nor is one more session that breaks a reason to do without.
+            all.begin(now + AGAIN / 2);
+            all.take_due(now + AGAIN / 2);
+            assert!(tokens.borrow().is_empty(), "it may be a matter of a moment");
+            all.begin(now + AGAIN);
+            let asked = all.take_due(now + AGAIN);
+            assert_eq!((asked.len(), tokens.borrow().values().filter(|it| it.entries.is_empty()).count()), (1, 1));
+            let answer =
+                v1::Token { request: asked[0].request, token: "t".into(), expires: 2_000, error: String::new() };
+            all.take(answer, now + AGAIN, wall);
+            assert_eq!(tokens.borrow().values().filter(|it| !it.entries.is_empty()).count(), 1);
+        }
+    }
+
+    /// Of pods that came after the generation that a damaged checkpoint has left, and of pods that are gone.
+    #[test]
+    fn kept_tokens_are_given_until_the_endpoint_says_that_their_pod_is_gone() {
+        let (given, tokens) = watch::channel(Given::new());
+        let mut all = Tokens::new(given);
+        let key = token_key("d", &Uid("u2".into()), "", 3607);
+        let kept = || Kept { namespace: "d".into(), name: key.name.clone(), token: "t".into(), expires: 2_000 };
+        let silent = Snapshot { before: Some(Arc::new(snapshot(false))), ..Snapshot::default() };
+        all.restore(&silent, vec![kept()]);
+        all.follow(&silent, Instant::now());
+        assert!(tokens.borrow().contains_key(&key) && all.keep_at().is_none());
+        all.follow(&snapshot(false), Instant::now());
+        assert!(tokens.borrow().is_empty() && all.keep_at().is_some(), "nor does the disk keep it");
+        all.take_kept();
+        all.restore(&snapshot(false), vec![kept()]);
+        assert!(tokens.borrow().is_empty() && all.keep_at().is_some());
     }
 }

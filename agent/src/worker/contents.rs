@@ -2,21 +2,26 @@
 //! changed, and has not been started yet, is made anew. Files of volumes follow what the documents say.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use pod::content::{ContentKey, Contents, Used, of_creation, of_pod};
+use pod::desired::Wanted;
 use pod::name::{RunKey, Uid, WorkloadKind};
 use pod::observed::{ContainerState, SandboxState};
 use pod::plan::{PodView, RunStep, StepKey};
 use pod::projection::{self, Unfilled};
 use pod::received::Received;
 use pod::record::{Lifecycle, Record};
-use pod::spec::PodTemplate;
+use pod::spec::{PodTemplate, Projection, VolumeSource};
 use pod::time::{Moment, Now};
 
 use super::{Worker, step_uid};
 use crate::events::Severity;
-use crate::execute::{Admitted, Job};
-use crate::seams::{Machine, Projected, Runtime};
+use crate::execute::{AGAIN, Admitted, Job};
+use crate::seams::{Machine, Projected, Runtime, StepError};
+
+/// A token comes a round trip after its pod: nothing is amiss before that.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a worker remembers of them. In memory only.
 #[derive(Debug, Default)]
@@ -31,6 +36,8 @@ pub(super) struct Configs {
     filling: BTreeMap<Uid, Shown>,
     /// Pods of which it was told that their files stay as they are, and why.
     told: BTreeMap<Uid, String>,
+    /// Until when the first token of a pod that is to be set up is awaited.
+    awaited: BTreeMap<Uid, Moment>,
 }
 
 /// Files, and of what they were made: where that is the same, so are they.
@@ -126,8 +133,21 @@ impl<M: Machine> Worker<M> {
     }
 
     /// The files with which a pod's surroundings are made, or why they cannot be.
-    pub(super) fn files_for(&mut self, pod: &Admitted) -> Result<Projected, String> {
-        let files = self.files(&pod.record, &pod.template).map_err(|unfilled| unfilled.to_string())?;
+    pub(super) fn files_for(&mut self, pod: &Admitted, now: Now) -> Result<Projected, StepError> {
+        let uid = &pod.record.uid;
+        if self.volume_without_token(&pod.record, &pod.template).is_some() {
+            let until = *self.configs.awaited.entry(uid.clone()).or_insert(now.boot.after(TOKEN_PATIENCE));
+            if until > now.boot {
+                let wait = Some(until.since(now.boot));
+                let message = "its service account token is asked for at the control endpoint";
+                return Err(StepError { wait, ..StepError::waiting(message) });
+            }
+        }
+        // What comes from the endpoint wakes; that of a pod which it does not speak of any more does not: the usual back-off.
+        let wait = (self.key.kind != WorkloadKind::Control).then_some(AGAIN);
+        let unfilled = |why: Unfilled| StepError { wait, ..StepError::new("FailedMount", why.to_string()) };
+        let files = self.files(&pod.record, &pod.template).map_err(unfilled)?;
+        self.forget_awaited(uid);
         if projection::is_needed(&pod.template) {
             self.note_filling(&pod.record, files.clone());
         }
@@ -138,15 +158,28 @@ impl<M: Machine> Worker<M> {
         if !projection::is_needed(template) {
             return Ok(Projected::new());
         }
-        // Where no endpoint can be reached the pod starts without its token, and has it later.
-        let given =
-            self.key.kind == WorkloadKind::Control && self.shared.board.control().is_some_and(|it| it.may_answer);
-        if given && projection::tokens(record, template).iter().any(|key| self.configs.seen.get(key).is_none()) {
+        if let Some(volume) = self.volume_without_token(record, template) {
             let why = "its service account token has not come from the control endpoint yet".to_owned();
-            return Err(Unfilled { volume: "kube-api-access".to_owned(), why });
+            return Err(Unfilled { volume, why });
         }
         let node = self.shared.machine.runtime().node_size();
         projection::files(projection::Pod { record, template, node }, &self.configs.seen)
+    }
+
+    /// The volume that waits for a token. Where no endpoint can be reached the pod starts without, and has it later.
+    fn volume_without_token(&self, record: &Record, template: &PodTemplate) -> Option<String> {
+        let given =
+            self.key.kind == WorkloadKind::Control && self.shared.board.control().is_some_and(|it| it.may_answer);
+        if !given || projection::tokens(record, template).iter().all(|key| self.configs.seen.get(key).is_some()) {
+            return None;
+        }
+        let shows = |source: &VolumeSource| match source {
+            VolumeSource::Projected(projected) => {
+                projected.sources.iter().any(|source| matches!(source, Projection::Token { .. }))
+            }
+            VolumeSource::HostPath { .. } | VolumeSource::EmptyDir(_) | VolumeSource::Image(_) => false,
+        };
+        template.spec.volumes.iter().find(|volume| shows(&volume.source)).map(|volume| volume.name.clone())
     }
 
     /// Whether a pod of the endpoint stands and a token that its volumes are to show has not come.
@@ -201,7 +234,9 @@ impl<M: Machine> Worker<M> {
     fn is_behind(&self, view: &PodView, now: Now) -> bool {
         let uid = &view.record.uid;
         let stands = matches!(view.sandbox, SandboxState::Made | SandboxState::Connected { .. });
-        if !stands || view.record.lifecycle != Lifecycle::Running || !projection::is_needed(&view.template) {
+        // As the kubelet: what a pod that ends shows stays as it was.
+        let ends = matches!(&*self.wanted.borrow(), Wanted::End { .. } | Wanted::Gone);
+        if !stands || ends || view.record.lifecycle != Lifecycle::Running || !projection::is_needed(&view.template) {
             return false;
         }
         let works = |key: &StepKey| {
@@ -233,5 +268,14 @@ impl<M: Machine> Worker<M> {
         self.configs.shown.remove(uid);
         self.configs.filling.remove(uid);
         self.configs.told.remove(uid);
+        self.forget_awaited(uid);
+    }
+
+    /// Gives back what the map held, too: most pods await one once.
+    fn forget_awaited(&mut self, uid: &Uid) {
+        self.configs.awaited.remove(uid);
+        if self.configs.awaited.is_empty() {
+            self.configs.awaited = BTreeMap::new();
+        }
     }
 }

@@ -8,6 +8,7 @@ mod place;
 
 use std::time::Duration;
 
+use agent::events::Severity;
 use node::Node;
 use place::Place;
 use serde_json::{Value, json};
@@ -264,6 +265,31 @@ async fn a_node_that_boots_without_the_network_starts_what_it_was_told_last() {
     place.resume().await;
     until("it is in session again", async || node.board.control().filter(|control| control.connected)).await;
     assert_eq!(node.running().len(), 1);
+}
+
+/// Its token comes after it, and goes with its object: neither is worth a word.
+#[tokio::test]
+async fn a_pod_with_an_account_comes_and_goes_without_a_warning() {
+    let place = Place::start().await;
+    let node = Node::start("n1", &place, &place.token().await).await;
+    let warned = |node: &Node| {
+        node.board.with_events(|events| {
+            let all = events.newest(events.len());
+            // This machine has no registry.
+            let warnings =
+                all.filter(|event| event.severity == Severity::Warning && event.reason != "ImageNotRefreshed");
+            warnings.map(|event| event.message.clone()).collect::<Vec<_>>()
+        })
+    };
+    until("it is in session", async || node.board.control().filter(|control| control.connected)).await;
+    for (name, grace) in [("a", Some(1)), ("b", Some(0))] {
+        place.create("Pod", pod(name, "n1")).await;
+        until("it runs with its token", async || (node.running().len() == 1 && !node.lacks_token()).then_some(()))
+            .await;
+        place.delete("Pod", name, grace).await;
+        until("it is gone", async || node.board.workloads().is_empty().then_some(())).await;
+        assert_eq!(warned(&node), Vec::<String>::new());
+    }
 }
 
 #[tokio::test]

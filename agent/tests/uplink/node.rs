@@ -78,7 +78,8 @@ impl Node {
             drain: agent::drain::Drain::new(Path::new("/state")),
             stopping,
         });
-        let remote = Remote::open(Checkpoint::new(state.path(), Disk), context).await;
+        let mut remote = Remote::new(Checkpoint::new(state.path(), Disk), context);
+        remote.restore().await;
         let mut live = agent::config::Live::default();
         live.labels.insert("rack".into(), "r1".into());
         live.labels.insert("node-restriction.kubernetes.io/tier".into(), "gold".into());

@@ -8,7 +8,22 @@ use serde_json::Value;
 pub const LEFT_OUT: &str = "<left out>";
 
 /// A name with one of these in it is a secret's, whatever its value looks like.
-const SECRET_WORDS: [&str; 8] = ["password", "passwd", "secret", "token", "apikey", "api-key", "credential", "private"];
+const SECRET_WORDS: [&str; 11] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "apikey",
+    "api-key",
+    "accesskey",
+    "access-key",
+    "credential",
+    "private",
+];
+/// Short ones, which other words have in them as well: whole, or at a name's end (`requirepass`, `MYSQL_PWD`).
+const SECRET_ENDS: [&str; 3] = ["pass", "pwd", "dsn"];
+const SECRET_PARTS: [&str; 4] = ["pass", "pwd", "dsn", "auth"];
 
 /// A pod or another object as the agent tells it: without the values of its env and of HTTP headers, its annotations' values but our own, and
 /// what looks like a secret in its command lines.
@@ -64,40 +79,77 @@ fn blank(item: &mut Value) {
     }
 }
 
-/// Text, word by word: `name=value` and `name: value` of a secret's name, and the user and password of a URL.
+/// Where text ends a word.
+const DELIMITERS: &str = " \t\n\"',;";
+
+/// Text, word by word: `name=value`, `name: value`, `--name value` and `"name": "value"` of a secret's name, and the user and password of a URL.
 pub fn text(given: &str) -> String {
     let mut out = String::with_capacity(given.len());
-    let mut hide_next = false;
-    for piece in given.split_inclusive([' ', '\t', '\n', '"', '\'', ',', ';']) {
-        let end = piece
-            .char_indices()
-            .next_back()
-            .filter(|(_, c)| " \t\n\"',;".contains(*c))
-            .map_or(piece.len(), |(at, _)| at);
-        let (word, delimiter) = piece.split_at(end);
-        if hide_next && !word.is_empty() {
-            out.push_str(LEFT_OUT);
-            hide_next = false;
-        } else {
-            let (shown, next) = censored(word);
-            out.push_str(&shown);
-            hide_next |= next;
+    let mut next = Next::Shown;
+    let mut before = ' ';
+    for piece in given.split_inclusive(|c| DELIMITERS.contains(c)) {
+        let delimiter = piece.chars().next_back().filter(|c| DELIMITERS.contains(*c));
+        let word = &piece[..piece.len() - delimiter.map_or(0, char::len_utf8)];
+        let after = delimiter.unwrap_or(' ');
+        next = match next {
+            Next::HiddenUntil(quote) => match after {
+                _ if after == quote => Next::Shown,
+                _ => Next::HiddenUntil(quote),
+            },
+            Next::Hidden if !word.is_empty() => {
+                out.push_str(LEFT_OUT);
+                match before {
+                    '"' | '\'' if after != before => Next::HiddenUntil(before),
+                    _ => Next::Shown,
+                }
+            }
+            Next::Hidden => Next::Hidden,
+            Next::AfterColon if word.is_empty() => Next::AfterColon,
+            Next::AfterColon if matches!(word, ":" | "=") => {
+                out.push_str(word);
+                Next::Hidden
+            }
+            Next::AfterColon | Next::Shown => {
+                let (shown, hides) = censored(word);
+                out.push_str(&shown);
+                match hides {
+                    true => Next::Hidden,
+                    false if matches!(after, '"' | '\'') && is_secret(word) => Next::AfterColon,
+                    false => Next::Shown,
+                }
+            }
+        };
+        if let (Some(delimiter), false) = (delimiter, matches!(next, Next::HiddenUntil(_))) {
+            out.push(delimiter);
         }
-        out.push_str(delimiter);
-        if delimiter == "\n" {
-            hide_next = false;
+        if after == '\n' {
+            next = Next::Shown;
         }
+        before = after;
     }
     out
+}
+
+/// What becomes of the next word.
+#[derive(Clone, Copy)]
+enum Next {
+    Shown,
+    Hidden,
+    /// Hidden where a colon stands between: the name of a field of JSON was a secret's.
+    AfterColon,
+    /// And all others up to this quote.
+    HiddenUntil(char),
 }
 
 /// A word as it may be shown, and whether the next one is a secret.
 fn censored(word: &str) -> (String, bool) {
     if let Some((name, value)) = word.split_once('=')
         && is_secret(name)
-        && !value.is_empty()
     {
-        return (format!("{name}={LEFT_OUT}"), false);
+        return match value.is_empty() {
+            true => (word.to_owned(), true),
+            false => (format!("{name}={LEFT_OUT}"), false),
+        };
     }
     if let Some((scheme, rest)) = word.split_once("://") {
         let authority = rest.split('/').next().unwrap_or_default();
@@ -106,14 +158,17 @@ fn censored(word: &str) -> (String, bool) {
         }
     }
     let bearer = ["bearer", "basic"].contains(&word.to_ascii_lowercase().as_str());
-    (word.to_owned(), bearer || word.strip_suffix(':').is_some_and(is_secret))
+    let option = word.starts_with("--") && is_secret(word);
+    (word.to_owned(), bearer || option || word.strip_suffix(':').is_some_and(is_secret))
 }
 
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('_', "-");
     // A file's place says nothing of what is in it.
     let place = ["-file", "-dir", "-path", "name"].iter().any(|end| name.ends_with(end));
-    !place && SECRET_WORDS.iter().any(|word| name.contains(word))
+    let part = || name.split(|c: char| !c.is_ascii_alphanumeric()).any(|part| SECRET_PARTS.contains(&part));
+    let end = || SECRET_ENDS.iter().any(|end| name.ends_with(end)) && !name.ends_with("bypass");
+    !place && (SECRET_WORDS.iter().any(|word| name.contains(word)) || end() || part())
 }
 
 #[cfg(test)]
@@ -162,8 +217,29 @@ mod tests {
     }
 
     #[test]
+    fn json_quoted_values_and_common_names_within_text_lose_theirs_too() {
+        for given in [
+            r#"{"password":"hidden","user":"kept"}"#,
+            r#"{"auth": "hidden", "kept": 1}"#,
+            r#"{"password": 'hidden of several words', "kept": 1}"#,
+            r#"sh -c "DB_PASS=hidden MYSQL_PWD='hidden and hidden' run --kept""#,
+            r#"redis --requirepass hidden --kept"#,
+            r#"curl -H "Authorization: Basic hidden" kept"#,
+            r#"passphrase="hidden hidden" kept"#,
+            r#"POSTGRES_DSN=hidden AWS_ACCESSKEY=hidden kept"#,
+        ] {
+            let said = text(given);
+            assert!(!said.contains("hidden") && said.contains("kept"), "{given} becomes {said}");
+        }
+    }
+
+    #[test]
     fn ordinary_text_stays_as_it_is() {
-        let line = "container started workload=pod/default/a container=\"main\" attempt=0 pid=27304\n";
-        assert_eq!(text(line), line);
+        for line in [
+            "container started workload=pod/default/a container=\"main\" attempt=0 pid=27304\n",
+            "a proxy that is to be bypassed, of the author's \"authority\": pass it on; compass=north",
+        ] {
+            assert_eq!(text(line).replace("compass=<left out>", "compass=north"), line);
+        }
     }
 }
