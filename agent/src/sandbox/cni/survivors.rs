@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pod::name::Uid;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -39,14 +40,24 @@ pub fn end(run_dir: &Path, begun: &[Uid]) -> io::Result<()> {
             let _ = pidfd_send_signal(process, Signal::KILL);
         }
         for (pid, process) in &found {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-            if poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout)? == 0 {
+            if !has_ended(process, deadline)? {
                 return Err(io::Error::other(format!("the network plugin {pid} of a killed agent does not end")));
             }
         }
     }
     Ok(())
+}
+
+/// Whether the process ends until then. A signal of our own, a child's end for one, does not end the wait.
+fn has_ended(process: &OwnedFd, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) {
+            Err(Errno::EINTR) => {}
+            ended => return Ok(ended? > 0),
+        }
+    }
 }
 
 fn find(run_dir: &Path, begun: &[Uid]) -> io::Result<Vec<(i32, OwnedFd)>> {
