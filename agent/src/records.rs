@@ -202,8 +202,8 @@ pub fn sealed(body: &[u8]) -> Vec<u8> {
 pub fn decode(content: &[u8]) -> Result<Record, String> {
     let body = durable::unseal(FORMAT, "record", content)?;
     serde_json::from_slice(body).map_err(|e| {
-        let mut why = e.to_string();
-        why.truncate(why.floor_char_boundary(WHY_MAX));
+        let why = e.to_string();
+        let why = why[..why.floor_char_boundary(WHY_MAX)].replace(char::is_control, "\u{fffd}");
         format!("not a record: {why}")
     })
 }
