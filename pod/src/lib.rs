@@ -28,7 +28,6 @@ pub mod received;
 pub mod record;
 pub mod resolve;
 pub mod secret;
-pub mod shortage;
 pub mod spec;
 pub mod storage;
 pub mod time;

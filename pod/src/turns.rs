@@ -13,9 +13,11 @@ use crate::name::WorkloadKey;
 use crate::observed::ContainerState;
 use crate::plan::{PodView, StepKey, View, order};
 use crate::record::Lifecycle;
-use crate::shortage::CRITICAL;
 use crate::spec::PodTemplate;
 use crate::time::Moment;
+
+/// From this priority on a pod is critical (Kubernetes' scheduling.SystemCriticalPriority).
+const CRITICAL: i32 = 2_000_000_000;
 
 /// The reason under which a pod waits for others to be ready, and the type of its condition.
 pub const WAITS_FOR_OTHERS: &str = "WaitsForOthers";

@@ -187,7 +187,7 @@ fn told(client: &Client, pods: Vec<Value>, args: &LogsArgs) -> Result<Found, Fai
         }
         Err(other) => return Err(other),
     };
-    let pod = staying(&pods).ok_or_else(|| Failure::NotFound(format!("no pod {}", args.name)))?;
+    let pod = find::staying(&pods).ok_or_else(|| Failure::NotFound(format!("no pod {}", args.name)))?;
     match places(pod, args) {
         Ok(places) => {
             if let (false, Ok((_, Some(hint)))) = (args.all_containers, exec::container(pod, None)) {
@@ -246,12 +246,6 @@ fn found(client: &Client, args: &LogsArgs, why: String) -> Result<Found, Failure
 /// On stderr, so that what is piped on is the log alone.
 fn note(what: &str) {
     let _nobody_reads = writeln!(io::stderr(), "daemonlet: {what}");
-}
-
-/// Of an old pod and its successor the one that stays.
-fn staying(pods: &[Value]) -> Option<&Value> {
-    let leaving = |pod: &&Value| pod.pointer("/metadata/deletionTimestamp").is_some();
-    pods.iter().rev().find(|pod| !leaving(pod)).or_else(|| pods.last())
 }
 
 /// The runs of a pod's containers that are asked for.

@@ -8,19 +8,18 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use pod::name::Uid;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::namespaces::{self, Kind};
+use crate::readable;
 
 /// The pinned namespace's file, and its name in an OCI spec.
 pub const FILE: &str = "pid";
@@ -191,8 +190,7 @@ impl Ready {
 
 /// What it says; empty when it ends without a word.
 fn first_line(mut said: io::PipeReader) -> io::Result<String> {
-    let timeout = PollTimeout::try_from(READY_WITHIN).unwrap_or(PollTimeout::MAX);
-    if poll(&mut [PollFd::new(said.as_fd(), PollFlags::POLLIN)], timeout)? == 0 {
+    if !readable::within(&said, READY_WITHIN)? {
         return Err(io::Error::other(format!("it says nothing within {} s", READY_WITHIN.as_secs())));
     }
     let mut bytes = [0; SAID_MAX];
@@ -240,10 +238,9 @@ impl Noted {
         }
         // It may have ended by itself.
         let _ = pidfd_send_signal(&process, Signal::KILL);
-        let timeout = PollTimeout::try_from(END_WITHIN).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout)? {
-            0 => Err(io::Error::other(format!("it still runs {} s after a SIGKILL", END_WITHIN.as_secs()))),
-            _ => Ok(()),
+        match readable::within(&process, END_WITHIN)? {
+            true => Ok(()),
+            false => Err(io::Error::other(format!("it still runs {} s after a SIGKILL", END_WITHIN.as_secs()))),
         }
     }
 }

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
@@ -15,12 +14,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 use pod::name::Uid;
 
 use super::namespaces::Kind;
 use super::netlink;
+use crate::readable;
 use crate::seams::OwnUsers;
 
 /// The pinned namespace's file, and its name in an OCI spec.
@@ -130,9 +129,7 @@ pub fn make(program: &Path, uid: &Uid, dir: &Path, wanted: &Wanted<'_>) -> Resul
 /// The next line must be this; another says what is wrong.
 fn expect(said: &mut BufReader<ChildStdout>, word: &str) -> Result<(), UsersError> {
     let not_made = |said: String| UsersError::NotMade { said };
-    let timeout = PollTimeout::try_from(ANSWER_WITHIN).unwrap_or(PollTimeout::MAX);
-    let ready = poll(&mut [PollFd::new(said.get_ref().as_fd(), PollFlags::POLLIN)], timeout);
-    if ready.map_err(|errno| not_made(errno.to_string()))? == 0 {
+    if !readable::within(said.get_ref(), ANSWER_WITHIN).map_err(|error| not_made(error.to_string()))? {
         return Err(not_made(format!("it says nothing within {} s", ANSWER_WITHIN.as_secs())));
     }
     let mut line = String::new();

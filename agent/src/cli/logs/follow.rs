@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use notify::{RecursiveMode, Watcher as _};
 use serde_json::Value;
 
-use super::{Failure, Log, LogsArgs, Place, Then, cannot, note, open, places, status_of, staying};
+use super::{Failure, Log, LogsArgs, Place, Then, cannot, note, open, places, status_of};
 use crate::cli::client::Client;
 use crate::cli::find::{self, field};
 use crate::cli::pod_row;
@@ -109,7 +109,7 @@ impl Look {
             return Look::Here(pod.clone());
         }
         match find::pods(pods, name, namespace) {
-            Ok(pods) => staying(&pods).map_or(Look::Unknown, |pod| Look::Successor(pod.clone())),
+            Ok(pods) => find::staying(&pods).map_or(Look::Unknown, |pod| Look::Successor(pod.clone())),
             Err(_) if is_wanted(client, name, namespace) => Look::Unknown,
             Err(_) => Look::Over,
         }

@@ -7,17 +7,16 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pod::name::Uid;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::plugin::RUN_DIR;
+use crate::readable;
 
 /// A plugin's environment is half a kilobyte.
 const ENVIRONMENT_MAX_BYTES: u64 = 64 * 1024;
@@ -40,24 +39,12 @@ pub fn end(run_dir: &Path, begun: &[Uid]) -> io::Result<()> {
             let _ = pidfd_send_signal(process, Signal::KILL);
         }
         for (pid, process) in &found {
-            if !has_ended(process, deadline)? {
+            if !readable::within(process, deadline.saturating_duration_since(Instant::now()))? {
                 return Err(io::Error::other(format!("the network plugin {pid} of a killed agent does not end")));
             }
         }
     }
     Ok(())
-}
-
-/// Whether the process ends until then. A signal of our own, a child's end for one, does not end the wait.
-fn has_ended(process: &OwnedFd, deadline: Instant) -> io::Result<bool> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) {
-            Err(Errno::EINTR) => {}
-            ended => return Ok(ended? > 0),
-        }
-    }
 }
 
 fn find(run_dir: &Path, begun: &[Uid]) -> io::Result<Vec<(i32, OwnedFd)>> {
